@@ -1,0 +1,348 @@
+"""Attention, from two trainable matrices to many heads, in the order of book chapter 3.
+
+Shape letters: B batch, T tokens, H heads, D head_dim. `attention_by_hand` is the formula; the
+modules up to `CausalAttention` are built on it, `MultiHeadAttention` on PyTorch's fused kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.config import ConfigError
+
+
+def causal_mask(length: int, device: torch.device | str | None = None, past: int = 0) -> Tensor:
+    """Which token may see which: (T, S + T) booleans, True for itself and all before it.
+
+    Args:
+        length: T, how many tokens look.
+        device: where the mask is made.
+        past: S, how many tokens came before these and are seen by all.
+    """
+    return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
+
+
+def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
+    """Which token may see which in padded rows: (B, S + T) -> (B, 1, T, S + T) booleans.
+
+    A token sees itself and the real tokens before it. Padding sees itself too: a row that sees
+    nothing would turn into NaN in some kernels, and nobody reads what comes out there.
+
+    Args:
+        attention_mask: (B, S + T), False (or 0) where a token is padding.
+        length: T, how many of the last tokens look.
+
+    Raises:
+        ValueError: if `attention_mask` has no two dimensions or is shorter than `length`.
+    """
+    if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
+        raise ValueError(
+            f"expected an attention_mask of shape (batch, {length} tokens or more), got "
+            f"{tuple(attention_mask.shape)}"
+        )
+    past = attention_mask.shape[1] - length
+    mask = causal_mask(length, attention_mask.device, past)  # (T, S + T)
+    itself = mask ^ mask.tril(past - 1)
+    return (mask & attention_mask.bool()[:, None, None, :]) | itself
+
+
+def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How much each token takes from each other: (..., T, D), (..., S, D) -> (..., T, S).
+
+    softmax(Q K^T / sqrt(D)) over the keys; a row sums to 1.
+
+    Args:
+        queries: what each token looks for.
+        keys: what each token offers.
+        mask: booleans that broadcast to (..., T, S), True where a query may look. A query that
+            may look nowhere (a padding row) gets zeros, never NaN.
+
+    Raises:
+        TypeError: if `mask` does not hold booleans.
+
+    Source:
+        Book 3.4 and 3.5; Vaswani et al. 2017, arXiv:1706.03762, section 3.2.1.
+    """
+    scores = queries @ keys.transpose(-2, -1) / keys.shape[-1] ** 0.5  # (..., T, S)
+    if mask is None:
+        return scores.softmax(dim=-1)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"a mask holds booleans, True where a query may look, not {mask.dtype}")
+    # The smallest number, not -inf: a row without any allowed key would turn into NaN.
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1).masked_fill(~mask, 0.0)
+
+
+def attention_by_hand(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Every token's mixture of the values it looks at: (..., T, D) three times -> (..., T, D).
+
+    The formula that `torch.nn.functional.scaled_dot_product_attention` computes in one kernel;
+    a test holds the two equal, outputs and gradients.
+
+    Args:
+        queries: (..., T, D).
+        keys: (..., S, D).
+        values: (..., S, D).
+        mask: as in `attention_weights`.
+        dropout: probability with which a weight is dropped; the rest grows by 1 / (1 - dropout).
+
+    Source:
+        Book 3.4 to 3.5.
+    """
+    weights = attention_weights(queries, keys, mask)
+    return F.dropout(weights, dropout) @ values if dropout else weights @ values
+
+
+def check_length(length: int, context_length: int) -> None:
+    """Refuse a sequence that is longer than the model can see.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    if length > context_length:
+        raise ValueError(
+            f"a sequence of {length} tokens does not fit a context_length of {context_length}; "
+            "pass the last tokens only, or build the model with a longer context"
+        )
+
+
+class SelfAttention_v1(nn.Module):
+    """Self-attention with three plain matrices: (..., T, d_in) -> (..., T, d_out).
+
+    Args:
+        d_in: width of the inputs.
+        d_out: width of queries, keys, values and outputs.
+
+    Source:
+        Book 3.4.2, where it takes (T, d_in) only.
+    """
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.W_query = nn.Parameter(torch.rand(d_in, d_out))
+        self.W_key = nn.Parameter(torch.rand(d_in, d_out))
+        self.W_value = nn.Parameter(torch.rand(d_in, d_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every token look at every token: (..., T, d_in) -> (..., T, d_out)."""
+        return attention_by_hand(x @ self.W_query, x @ self.W_key, x @ self.W_value)
+
+
+class SelfAttention_v2(nn.Module):
+    """Self-attention with linear layers, which start better: (..., T, d_in) -> (..., T, d_out).
+
+    Args:
+        d_in: width of the inputs.
+        d_out: width of queries, keys, values and outputs.
+        qkv_bias: whether the three projections have a bias.
+
+    Source:
+        Book 3.4.2, where it takes (T, d_in) only.
+    """
+
+    def __init__(self, d_in: int, d_out: int, qkv_bias: bool = False) -> None:
+        super().__init__()
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every token look at every token: (..., T, d_in) -> (..., T, d_out)."""
+        return attention_by_hand(self.W_query(x), self.W_key(x), self.W_value(x))
+
+
+class _MaskNotStored:
+    """What the causal modules share: the mask is made when asked for and never stored.
+
+    The book keeps it as a buffer, so files made with the book's classes hold a `mask` entry a
+    layer; it is dropped when such a file is loaded.
+    """
+
+    context_length: int
+
+    @property
+    def mask(self) -> Tensor:
+        """The book's mask: (context_length, context_length), 1 where a token must not look."""
+        return (~causal_mask(self.context_length)).float()
+
+
+def _drop_mask(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    state_dict.pop(prefix + "mask", None)
+
+
+class CausalAttention(_MaskNotStored, nn.Module):
+    """One head that sees only the past: (B, T, d_in) -> (B, T, d_out).
+
+    Args:
+        d_in: width of the inputs.
+        d_out: width of queries, keys, values and outputs.
+        context_length: most tokens in a sequence.
+        dropout: dropout probability of the attention weights, in training.
+        qkv_bias: whether the three projections have a bias.
+
+    Source:
+        Book 3.5.3; the mask is not stored here.
+    """
+
+    def __init__(
+        self, d_in: int, d_out: int, context_length: int, dropout: float, qkv_bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.d_out = d_out
+        self.context_length = context_length
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.dropout = nn.Dropout(dropout)
+        self.register_load_state_dict_pre_hook(_drop_mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let every token look at itself and its past: (B, T, d_in) -> (B, T, d_out).
+
+        Raises:
+            ValueError: if T is above `context_length`.
+        """
+        length = x.shape[-2]
+        check_length(length, self.context_length)
+        dropout = self.dropout.p if self.dropout.training else 0.0
+        return attention_by_hand(
+            self.W_query(x),
+            self.W_key(x),
+            self.W_value(x),
+            mask=causal_mask(length, x.device),
+            dropout=dropout,
+        )
+
+
+class MultiHeadAttentionWrapper(nn.Module):
+    """Several causal heads side by side: (B, T, d_in) -> (B, T, num_heads * d_out).
+
+    Args:
+        d_in: width of the inputs.
+        d_out: width of each head's output.
+        context_length: most tokens in a sequence.
+        dropout: dropout probability of the attention weights, in training.
+        num_heads: how many heads.
+        qkv_bias: whether the projections have a bias.
+
+    Source:
+        Book 3.6.1.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        context_length: int,
+        dropout: float,
+        num_heads: int,
+        qkv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            CausalAttention(d_in, d_out, context_length, dropout, qkv_bias)
+            for _ in range(num_heads)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the heads one after the other and join them: (B, T, num_heads * d_out)."""
+        return torch.cat([head(x) for head in self.heads], dim=-1)
+
+
+class MultiHeadAttention(_MaskNotStored, nn.Module):
+    """All causal heads in one go, then a projection: (B, T, d_in) -> (B, T, d_out).
+
+    Args:
+        d_in: width of the inputs.
+        d_out: C, width of the output, split evenly among the heads.
+        context_length: most tokens in a sequence.
+        dropout: dropout probability of the attention weights, in training.
+        num_heads: H.
+        qkv_bias: whether query, key and value projections have a bias.
+
+    Raises:
+        ConfigError: if `d_out` is not divisible by `num_heads` (a `ValueError`, and an
+            `AssertionError` as in the book).
+
+    Source:
+        Book 3.6.2, computed by PyTorch's `scaled_dot_product_attention`; the mask is not stored.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        context_length: int,
+        dropout: float,
+        num_heads: int,
+        qkv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or d_out % num_heads:
+            raise ConfigError(f"{d_out=} must be divisible by {num_heads=}, which is 1 or more")
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        self.context_length = context_length
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)
+        self.dropout = nn.Dropout(dropout)
+        self.register_load_state_dict_pre_hook(_drop_mask)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """Let every token look at itself and its past: (B, T, d_in) -> (B, T, d_out).
+
+        Args:
+            x: (B, T, d_in).
+            mask: booleans that broadcast to (B, H, T, S + T), True where a token may look; by
+                default at itself and everything before it.
+            cache: holds the S tokens before these, and gets these too.
+            layer: which of the cache's layers this is.
+
+        Raises:
+            ValueError: if `x` has no three dimensions or T is above `context_length`.
+        """
+        if x.dim() != 3:
+            raise ValueError(f"expected (batch, tokens, d_in), got shape {tuple(x.shape)}")
+        B, T, _ = x.shape
+        check_length(T, self.context_length)
+        queries, keys, values = (
+            projection(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
+            for projection in (self.W_query, self.W_key, self.W_value)
+        )
+        if x.device.type == "mps":  # some versions attend wrongly to transposed views there
+            queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()
+        if cache is not None:
+            keys, values = cache.update(layer, keys, values)  # (B, H, S + T, D)
+            if mask is None and T > 1 and cache.length:
+                mask = causal_mask(T, x.device, past=cache.length)
+        context_vec = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=self.dropout.p if self.dropout.training else 0.0,
+            is_causal=mask is None and T > 1,  # one token alone may look at all that is there
+        )
+        context_vec = context_vec.transpose(1, 2).reshape(B, T, self.d_out)  # (B, T, C)
+        return self.out_proj(context_vec)

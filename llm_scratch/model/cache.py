@@ -1,0 +1,160 @@
+"""Keys and values of the tokens that were read already, so that none is read twice (book 4.7, 5.3).
+
+Shape letters: B batch, H heads, S tokens in the cache, D head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from llm_scratch.model.gpt import GPTModel
+
+
+class KVCache:
+    """Room for the keys and values of every layer, allocated once: 2 x (B, H, capacity, D) each.
+
+    An explicit object: `model(ids, cache=cache)` reads the tokens that are in it and adds those of
+    `ids`. The model keeps nothing, so two generations never meet.
+
+    Args:
+        n_layers: how many blocks the model has.
+        batch: B.
+        n_heads: H.
+        capacity: most tokens it can hold.
+        head_dim: D.
+        dtype: type of the keys and values.
+        device: where they are.
+
+    Attributes:
+        length: tokens held so far, S.
+
+    Source:
+        Pope et al. 2022, arXiv:2211.05102, section 2.1.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        batch: int,
+        n_heads: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if min(n_layers, batch, n_heads, capacity, head_dim) < 1:
+            raise ValueError(f"a cache of {batch=} and {capacity=} has no room for anything")
+        shape = (n_layers, 2, batch, n_heads, capacity, head_dim)
+        self._store = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    @classmethod
+    def for_model(
+        cls,
+        model: GPTModel,
+        batch: int,
+        length: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KVCache:
+        """An empty cache that fits a model, on its device.
+
+        Args:
+            model: the model that will fill it.
+            batch: B.
+            length: most tokens it can hold, at most the context length, which is the default.
+            dtype: type of the keys and values; the model's own by default.
+
+        Raises:
+            ValueError: if `length` is above the model's context length or below 1.
+        """
+        cfg = model.cfg
+        length = cfg.context_length if length is None else length
+        if not 1 <= length <= cfg.context_length:
+            raise ValueError(
+                f"a cache of {length} tokens does not fit a context_length of {cfg.context_length}"
+            )
+        weight = model.tok_emb.weight
+        head_dim = cfg.emb_dim // cfg.n_heads
+        return cls(
+            cfg.n_layers, batch, cfg.n_heads, length, head_dim, dtype or weight.dtype, weight.device
+        )
+
+    @property
+    def batch(self) -> int:
+        """B, the number of rows."""
+        return self._store.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens it can hold."""
+        return self._store.shape[4]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all keys and values in bytes."""
+        return self._store.numel() * self._store.element_size()
+
+    def check_room(self, batch: int, tokens: int) -> None:
+        """Refuse rows or tokens that do not fit.
+
+        Raises:
+            ValueError: naming both numbers.
+        """
+        if batch != self.batch:
+            raise ValueError(f"{batch} rows do not fit a cache made for {self.batch}")
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"{self.length} + {tokens} tokens do not fit a cache made for {self.capacity}"
+            )
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a layer's keys and values, (B, H, T, D) each; return all held: (B, H, S + T, D).
+
+        `length` stays as it is until `advance`, since every layer adds the same tokens.
+        """
+        end = self.length + keys.shape[2]
+        store = self._store[layer]
+        store[0, :, :, self.length : end] = keys
+        store[1, :, :, self.length : end] = values
+        return store[0, :, :, :end], store[1, :, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens that every layer has added."""
+        self.length += tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens; 0 empties the cache.
+
+        Raises:
+            ValueError: if fewer tokens are held, or `length` is negative.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot cut {self.length} tokens to {length}")
+        self.length = length
+
+    def repeat(self, times: int) -> KVCache:
+        """A new cache with every row `times` times, one after the other: one prompt, N samples."""
+        if times < 1:
+            raise ValueError(f"{times=} must be 1 or more")
+        n_layers, _, batch, n_heads, capacity, head_dim = self._store.shape
+        other = KVCache(
+            n_layers,
+            batch * times,
+            n_heads,
+            capacity,
+            head_dim,
+            self._store.dtype,
+            self._store.device,
+        )
+        held = self._store[..., : self.length, :]
+        other._store[..., : self.length, :] = held.repeat_interleave(times, dim=2)
+        other.length = self.length
+        return other
+
+    def copy(self) -> KVCache:
+        """A new cache with the same tokens; changing one leaves the other alone."""
+        return self.repeat(1)

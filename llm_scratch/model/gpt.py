@@ -1,0 +1,258 @@
+"""The transformer block and the GPT model (book 4.4 to 4.6).
+
+Shape letters: B batch, T tokens, C emb_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.attention import MultiHeadAttention, check_length, padding_mask
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.config import GPTConfig, as_config
+from llm_scratch.model.initialization import SkipInitialization, init_gpt2
+from llm_scratch.model.layers import FeedForward, LayerNorm
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a feed-forward network, each on normalised input and around a shortcut.
+
+    Args:
+        cfg: a `GPTConfig` or the book's dict.
+
+    Source:
+        Book 4.5; Radford et al. 2019 (GPT-2) for the norm before instead of after.
+    """
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
+        super().__init__()
+        cfg = as_config(cfg)
+        self.att = MultiHeadAttention(
+            d_in=cfg.emb_dim,
+            d_out=cfg.emb_dim,
+            context_length=cfg.context_length,
+            dropout=cfg.attention_dropout,
+            num_heads=cfg.n_heads,
+            qkv_bias=cfg.qkv_bias,
+        )
+        self.ff = FeedForward(cfg)
+        self.norm1 = LayerNorm(cfg.emb_dim)
+        self.norm2 = LayerNorm(cfg.emb_dim)
+        self.drop_shortcut = nn.Dropout(cfg.shortcut_dropout)
+
+    def forward(self, x: Tensor, **attention: Any) -> Tensor:
+        """Mix the tokens, then transform each: (B, T, C) -> (B, T, C).
+
+        Args:
+            x: (B, T, C).
+            attention: what `MultiHeadAttention.forward` takes beside x: mask, cache, layer.
+        """
+        x = x + self.drop_shortcut(self.att(self.norm1(x), **attention))
+        return x + self.drop_shortcut(self.ff(self.norm2(x)))
+
+
+class GPTModel(nn.Module):
+    """A GPT: token ids (B, T) -> logits (B, T, V) for the token that follows each.
+
+    Parameters are created in the book's order with PyTorch's default initialisation, so that
+    the book's seeds give the book's numbers; `init_weights` is the better start for real runs
+    and the one that a tied model gets, whose head would else start far off.
+
+    A tied model stays tied when it is loaded (also with `assign=True`), copied or moved. It takes
+    state dicts with and without a head; a head that differs from the embedding is a `ValueError`.
+
+    Args:
+        cfg: a `GPTConfig`, or the book's dict. Kept, as a `GPTConfig`, in `.cfg`.
+
+    Source:
+        Book 4.6; Radford et al. 2019 (GPT-2).
+    """
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
+        super().__init__()
+        cfg = as_config(cfg)
+        self.cfg = cfg
+        if cfg.tie_weights:
+            with SkipInitialization():
+                self._build(cfg)
+            self.init_weights()
+        else:
+            self._build(cfg)
+
+    def _build(self, cfg: GPTConfig) -> None:
+        self.tok_emb = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
+        self.pos_emb = nn.Embedding(cfg.context_length, cfg.emb_dim)
+        self.drop_emb = nn.Dropout(cfg.embedding_dropout)
+        self.trf_blocks = nn.Sequential(*(TransformerBlock(cfg) for _ in range(cfg.n_layers)))
+        self.final_norm = LayerNorm(cfg.emb_dim)
+        self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+        if cfg.tie_weights:
+            self.tie_weights()
+            self.register_load_state_dict_pre_hook(_fill_tied_head)
+            self.register_load_state_dict_post_hook(_tie_after_load)
+
+    @classmethod
+    def empty(cls, cfg: GPTConfig | Mapping[str, Any]) -> GPTModel:
+        """A model whose parameters are not set yet, for a file to fill; draws nothing random."""
+        cfg = as_config(cfg)
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.cfg = cfg
+        with SkipInitialization():
+            model._build(cfg)
+        return model
+
+    def forward(
+        self,
+        in_idx: Tensor,
+        *,
+        cache: KVCache | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the next token at every position: (B, T) ids -> (B, T, V) logits.
+
+        Args:
+            in_idx: (B, T) token ids.
+            cache: holds the S tokens that came before these, and gets these too.
+            attention_mask: (B, S + T) booleans, False where a token is padding, which nobody looks
+                at; rows are best padded on the left.
+            positions: (B, T) or (T,) places in the sequence. By default they count on from the
+                cache, or with `attention_mask` the real tokens of each row.
+
+        Raises:
+            ValueError: if `in_idx` has no two dimensions, S + T is above the context length or the
+                cache's capacity, an id lies outside the vocabulary, or a mask has another shape.
+        """
+        hidden = self.hidden_states(
+            in_idx, cache=cache, attention_mask=attention_mask, positions=positions
+        )
+        return self.out_head(hidden)
+
+    def hidden_states(
+        self,
+        in_idx: Tensor,
+        *,
+        cache: KVCache | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Everything but the head: (B, T) ids -> (B, T, C). Arguments and errors as `forward`."""
+        past = 0 if cache is None else cache.length
+        self._check_ids(in_idx, past)
+        B, T = in_idx.shape
+        if cache is not None:
+            cache.check_room(B, T)
+        mask = None
+        if attention_mask is not None:
+            mask = padding_mask(attention_mask, T)  # (B, 1, T, S + T)
+            if positions is None:
+                positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+        where = slice(past, past + T)
+        places = self.pos_emb.weight[where] if positions is None else self.pos_emb(positions)
+        x = self.drop_emb(self._embed(in_idx) + places)  # (B, T, C)
+        for layer, block in enumerate(self.trf_blocks):
+            plain = mask is None and cache is None  # then a block of one's own needs no options
+            x = block(x) if plain else block(x, mask=mask, cache=cache, layer=layer)
+        if cache is not None:
+            cache.advance(T)
+        return self.final_norm(x)
+
+    def _check_ids(self, in_idx: Tensor, past: int) -> None:
+        if in_idx.dim() != 2:
+            raise ValueError(f"expected ids of shape (batch, tokens), got {tuple(in_idx.shape)}")
+        if in_idx.is_floating_point() or in_idx.dtype == torch.bool:
+            raise TypeError(f"token ids are integers, got {in_idx.dtype}")
+        check_length(past + in_idx.shape[1], self.cfg.context_length)
+
+    def _embed(self, in_idx: Tensor) -> Tensor:
+        try:
+            return self.tok_emb(in_idx)  # (B, T, C)
+        except IndexError as err:
+            size = self.tok_emb.num_embeddings
+            raise ValueError(
+                f"ids from {int(in_idx.min())} to {int(in_idx.max())} do not fit a vocabulary of "
+                f"{size} (0 to {size - 1}); was another tokenizer used?"
+            ) from err
+
+    def tie_weights(self) -> None:
+        """Make the output head and the token embedding one and the same parameter."""
+        self.out_head.weight = self.tok_emb.weight
+
+    def init_weights(
+        self,
+        std: float = 0.02,
+        position_std: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Start all weights as GPT-2's were, in place: the first loss is about ln V.
+
+        Normal with mean 0; the two projections of a block that write to the residual stream are
+        scaled by 1 / sqrt(2 * n_layers), so that its variance does not grow with depth; biases
+        are 0, layer norms change nothing. Layers that wrap others (LoRA) keep their own parameters.
+
+        Args:
+            std: standard deviation of the normal distribution.
+            position_std: of the position embedding; None means `std`. (OpenAI's code has 0.01
+                there, later reimplementations 0.02; both train alike.)
+            generator: where random numbers come from; None is PyTorch's global generator.
+
+        Source:
+            Radford et al. 2019 (GPT-2), section 2.3.
+        """
+        init_gpt2(self, self.cfg.n_layers, std, position_std, generator)
+
+    def num_parameters(self, *, head: bool = True, trainable_only: bool = False) -> int:
+        """How many parameters the model has (single numbers), a shared one counted once.
+
+        Args:
+            head: whether the output head counts; without it, an untied model has as many as the
+                tied one, which is how GPT-2 comes to "124M".
+            trainable_only: whether frozen parameters are left out.
+        """
+        parameters = set(self.parameters())
+        if not head:
+            parameters -= set(self.out_head.parameters()) - {self.tok_emb.weight}
+        return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GPTModel:
+        # A move off the meta device gives the head a parameter of its own.
+        tied = _is_tied(self)
+        super()._apply(fn, recurse)
+        if tied:
+            self.tie_weights()
+        return self
+
+
+def _is_tied(model: GPTModel) -> bool:
+    """Whether head and embedding are one parameter; a head put in later has its own."""
+    head = getattr(model.out_head, "weight", None)
+    return model.cfg.tie_weights and head is model.tok_emb.weight
+
+
+def _fill_tied_head(model: GPTModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a file's head the embedding's tensor; refuse a head that differs from it."""
+    embedding = state_dict.get(prefix + "tok_emb.weight")
+    if embedding is None or not _is_tied(model):
+        return
+    head = state_dict.get(prefix + "out_head.weight", embedding)
+    if head.shape == embedding.shape and not torch.equal(head, embedding):
+        raise ValueError(
+            "the state dict holds a head that differs from its token embedding, and this model"
+            " ties the two; build it with tie_weights=False"
+        )
+    if head.shape == embedding.shape:
+        state_dict[prefix + "out_head.weight"] = embedding
+
+
+def _tie_after_load(model: GPTModel, _: Any) -> None:
+    """Make two parameters over one tensor one again: `assign=True` wraps it twice."""
+    head = getattr(model.out_head, "weight", None)
+    embedding = model.tok_emb.weight
+    if head is not None and head.shape == embedding.shape:
+        if head.data_ptr() == embedding.data_ptr():
+            model.tie_weights()

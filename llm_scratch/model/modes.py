@@ -1,0 +1,26 @@
+"""Leaving a model's train and eval modes as they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """A context in which `model` is in eval mode; each part's own mode comes back after it.
+
+    A callable that is no `nn.Module` has no mode and is left alone.
+    """
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [part.training for part in parts]
+    if any(modes):
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode

@@ -1,0 +1,1 @@
+"""Chapter 5 and appendix D: losses, evaluation, training loops."""
