@@ -1,0 +1,470 @@
+"""Chapter 5: pretraining on unlabeled data.
+
+    python chapters/ch05_pretrain.py            the book's model and settings: about 6 minutes
+    python chapters/ch05_pretrain.py --quick    a small model: less than 20 seconds
+    python chapters/ch05_pretrain.py --full     exercise 5.4 with the large model too: a minute more
+
+Times are for two cores of a laptop. It needs 4 GB of memory and, for the saved model with its
+optimizer, 2 GB of disk under --out. Nothing is downloaded: without the book's story it trains on
+one that is part of this project. In a notebook, run the cells from top to bottom.
+"""
+
+# %%
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from llm_scratch import chapter
+from llm_scratch.generation.decoding import generate, generate_text_simple
+from llm_scratch.generation.sampling import keep_top_k
+from llm_scratch.model.config import GPT_CONFIG_124M
+from llm_scratch.model.device import pick_device
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.plotting import plot_losses, plot_temperatures
+from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
+from llm_scratch.text.windows import create_dataloader_v1, split_text
+from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
+from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
+
+settings = chapter.settings(__doc__, epochs=10, full=False, device="auto")
+
+SMALL = {"emb_dim": 64, "n_heads": 4, "n_layers": 2}
+config = {**GPT_CONFIG_124M, "context_length": 256}
+epochs, learning_rate, eval_freq = settings.epochs, 4e-4, 5
+if settings.quick:
+    config |= {**SMALL, "context_length": 64}
+    epochs, learning_rate, eval_freq = min(epochs, 3), 4e-3, 20
+    print("A small model (--quick): its numbers are not the book's.")
+
+device = pick_device(settings.device)
+tokenizer = GPT2Tokenizer()
+
+# %% [markdown]
+# # 5.1 Evaluating generative text models
+#
+# A model that was just built has seen nothing. This section measures how bad it is, with a number
+# that training can then push down.
+#
+# ## 5.1.1 Using GPT to generate text
+#
+# The model is the one of chapter 4 with one change: a context of 256 instead of 1,024 tokens, so
+# that a laptop can train it. Text goes in and out through two functions, `text_to_token_ids` and
+# `token_ids_to_text`. What comes out is noise: 10 words out of 50,257, drawn by weights that are
+# random numbers.
+
+# %%
+torch.manual_seed(123)
+model = GPTModel(config).to(device)
+model.eval()
+
+start_context = "Every effort moves you"
+token_ids = generate_text_simple(
+    model=model,
+    idx=text_to_token_ids(start_context, tokenizer).to(device),
+    max_new_tokens=10,
+    context_size=config["context_length"],
+)
+print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
+
+# %% [markdown]
+# ## 5.1.2 Calculating the text generation loss
+#
+# The targets are the inputs moved on by one token: after "every effort moves" comes "you". From
+# each row of logits softmax makes a probability for every token of the vocabulary, and the
+# likeliest token is the model's answer. It is wrong everywhere.
+
+# %%
+inputs = torch.tensor(
+    [[16833, 3626, 6100], [40, 1107, 588]]
+)  # "every effort moves", "I really like"
+targets = torch.tensor(
+    [[3626, 6100, 345], [1107, 588, 11311]]
+)  # " effort moves you", " really like chocolate"
+
+with torch.no_grad():
+    logits = model(inputs.to(device)).cpu()  # (B, T, V)
+probas = torch.softmax(logits, dim=-1)
+print(probas.shape)
+
+token_ids = torch.argmax(probas, dim=-1, keepdim=True)
+print("Token IDs:\n", token_ids)
+print(f"Targets batch 1: {token_ids_to_text(targets[0], tokenizer)}")
+print(f"Outputs batch 1: {token_ids_to_text(token_ids[0].flatten(), tokenizer)}")
+
+# %% [markdown]
+# How far from right is it? Look at the probability that the model gave to each *target*. Training
+# means raising these numbers.
+
+# %%
+target_probas_1, target_probas_2 = (
+    probas[row, [0, 1, 2], targets[row]] for row in range(len(targets))
+)
+print("Text 1:", target_probas_1)
+print("Text 2:", target_probas_2)
+
+# %% [markdown]
+# Products of such small numbers are awkward, sums of their logarithms are not. The mean of the
+# logarithms, with its sign turned so that less is better, is the cross entropy.
+
+# %%
+log_probas = torch.log(torch.cat((target_probas_1, target_probas_2)))
+print(log_probas)
+avg_log_probas = torch.mean(log_probas)
+print(avg_log_probas)
+neg_avg_log_probas = avg_log_probas * -1
+print(neg_avg_log_probas)
+
+# %% [markdown]
+# PyTorch does all of it in one call. It wants a row of logits for each target, so batch and tokens
+# become one dimension. `calc_loss_batch` is the same with the model inside.
+
+# %%
+print("Logits shape:", logits.shape)
+print("Targets shape:", targets.shape)
+logits_flat = logits.flatten(0, 1)  # (B * T, V)
+targets_flat = targets.flatten()  # (B * T,)
+print("Flattened logits:", logits_flat.shape)
+print("Flattened targets:", targets_flat.shape)
+
+loss = torch.nn.functional.cross_entropy(logits_flat, targets_flat)
+print(loss)
+with torch.no_grad():
+    print("calc_loss_batch:", calc_loss_batch(inputs, targets, model, device).cpu())
+
+# %% [markdown]
+# Perplexity is the exponential of the loss: among so many equally likely tokens the model seems to
+# hesitate.
+#
+# Is a loss near 10.8 a good start? A model that knows nothing and gives each of the V tokens the
+# same probability 1/V has a loss of ln V. A first loss far above it means a fault (a wrong
+# initialisation, wrong targets); far below it, that the model sees what it should predict.
+
+# %%
+print(torch.exp(loss))
+vocab_size = config["vocab_size"]
+print(f"Expected at the start: ln {vocab_size} = {math.log(vocab_size):.2f}")
+
+# %% [markdown]
+# ## 5.1.3 Calculating the training and validation set losses
+#
+# One short story is all the data, so that the whole run takes minutes. The first 90 % are for
+# training; the rest tells whether the model learned language or learned the story by heart.
+
+# %%
+title, text_data = chapter.story()
+print(f"{title}:")
+print(text_data[:99])
+print(text_data[-99:])
+print("Characters:", len(text_data))
+print("Tokens:", len(tokenizer.encode(text_data)))
+
+# %% [markdown]
+# Windows as long as the context, one after the other without overlap, two in a batch. The
+# validation part is neither shuffled nor cut to whole batches.
+
+# %%
+train_text, val_text = split_text(text_data, train_frac=0.9)
+torch.manual_seed(123)
+context_length = config["context_length"]
+train_loader = create_dataloader_v1(
+    train_text, batch_size=2, max_length=context_length, stride=context_length
+)
+val_loader = create_dataloader_v1(
+    val_text,
+    batch_size=2,
+    max_length=context_length,
+    stride=context_length,
+    shuffle=False,
+    drop_last=False,
+)
+
+for name, loader in (("Train", train_loader), ("Validation", val_loader)):
+    print(f"{name} loader:")
+    shapes = [(x.shape, y.shape) for x, y in loader]
+    for x_shape, y_shape in shapes[:12]:
+        print(x_shape, y_shape)
+    if len(shapes) > 12:
+        print(f"... {len(shapes)} batches")
+
+train_tokens = sum(x.numel() for x, _ in train_loader)
+val_tokens = sum(x.numel() for x, _ in val_loader)
+print("Training tokens:", train_tokens)
+print("Validation tokens:", val_tokens)
+print("All tokens:", train_tokens + val_tokens)
+
+# %% [markdown]
+# The loss before training, over everything: close to the ln V from above, in both parts.
+# `calc_loss_loader` averages over tokens, so that a short last batch counts for what it holds.
+
+# %%
+torch.manual_seed(123)  # the order of the training batches moves the last digits
+train_loss = calc_loss_loader(train_loader, model, device)
+val_loss = calc_loss_loader(val_loader, model, device)
+print("Training loss:", train_loss)
+print("Validation loss:", val_loss)
+
+# %% [markdown]
+# # 5.2 Training an LLM
+#
+# The loop is short: a batch, its loss, the gradients, a step of the optimizer. Every few steps it
+# logs both losses, and after each epoch 50 tokens of text. "Step 000000" is logged after the first
+# step, so it is lower than the losses above.
+#
+# Two things to expect. The text after the first epochs is one word or comma over and over: the
+# samples are greedy, they always take the likeliest token, and a model that has only learned which
+# tokens are frequent finds the same one likeliest every time. Nothing is broken; section 5.3 shows
+# what sampling changes. And while the training loss goes on falling, the validation loss
+# stops near 6: 10 rounds over a few thousand tokens are learned by heart.
+#
+# `fused=True` runs AdamW's arithmetic in one pass over the memory: the same digits, a tenth of the
+# training time saved.
+
+# %%
+torch.manual_seed(123)
+model = GPTModel(config).to(device)
+optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
+start = time.perf_counter()
+train_losses, val_losses, tokens_seen = train_model_simple(
+    model,
+    train_loader,
+    val_loader,
+    optimizer,
+    device,
+    num_epochs=epochs,
+    eval_freq=eval_freq,
+    eval_iter=5,
+    start_context=start_context,
+    tokenizer=tokenizer,
+)
+print(f"Training took {time.perf_counter() - start:.0f} seconds.")
+
+# %%
+epochs_seen = torch.linspace(0, epochs, len(train_losses))
+chapter.show(
+    settings, "ch05-losses", plot_losses, epochs_seen, tokens_seen, train_losses, val_losses
+)
+
+# %% [markdown]
+# # 5.3 Decoding strategies to control randomness
+#
+# Greedy decoding gives the same text every time, and after this training much of it stands in the
+# story word for word.
+
+# %%
+model.eval()
+prompt = text_to_token_ids(start_context, tokenizer).to(device)
+greedy_ids = generate_text_simple(
+    model=model, idx=prompt, max_new_tokens=25, context_size=context_length
+)
+print("Output text:\n", token_ids_to_text(greedy_ids, tokenizer))
+
+# %% [markdown]
+# ## 5.3.1 Temperature scaling
+#
+# A vocabulary of nine words shows what sampling does. These are the logits for the word after
+# "every effort moves you".
+
+# %%
+vocab = {
+    word: i
+    for i, word in enumerate(
+        ["closer", "every", "effort", "forward", "inches", "moves", "pizza", "toward", "you"]
+    )
+}
+words = list(vocab)
+next_token_logits = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
+probas = torch.softmax(next_token_logits, dim=0)
+print(words[torch.argmax(probas).item()])
+
+# %% [markdown]
+# `multinomial` draws instead: each word with its probability. One draw looks like greedy decoding;
+# a thousand of them do not.
+
+
+# %%
+def print_sampled_tokens(probas):
+    """Draw 1000 words and print how often each came."""
+    torch.manual_seed(123)
+    draws = [torch.multinomial(probas, num_samples=1).item() for _ in range(1000)]
+    counts = torch.bincount(torch.tensor(draws), minlength=len(probas))
+    for word, count in zip(words, counts.tolist(), strict=True):
+        print(f"{count} x {word}")
+    return counts
+
+
+torch.manual_seed(123)
+print(words[torch.multinomial(probas, num_samples=1).item()])
+print_sampled_tokens(probas)
+
+# %% [markdown]
+# Dividing the logits by a temperature before softmax flattens the distribution (above 1) or
+# sharpens it (below 1). Close to 0 only the likeliest word is left, so in this library a
+# temperature of 0 simply means greedy.
+
+
+# %%
+def softmax_with_temperature(logits, temperature):
+    """Probabilities of a temperature: (V,) logits -> (V,), flatter as the temperature grows."""
+    return torch.softmax(logits / temperature, dim=0)
+
+
+temperatures = (1, 0.1, 5)
+scaled_probas = {t: softmax_with_temperature(next_token_logits, t) for t in temperatures}
+chapter.show(settings, "ch05-temperatures", plot_temperatures, scaled_probas, words)
+
+print("Temperature 0.1:")
+print_sampled_tokens(scaled_probas[0.1])
+print("Temperature 5:")
+counts_5 = print_sampled_tokens(scaled_probas[5])
+
+# %% [markdown]
+# ## 5.3.2 Top-k sampling
+#
+# A high temperature also brings nonsense ("every effort moves you pizza"). Top-k sampling lets only
+# the k likeliest words take part: the others get a logit of minus infinity, which softmax turns
+# into a probability of exactly 0.
+
+# %%
+top_logits, top_pos = torch.topk(next_token_logits, k=3)
+print("Top logits:", top_logits)
+print("Top positions:", top_pos)
+new_logits = keep_top_k(next_token_logits[None], top_k=3)[0]
+print(new_logits)
+print(torch.softmax(new_logits, dim=0))
+
+# %% [markdown]
+# ## 5.3.3 Modifying the text generation function
+#
+# `generate` has both, and it can stop at an end-of-text id. The text below is less of a quotation
+# and less of a sentence.
+
+# %%
+torch.manual_seed(123)
+token_ids = generate(
+    model=model,
+    idx=prompt,
+    max_new_tokens=15,
+    context_size=context_length,
+    top_k=25,
+    temperature=1.4,
+)
+print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
+
+# %% [markdown]
+# # 5.4 Loading and saving model weights in PyTorch
+#
+# A state dict holds the weights by name. To go on with training later, the optimizer belongs into
+# the file as well: AdamW keeps two numbers for every weight, so the file is three times as large.
+# `save_checkpoint` writes it beside the old one and renames it when it is whole.
+#
+# `load_checkpoint` reads plain tensors only, since a pickle file can run any code. The model that
+# it fills is built with `GPTModel.empty`, which draws no random numbers for weights that are
+# replaced anyway. The book's own files, a state dict alone or both, are read in the same way.
+
+# %%
+checkpoint = Path(settings.out) / "model_and_optimizer.pth"
+save_checkpoint(checkpoint, model, optimizer)
+print(f"Saved: {checkpoint} ({checkpoint.stat().st_size / 1e6:,.0f} MB)")
+print("Validation loss when saved:", calc_loss_loader(val_loader, model, device))
+
+del model, optimizer  # so that they do not stand in memory twice
+model = GPTModel.empty(config).to(device)
+optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
+load_checkpoint(checkpoint, model, optimizer)
+model.eval()
+print("Validation loss when loaded:", calc_loss_loader(val_loader, model, device))
+
+# %% [markdown]
+# # 5.5 Loading pretrained weights from OpenAI
+#
+# The model here has the architecture of GPT-2, whose weights OpenAI has published. Only three
+# settings differ: a context of 1,024 tokens, query, key and value projections with a bias, and an
+# output head that is the token embedding. Each of OpenAI's tensors has its place in this
+# model: the three projections stand side by side in one matrix there and are cut apart, and
+# matrices are turned, since they are stored input by output. That step is not part of this script
+# yet; `GPT2_CONFIGS` in `llm_scratch.model.config` holds the four sizes that it will build.
+
+# %%
+print("5.5 is not part of this script yet: GPT-2's weights fit this model with qkv_bias=True.")
+
+# %% [markdown]
+# # Exercises
+#
+# ## 5.1 How often is "pizza" drawn?
+#
+# Never at the temperatures 1 and 0.1. At 5 it comes about as often as its probability says, which
+# needs no draw at all.
+
+# %%
+pizza = vocab["pizza"]
+print(f"Drawn {counts_5[pizza].item()} times in 1000 at temperature 5")
+print(f"Probability at temperature 5: {scaled_probas[5][pizza].item():.4f}")
+
+# %% [markdown]
+# ## 5.2 Temperatures and top-k settings
+#
+# Low values suit text where there is one right answer, high ones where the unexpected is welcome;
+# too high, and the sentence falls apart.
+
+# %%
+for temperature, top_k in ((0.3, 10), (1.0, 50), (2.0, None)):
+    torch.manual_seed(123)
+    token_ids = generate(model, prompt, 15, context_length, temperature=temperature, top_k=top_k)
+    text = token_ids_to_text(token_ids, tokenizer).replace("\n", " ")
+    print(f"temperature {temperature}, top_k {top_k}: {text}")
+
+# %% [markdown]
+# ## 5.3 Making sampling deterministic
+#
+# A temperature of 0 is greedy and draws no random number; top_k=1 leaves one token to choose. Both
+# give the text of 5.3 again, whatever the seed. (The same seed before each call repeats a sampled
+# text, too.)
+
+# %%
+for options in ({"temperature": 0.0}, {"temperature": 1.4, "top_k": 1}):
+    token_ids = generate(model, prompt, 25, context_length, **options)
+    print(options, "gives the greedy text:", torch.equal(token_ids, greedy_ids))
+
+# %% [markdown]
+# ## 5.4 Going on with training from a saved state
+#
+# A small model trains for one epoch and is saved; then a new model and optimizer load the file
+# and train for one more. The losses go on where they were. With `--full` (and `--quick`, where the
+# model above is small already) the saved model is the one of 5.4.
+
+
+# %%
+def train_one_epoch(model, optimizer):
+    """Go through the training part once more, with the settings from above."""
+    train_model_simple(
+        model,
+        train_loader,
+        val_loader,
+        optimizer,
+        device,
+        num_epochs=1,
+        eval_freq=eval_freq,
+        eval_iter=5,
+        start_context=start_context,
+        tokenizer=tokenizer,
+    )
+
+
+del model, optimizer
+if not (settings.full or settings.quick):
+    config |= SMALL
+    checkpoint = checkpoint.with_name("small_model_and_optimizer.pth")
+    torch.manual_seed(123)
+    model = GPTModel(config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.1)
+    train_one_epoch(model, optimizer)
+    save_checkpoint(checkpoint, model, optimizer)
+
+model = GPTModel.empty(config).to(device)
+optimizer = torch.optim.AdamW(model.parameters())  # its settings come from the file
+load_checkpoint(checkpoint, model, optimizer)
+print(f"One more epoch from {checkpoint}:")
+train_one_epoch(model, optimizer)

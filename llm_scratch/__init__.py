@@ -1,0 +1,122 @@
+"""A GPT written from scratch in PyTorch: the public names, in the order of the book it follows."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+# The order is the book's.
+# isort: off
+
+# Chapter 2: text -> token ids -> training windows
+from llm_scratch.text.simple import (
+    SimpleTokenizerV1,
+    SimpleTokenizerV2,
+    UnknownTokenError,
+    build_vocab,
+    split_words,
+)
+from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.text.corpora import fetch, load_text
+from llm_scratch.text.windows import (
+    GPTDatasetV1,
+    TokenWindows,
+    create_dataloader_v1,
+    split_text,
+    split_tokens,
+)
+
+# Chapter 3: attention
+from llm_scratch.model.attention import (
+    CausalAttention,
+    MultiHeadAttention,
+    MultiHeadAttentionWrapper,
+    SelfAttention_v1,
+    SelfAttention_v2,
+    attention_by_hand,
+    attention_weights,
+    causal_mask,
+)
+
+# Chapter 4: the model, and text out of it
+from llm_scratch.model.config import (
+    GPT2_CONFIGS,
+    GPT_CONFIG_124M,
+    ConfigError,
+    GPTConfig,
+    as_config,
+    gpt2_config,
+)
+from llm_scratch.model.layers import (
+    GELU,
+    FeedForward,
+    LayerNorm,
+    gelu_by_hand,
+    layer_norm_by_hand,
+)
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.gpt import GPTModel, TransformerBlock
+from llm_scratch.model.device import pick_device
+from llm_scratch.generation.sampling import sample_next
+from llm_scratch.generation.decoding import generate, generate_text_simple
+
+# Chapter 5: pretraining
+from llm_scratch.text.tokens import IncrementalDecoder, text_to_token_ids, token_ids_to_text
+from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
+from llm_scratch.training.evaluation import evaluate_model, generate_and_print_sample
+from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
+from llm_scratch.plotting import plot_losses
+
+# isort: on
+
+__all__ = [
+    "SimpleTokenizerV1",
+    "SimpleTokenizerV2",
+    "UnknownTokenError",
+    "build_vocab",
+    "split_words",
+    "GPT2Tokenizer",
+    "fetch",
+    "load_text",
+    "GPTDatasetV1",
+    "TokenWindows",
+    "create_dataloader_v1",
+    "split_text",
+    "split_tokens",
+    "CausalAttention",
+    "MultiHeadAttention",
+    "MultiHeadAttentionWrapper",
+    "SelfAttention_v1",
+    "SelfAttention_v2",
+    "attention_by_hand",
+    "attention_weights",
+    "causal_mask",
+    "GPT2_CONFIGS",
+    "GPT_CONFIG_124M",
+    "ConfigError",
+    "GPTConfig",
+    "as_config",
+    "gpt2_config",
+    "GELU",
+    "FeedForward",
+    "LayerNorm",
+    "gelu_by_hand",
+    "layer_norm_by_hand",
+    "KVCache",
+    "GPTModel",
+    "TransformerBlock",
+    "pick_device",
+    "sample_next",
+    "generate",
+    "generate_text_simple",
+    "IncrementalDecoder",
+    "text_to_token_ids",
+    "token_ids_to_text",
+    "calc_loss_batch",
+    "calc_loss_loader",
+    "evaluate_model",
+    "generate_and_print_sample",
+    "load_checkpoint",
+    "save_checkpoint",
+    "train_model_simple",
+    "plot_losses",
+]

@@ -1,0 +1,138 @@
+"""What every chapter script needs: its settings, a story to work on, and pictures.
+
+A chapter is a script and a notebook in one file; these functions do the right thing in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llm_scratch.text.corpora import CORPORA, load_text
+
+BOOK_STORY, OWN_STORY = "the-verdict", "the-tide-clock"
+
+
+def settings(doc: str | None, **defaults: Any) -> argparse.Namespace:
+    """Return a chapter's settings: from the command line of a script, the defaults in a notebook.
+
+    `quick` (finish in seconds) and `out` (the folder for pictures) are always there.
+
+    Args:
+        doc: The chapter's docstring, shown by `--help`.
+        defaults: Each keyword becomes an option of its type (`epochs=10` gives `--epochs 10`),
+            a bool a flag.
+    """
+    never_fail_to_print()
+    defaults = {"quick": False, "out": "chapter-output", **defaults}
+    if in_notebook():
+        return argparse.Namespace(**defaults)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, default in defaults.items():
+        _add_option(parser, name, default)
+    return parser.parse_args()
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
+    """Give the parser an option of the default's type; without a default it takes text."""
+    option = "--" + name.replace("_", "-")
+    if default is True:
+        parser.add_argument(option, default=True, action=argparse.BooleanOptionalAction)
+    elif default is False:
+        parser.add_argument(option, action="store_true")
+    elif default is None:
+        parser.add_argument(option)
+    elif isinstance(default, (int, float, str, Path)):
+        help = f"default: {default}".replace("%", "%%")
+        parser.add_argument(option, type=type(default), default=default, help=help)
+    else:
+        kind = type(default).__name__
+        raise TypeError(f"setting {name!r} is a {kind}; use bool, int, float, str, Path or None")
+
+
+def story() -> tuple[str, str]:
+    """Return (title, text) of the story to work on: the book's where it is found, else ours."""
+    for name in (BOOK_STORY, OWN_STORY):
+        try:
+            text = load_text(name)
+        except FileNotFoundError:
+            if name == OWN_STORY:
+                raise
+            instead = f"going on with our own {CORPORA[OWN_STORY].title}"
+            missing(CORPORA[name].title, f"llm-scratch fetch {name}", instead)
+        else:
+            break
+    return CORPORA[name].title, text
+
+
+def missing(what: str, command: str, instead: str = "") -> None:
+    """Print the one line that says what is not here and which command brings it."""
+    tail = f"; {instead}" if instead else ""
+    print(f"{what} is not here; {command} brings it{tail}")
+
+
+def show(
+    settings: argparse.Namespace,
+    name: str,
+    draw: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    """Draw a picture: inline in a notebook, else to `name`.png in the folder `settings.out`.
+
+    Without matplotlib, or where nothing can be written, one line says what to do.
+
+    Args:
+        settings: What `settings(...)` returned.
+        name: The picture's name, without a suffix.
+        draw: A function of `llm_scratch.plotting`, called with the other arguments.
+        args: Positional arguments for `draw`.
+        kwargs: Keyword arguments for `draw`.
+    """
+    try:
+        figure = draw(*args, **kwargs)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        missing(f"matplotlib, which draws the picture {name},", "pip install matplotlib")
+        return
+    if in_notebook():
+        _show_inline(figure)
+        return
+    path = Path(settings.out) / f"{name}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        print(f"Picture not saved: {path} ({error.strerror}); --out names another folder")
+    else:
+        print(f"Picture: {path}")
+
+
+def _show_inline(figure: Any) -> None:
+    """Show a figure as an image: without pyplot, a notebook knows no other way to draw it."""
+    from IPython.display import Image, display  # type: ignore[import-not-found,unused-ignore]
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    display(Image(data=buffer.getvalue()))
+
+
+def in_notebook() -> bool:
+    """Return whether this runs in a notebook's kernel, where the command line is the kernel's."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
+
+
+def never_fail_to_print() -> None:
+    """Let the console replace characters that it can't show, instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,71 @@
+"""The command `llm-scratch`: a file a group of commands, one function a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from llm_scratch.chapter import never_fail_to_print
+from llm_scratch.cli import data, environment, notebook
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the work failed, 2 a mistake in use.
+
+    Args:
+        argv: The words after `llm-scratch`; None takes them from the command line.
+    """
+    never_fail_to_print()
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.run is None:
+        parser.print_help(sys.stderr)
+        return MISUSED
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        return _report(error, args.verbose)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="llm-scratch", description=_description())
+    parser.add_argument("--version", action="version", version=f"llm-scratch {_version()}")
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=None)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for group in (data, environment, notebook):
+        group.add_commands(subparsers)
+    for command in subparsers.choices.values():
+        # Accepted behind the command too, where most people type it.
+        command.add_argument(
+            "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+    return parser
+
+
+def _report(error: Exception, verbose: bool) -> int:
+    """Print the error, in one line unless more was asked for; return the exit code."""
+    if verbose:
+        traceback.print_exception(error)
+    else:
+        print("llm-scratch:", " ".join(str(error).splitlines()), file=sys.stderr)
+    return MISUSED if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
+
+
+def _description() -> str:
+    return "A GPT written from scratch in PyTorch, from a text to a model that writes."
+
+
+def _version() -> str:
+    try:
+        return version("llm-scratch")
+    except PackageNotFoundError:
+        return "(not installed)"

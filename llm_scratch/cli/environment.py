@@ -1,0 +1,131 @@
+"""`llm-scratch doctor`: what is installed here, and whether it is what the tests ran on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from llm_scratch.cli.data import where_is
+from llm_scratch.text.corpora import CORPORA, find_data
+
+# name -> (oldest, newest version that the tests were run on); the oldest is what is declared.
+NEEDED = {
+    "torch": ("2.13", "2.13"),
+    "numpy": ("2.2", "2.4"),
+    "tiktoken": ("0.14", "0.14"),
+    "regex": ("2026.11.19", "2026.11.19"),
+    "safetensors": ("0.8", "0.8"),
+    "tqdm": ("4.70", "4.70"),
+}
+OPTIONAL = {
+    "matplotlib": ("3.10", "3.11"),
+    "transformers": ("5.24", "5.24"),
+    "tokenizers": ("0.23", "0.23"),
+    "huggingface-hub": ("2.4", "2.4"),
+}
+PYTHON = ("3.10", "3.11")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add this group's commands."""
+    parser = subparsers.add_parser("doctor", help="say what is installed here and what is missing")
+    parser.set_defaults(run=run_doctor)
+
+
+def run_doctor(args: argparse.Namespace) -> int:
+    """Print versions, devices and data; 1 if something that the library needs is missing."""
+    healthy = _print_version("python", platform.python_version(), PYTHON, needed=True)
+    for name, tested in (NEEDED | OPTIONAL).items():
+        healthy &= _print_version(name, _installed(name), tested, needed=name in NEEDED)
+    _print_row("platform", platform.platform())
+    _print_row("cpu", f"{torch.get_num_threads()} threads of {os.cpu_count()} processors")
+    for device in devices():
+        _print_row(_device_name(device), ", ".join(_working_dtypes(device)) or "does not compute")
+    for name, corpus in CORPORA.items():
+        _print_row(name, where_is(name))
+        healthy &= bool(corpus.urls) or _is_here(name)
+    print("All that is needed is here." if healthy else "Something that is needed is missing.")
+    return 0 if healthy else 1
+
+
+def judge(found: str | None, tested: tuple[str, str]) -> str:
+    """Return what there is to say of a version: "" inside the tested range."""
+    oldest, newest = tested
+    if found is None:
+        return "not installed"
+    if _numbers(found) < _numbers(oldest):
+        return f"older than tested: {oldest} or newer is needed"
+    if _numbers(found)[: len(_numbers(newest))] > _numbers(newest):
+        return f"newer than tested: tests ran on {oldest} to {newest}"
+    return ""
+
+
+def devices() -> list[torch.device]:
+    """Return the devices that torch sees here."""
+    found = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        found += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps"))
+    return found
+
+
+def _print_version(name: str, found: str | None, tested: tuple[str, str], needed: bool) -> bool:
+    """Print a row of the report; return False if it stands in the way of the library."""
+    verdict = judge(found, tested)
+    if found is None:
+        hint = "needed" if needed else "optional"
+        _print_row(name, f"not installed ({hint}: pip install {name})")
+    else:
+        _print_row(name, f"{found:<14} {verdict}".rstrip())
+    return not needed or not verdict or verdict.startswith("newer")
+
+
+def _print_row(name: str, value: str) -> None:
+    print(f"{name:<16} {value}")
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: "2.13.0+cpu" -> (2, 13, 0)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def _device_name(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return f"{device} {name}".strip()
+
+
+def _working_dtypes(device: torch.device) -> list[str]:
+    """Return the number formats in which the device multiplies matrices."""
+    names = []
+    for dtype in DTYPES:
+        try:
+            matrix = torch.ones(2, 2, dtype=dtype, device=device)
+            works = (matrix @ matrix).sum().item() == 8
+        except RuntimeError:
+            works = False
+        names += [str(dtype).removeprefix("torch.")] if works else []
+    return names
+
+
+def _is_here(name: str) -> bool:
+    try:
+        find_data(name)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,242 @@
+"""Pictures of losses, attention, activations and samplers; each returns the figure, writes nothing.
+
+The figures are made without pyplot, so that nothing global changes and no window opens:
+`figure.savefig("loss.png")` keeps one, and in a notebook `llm_scratch.chapter.show` displays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE = COLOURS[:2]
+MOST_LABELS = 40
+
+
+def plot_losses(
+    epochs_seen: Sequence[float] | torch.Tensor,
+    tokens_seen: Sequence[float],
+    train_losses: Sequence[float],
+    val_losses: Sequence[float],
+) -> Figure:
+    """Return the loss curves over epochs, with the tokens seen as a second axis on top.
+
+    Args:
+        epochs_seen: Where each evaluation stands, in epochs.
+        tokens_seen: The same places in tokens.
+        train_losses: Loss on the training part at each evaluation.
+        val_losses: Loss on the validation part at each evaluation.
+
+    Raises:
+        ValueError: if the four differ in length.
+    Source:
+        Book 5.2.
+    """
+    epochs, tokens, train, val = (
+        _array(values) for values in (epochs_seen, tokens_seen, train_losses, val_losses)
+    )
+    _check_equal_lengths(epochs_seen=epochs, tokens_seen=tokens, train_losses=train, val_losses=val)
+    figure, axes = _figure(6.4, 4.0)
+    # Markers on few points: a line through a single one can't be seen.
+    marker = "o" if len(epochs) < 30 else ""
+    axes.plot(epochs, train, color=BLUE, marker=marker, markersize=4, label="Training")
+    axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
+    axes.set(xlabel="Epochs", ylabel="Loss (nats per token)")
+    if _spans(epochs) > 2:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    _add_tokens_axis(axes, epochs, tokens)
+    return figure
+
+
+def plot_attention(
+    weights: torch.Tensor | np.ndarray, tokens: Sequence[str] | None = None
+) -> Figure:
+    """Return a heat map of attention weights: (T, T), or (H, T, T) with a panel for each head.
+
+    Args:
+        weights: Rows are the tokens that look, columns the tokens looked at.
+        tokens: What is written at the rows and columns; without it, positions.
+
+    Source:
+        Book 3.5.
+    """
+    heads = _array(weights)
+    if heads.ndim == 2:
+        heads = heads[None]
+    if heads.ndim != 3 or heads.shape[1] != heads.shape[2]:
+        raise ValueError(f"weights have the shape {_array(weights).shape}; (T, T) or (H, T, T)")
+    T = heads.shape[1]
+    if tokens is not None and len(tokens) != T:
+        raise ValueError(f"{len(tokens)} tokens for weights of {T} tokens; give one for each")
+    columns = min(len(heads), 4)
+    rows = -(-len(heads) // columns)
+    side = (4.6 if len(heads) == 1 else 3.0) if tokens is None or T <= 8 else 5.2
+    figure = _empty_figure(columns * side + 0.8, rows * side)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for index, (panel, head) in enumerate(zip(panels, heads, strict=False)):
+        image = panel.imshow(head, cmap="cividis", vmin=0.0, vmax=max(float(heads.max()), 1e-9))
+        _label_tokens(panel, tokens, T)
+        if len(heads) > 1:
+            panel.set_title(f"Head {index + 1}", fontsize=10)
+    for panel in panels[len(heads) :]:
+        panel.set_axis_off()
+    figure.supxlabel("Token looked at", fontsize=10)
+    figure.supylabel("Token that looks", fontsize=10)
+    figure.colorbar(image, ax=panels.tolist(), label="Attention weight", shrink=0.8)
+    return figure
+
+
+def plot_activations() -> Figure:
+    """Return GELU beside ReLU, with their slopes in a second panel.
+
+    Source:
+        Book 4.3; Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """
+    x = torch.linspace(-3, 3, 301)
+    figure = _empty_figure(8.0, 3.4)
+    values, slopes = figure.subplots(1, 2)
+    gelu = torch.nn.functional.gelu(x, approximate="tanh")
+    for name, y, colour, style in (
+        ("GELU", gelu, BLUE, "-"),
+        ("ReLU", torch.relu(x), ORANGE, "--"),
+    ):
+        values.plot(x.numpy(), y.numpy(), color=colour, ls=style, label=name)
+        slope = np.gradient(y.numpy(), x.numpy())
+        slopes.plot(x.numpy(), slope, color=colour, ls=style, label=name)
+    values.set(xlabel="x", ylabel="Activation")
+    slopes.set(xlabel="x", ylabel="Slope")
+    for axes in (values, slopes):
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False)
+    return figure
+
+
+def plot_positions(matrix: torch.Tensor | np.ndarray) -> Figure:
+    """Return a heat map of an embedding (positions, dimensions), blue below zero, red above.
+
+    Source:
+        Book 2.8.
+    """
+    values = _array(matrix)
+    if values.ndim != 2:
+        raise ValueError(f"matrix has the shape {values.shape}; (positions, dimensions) is needed")
+    largest = max(float(np.abs(values).max(initial=0.0)), 1e-9)
+    figure, axes = _figure(7.0, 3.6)
+    image = axes.imshow(
+        values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+    )
+    axes.set(xlabel="Embedding dimension", ylabel="Position")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    figure.colorbar(image, ax=axes, label="Value")
+    return figure
+
+
+def plot_temperatures(
+    probabilities: Mapping[float, Any] | torch.Tensor | np.ndarray,
+    labels: Sequence[str],
+    temperatures: Sequence[float] | None = None,
+) -> Figure:
+    """Return grouped bars: the probability of each token under each temperature.
+
+    Args:
+        probabilities: temperature -> (N,) probabilities, or a matrix with a row for each one.
+        labels: The N tokens.
+        temperatures: The temperature of each row of a matrix.
+
+    Source:
+        Book 5.3.1.
+    """
+    if isinstance(probabilities, Mapping):
+        temperatures = list(probabilities)
+        rows = np.stack([_array(row) for row in probabilities.values()])
+    else:
+        rows = _array(probabilities)
+    if rows.ndim != 2 or rows.shape[1] != len(labels):
+        raise ValueError(f"probabilities of the shape {rows.shape} for {len(labels)} labels")
+    names = [f"Row {index + 1}" for index in range(len(rows))]
+    if temperatures is not None:
+        names = [f"Temperature {temperature:g}" for temperature in temperatures]
+    if len(names) != len(rows):
+        raise ValueError(f"{len(names)} temperatures for {len(rows)} rows of probabilities")
+    figure, axes = _figure(max(5.0, 0.75 * len(labels)), 3.6)
+    width = 0.8 / len(rows)
+    for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        places = np.arange(len(labels)) + (index - (len(rows) - 1) / 2) * width
+        axes.bar(places, row, width, label=name, color=COLOURS[index % len(COLOURS)])
+    axes.set_xticks(range(len(labels)), [_shown(label) for label in labels])
+    axes.tick_params(axis="x", rotation=45)
+    axes.set(ylabel="Probability")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _empty_figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of this size in inches, and its one pair of axes."""
+    figure = _empty_figure(width, height)
+    return figure, figure.subplots()
+
+
+def _array(values: Any) -> np.ndarray:
+    """Return floats, from a list, an array, or a tensor of any type on any device."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values, dtype=float)
+
+
+def _check_equal_lengths(**series: np.ndarray) -> None:
+    if len({values.shape for values in series.values()}) > 1:
+        found = ", ".join(f"{name} {len(values)}" for name, values in series.items())
+        raise ValueError(f"the series differ in length: {found}")
+
+
+def _spans(values: np.ndarray) -> float:
+    return float(np.ptp(values)) if len(values) else 0.0
+
+
+def _add_tokens_axis(axes: Any, epochs: np.ndarray, tokens: np.ndarray) -> None:
+    """Put the tokens seen on top, with the limits that line the two axes up."""
+    top = axes.twiny()
+    top.set_xlabel("Tokens seen")
+    top.xaxis.set_major_formatter("{x:,.0f}")
+    if _spans(epochs) > 0 and _spans(tokens) > 0:
+        slope, start = np.polyfit(epochs, tokens, 1)
+        top.set_xlim(*(start + slope * limit for limit in axes.get_xlim()))
+    else:  # nothing to measure a scale by: mark the points themselves
+        axes.set_xticks(epochs)
+        top.set_xlim(axes.get_xlim())
+        top.set_xticks(epochs, [f"{count:,.0f}" for count in tokens])
+
+
+def _label_tokens(panel: Any, tokens: Sequence[str] | None, T: int) -> None:
+    """Write the tokens at both axes, or leave the positions where there are too many to read."""
+    if tokens is None or T > MOST_LABELS:
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.get_major_locator().set_params(integer=True)
+        return
+    names = [_shown(token) for token in tokens]
+    panel.set_xticks(range(T), names, rotation=90, fontsize=8)
+    panel.set_yticks(range(T), names, fontsize=8)
+
+
+def _shown(token: str) -> str:
+    """Return a token as a label: line ends visible, no dollar sign that starts a formula."""
+    return token.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("$", r"\$")

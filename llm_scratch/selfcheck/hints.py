@@ -1,0 +1,149 @@
+"""What a report says to a learner after a usual mistake: where to look, not the answer."""
+
+from __future__ import annotations
+
+# Calling
+SIGNATURE = (
+    "The book calls it with these arguments in this order; see which of yours is missing, "
+    "extra or in another place."
+)
+SHAPE = "Print the shape after each step and find the first one that surprises you."
+NOT_TENSOR = "Look at the last line: is the result returned?"
+NAN = (
+    "Some row divides 0 by 0, or every entry of a row was masked. Can every token see at least "
+    "itself? Is a small number added before dividing?"
+)
+GRADIENT = (
+    "Some parameter never takes part in the result, or is cut off from it. Look for a layer that "
+    "is made but not used, and for .detach(), .item() or torch.no_grad() on the way."
+)
+UNREGISTERED = (
+    "Layers and parameters are found only as attributes of the module, in nn.ModuleList or in "
+    "nn.Sequential; a plain Python list hides them."
+)
+PARAMETERS = "Count by hand, layer by layer: which weight or bias is there too much or too little?"
+ORDER_OF_CREATION = (
+    "That is no fault. The printed numbers come out only when the parameters are created with the "
+    "book's layers in the book's order after the seed; another order or another kind of layer "
+    "draws other numbers."
+)
+STATE_NAMES = (
+    "That is no fault. Only to load weights that were saved by the book's classes, the names of "
+    "the attributes must be the book's."
+)
+DROPOUT_IN_EVAL = (
+    "Results differ from call to call in evaluation mode. Which of your dropouts does not know "
+    "about model.eval()?"
+)
+NO_DROPOUT = "In training mode nothing is dropped. Is the dropout layer made, and also called?"
+
+# Chapter 2
+SPLIT = "Compare the list of pieces with the book's: blanks dropped, each mark a piece of its own."
+JOIN = "Look at the blanks around punctuation after joining the words."
+INVERSE = "Decoding looks ids up; is the second dictionary really the first one turned around?"
+UNKNOWN = "What happens to a word that is not in the vocabulary, before its id is looked up?"
+TARGETS_NOT_SHIFTED = (
+    "Inputs and targets are the same. What should the model have predicted at each position?"
+)
+TARGETS_SHIFTED_WRONG = "The targets are shifted, but not by one place to the next token."
+STRIDE_IGNORED = "Windows start in the wrong places. Which of the arguments moves the window?"
+RAGGED = "The last windows are shorter than the others. Where must the loop over starts end?"
+WINDOWS = "Count the starts of windows by hand for a text of ten tokens."
+SHUFFLE = "See what is passed on to DataLoader for shuffle."
+DROP_LAST = "See what is passed on to DataLoader for drop_last."
+
+# Chapter 3
+SOFTMAX = "Write the formula for three numbers on paper: what is divided by what?"
+NO_SCALE = "The scores grow with the width of the keys. What does the formula divide them by?"
+SCALE = "The scores are divided, but not by the right number. Whose width counts, and as what?"
+SOFTMAX_DIM = "Along which dimension must the weights of one query add up to 1?"
+QUERIES_KEYS = "Queries and keys change places. Which one asks, and which one answers?"
+VALUES = "The weights are right; look at what they are multiplied with."
+NO_MASK = "Tokens see what comes after them. Where is the mask made, and where is it applied?"
+MASK_AFTER_SOFTMAX = (
+    "The mask is applied after the softmax, and the rest of a row no longer adds up to 1. When "
+    "must a score be hidden so that softmax never counts it?"
+)
+MASK_WITH_ZERO = "Hidden scores are set to 0, which softmax still counts. What becomes nothing?"
+MASK_REVERSED = "The mask hides the past and shows the future: which triangle is it?"
+MASK_DIAGONAL = "The mask is one diagonal off: does a token see itself, and no token after it?"
+NOT_CAUSAL_HERE = "This class comes before the causal mask: every token sees every token."
+SUM_TO_ONE = (
+    "The same token, repeated, should come out unchanged at every place. Do the weights of a row "
+    "add up to 1 (mask before softmax), and do heads and tokens keep their places?"
+)
+VIEW_WITHOUT_TRANSPOSE = (
+    "Heads and tokens got mixed: a view alone reads memory on in order. Which two dimensions must "
+    "change places after splitting?"
+)
+MERGE_WITHOUT_TRANSPOSE = (
+    "Heads and tokens got mixed on the way back. Undo the steps of splitting in reverse order."
+)
+HEADS_NOT_SPLIT = "This is what one single head computes. Where is the width split among heads?"
+HEADS_INTERLEAVED = "A head should take neighbouring columns; look at the order of view's numbers."
+NO_OUT_PROJ = "The heads are right. What does the book do with them after joining?"
+BATCH_MIXED = "One sequence of the batch changes another. Which operation runs over dimension 0?"
+MASK_LENGTH = "A sequence may be shorter than context_length: cut the mask to the tokens there are."
+DIVISIBLE = "Refuse, with an error, a width that the heads can't share evenly."
+QKV_BIAS = "See where qkv_bias goes."
+
+# Chapter 4
+BIASED_VARIANCE = "The sum of squares is divided by n - 1. Which variance does the book take here?"
+EPS = "What keeps a row of equal numbers from dividing by 0, and where in the formula does it go?"
+NORM_DIM = "Over which dimension are mean and variance taken? Every token stands for itself."
+SCALE_AND_SHIFT = "Look at how the two trainable vectors enter after normalising."
+GELU_EXACT = "This is the exact GELU; the book, as GPT-2, uses its approximation with tanh."
+GELU_OTHER = "Compare term by term with the approximation in the book; which constant differs?"
+NO_ACTIVATION = "Without a non-linear step in between, two linear layers are one."
+EXPANSION = "How wide is the hidden layer compared with the input?"
+NO_SHORTCUT = "The input is not added back. What reaches the end when a layer gives zeros?"
+POST_NORM = "The normalisation comes after the addition; the book's block has it elsewhere."
+NORM_ON_SHORTCUT = "The shortcut starts after the normalisation; what exactly is saved to be added?"
+WRONG_NORM = "Each half of the block has a normalisation of its own."
+POSITIONS = "The same token looks the same at every place. What tells the model where it stands?"
+POSITION_INDEX = "The position vectors are added, but not those of places 0, 1, 2, ..."
+FINAL_NORM = "Something between the last block and the head is missing."
+HEAD_BIAS = "The numbers differ by one vector of the size of the vocabulary: look at the head."
+TIED = "The head shares the embedding's matrix, as GPT-2 does; the book keeps two. No fault."
+BLOCKS = "Is the block made n_layers times, each with weights of its own?"
+LAST_POSITION = "Which position's logits say what comes next?"
+CROP_MISSING = "The model was given more tokens than context_size. What may it see at most?"
+CROP_WRONG_END = "When the text is too long for the model, which end of it matters?"
+PROMPT_LOST = "The result should begin with the ids that were given, then the new ones in order."
+ARGMAX_DIM = "Choose over the vocabulary, a choice for each row of the batch."
+NEW_TOKENS = "Count the turns of the loop."
+
+# Chapter 5
+BATCH_DIM = "A model expects a batch: one dimension more than a list of ids."
+LOSS_SUM = "The losses are added up; the book's number does not grow with the batch."
+LOSS_DIM = "Classes must be the last dimension after flattening. Which dimensions may be merged?"
+LOSS_SOFTMAX = "cross_entropy wants raw scores and takes the softmax itself."
+LOSS_LAST_ONLY = "Every position predicts its next token, so every position has a loss."
+LOSS_SHIFTED_TWICE = "The loader has shifted the targets already."
+LOSS_SWAPPED = "What is predicted, and from what?"
+LOADER_DIVISOR = "By how many batches is the sum divided, and how many were added up?"
+LOADER_NUM_BATCHES = "See what num_batches does, and what if it is above the number of batches."
+LOADER_LAST = "The loss of one batch alone came out; where is the sum kept?"
+EVAL_MODE = "Dropout was at work while evaluating. Which call switches it off?"
+TRAIN_MODE = "After an evaluation in the middle of training, the model should train on."
+NO_GRAD = "Evaluating should build no graph; see what the book wraps it in."
+SWAPPED_LOADERS = "Look at the order of the two results."
+NO_ZERO_GRAD = "Gradients of earlier batches are still in there. What comes before backward?"
+NO_STEP = "The parameters do not change. What comes after backward?"
+EPOCHS = "Count how often the loop goes over the loader."
+TOKENS_SEEN = "The counter should grow by the tokens of each batch, rows times columns."
+TEMPERATURE_INVERTED = "A higher temperature should make the choice more even, not less."
+TEMPERATURE_IGNORED = "See where temperature enters, before the softmax."
+TOP_K = "Tokens outside the k likeliest were chosen. What happens to their logits before softmax?"
+TOP_K_AXIS = "The k likeliest of what? Look at the dimension in which top-k is taken."
+EOS = "When the end token was chosen, the loop should end."
+GREEDY = "With temperature 0 the likeliest token is taken, with no chance in it."
+
+# Chapter 7
+PADDING_TARGETS = "Padding should not count in the loss, save for the first end token."
+TRUNCATION = "See where allowed_max_length cuts, inputs and targets alike."
+
+# Appendix A
+LOGITS = "The network should return raw scores; softmax belongs to the loss."
+ACTIVATIONS = "Look at the order of linear layers and activations, and at what the last one is."
+ACCURACY = "Count the right answers, then divide by the number of examples, not of batches."

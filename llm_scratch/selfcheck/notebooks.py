@@ -1,0 +1,55 @@
+"""The Python of a notebook's code cells, without what only a notebook understands."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+# Cell magics whose cell is Python all the same.
+PYTHON_CELLS = {"time", "timeit", "capture", "prun", "python", "python3"}
+SHELL_OR_MAGIC = re.compile(r"^(?P<indent>\s*)(?:[!%?]|[\w., ]+=\s*[!%]\s*\w|[\w.]+\?{1,2}\s*$)")
+
+
+class SourceError(ValueError):
+    """A reader's file that can't be read."""
+
+
+def code_cells(path: Path) -> list[tuple[int, str]]:
+    """Return (number of the cell, its Python) of each code cell, counted from 1 over all cells.
+
+    Raises:
+        SourceError: if the file is no notebook.
+    """
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
+        cells = notebook["cells"]
+        sources = [
+            (number, "".join(cell["source"]))
+            for number, cell in enumerate(cells, 1)
+            if cell["cell_type"] == "code"
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"{path} is no Jupyter notebook ({type(error).__name__}: {error}); save it again as "
+            ".ipynb, or give the .py file"
+        ) from error
+    return [(number, without_magics(source)) for number, source in sources]
+
+
+def without_magics(source: str) -> str:
+    """Return a cell without lines for the shell or the notebook; its other lines keep their place.
+
+    A cell in another language comes back empty.
+    """
+    lines = source.splitlines()
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith("%%"):
+        magic = re.match(r"%%(\w*)", first)
+        if magic is None or magic[1] not in PYTHON_CELLS:
+            return ""
+    kept = []
+    for line in lines:
+        magic = SHELL_OR_MAGIC.match(line)
+        kept.append(magic["indent"] + "pass" if magic else line)
+    return "\n".join(kept) + "\n"

@@ -1,0 +1,57 @@
+"""What a check is, and what can come out of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+State = Literal["right", "wrong", "open", "waits", "note"]
+"""`open` is not written yet, `waits` needs another line first, a `note` is never a fault."""
+
+
+class MistakeError(Exception):
+    """What a check found, in a learner's words.
+
+    Args:
+        expected: what should have come.
+        came: what did come.
+        hint: where to look.
+        counts: False for a difference that is no fault.
+    """
+
+    def __init__(self, expected: str, came: str, hint: str = "", *, counts: bool = True) -> None:
+        super().__init__(f"expected {expected}, got {came}")
+        self.expected = expected
+        self.came = came
+        self.hint = hint
+        self.counts = counts
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim about one public name of the book.
+
+    Args:
+        section: the book's section.
+        name: the name that the reader writes.
+        claim: what must be so, as the report prints it.
+        run: takes the reader's object; raises `MistakeError` where the claim does not hold.
+    """
+
+    section: str
+    name: str
+    claim: str
+    run: Callable[[Any], object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of one check; `detail` is the reason where nothing was checked."""
+
+    check: Check
+    state: State
+    expected: str = ""
+    came: str = ""
+    hint: str = ""
+    detail: str = ""

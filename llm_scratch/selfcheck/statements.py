@@ -1,0 +1,112 @@
+"""Which statements of a reader's file are run: enough to have its names, never a training run.
+
+Imports, functions, classes, and assignments of constants: values without a call, or with calls of
+an imported library's functions, save those that load, fetch, optimize or train.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+
+HARMLESS = frozenset(
+    "abs bool bytes chr complex dict divmod enumerate filter float frozenset hash int isinstance "
+    "issubclass len list map max min ord range repr reversed round set slice sorted str sum super "
+    "tuple type zip".split()
+)
+HARMLESS_METHODS = frozenset("copy items keys values split strip lower upper format join".split())
+REFUSED = re.compile(
+    r"optim|loader|train|\bfit\b|load|fetch|retrieve|urlopen|from_pretrained|read|request|"
+    r"subprocess|\brun\b|popen|system|compile_model|\bexit\b|breakpoint|\bsleep\b|serve",
+    re.IGNORECASE,
+)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+
+def is_taken(statement: ast.stmt, libraries: set[str]) -> bool:
+    """Say whether a statement is run.
+
+    Args:
+        statement: one of a file's or a cell's.
+        libraries: the names that came from imported libraries so far.
+    """
+    if isinstance(statement, (*DEFINITIONS, *IMPORTS, ast.Pass)):
+        return True
+    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        return statement.value is None or is_constant(statement.value, libraries)
+    if isinstance(statement, ast.If):
+        blocks = [*statement.body, *statement.orelse]
+        return is_constant(statement.test, libraries) and _all_taken(blocks, libraries)
+    if isinstance(statement, ast.Try):
+        handlers = [inner for handler in statement.handlers for inner in handler.body]
+        blocks = [*statement.body, *handlers, *statement.orelse, *statement.finalbody]
+        return _all_taken(blocks, libraries)
+    return False
+
+
+def _all_taken(statements: list[ast.stmt], libraries: set[str]) -> bool:
+    known = set(libraries)
+    for statement in statements:
+        known |= libraries_of(statement)
+    return all(is_taken(statement, known) for statement in statements)
+
+
+def is_constant(value: ast.expr, libraries: set[str]) -> bool:
+    """Say whether evaluating an expression can only make a value."""
+    for node in ast.walk(value):
+        if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
+            return False
+        if isinstance(node, ast.Call) and not _is_harmless(node.func, libraries):
+            return False
+    return True
+
+
+def _is_harmless(function: ast.expr, libraries: set[str]) -> bool:
+    if isinstance(function, ast.Attribute) and function.attr in HARMLESS_METHODS:
+        return True
+    root: ast.expr = function
+    while isinstance(root, (ast.Attribute, ast.Call, ast.Subscript)):
+        root = root.func if isinstance(root, ast.Call) else root.value
+    if isinstance(root, ast.Constant):
+        return True
+    if not isinstance(root, ast.Name) or REFUSED.search(ast.unparse(function)):
+        return False
+    if root.id in libraries:
+        return True
+    return root.id in HARMLESS and hasattr(builtins, root.id)
+
+
+def libraries_of(statement: ast.stmt, own: frozenset[str] = frozenset()) -> set[str]:
+    """Return the names that an import binds to libraries.
+
+    Args:
+        statement: any statement; only an import binds any.
+        own: modules that are the reader's, or whose calls build models.
+    """
+    if isinstance(statement, ast.Import):
+        aliases = [a for a in statement.names if a.name.partition(".")[0] not in own]
+        return {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
+    if isinstance(statement, ast.ImportFrom) and not statement.level:
+        if (statement.module or "").partition(".")[0] in own or REFUSED.search(
+            statement.module or ""
+        ):
+            return set()
+        return {alias.asname or alias.name for alias in statement.names}
+    return set()
+
+
+def names_bound(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement of the outermost level would bind."""
+    if isinstance(statement, DEFINITIONS):
+        return {statement.name}
+    if isinstance(statement, IMPORTS):
+        names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+        return names - {"*"}
+    inner = [node for node in ast.walk(statement) if isinstance(node, (*DEFINITIONS, ast.Name))]
+    return {
+        node.name if isinstance(node, DEFINITIONS) else node.id
+        for node in inner
+        if isinstance(node, DEFINITIONS) or isinstance(node.ctx, ast.Store)
+    }

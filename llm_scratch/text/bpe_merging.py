@@ -1,0 +1,117 @@
+"""From the bytes of a piece to its tokens: the merges themselves.
+
+A byte-level BPE knows one thing: which pairs of tokens become one token, and in which order that
+was learned. Encoding repeats the training: of all neighbours that can merge, those learned first
+merge first, from left to right, until no pair is known.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
+
+# (left id, right id) -> id of the token they become. Ids grow in the order of learning, so the
+# id of the result is also the rank of the merge.
+Pairs = dict[tuple[int, int], int]
+
+NEVER = sys.maxsize  # the rank of a pair that does not merge
+SHORT = 128  # tokens: up to here searching the list is faster than keeping books
+
+
+def merge_piece(ids: list[int], pairs: Pairs) -> list[int]:
+    """Merge the bytes of one piece as far as they go: list of ids -> shorter list of ids."""
+    return merge_short(ids, pairs) if len(ids) <= SHORT else merge_long(ids, pairs)
+
+
+def merge_short(ids: list[int], pairs: Pairs) -> list[int]:
+    """Merge a short piece, in place: find the lowest rank, merge there, look again.
+
+    `ranks[i]` is the rank of the pair `ids[i], ids[i + 1]`. A merge shortens both lists by one
+    and changes the ranks on its two sides only. Time grows with the square of the length.
+    """
+    ranks = [pairs.get(pair, NEVER) for pair in zip(ids, ids[1:], strict=False)]
+    while ranks and (new := min(ranks)) != NEVER:
+        at = ranks.index(new)  # the leftmost of the lowest
+        ids[at : at + 2] = [new]
+        del ranks[at]
+        if at > 0:
+            ranks[at - 1] = pairs.get((ids[at - 1], new), NEVER)
+        if at < len(ranks):
+            ranks[at] = pairs.get((new, ids[at + 1]), NEVER)
+    return ids
+
+
+def merge_long(ids: list[int], pairs: Pairs) -> list[int]:
+    """Merge a piece of any length: as `merge_short`, in about the time that sorting it takes.
+
+    The tokens form a chain: each place knows the place `before` and `after` it. `places` lists,
+    for each rank, where its pair begins; a heap gives the lowest rank that is left. A merge only
+    makes pairs of higher ranks, since a token is learned after its parts, so a whole rank is
+    done at once. A place whose pair was broken up in the meantime is passed over.
+    """
+    tokens = [*ids, NEVER]  # the mark at the end merges with nothing
+    end = len(ids)
+    before, after = list(range(-1, end)), list(range(1, end + 2))
+    places: dict[int, list[int]] = {}
+    for place, pair in enumerate(zip(ids, ids[1:], strict=False)):
+        if (rank := pairs.get(pair)) is not None:
+            places.setdefault(rank, []).append(place)
+    ranks = list(places)
+    heapify(ranks)
+    while ranks:
+        new = heappop(ranks)
+        for place in sorted(places.pop(new)):
+            right = after[place]
+            if pairs.get((tokens[place], tokens[right])) != new:
+                continue
+            tokens[place], tokens[right] = new, NEVER
+            after[place] = follower = after[right]
+            before[follower] = place
+            for left, pair in (
+                (before[place], (tokens[before[place]], new)),
+                (place, (new, tokens[follower])),
+            ):
+                if (rank := pairs.get(pair)) is None:
+                    continue
+                if rank not in places:
+                    places[rank] = []
+                    heappush(ranks, rank)
+                places[rank].append(left)
+    return [token for token in tokens if token != NEVER]
+
+
+class PieceCache(dict[str, tuple[int, ...]]):
+    """Piece -> its ids, worked out when a piece is asked for the first time.
+
+    English repeats itself: a million characters hold some fifteen thousand different pieces, so
+    nearly every look-up finds its answer. Half of the others are tokens as they are (merging
+    their bytes would come to the same), the rest is merged. Pieces above `longest` characters
+    are not kept, and a full cache starts afresh: memory stays bounded whatever is encoded.
+
+    Args:
+        ids: the id of each token, by its bytes.
+        pairs: what merges.
+        most: pieces to keep.
+        longest: characters of the longest piece to keep.
+    """
+
+    def __init__(
+        self, ids: Mapping[bytes, int], pairs: Pairs, most: int = 1 << 16, longest: int = 64
+    ) -> None:
+        super().__init__()
+        self._ids, self._pairs = ids, pairs
+        self._byte_ids = [ids[bytes([byte])] for byte in range(256)]
+        self._most, self._longest = most, longest
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        token, byte_ids = piece.encode("utf-8"), self._byte_ids
+        if token in self._ids:
+            ids: tuple[int, ...] = (self._ids[token],)
+        else:
+            ids = tuple(merge_piece([byte_ids[byte] for byte in token], self._pairs))
+        if len(piece) <= self._longest:
+            if len(self) >= self._most:
+                self.clear()
+            self[piece] = ids
+        return ids

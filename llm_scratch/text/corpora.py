@@ -1,0 +1,139 @@
+"""Named texts: part of this project, in a folder of the user's, or fetched once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_scratch.download import cache_folder, download_file, holds
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named text: its title, its file, and where it comes from.
+
+    Args:
+        title: What a person calls it.
+        file: The name of its file in every folder.
+        urls: Addresses to fetch it from, in order; none for a text that is part of the project.
+        sha256: The hash of its content; None for a text that may still be edited.
+    """
+
+    title: str
+    file: str
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+CORPORA: dict[str, Corpus] = {
+    "the-verdict": Corpus(
+        title="The Verdict, by Edith Wharton",
+        file="the-verdict.txt",
+        urls=(
+            "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/"
+            "01_main-chapter-code/the-verdict.txt",
+            "https://cdn.jsdelivr.net/gh/rasbt/LLMs-from-scratch@main/ch02/"
+            "01_main-chapter-code/the-verdict.txt",
+        ),
+        sha256="b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
+    ),
+    "the-tide-clock": Corpus(title="The Tide Clock", file="the-tide-clock.txt"),
+    "tinyshakespeare": Corpus(
+        title="Plays of Shakespeare, a selection",
+        file="tinyshakespeare.txt",
+        urls=(
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
+            "input.txt",
+            "https://cdn.jsdelivr.net/gh/karpathy/char-rnn@master/data/tinyshakespeare/input.txt",
+        ),
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+}
+
+
+def data_folders() -> list[Path]:
+    """Return the folders that are searched for data, in order; some may not exist.
+
+    `LLM_SCRATCH_DATA`, the cache of fetched files, the data inside an installed package, and the
+    folder `data/` beside the package in a clone.
+    """
+    package = Path(__file__).resolve().parents[1]
+    chosen = os.environ.get("LLM_SCRATCH_DATA")
+    folders = [Path(chosen).expanduser().absolute()] if chosen else []
+    return [*folders, cache_folder(), package / "data", package.parent / "data"]
+
+
+def find_data(name: str) -> Path:
+    """Return the path of a named text (`"the-verdict"`) or of a data file (`"the-verdict.txt"`).
+
+    A named text counts only with the content that belongs to the name, so that the book's numbers
+    come out: a file with another SHA-256 is passed over.
+
+    Raises:
+        FileNotFoundError: if it is in none of `data_folders()`; names the command that brings it.
+    """
+    if not name or Path(name).name != name:
+        raise ValueError(f"{name!r} must be the name of a text or a file, without folders")
+    known = _known_as(name)
+    corpus = CORPORA[known] if known else Corpus(name, name)
+    candidates = [folder / corpus.file for folder in data_folders()]
+    for path in candidates:
+        if holds(path, corpus.sha256):
+            return path
+    others = ", ".join(str(path) for path in candidates if path.is_file())
+    remark = f" (the SHA-256 of {others} differs)" if others else ""
+    raise FileNotFoundError(f"{corpus.file} is not here{remark}; {_way_out(known, corpus)}")
+
+
+def load_text(name: str) -> str:
+    """Return a named text, or the text of a data file, with the line ends that the file has."""
+    return read_text(find_data(name))
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file with its line ends as they are, the same on every platform.
+
+    Raises:
+        ValueError: if the file is not UTF-8.
+    """
+    with open(path, encoding="utf-8", newline="") as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+            ) from error
+
+
+def fetch(name: str) -> Path:
+    """Return the path of a named text, fetched into the cache when it is not here yet.
+
+    Raises:
+        ValueError: if no text has this name.
+        DownloadError: if none of its addresses gives it.
+    """
+    known = _known_as(name)
+    if known is None:
+        raise ValueError(f"no text is called {name!r}; there are {', '.join(CORPORA)}")
+    corpus = CORPORA[known]
+    try:
+        return find_data(known)
+    except FileNotFoundError:
+        if not corpus.urls:
+            raise
+    return download_file(corpus.urls, cache_folder() / corpus.file, sha256=corpus.sha256)
+
+
+def _known_as(name: str) -> str | None:
+    """Return the name of the text that is called so, or whose file is; None if there is none."""
+    return next((key for key, corpus in CORPORA.items() if name in (key, corpus.file)), None)
+
+
+def _way_out(known: str | None, corpus: Corpus) -> str:
+    if known and corpus.urls:
+        return f"llm-scratch fetch {known} brings it"
+    if known:
+        return "it is a part of this project: install it again"
+    folder = os.environ.get("LLM_SCRATCH_DATA") or cache_folder()
+    return f"put it into {folder} (texts with a name: {', '.join(CORPORA)})"

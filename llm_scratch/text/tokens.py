@@ -1,0 +1,333 @@
+"""Working with any tokenizer: one way to encode, decode, stream and tell tokenizers apart.
+
+Everything here takes this library's tokenizers, tiktoken's, Hugging Face's, or any object with
+`encode(text)` and `decode(ids)`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import inspect
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Special = Literal["allow", "text", "raise"]
+
+# Letters, contractions, digits, runs of blanks, line breaks and characters of two to four bytes:
+# two tokenizers that agree on it split text by the same rule.
+PROBE_TEXT = (
+    "Don't panic:  it's 1908,\n\n\tna\u00efve \u20ac5 \u6f22\u5b57 \U0001f525!  we'll see ..."
+)
+
+
+class UnknownIdError(ValueError, KeyError, OverflowError):
+    """An id that the vocabulary does not hold.
+
+    It is a `ValueError`, and also what tiktoken raises in its place, so that code written for
+    tiktoken still catches it.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print the message in quotes
+
+
+def encode(tokenizer: Any, text: str, special: Special = "allow") -> list[int]:
+    """Encode a text with any tokenizer: str -> list of ids.
+
+    The signature of `tokenizer.encode` decides how it is called. A start or end mark that the
+    tokenizer would add on its own is left out: the ids are those of the text.
+
+    Args:
+        tokenizer: anything with `encode(text)`.
+        text: the text.
+        special: what a special token written in the text becomes. "allow": its one id (right for
+            a corpus); "text": ordinary characters (right for what a user types); "raise": an error.
+
+    Raises:
+        ValueError: if `special` is "raise" and the text holds a special token, or "text" and
+            the tokenizer cannot read its special tokens as ordinary text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")
+    if special not in ("allow", "text", "raise"):
+        raise ValueError(f"{special=} must be 'allow', 'text' or 'raise'")
+    names = _parameters(tokenizer.encode)
+    if "disallowed_special" in names and "allowed_special" in names:
+        ids = tokenizer.encode(text, **_TIKTOKEN_ARGUMENTS[special])
+    elif "add_special_tokens" in names:
+        ids = _encode_hugging_face(tokenizer, text, special, names)
+    else:
+        ids = _encode_plain(tokenizer, text, special, names)
+    return _as_list(ids)
+
+
+_TIKTOKEN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "allow": {"allowed_special": "all", "disallowed_special": ()},
+    "text": {"allowed_special": frozenset(), "disallowed_special": ()},
+    "raise": {"allowed_special": frozenset(), "disallowed_special": "all"},
+}
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Decode ids with any tokenizer: list of ids -> str, special tokens kept, blanks untouched."""
+    names = _parameters(tokenizer.decode)
+    options: dict[str, Any] = {}
+    if "skip_special_tokens" in names:
+        options["skip_special_tokens"] = False
+        if "kwargs" in names or "clean_up_tokenization_spaces" in names:
+            options["clean_up_tokenization_spaces"] = False
+    return tokenizer.decode(_as_list(ids), **options)
+
+
+def decode_bytes_of(tokenizer: Any, ids: Sequence[int]) -> bytes:
+    """Decode ids to UTF-8 bytes with any tokenizer: exact where it can give bytes."""
+    ids = _as_list(ids)
+    if hasattr(tokenizer, "decode_bytes"):
+        return bytes(tokenizer.decode_bytes(ids))
+    if hasattr(tokenizer, "decode_single_token_bytes"):
+        return b"".join(tokenizer.decode_single_token_bytes(i) for i in ids)
+    return decode(tokenizer, ids).encode("utf-8")
+
+
+def vocab_size_of(tokenizer: Any) -> int | None:
+    """Return the number of ids that a model for this tokenizer needs, None where it is not told."""
+    if isinstance(size := getattr(tokenizer, "n_vocab", None), int):
+        return size
+    if callable(count := getattr(tokenizer, "get_vocab_size", None)):  # tokenizers
+        return int(count())
+    if isinstance(size := getattr(tokenizer, "vocab_size", None), int):
+        # In transformers `vocab_size` leaves out the tokens added later, `len` counts them.
+        return max(size, len(tokenizer)) if hasattr(tokenizer, "__len__") else size
+    for name in ("str_to_int", "vocab"):
+        if isinstance(table := getattr(tokenizer, name, None), dict) and table:
+            ids = [i for pair in table.items() for i in pair if isinstance(i, int)]
+            return max(ids) + 1 if ids else None
+    return None
+
+
+def special_tokens_of(tokenizer: Any) -> set[str]:
+    """Return the special tokens that a tokenizer knows, an empty set where it names none."""
+    if (names := getattr(tokenizer, "special_tokens_set", None)) is not None:
+        return set(names)
+    if (names := getattr(tokenizer, "all_special_tokens", None)) is not None:  # transformers
+        return set(names)
+    if callable(added := getattr(tokenizer, "get_added_tokens_decoder", None)):  # tokenizers
+        return {token.content for token in added().values() if token.special}
+    return set()
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Return 64 hex digits that tell a tokenizer from one with another vocabulary or other rules.
+
+    Taken over the bytes of every token in id order, the special tokens and the ids of a fixed
+    text: equal for this library's GPT-2 tokenizers and tiktoken's. Hugging Face's names its tokens
+    by other characters and has its own.
+    """
+    digest = hashlib.sha256()
+    for token in _tokens_in_id_order(tokenizer):
+        digest.update(b"-" if token is None else b"%d:%b" % (len(token), token))
+    specials = sorted(special_tokens_of(tokenizer))
+    digest.update("\0".join(["specials", *specials]).encode("utf-8"))
+    try:
+        ids = encode(tokenizer, PROBE_TEXT)
+    except (KeyError, ValueError):  # a vocabulary of words that lacks one of the probe's
+        ids = []
+    digest.update(f"probe {ids}".encode())
+    return digest.hexdigest()
+
+
+class IncrementalDecoder:
+    """Turns ids into text one at a time and never gives half a character.
+
+    `push` returns the text that an id completes ("" while a character is unfinished), `flush` the
+    rest. The pieces joined are the text that decoding all ids at once gives.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._has_bytes = hasattr(tokenizer, "decode_single_token_bytes") or hasattr(
+            tokenizer, "decode_bytes"
+        )
+        self._reset()
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that is complete with it, often "" or a word."""
+        token_id = int(token_id)
+        if self._has_bytes:
+            return self._utf8.decode(_token_bytes(self._tokenizer, token_id))
+        # Characters at the end that may still change come out of `decode` as U+FFFD.
+        text = decode(self._tokenizer, [*self._ids, token_id])
+        self._ids.append(token_id)
+        return self._advance(text, text.rstrip("\ufffd"))
+
+    def flush(self) -> str:
+        """Return what is left, an unfinished character as U+FFFD, and start afresh."""
+        if self._has_bytes:
+            rest = self._utf8.decode(b"", final=True)
+        else:
+            text = decode(self._tokenizer, self._ids) if self._ids else ""
+            rest = text[len(self._given) :]
+        self._reset()
+        return rest
+
+    def _reset(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ids: list[int] = []
+        self._given = ""
+
+    def _advance(self, text: str, finished: str) -> str:
+        if len(finished) <= len(self._given) or not text.startswith(self._given):
+            return ""
+        piece = finished[len(self._given) :]
+        self._given = finished
+        return piece
+
+
+def text_to_token_ids(text: str, tokenizer: Any) -> Tensor:
+    """Encode a text as a batch of one: str -> (1, T) int64; special tokens become their ids.
+
+    Source:
+        Book 5.1.1.
+    """
+    return torch.tensor([encode(tokenizer, text)], dtype=torch.int64)
+
+
+def token_ids_to_text(token_ids: Tensor, tokenizer: Any) -> str | list[str]:
+    """Decode ids: (1, T), (T,) or () -> the text; (B, T) with another B -> a list of B texts.
+
+    Source:
+        Book 5.1.1 (there for a batch of one).
+    """
+    ids = torch.as_tensor(token_ids)
+    if ids.is_floating_point() and ids.numel() > 0:
+        raise TypeError(f"token ids must be integers, got a tensor of {ids.dtype}")
+    if ids.dim() > 2:
+        raise ValueError(f"token ids must be (T,) or (B, T), got shape {tuple(ids.shape)}")
+    if ids.dim() == 2 and len(ids) != 1:
+        return [decode(tokenizer, row) for row in ids.tolist()]
+    return decode(tokenizer, ids.flatten().tolist())
+
+
+def check_special_tokens(
+    text: str,
+    specials: Collection[str],
+    allowed_special: Literal["all"] | Collection[str],
+    disallowed_special: Literal["all"] | Collection[str],
+) -> set[str]:
+    """Return the special tokens to look for in a text, after tiktoken's rule.
+
+    Raises:
+        ValueError: if the text holds one of the disallowed tokens.
+    """
+    for name, value in (("allowed", allowed_special), ("disallowed", disallowed_special)):
+        if isinstance(value, str) and value not in ("all", ""):
+            raise TypeError(f"{name}_special must be 'all' or a set of tokens, got {value!r}")
+    allowed = set(specials) if allowed_special == "all" else set(allowed_special)
+    refused = set(specials) - allowed if disallowed_special == "all" else set(disallowed_special)
+    if refused and (found := _any_of(frozenset(refused)).search(text)):
+        raise ValueError(
+            f"Encountered text corresponding to disallowed special token {found.group()!r} at "
+            f"position {found.start()}; pass allowed_special={{{found.group()!r}}} to make it one "
+            "id, or disallowed_special=() to read it as ordinary text"
+        )
+    return allowed
+
+
+def check_surrogates(text: str) -> None:
+    """Raise a ValueError that names the first surrogate in a text: UTF-8 has no bytes for it."""
+    try:
+        if not text.isascii():  # asked first, since it costs nothing
+            text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise ValueError(
+            f"lone surrogate {text[err.start]!r} at position {err.start} can't be encoded; "
+            "read the text as UTF-8, or drop it with text.encode('utf-8', 'ignore').decode('utf-8')"
+        ) from err
+
+
+@lru_cache(maxsize=64)
+def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    # The longest first: a token may begin with another one.
+    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)))
+
+
+def _parameters(method: Any) -> frozenset[str]:
+    return _parameters_of(getattr(method, "__func__", method))
+
+
+@lru_cache(maxsize=64)
+def _parameters_of(function: Any) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # a compiled method that does not tell
+        return frozenset()
+
+
+def _encode_hugging_face(tokenizer: Any, text: str, special: Special, names: frozenset) -> Any:
+    if special == "raise":
+        check_special_tokens(text, special_tokens_of(tokenizer), (), "all")
+    if "kwargs" in names or "split_special_tokens" in names:  # transformers
+        return tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=special == "text"
+        )
+    before = getattr(tokenizer, "encode_special_tokens", None)
+    if before is None:
+        return _encode_plain(tokenizer, text, special, names, add_special_tokens=False)
+    try:
+        tokenizer.encode_special_tokens = special == "text"
+        return tokenizer.encode(text, add_special_tokens=False)
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+def _encode_plain(
+    tokenizer: Any, text: str, special: Special, names: frozenset, **options: Any
+) -> Any:
+    specials = special_tokens_of(tokenizer)
+    if special == "raise":
+        check_special_tokens(text, specials, (), "all")
+    if "allowed_special" in names:  # the book's own BPE class
+        allowed = specials or {"<|endoftext|>"}
+        options["allowed_special"] = allowed if special == "allow" else set()
+    elif special == "text" and specials and (found := _any_of(frozenset(specials)).search(text)):
+        raise ValueError(
+            f"{type(tokenizer).__name__} can't read its special token {found.group()!r} at "
+            f"position {found.start()} as ordinary text; take it out, or pass special='allow'"
+        )
+    return tokenizer.encode(text, **options)
+
+
+def _as_list(ids: Any) -> list[int]:
+    ids = getattr(ids, "ids", ids)  # the Encoding of Hugging Face's tokenizers
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    if isinstance(ids, list) and (not ids or type(ids[0]) is int):
+        return ids
+    return [int(i) for i in ids]
+
+
+def _token_bytes(tokenizer: Any, token_id: int) -> bytes:
+    if hasattr(tokenizer, "decode_single_token_bytes"):
+        return bytes(tokenizer.decode_single_token_bytes(token_id))
+    return bytes(tokenizer.decode_bytes([token_id]))
+
+
+def _tokens_in_id_order(tokenizer: Any) -> Iterator[bytes | None]:
+    name_of = getattr(tokenizer, "convert_ids_to_tokens", getattr(tokenizer, "id_to_token", None))
+    has_bytes = hasattr(tokenizer, "decode_single_token_bytes") or hasattr(
+        tokenizer, "decode_bytes"
+    )
+    for token_id in range(vocab_size_of(tokenizer) or 0):
+        try:
+            if has_bytes:
+                yield _token_bytes(tokenizer, token_id)
+            else:
+                name = name_of(token_id) if name_of else decode(tokenizer, [token_id])
+                yield None if name is None else name.encode("utf-8")
+        except (KeyError, ValueError):  # a gap in the ids
+            yield None

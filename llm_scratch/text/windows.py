@@ -1,0 +1,362 @@
+"""Training windows: pieces of one long row of token ids, with the next token as the target."""
+
+from __future__ import annotations
+
+import mmap
+import operator
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, SupportsIndex, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.text.tokens import encode, vocab_size_of
+
+Tokens = TypeVar("Tokens", bound=Any)
+
+
+class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
+    """Windows over one flat array of ids: item i is (input, target), each (T,) int64.
+
+    Window i starts at token `i * stride` and the target is the input moved on by one, so a window
+    takes `max_length + 1` tokens. With a stride of `max_length` every token is an input once, with
+    a shorter one windows overlap; the tokens after the last whole window are left out.
+
+    The array stays where it is, nothing is kept per window. A list is packed once into the
+    smallest integers that hold it.
+
+    Args:
+        token_ids: all ids, one after the other: an array (a memory-mapped one too), a tensor or
+            a list.
+        max_length: T, the length of a window, at least 1.
+        stride: the distance between the starts of two windows, at least 1.
+        vocab_size: where it is given, every id must be below it.
+
+    Raises:
+        ValueError: if there is not one whole window, or if an id is negative or too large.
+    """
+
+    def __init__(
+        self, token_ids: Any, max_length: int, stride: int, *, vocab_size: int | None = None
+    ) -> None:
+        _check_sizes(max_length, stride)
+        self.token_ids = _as_token_array(token_ids)
+        self.max_length = max_length
+        self.stride = stride
+        n_tokens = len(self.token_ids)
+        if n_tokens <= max_length:
+            raise ValueError(
+                f"got {n_tokens} tokens, need at least max_length + 1 = {max_length + 1}; "
+                "give a longer text or a smaller max_length"
+            )
+        _check_ids(self.token_ids, vocab_size)
+        _warn_of_gaps(max_length, stride)
+        self.starts = range(0, n_tokens - max_length, stride)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: SupportsIndex) -> tuple[Tensor, Tensor]:
+        i = operator.index(index)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"window {i} is not one of {len(self)} windows")
+        start = self.starts[i]
+        end = start + self.max_length
+        # Two copies: who masks an input in place must not change the target or the corpus.
+        return (
+            torch.from_numpy(self._tokens[start:end].astype(np.int64)),
+            torch.from_numpy(self._tokens[start + 1 : end + 1].astype(np.int64)),
+        )
+
+    def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
+        """Gather several windows in one go: B indices -> inputs and targets, each (B, T) int64."""
+        rows = self._rows[np.asarray(indices, dtype=np.intp)]  # (B, T + 1)
+        return (
+            torch.from_numpy(rows[:, :-1].astype(np.int64)),
+            torch.from_numpy(rows[:, 1:].astype(np.int64)),
+        )
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return np.asarray(self.token_ids)  # a plain array is indexed faster than a memmap
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(self._tokens, self.max_length + 1)
+        return windows[:: self.stride]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The views would be written out whole; of a mapped file only its place is passed on.
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_tokens", "_rows")}
+        if (place := _place_in_file(self.token_ids)) is not None:
+            state["token_ids"] = place
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.token_ids, dict):
+            self.token_ids = np.memmap(mode="r", **self.token_ids)
+
+
+class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
+    """The training windows of a text: item i is (input, target), each (max_length,) int64.
+
+    The text is encoded once, with `<|endoftext|>` as one id. `input_ids` and `target_ids` read
+    like lists of tensors, but each window is made when it is asked for.
+
+    Args:
+        txt: the text.
+        tokenizer: this library's, tiktoken's, or anything with `encode(text)`; it is not kept.
+        max_length: the length of a window, at least 1.
+        stride: the distance between the starts of two windows, at least 1.
+
+    Raises:
+        ValueError: if the text gives fewer than `max_length + 1` tokens.
+    Source:
+        Book 2.6 (there every window is stored as two tensors).
+    """
+
+    def __init__(self, txt: str, tokenizer: Any, max_length: int, stride: int) -> None:
+        _check_sizes(max_length, stride)
+        if txt == "":
+            raise ValueError(
+                f"the text is empty: got 0 tokens, need at least max_length + 1 = {max_length + 1}"
+            )
+        self.windows = TokenWindows(
+            encode(tokenizer, txt), max_length, stride, vocab_size=vocab_size_of(tokenizer)
+        )
+        self.input_ids: Sequence[Tensor] = _Column(self.windows, 0)
+        self.target_ids: Sequence[Tensor] = _Column(self.windows, 1)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, idx: SupportsIndex) -> tuple[Tensor, Tensor]:
+        return self.windows[idx]
+
+
+def create_dataloader_v1(
+    txt: str,
+    batch_size: int = 4,
+    max_length: int = 256,
+    stride: int = 128,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    num_workers: int = 0,
+    *,
+    tokenizer: Any = None,
+    generator: torch.Generator | None = None,
+    pin_memory: bool = False,
+    persistent_workers: bool = False,
+) -> DataLoader:
+    """Return a loader of a text's training windows: batches [inputs, targets], each (B, T) int64.
+
+    The order of a shuffled epoch and what is drawn from the random generator are the book's.
+
+    Args:
+        txt: the text.
+        batch_size: B, windows in a batch.
+        max_length: T, tokens in a window.
+        stride: tokens between the starts of two windows.
+        shuffle: draw a new order for each epoch.
+        drop_last: leave out a last batch of fewer than `batch_size` windows.
+        num_workers: processes that prepare batches; 0 does it in this one.
+        tokenizer: GPT-2's unless another is given.
+        generator: for the order; without one it is torch's global generator.
+        pin_memory: put batches where a GPU can fetch them faster.
+        persistent_workers: keep the processes from one epoch to the next.
+
+    Raises:
+        ValueError: if the text is too short for a window or the windows are too few for a batch.
+    Source:
+        Book 2.6.
+    """
+    if batch_size < 1:
+        raise ValueError(f"{batch_size=} must be 1 or more")
+    if tokenizer is None:
+        tokenizer = GPT2Tokenizer()
+    dataset = _GatheringDataset(txt, tokenizer, max_length, stride)
+    if drop_last and len(dataset) < batch_size:
+        raise ValueError(
+            f"{len(dataset)} windows make no batch of {batch_size} with drop_last=True; "
+            "pass drop_last=False or a smaller batch_size, or make more windows of the text with "
+            "a smaller max_length or stride"
+        )
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        num_workers=num_workers,
+        collate_fn=_whole_batch,
+        generator=generator,
+        pin_memory=pin_memory,
+        persistent_workers=persistent_workers,
+    )
+
+
+def split_tokens(
+    token_ids: Tokens, train_frac: float = 0.9, *, max_length: int | None = None
+) -> tuple[Tokens, Tokens]:
+    """Cut ids into a training and a validation part: (n,) -> (int(train_frac * n),) and the rest.
+
+    Args:
+        token_ids: an array, a tensor or a list of ids; the parts of an array are views.
+        train_frac: the training part's share, between 0 and 1.
+        max_length: where it is given, each part must hold at least one window of this length.
+
+    Raises:
+        ValueError: if a part is too short.
+    """
+    n_tokens = len(token_ids)
+    cut = _cut_at(n_tokens, train_frac)
+    needed = 1 if max_length is None else max_length + 1
+    for part, found, change in (
+        ("training", cut, "raise"),
+        ("validation", n_tokens - cut, "lower"),
+    ):
+        if found < needed:
+            wanted = f"at least {needed}" if max_length is None else f"max_length + 1 = {needed}"
+            raise ValueError(
+                f"the {part} part has {found} of {n_tokens} tokens, needs {wanted}; "
+                f"{change} {train_frac=} or give "
+                + ("more tokens" if max_length is None else f"a smaller {max_length=}")
+            )
+    return token_ids[:cut], token_ids[cut:]
+
+
+def split_text(text: str, train_frac: float = 0.9) -> tuple[str, str]:
+    """Cut a text into a training and a validation part, the first `int(train_frac * len(text))`.
+
+    Raises:
+        ValueError: if a part is empty.
+    Source:
+        Book 5.1.3.
+    """
+    cut = _cut_at(len(text), train_frac)
+    if not 0 < cut < len(text):
+        part = "training" if cut == 0 else "validation"
+        raise ValueError(
+            f"the {part} part of a text of {len(text)} characters is empty with {train_frac=}; "
+            "change train_frac or give a longer text"
+        )
+    return text[:cut], text[cut:]
+
+
+class _Column(Sequence[Tensor]):
+    """The inputs (0) or the targets (1) of all windows, each made when it is asked for."""
+
+    def __init__(self, windows: TokenWindows, side: int) -> None:
+        self._windows = windows
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._windows[index][self._side]
+
+
+class _Batch(Sequence[tuple[Tensor, Tensor]]):
+    """A batch gathered whole that reads like a list of items, which is what a loader expects."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        self.inputs = inputs  # (B, T)
+        self.targets = targets  # (B, T)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.inputs[index], self.targets[index]
+
+
+class _GatheringDataset(GPTDatasetV1):
+    """A `GPTDatasetV1` whose loader asks for a whole batch at once.
+
+    A subclass, since `loader.dataset` must be a `GPTDatasetV1`. What it returns still works with
+    the default collate function, as in a `Subset` that a reader makes of it.
+    """
+
+    def __getitems__(self, indices: list[int]) -> _Batch:
+        return _Batch(*self.windows.batch(indices))
+
+
+def _whole_batch(batch: Any) -> list[Tensor]:
+    return [batch.inputs, batch.targets]  # a list, as PyTorch's own collate function gives
+
+
+def _check_sizes(max_length: int, stride: int) -> None:
+    if max_length < 1:
+        raise ValueError(f"{max_length=} must be 1 or more: the number of tokens in a window")
+    if stride < 1:
+        raise ValueError(f"{stride=} must be 1 or more: the tokens from one window to the next")
+
+
+def _warn_of_gaps(max_length: int, stride: int) -> None:
+    if stride > max_length:
+        warnings.warn(
+            f"{stride=} above {max_length=} leaves {stride - max_length} tokens out between two "
+            f"windows; a stride of {max_length} uses each token once",
+            stacklevel=3,
+        )
+
+
+def _cut_at(length: int, train_frac: float) -> int:
+    if not 0 < train_frac < 1:
+        raise ValueError(f"{train_frac=} must be between 0 and 1, without the ends")
+    return int(train_frac * length)
+
+
+def _as_token_array(token_ids: Any) -> np.ndarray:
+    if isinstance(token_ids, Tensor):
+        array = token_ids.detach().cpu().numpy()  # shares the tensor's memory
+    elif isinstance(token_ids, np.ndarray):
+        array = token_ids
+    else:
+        array = np.array(token_ids) if len(token_ids) else np.empty(0, np.uint16)
+        fitting = (t for t in (np.uint16, np.int32) if _fits(array, t))
+        array = array.astype(next(fitting, array.dtype), copy=False)
+    if array.ndim != 1:
+        raise ValueError(f"token ids must be one flat row, got shape {array.shape}; flatten them")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"token ids must be integers, got {array.dtype}")
+    return array
+
+
+def _fits(array: np.ndarray, dtype: type[np.integer]) -> bool:
+    bounds = np.iinfo(dtype)
+    if array.dtype.kind not in "iu" or array.size == 0:
+        return False
+    return bool(bounds.min <= array.min() and array.max() <= bounds.max)
+
+
+def _check_ids(array: np.ndarray, vocab_size: int | None) -> None:
+    """Look for ids that no embedding has; a mapped file is read for it only where asked to."""
+    signed = array.dtype.kind == "i"
+    if signed and (vocab_size is not None or not isinstance(array, np.memmap)):
+        if (lowest := int(array.min())) < 0:
+            raise ValueError(f"token ids must be 0 or more, got {lowest}")
+    if vocab_size is not None and (highest := int(array.max())) >= vocab_size:
+        raise ValueError(
+            f"token id {highest} is outside a vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
+            "were the ids made with another tokenizer?"
+        )
+
+
+def _place_in_file(array: np.ndarray) -> dict[str, Any] | None:
+    """Return what opens a mapped array (or a slice of one) again, None for one in memory."""
+    if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
+        return None
+    # A slice says its parent's offset, so the place is counted from where the mapping begins.
+    mapping = np.frombuffer(array._mmap, dtype=np.uint8)  # type: ignore[attr-defined]
+    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    offset = begin + array.ctypes.data - mapping.ctypes.data
+    return dict(filename=array.filename, dtype=array.dtype, offset=offset, shape=array.shape)

@@ -1,0 +1,78 @@
+"""What this library writes into the header of its own files, and reads back."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llm_scratch.model.config import ConfigError, as_config
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.files import octets
+from llm_scratch.weights.stored import Stored
+
+METADATA_KEY = "llm_scratch"
+CHECKSUM_KEY = "llm_scratch_crc32"  # of the text under the other key
+VERSION = 1
+
+
+def checksum(tensor: Tensor) -> int:
+    """The CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
+    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    return zlib.crc32(octets(tensor), zlib.crc32(kind))
+
+
+def write_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The texts for a file's header: what is given, and a checksum of every tensor."""
+    sums = {name: checksum(tensor) for name, tensor in tensors.items()}
+    text = json.dumps({"version": VERSION, **metadata, "crc32": sums})
+    return {METADATA_KEY: text, CHECKSUM_KEY: str(zlib.crc32(text.encode("utf-8")))}
+
+
+def is_ours(texts: Mapping[str, str]) -> bool:
+    """Whether a file's header was written by this library."""
+    return METADATA_KEY in texts or CHECKSUM_KEY in texts
+
+
+def read_metadata(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
+    """What `write_metadata` wrote, checked.
+
+    Raises:
+        WeightsError: if it is damaged, or from a later version of this library.
+    """
+    try:
+        text = texts[METADATA_KEY]
+        if texts.get(CHECKSUM_KEY) != str(zlib.crc32(text.encode("utf-8", "surrogatepass"))):
+            raise ValueError("its checksum does not agree")
+        metadata = json.loads(text)
+        version, sums, config = metadata["version"], metadata["crc32"], metadata["config"]
+        as_config(config)
+        if not isinstance(sums, dict) or not isinstance(metadata.get("n_out"), int | None):
+            raise TypeError("checksums or head are of the wrong kind")
+    except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as err:
+        raise WeightsError(path, f"its description of the model is damaged: {err}") from err
+    if version != VERSION:
+        hint = f"written by another version ({version!r}, this one reads {VERSION})"
+        raise WeightsError(path, f"{hint}; update llm_scratch")
+    return metadata
+
+
+def verify_checksums(
+    path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, Any]
+) -> None:
+    """Compare every tensor with its checksum.
+
+    Raises:
+        WeightsError: naming those that differ.
+    """
+    sums = metadata["crc32"]
+    if sums.keys() != tensors.keys():
+        raise WeightsError(path, "damaged: its tensors are not those that were saved")
+    wrong = [name for name, stored in tensors.items() if checksum(stored.tensor) != sums[name]]
+    if wrong:
+        hint = f"damaged: the checksum of {', '.join(wrong[:4])} does not agree"
+        raise WeightsError(path, f"{hint}; use another copy")

@@ -1,0 +1,122 @@
+"""Where the released GPT-2 models are on this machine, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llm_scratch.download import DownloadError, cache_folder, download_file
+from llm_scratch.model.config import GPT2_CONFIGS, gpt2_size
+from llm_scratch.text.corpora import data_folders
+from llm_scratch.weights.huggingface_files import find_weights
+
+HUB_NAMES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
+HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"
+HUB_SHA256 = {"124M": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"}
+
+OPENAI_URLS = (
+    "https://openaipublic.blob.core.windows.net/gpt-2/models/{size}/{file}",
+    "https://f001.backblazeb2.com/file/LLMs-from-scratch/gpt2/{size}/{file}",
+)
+OPENAI_FILES = (
+    "checkpoint",
+    "encoder.json",
+    "hparams.json",
+    "model.ckpt.data-00000-of-00001",
+    "model.ckpt.index",
+    "model.ckpt.meta",
+    "vocab.bpe",
+)
+OPENAI_SHA256 = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+# Bytes of OpenAI's files where they are known; the vocabulary is the same for all sizes.
+OPENAI_BYTES = {
+    "124M": {
+        "checkpoint": 77,
+        "hparams.json": 90,
+        "model.ckpt.data-00000-of-00001": 497_759_232,
+        "model.ckpt.index": 5_215,
+        "model.ckpt.meta": 471_155,
+    },
+    "355M": {
+        "checkpoint": 77,
+        "hparams.json": 91,
+        "model.ckpt.data-00000-of-00001": 1_419_292_672,
+        "model.ckpt.index": 10_399,
+        "model.ckpt.meta": 926_519,
+    },
+    "774M": {"checkpoint": 77, "model.ckpt.data-00000-of-00001": 3_096_120_320},
+    "1558M": {"checkpoint": 77, "model.ckpt.data-00000-of-00001": 6_230_444_800},
+}
+
+
+def gpt2_folder(size: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder for a downloaded GPT-2: `gpt2/SIZE` in the cache, or in `data_dir`."""
+    return Path(data_dir or cache_folder()) / "gpt2" / size
+
+
+def find_gpt2(name: str) -> Path:
+    """The folder that holds a released GPT-2, in `gpt2/SIZE` of one of the data folders.
+
+    Raises:
+        ValueError: if there is no such GPT-2.
+        FileNotFoundError: if it is not on this machine; names the command that brings it.
+    """
+    size = gpt2_size(name)
+    for folder in data_folders():
+        found = folder / "gpt2" / size
+        if find_weights(found) is not None or (found / "model.ckpt.index").is_file():
+            return found
+    raise FileNotFoundError(
+        f"GPT-2 {size} is not here; llm-scratch weights fetch {HUB_NAMES[size]} brings it"
+    )
+
+
+def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds a released GPT-2, downloaded when it is not on this machine.
+
+    The Hugging Face hub comes first, OpenAI's original files are the way round.
+
+    Args:
+        name: any name of a GPT-2 ("124M", "gpt2-medium").
+        data_dir: where to look and to put it, instead of the data folders and the cache.
+
+    Raises:
+        ValueError: if there is no such GPT-2.
+        DownloadError: if no address gives it; names each, and what to put where by hand.
+    """
+    size = gpt2_size(name)
+    folder = gpt2_folder(size, data_dir)
+    if data_dir is None:
+        try:
+            return find_gpt2(size)
+        except FileNotFoundError:
+            pass
+    elif find_weights(folder) is not None:
+        return folder
+    try:
+        url = HUB_URL.format(name=HUB_NAMES[size])
+        download_file(url, folder / "model.safetensors", sha256=HUB_SHA256.get(size))
+    except DownloadError as first:
+        try:
+            return fetch_openai(size, folder)
+        except DownloadError as second:
+            raise DownloadError(f"{first}; and OpenAI's own files: {second}") from first
+    return folder
+
+
+def fetch_openai(size: str, folder: Path) -> Path:
+    """The folder with OpenAI's seven files of one size, downloaded where they are missing.
+
+    Raises:
+        ValueError: if there is no such size.
+        DownloadError: if no address gives one of them.
+    """
+    if size not in GPT2_CONFIGS:
+        raise ValueError(f"{size!r} is no size of GPT-2; there are {', '.join(GPT2_CONFIGS)}")
+    for file in OPENAI_FILES:
+        urls = [url.format(size=size, file=file) for url in OPENAI_URLS]
+        download_file(urls, folder / file, sha256=OPENAI_SHA256.get(file))
+    return folder

@@ -1,0 +1,199 @@
+"""The book's own way to GPT-2: OpenAI's files as nested arrays, then parameter by parameter (5.5).
+
+`load_gpt2` does all of it in one call; these functions are for code that follows the book.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.config import GPT2_CONFIGS
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.files import read_json
+from llm_scratch.weights.hub import fetch_openai
+from llm_scratch.weights.layouts import compare, from_hugging_face, strip_prefixes
+from llm_scratch.weights.stored import Stored
+from llm_scratch.weights.tensor_bundle import TensorBundle
+
+
+def download_and_load_gpt2(
+    model_size: str, models_dir: str | os.PathLike[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and parameters of a GPT-2, downloaded into `models_dir/model_size` where missing.
+
+    Args:
+        model_size: "124M", "355M", "774M" or "1558M".
+        models_dir: the folder that holds a folder a size.
+
+    Returns:
+        `settings`, with n_vocab, n_ctx, n_embd, n_head and n_layer, and `params` as
+        `load_gpt2_params_from_tf_ckpt` gives them.
+
+    Raises:
+        ValueError: if there is no such size.
+        DownloadError: if a file can't be fetched.
+        WeightsError: if one is damaged.
+
+    Source:
+        Book 5.5; here without TensorFlow.
+    """
+    if model_size not in GPT2_CONFIGS:
+        raise ValueError(f"{model_size=} must be one of {', '.join(GPT2_CONFIGS)}")
+    folder = fetch_openai(model_size, Path(models_dir) / model_size)
+    settings = read_json(folder / "hparams.json")
+    return settings, load_gpt2_params_from_tf_ckpt(folder, settings)
+
+
+def load_gpt2_params_from_tf_ckpt(
+    ckpt_path: str | os.PathLike[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parameters in a TensorFlow checkpoint of GPT-2, as the book nests them.
+
+    `params["wte"]`, `["wpe"]`, `["g"]`, `["b"]`, and for each block `params["blocks"][i]` with
+    `["attn"]["c_attn"]["w"]` and so on; matrices are (in, out). The arrays are mapped from the
+    file.
+
+    Args:
+        ckpt_path: the checkpoint's folder, or its path without a suffix.
+        settings: its `hparams.json`; `n_layer` is used.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        WeightsError: if it is damaged or no GPT-2 of `n_layer` blocks.
+
+    Source:
+        Book 5.5; here without TensorFlow.
+    """
+    n_layer = settings.get("n_layer")
+    if not isinstance(n_layer, int):
+        raise ValueError(f"settings['n_layer'] must be a number of blocks, got {n_layer!r}")
+    bundle = TensorBundle(ckpt_path)
+    params: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
+    for name in bundle.names():
+        first, *keys = name.removeprefix("model/").split("/")
+        if first.startswith("h") and first[1:].isdecimal():
+            target, keys = blocks.setdefault(first, {}), keys
+        elif first == "ln_f":  # the last norm's two stand at the top, as in the book
+            target = params
+        else:
+            target, keys = params, [first, *keys]
+        for key in keys[:-1]:
+            target = target.setdefault(key, {})
+        target[keys[-1]] = np.squeeze(bundle.read(name))
+    if sorted(blocks) != sorted(f"h{number}" for number in range(len(blocks))) or (
+        len(blocks) != n_layer
+    ):
+        raise WeightsError(bundle.path, f"holds {len(blocks)} blocks, the settings say {n_layer}")
+    params["blocks"] = [blocks[f"h{number}"] for number in range(n_layer)]
+    return params
+
+
+def assign(left: Tensor | None, right: Any) -> nn.Parameter:
+    """The parameter `left`, holding the numbers of `right`.
+
+    The book makes a new parameter. Here a parameter is filled where it stands, so that it keeps
+    its device and type, whatever shares it, and the optimizer that knows it.
+
+    Args:
+        left: the parameter to fill.
+        right: a tensor, or what makes one, of the same shape.
+
+    Raises:
+        ValueError: if the shapes differ, or there is no parameter.
+    """
+    if left is None:
+        raise ValueError("there is no such parameter; GPT-2 needs a model with qkv_bias=True")
+    values = torch.as_tensor(right)
+    if left.shape != values.shape:
+        raise ValueError(f"Shape mismatch. Left: {tuple(left.shape)}, Right: {tuple(values.shape)}")
+    if not isinstance(left, nn.Parameter):
+        return nn.Parameter(values.detach().clone())
+    with torch.no_grad():
+        left.copy_(values)
+    return left
+
+
+def load_weights_into_gpt(gpt: nn.Module, params: Mapping[str, Any]) -> None:
+    """Fill a GPT with GPT-2's parameters, in place.
+
+    Devices, types, tied weights and the optimizer's references stay as they are. Nothing is
+    changed unless everything fits.
+
+    Args:
+        gpt: a model with the book's parameter names, this library's or the reader's own.
+        params: as `load_gpt2_params_from_tf_ckpt` gives them, or Hugging Face's tensors by name.
+
+    Raises:
+        ValueError: if a tensor is missing, not used, or of another shape; lists them.
+
+    Source:
+        Book 5.5.
+    """
+    flat = dict(params) if "blocks" not in params else _as_hugging_face(params)
+    stored = {
+        strip_prefixes(name): Stored(_as_tensor(value), Path("params"))
+        for name, value in flat.items()
+    }
+    parts, surplus = from_hugging_face(stored)
+    if "tok_emb.weight" in parts:  # GPT-2's head is its embedding
+        parts.setdefault("out_head.weight", parts["tok_emb.weight"])
+    targets = dict(gpt.named_parameters(remove_duplicate=False))
+    shapes = {name: tuple(parameter.shape) for name, parameter in targets.items()}
+    found = {name: part.shape for name, part in parts.items()}
+    if complaint := compare(shapes, found, surplus):
+        needs_bias = any("W_query.bias" in name for name in found.keys() - shapes.keys())
+        hint = "; GPT-2 needs a model with qkv_bias=True" if needs_bias else ""
+        raise ValueError(f"the parameters do not fit this model: {complaint}{hint}")
+    _check_tie(targets, parts)
+    for name, part in parts.items():
+        whole = part.stored.tensor
+        if part.third is not None:
+            whole = whole.chunk(3, dim=-1)[part.third]
+        assign(targets[name], whole.t() if part.transpose else whole)
+
+
+def _check_tie(targets: Mapping[str, nn.Parameter], parts: Mapping[str, Any]) -> None:
+    head, embedding = (parts[name].stored.tensor for name in ("out_head.weight", "tok_emb.weight"))
+    tied = targets["out_head.weight"] is targets["tok_emb.weight"]
+    if tied and head is not embedding and not torch.equal(head, embedding):
+        raise ValueError(
+            "params hold a head that differs from the embedding, and this model ties the two; "
+            "build it with tie_weights=False"
+        )
+
+
+def _as_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The book's nested parameters, flat and by Hugging Face's names."""
+    final = {"g": "ln_f.weight", "b": "ln_f.bias"}
+    flat: dict[str, Any] = {
+        final.get(key, f"{key}.weight"): value for key, value in params.items() if key != "blocks"
+    }
+    for number, block in enumerate(params["blocks"]):
+        for path, value in _leaves(block):
+            kind = {"g": "weight", "w": "weight", "b": "bias"}.get(path[-1], path[-1])
+            flat[".".join(["h", str(number), *path[:-1], kind])] = value
+    return flat
+
+
+def _leaves(tree: Mapping[str, Any]) -> list[tuple[list[str], Any]]:
+    found: list[tuple[list[str], Any]] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found += [([key, *path], leaf) for path, leaf in _leaves(value)]
+        else:
+            found.append(([key], value))
+    return found
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and not (value.flags.writeable and value.flags.aligned):
+        value = value.copy()  # torch would warn of memory that it must not write to
+    return torch.as_tensor(value)

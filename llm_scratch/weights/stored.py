@@ -1,0 +1,133 @@
+"""A tensor that lies in a file: mapped, looked at for free, and read only where it must be."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm_scratch.weights.errors import WeightsError
+
+CHUNK_BYTES = 1 << 20  # stays in a processor's cache
+MOST_THREADS = 4  # more do not read faster
+Octets = NDArray[np.uint8]
+
+
+@dataclass
+class Stored:
+    """One tensor of a file.
+
+    Args:
+        tensor: the tensor, usually mapped: its memory is the file until somebody writes to it.
+        path: the file its bytes are in.
+        offset: where they begin, row after row; None when it may only be read through `tensor`.
+        thirds: what `read_thirds` made of its last axis.
+    """
+
+    tensor: Tensor
+    path: Path
+    offset: int | None = None
+    thirds: tuple[Tensor, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, which is what lies along the last axis."""
+        return self.shape[-1] * self.tensor.element_size()
+
+    def rows(self) -> Iterator[tuple[int, Octets]]:
+        """The bytes of all rows, a few rows at a time, each time with the number of the first."""
+        n_rows = self.tensor.numel() // self.shape[-1]
+        step = max(1, CHUNK_BYTES // self.row_bytes)
+        if self.offset is None:
+            data = self.tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            yield 0, data.reshape(n_rows, self.row_bytes)
+            return
+        buffer = np.empty((min(step, n_rows), self.row_bytes), dtype=np.uint8)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, n_rows, step):
+                chunk = buffer[: n_rows - start]
+                _fill(chunk.reshape(-1), file, self.path)
+                yield start, chunk
+
+
+def read_thirds(tensors: Iterable[Stored]) -> None:
+    """Set `thirds` of each: the three thirds of its last axis, dense, each with its own storage.
+
+    They are read from the file rather than through the map, since pages that are mapped *and*
+    copied would both count as memory of the process; and into one stretch of memory for all,
+    which the system hands out in large pages.
+    """
+    tensors = list(tensors)
+    ends = np.cumsum([each.tensor.numel() * each.tensor.element_size() for each in tensors])
+    arena = np.empty(int(ends[-1]) if tensors else 0, dtype=np.uint8)
+    pieces = np.split(arena, ends[:-1])
+    n_threads = min(MOST_THREADS, torch.get_num_threads())
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in pool.map(_set_thirds, tensors, pieces):
+            pass
+
+
+def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
+    """The three thirds of a tensor's last axis, read now unless they have been."""
+    if stored.thirds is None:
+        read_thirds([stored])
+    return stored.thirds or ()
+
+
+def _set_thirds(stored: Stored, memory: Octets) -> None:
+    width = stored.row_bytes // 3
+    blocks = memory.reshape(3, -1, width)
+    for start, rows in stored.rows():
+        for third, block in enumerate(blocks):
+            block[start : start + len(rows)] = rows[:, third * width : (third + 1) * width]
+    shape = (*stored.shape[:-1], stored.shape[-1] // 3)
+    stored.thirds = tuple(
+        torch.from_numpy(block.reshape(-1)).view(stored.tensor.dtype).view(shape)
+        for block in blocks
+    )
+
+
+def _fill(data: Octets, file: io.FileIO, path: Path) -> None:
+    done = 0
+    while done < len(data):
+        n_bytes = file.readinto(data[done:].data)
+        if not n_bytes:
+            raise WeightsError(path, "became shorter while it was read")
+        done += n_bytes
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """The tensor itself when it is dense and alone in its storage, else a copy that is.
+
+    The fused optimizers walk through the memory of a parameter, its gradient and its averages
+    side by side, and compute nonsense where the three are laid out differently.
+    """
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    if alone and is_dense(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill their stretch of memory without gaps, in whatever order of axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True

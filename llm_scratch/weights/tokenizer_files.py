@@ -1,0 +1,99 @@
+"""A tokenizer beside the weights it belongs to: saved, and checked when it is loaded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.text.simple import SimpleTokenizerV1, SimpleTokenizerV2
+from llm_scratch.text.tokens import fingerprint
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.files import read_json
+
+WORDS: dict[str, Any] = {"words-1": SimpleTokenizerV1, "words-2": SimpleTokenizerV2}
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """What tells this tokenizer from others, once its file is in the folder.
+
+    Kind, file and fingerprint, for `load_tokenizer`. The file is called after the fingerprint, so
+    that a new tokenizer never takes the place of one that older weights need. GPT-2's ships with
+    this library and needs no file.
+
+    Raises:
+        TypeError: if it is no tokenizer of this library, nor GPT-2's.
+    """
+    mark = fingerprint(tokenizer)
+    description: dict[str, Any] = {"kind": "gpt2", "fingerprint": mark}
+    if isinstance(tokenizer, BytePairTokenizer):
+        description |= {"kind": "bpe", "file": f"tokenizer-{mark[:8]}.json"}
+        tokenizer.save(folder / description["file"])
+        return description
+    for kind, words in WORDS.items():
+        if isinstance(tokenizer, words):
+            description |= {"kind": kind, "file": f"tokenizer-{mark[:8]}.json"}
+            content = {"keep_spaces": tokenizer.keep_spaces, "vocab": dict(tokenizer.str_to_int)}
+            write_text(folder / description["file"], json.dumps(content, ensure_ascii=False))
+            return description
+    if mark != fingerprint(GPT2Tokenizer()):
+        raise TypeError(
+            f"a {type(tokenizer).__name__} can't be saved with a model; BytePairTokenizer, "
+            "GPT2Tokenizer and the simple tokenizers can"
+        )
+    return description
+
+
+def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
+    """The tokenizer that `save_tokenizer` described.
+
+    Raises:
+        FileNotFoundError: if its file is missing.
+        WeightsError: if the file is damaged, or of another tokenizer.
+    """
+    kind, file = description.get("kind"), description.get("file", "")
+    if kind != "gpt2" and not (isinstance(file, str) and re.fullmatch(r"[\w.\-]+", file)):
+        raise WeightsError(folder, f"{str(file)[:60]!r} is not the name of a tokenizer's file")
+    path = folder / str(file)
+    if kind != "gpt2" and not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the model's tokenizer")
+    try:
+        tokenizer = _read(str(kind), path)
+        mark = fingerprint(tokenizer)
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise WeightsError(path, f"the tokenizer is damaged: {err}") from err
+    if mark != description.get("fingerprint"):
+        saved = str(description.get("fingerprint"))[:12]
+        hint = f"holds tokenizer {mark[:12]}..., the model was saved with {saved}..."
+        raise WeightsError(path, hint)
+    return tokenizer
+
+
+def _read(kind: str, path: Path) -> Any:
+    if kind == "gpt2":
+        return GPT2Tokenizer()
+    if kind == "bpe":
+        return BytePairTokenizer.load(path)
+    content = read_json(path)
+    if kind not in WORDS:
+        raise ValueError(f"its kind {kind[:40]!r} is not known")
+    return WORDS[kind](content["vocab"], keep_spaces=bool(content["keep_spaces"]))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import llm_scratch
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PUBLIC = set(getattr(llm_scratch, "__all__", []))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def rows() -> list[tuple[str, str]]:
+    """(name, module) of every name in the table of names."""
+    table = README.split("## Which name of the book is where")[1].split("\n## ")[0]
+    found = []
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 3 and cells[2].startswith("`"):
+            found += [(name, cells[2].strip("`")) for name in re.findall(r"`(\w+)`", cells[1])]
+    return found
+
+
+def test_rows_reads_the_table() -> None:
+    assert ("GPTModel", "llm_scratch.model.gpt") in rows()
+    assert len(rows()) > 40
+
+
+@pytest.mark.parametrize(("name", "module"), rows())
+def test_row_names_the_module_and_the_package_has_the_name(name: str, module: str) -> None:
+    thing = getattr(importlib.import_module(module), name)
+    assert getattr(thing, "__module__", module) == module
+    assert getattr(llm_scratch, name) is thing
+
+
+def test_table_has_every_public_name() -> None:
+    missing = PUBLIC - {name for name, _ in rows()} - {"__version__"}
+    assert not missing
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
+def test_python_block_runs(block: str, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    train, test = (block.strip() for block in blocks("bash"))
+    assert train.endswith("chapters/ch05_pretrain.py")
+    assert test.endswith("-m pytest")
+    assert test in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_windows_commands_are_the_same_ones() -> None:
+    def words(command: str) -> str:
+        plain = command.replace("\\", "/").replace("/Scripts/", "/bin/").replace('"', "'")
+        return re.sub(r"^(py|python3) ", "", plain.strip())
+
+    (windows,) = blocks("bat")
+    assert list(map(words, windows.strip().splitlines())) == list(map(words, blocks("bash")))
+
+
+def test_tree_names_files_that_are_there_and_all_of_the_librarys() -> None:
+    (tree,) = (block for block in blocks("") if "llm_scratch/" in block)
+    listed, parents = set(), []
+    for line in tree.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        parents = [*parents[:depth], name.rstrip("/")]
+        listed.add("/".join(parents))
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    folders = ("text", "model", "generation", "training")
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in (ROOT / "llm_scratch" / folder).glob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert modules - listed == set()
