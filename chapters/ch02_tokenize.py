@@ -25,6 +25,8 @@ from torch import nn
 
 from llm_scratch.chapter import settings, show, story
 from llm_scratch.plotting import plot_positions
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.bpe_training import train_by_hand
 from llm_scratch.text.gpt2 import GPT2Tokenizer
 from llm_scratch.text.simple import (
     SimpleTokenizerV1,
@@ -323,3 +325,61 @@ print(linear.weight)
 linear.weight = nn.Parameter(embedding.weight.T)
 print(linear(onehot.float()))
 print("The same:", torch.equal(linear(onehot.float()), embedding(ids)))
+
+# %% [markdown]
+# ## More: byte-pair encoding from scratch
+#
+# Where do GPT-2's tokens come from? From counting. Every byte is a token to begin with; then,
+# again and again, the most frequent pair of neighbours becomes a token of its own. A vocabulary
+# of 1,000 is 256 bytes, 743 such merges and `<|endoftext|>`. On a short story it is learned in an
+# instant.
+
+# %%
+ours = BytePairTokenizer.train(raw_text, vocab_size=1000, name="story")
+gpt2 = BytePairTokenizer.gpt2()
+print(ours, "and", gpt2)
+
+# %% [markdown]
+# GPT-2 read forty gigabytes of web pages, we read one story, and both begin alike: a blank and a
+# `t`, `he`, a blank and an `a`. Those are facts about English.
+
+# %%
+print("first merges   ours               GPT-2's")
+for number in range(10):
+    pairs = (ours.merges[number], gpt2.merges[number])
+    mine, theirs = ((left + b" + " + right).decode() for left, right in pairs)
+    print(f"{number + 1:>12}   {mine!r:<18} {theirs!r}")
+
+# %% [markdown]
+# Encoding goes through the same merges in the same order. A word is first its bytes; of the pairs
+# that are known, the one learned first merges first. In a terminal and in a notebook, `show` puts
+# a text in its tokens, in colours.
+
+# %%
+for bpe in (ours, gpt2):
+    print(bpe.name)
+    for step in bpe.explain(" lowest"):
+        print("  ", step)
+
+# %%
+print(ours.show("The lowest of them, someunknownPlace."))
+
+# %% [markdown]
+# What is a larger vocabulary worth? Fewer tokens for the same text. And nothing is ever lost:
+# whatever a text holds, its bytes are there.
+
+# %%
+size = len(raw_text.encode())
+for bpe in (BytePairTokenizer([], name="bytes"), ours, gpt2):
+    ids = bpe.encode(raw_text)
+    print(f"{bpe.name:>6}: {len(ids):>6} tokens, {size / len(ids):.2f} bytes each")
+print(ours.decode(ours.encode("漢字 and 🔥 were in no story.")))
+
+# %% [markdown]
+# `train_by_hand` is the plain method in twenty lines, worth reading: it counts every pair anew
+# after each merge. `BytePairTokenizer.train` only recounts the words that a merge has changed.
+
+# %%
+start = raw_text[:2000]
+quick = BytePairTokenizer.train(start, vocab_size=350)
+print("The same merges:", train_by_hand(start, vocab_size=350) == quick.merges)

@@ -16,6 +16,10 @@ from llm_scratch.text.simple import (
     split_words,
 )
 from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.bpe_training import train_by_hand
+from llm_scratch.text.bpe_files import TokenizerFileError
+from llm_scratch.text.bpe_open import open_tokenizer
 from llm_scratch.text.corpora import fetch, load_text
 from llm_scratch.text.windows import (
     GPTDatasetV1,
@@ -75,6 +79,10 @@ __all__ = [
     "build_vocab",
     "split_words",
     "GPT2Tokenizer",
+    "BytePairTokenizer",
+    "train_by_hand",
+    "TokenizerFileError",
+    "open_tokenizer",
     "fetch",
     "load_text",
     "GPTDatasetV1",

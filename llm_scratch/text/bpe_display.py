@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -59,6 +58,8 @@ class TokenDisplay:
         return " ".join(cells)
 
     def _repr_html_(self) -> str:
+        import html
+
         cells = []
         for i, (token_id, token) in enumerate(zip(self.ids, self.tokens, strict=True)):
             text = html.escape(token_text(token))

@@ -157,6 +157,11 @@ def _read(texts: Any, whole: bool) -> Iterator[str]:
         raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
     for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
         if isinstance(text, str):
+            if len(text) < 256 and os.path.isfile(text):
+                warnings.warn(
+                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                    stacklevel=2,
+                )
             yield text
         elif isinstance(text, os.PathLike):
             try:
