@@ -136,7 +136,6 @@ for i, x_i in enumerate(inputs):
         attn_scores[i, j] = torch.dot(x_i, x_j)
 print(attn_scores)
 
-# %%
 attn_scores = inputs @ inputs.T  # (T, T)
 print(attn_scores)
 
@@ -169,7 +168,6 @@ x_2 = inputs[1]
 d_in = inputs.shape[1]  # 3, the width of the inputs
 d_out = 2  # the width of queries, keys and values
 
-# %%
 torch.manual_seed(123)
 W_query = nn.Parameter(torch.rand(d_in, d_out), requires_grad=False)
 W_key = nn.Parameter(torch.rand(d_in, d_out), requires_grad=False)
@@ -187,11 +185,8 @@ values = inputs @ W_value  # (T, d_out)
 print("keys.shape:", keys.shape)
 print("values.shape:", values.shape)
 
-# %%
 attn_score_22 = query_2.dot(keys[1])
 print(attn_score_22)
-
-# %%
 attn_scores_2 = query_2 @ keys.T  # (T,)
 print(attn_scores_2)
 
@@ -201,11 +196,8 @@ print(attn_scores_2)
 # come through.
 
 # %%
-d_k = keys.shape[1]
-attn_weights_2 = torch.softmax(attn_scores_2 / d_k**0.5, dim=-1)
+attn_weights_2 = torch.softmax(attn_scores_2 / d_out**0.5, dim=-1)
 print(attn_weights_2)
-
-# %%
 context_vec_2 = attn_weights_2 @ values  # (d_out,)
 print(context_vec_2)
 
@@ -242,14 +234,12 @@ attn_weights = attention_weights(queries, keys)  # (T, T)
 print(attn_weights)
 
 # %% [markdown]
-# The first way to hide them: multiply by a triangle of ones...
+# The first way to hide them is to multiply by a triangle of ones...
 
 # %%
 context_length = attn_weights.shape[0]
 mask_simple = causal_mask(context_length).float()
 print(mask_simple)
-
-# %%
 masked_simple = attn_weights * mask_simple
 print(masked_simple)
 
@@ -268,8 +258,6 @@ print(masked_simple_norm)
 attn_scores = queries @ keys.T
 masked = attn_scores.masked_fill(~causal_mask(context_length), -torch.inf)
 print(masked)
-
-# %%
 attn_weights = torch.softmax(masked / keys.shape[-1] ** 0.5, dim=-1)
 print(attn_weights)
 
@@ -291,24 +279,19 @@ dropout = nn.Dropout(0.5)
 example = torch.ones(6, 6)
 print(dropout(example))
 
-# %%
 torch.manual_seed(123)
 print(dropout(attn_weights))
 
 # %% [markdown]
 # ## 3.5.3 Causal attention as a module
 #
-# From here on there is a batch dimension: the same text twice will do.
+# From here on there is a batch dimension: the same text twice will do. The mask depends on nothing
+# but the length, so it is made when it is needed and is not stored with the weights.
 
 # %%
 batch = torch.stack((inputs, inputs), dim=0)
 print(batch.shape)  # (B, T, d_in)
 
-# %% [markdown]
-# The mask depends on nothing but the length, so it is made when it is needed and is not stored
-# with the weights.
-
-# %%
 torch.manual_seed(123)
 context_length = batch.shape[1]
 ca = CausalAttention(d_in, d_out, context_length, 0.0)
@@ -352,23 +335,16 @@ print("context_vecs.shape:", context_vecs.shape)
 # %%
 a = torch.tensor(
     [
-        [
-            [
-                [0.2745, 0.6584, 0.2775, 0.8573],
-                [0.8993, 0.0390, 0.9268, 0.7388],
-                [0.7179, 0.7058, 0.9156, 0.4340],
-            ],
-            [
-                [0.0772, 0.3565, 0.1479, 0.5331],
-                [0.4066, 0.2318, 0.4545, 0.9737],
-                [0.4606, 0.5159, 0.4220, 0.5786],
-            ],
-        ]
+        [0.2745, 0.6584, 0.2775, 0.8573],
+        [0.8993, 0.0390, 0.9268, 0.7388],
+        [0.7179, 0.7058, 0.9156, 0.4340],
+        [0.0772, 0.3565, 0.1479, 0.5331],
+        [0.4066, 0.2318, 0.4545, 0.9737],
+        [0.4606, 0.5159, 0.4220, 0.5786],
     ]
-)  # (B, H, T, D): (1, 2, 3, 4)
+).view(1, 2, 3, 4)  # (B, H, T, D)
 print(a @ a.transpose(2, 3))  # (B, H, T, T)
 
-# %%
 first_head = a[0, 0]
 print("First head:\n", first_head @ first_head.T)
 second_head = a[0, 1]

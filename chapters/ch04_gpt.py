@@ -128,7 +128,6 @@ layer = nn.Sequential(nn.Linear(5, 6), nn.ReLU())
 out = layer(batch_example)
 print(out)
 
-# %%
 mean = out.mean(dim=-1, keepdim=True)
 var = out.var(dim=-1, keepdim=True)
 print("Mean:\n", mean)
@@ -192,8 +191,6 @@ print(f"Largest difference, by hand and fused: {difference:.0e}")
 
 # %%
 print(GPT_CONFIG_124M["emb_dim"])
-
-# %%
 ffn = FeedForward(GPT_CONFIG_124M)
 x = torch.rand(2, 3, 768)  # (B, T, C)
 out = ffn(x)
@@ -297,11 +294,8 @@ print(f"Total number of parameters: {total_params:,}")
 # %%
 print("Token embedding layer shape:", model.tok_emb.weight.shape)
 print("Output layer shape:", model.out_head.weight.shape)
-
-# %%
-print(
-    f"Number of trainable parameters considering weight tying: {model.num_parameters(head=False):,}"
-)
+tied = model.num_parameters(head=False)
+print(f"Number of trainable parameters considering weight tying: {tied:,}")
 
 # %% [markdown]
 # We go on as the book does, with two matrices (`tie_weights=True` in the configuration shares
@@ -315,7 +309,8 @@ print(f"Total size of the model: {total_size_mb:.2f} MB")
 # ## 4.7 Writing text
 #
 # The logits at the last position say which token may come next. The likeliest is put at the end of
-# the text, the model reads all of it again, and so on.
+# the text, the model reads all of it again, and so on. Dropout is for training only: `eval()` turns
+# it off.
 
 # %%
 start_context = "Hello, I am"
@@ -324,21 +319,12 @@ print("encoded:", encoded)
 encoded_tensor = torch.tensor(encoded).unsqueeze(0)  # (1, T)
 print("encoded_tensor.shape:", encoded_tensor.shape)
 
-# %% [markdown]
-# Dropout is for training only; `eval()` turns it off.
-
-# %%
 model.eval()
-out = generate_text_simple(
-    model,
-    encoded_tensor,
-    max_new_tokens=6,
-    context_size=GPT_CONFIG_124M["context_length"],
-)
+context_size = GPT_CONFIG_124M["context_length"]
+out = generate_text_simple(model, encoded_tensor, max_new_tokens=6, context_size=context_size)
 print("Output:", out)
 print("Output length:", len(out[0]))
 
-# %%
 decoded_text = tokenizer.decode(out.squeeze(0).tolist())
 print(decoded_text)
 
@@ -373,12 +359,7 @@ print(f"  output projection: {count(block.att.out_proj):,}")
 def get_config(base_config: dict, model_name: str = "gpt2-small") -> dict:
     """A configuration like `base_config` with the width, depth and heads of a GPT-2."""
     size = gpt2_config(model_name)
-    return {
-        **base_config,
-        "emb_dim": size.emb_dim,
-        "n_layers": size.n_layers,
-        "n_heads": size.n_heads,
-    }
+    return {**base_config, **{name: size[name] for name in ("emb_dim", "n_layers", "n_heads")}}
 
 
 def calculate_size(model: GPTModel) -> None:

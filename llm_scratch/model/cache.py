@@ -50,6 +50,7 @@ class KVCache:
             raise ValueError(f"a cache of {batch=} and {capacity=} has no room for anything")
         shape = (n_layers, 2, batch, n_heads, capacity, head_dim)
         self._store = torch.empty(shape, dtype=dtype, device=device)
+        self._layers = [(keys, values) for keys, values in self._store]  # (B, H, capacity, D) each
         self.length = 0
 
     @classmethod
@@ -114,13 +115,19 @@ class KVCache:
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add a layer's keys and values, (B, H, T, D) each; return all held: (B, H, S + T, D).
 
-        `length` stays as it is until `advance`, since every layer adds the same tokens.
+        `length` stays as it is until `advance`, since every layer adds the same tokens. What is
+        held carries no gradient; the new keys and values keep theirs in what is returned.
         """
-        end = self.length + keys.shape[2]
-        store = self._store[layer]
-        store[0, :, :, self.length : end] = keys
-        store[1, :, :, self.length : end] = values
-        return store[0, :, :, :end], store[1, :, :, :end]
+        past, T = self.length, keys.shape[2]
+        held_keys, held_values = self._layers[layer]
+        held_keys.narrow(2, past, T).copy_(keys.detach())
+        held_values.narrow(2, past, T).copy_(values.detach())
+        if keys.requires_grad or values.requires_grad:
+            return (
+                torch.cat([held_keys.narrow(2, 0, past), keys], dim=2),
+                torch.cat([held_values.narrow(2, 0, past), values], dim=2),
+            )
+        return held_keys.narrow(2, 0, past + T), held_values.narrow(2, 0, past + T)
 
     def advance(self, tokens: int) -> None:
         """Count tokens that every layer has added."""

@@ -149,6 +149,12 @@ class GPTModel(nn.Module):
             cache.check_room(B, T)
         mask = None
         if attention_mask is not None:
+            if attention_mask.shape != (B, past + T):
+                raise ValueError(
+                    f"an attention_mask of shape {tuple(attention_mask.shape)} does not fit; "
+                    f"{(B, past + T)} is needed, a place for each token"
+                )
+            attention_mask = attention_mask.bool()
             mask = padding_mask(attention_mask, T)  # (B, 1, T, S + T)
             if positions is None:
                 positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]

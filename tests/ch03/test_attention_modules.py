@@ -285,12 +285,6 @@ def test_causal_attention_still_refuses_unknown_keys():
         module.load_state_dict(module.state_dict() | {"maks": torch.zeros(1)})
 
 
-def drawn(*shapes_and_bias: tuple[int, int, bool]) -> list[Tensor]:
-    """The parameters of linear layers that are created one after the other."""
-    layers = [nn.Linear(wide_in, out, bias=bias) for wide_in, out, bias in shapes_and_bias]
-    return [parameter for layer in layers for parameter in layer.parameters()]
-
-
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @pytest.mark.parametrize("cls", [CausalAttention, MultiHeadAttention, SelfAttention_v2])
 def test_attention_draws_its_parameters_in_the_order_of_the_book(cls, qkv_bias):
@@ -303,9 +297,13 @@ def test_attention_draws_its_parameters_in_the_order_of_the_book(cls, qkv_bias):
     module = cls(*arguments, qkv_bias=qkv_bias)
     state = torch.get_rng_state()
     torch.manual_seed(123)
-    layers = [(D_IN, D_OUT, qkv_bias)] * 3
-    expected = drawn(*layers, *([(D_OUT, D_OUT, True)] if cls is MultiHeadAttention else []))
-    assert_close(list(module.parameters()), expected, rtol=0, atol=0)
+    layers = {
+        name: nn.Linear(D_IN, D_OUT, bias=qkv_bias) for name in ("W_query", "W_key", "W_value")
+    }
+    if cls is MultiHeadAttention:
+        layers["out_proj"] = nn.Linear(D_OUT, D_OUT)
+    expected = nn.ModuleDict(layers).state_dict()
+    assert_close(dict(module.state_dict()), dict(expected), rtol=0, atol=0)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -313,8 +311,8 @@ def test_self_attention_v1_draws_its_parameters_in_the_order_of_the_book():
     torch.manual_seed(123)
     module = SelfAttention_v1(D_IN, D_OUT)
     torch.manual_seed(123)
-    expected = [torch.rand(D_IN, D_OUT) for _ in range(3)]
-    assert_close([p.detach() for p in module.parameters()], expected, rtol=0, atol=0)
+    expected = {name: torch.rand(D_IN, D_OUT) for name in ("W_query", "W_key", "W_value")}
+    assert_close(dict(module.state_dict()), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

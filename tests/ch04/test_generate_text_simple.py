@@ -87,8 +87,16 @@ def test_generate_text_simple_leaves_the_mode_as_found_after_an_error():
     assert model.training
 
 
-def test_generate_text_simple_keeps_no_graph():
-    assert not generate_text_simple(make(), prompt(), 2, 8).requires_grad
+def test_generate_text_simple_records_no_gradients():
+    recorded = []
+
+    def watching(ids: Tensor) -> Tensor:
+        recorded.append(torch.is_grad_enabled())
+        return nn.functional.one_hot(ids, 50).float()
+
+    generate_text_simple(watching, prompt(), 2, 8)
+    assert recorded == [False, False]
+    assert torch.is_grad_enabled()
 
 
 def test_generate_text_simple_works_in_bfloat16():

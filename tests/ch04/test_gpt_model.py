@@ -143,6 +143,17 @@ def test_gpt_model_refuses_what_are_no_ids():
         make()(torch.zeros(1, 3))
 
 
+def test_gpt_model_takes_blocks_of_ones_own():
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x
+
+    model, ids = make(), random_ids()
+    model.trf_blocks = nn.Sequential(Doubled())
+    x = model.tok_emb(ids) + model.pos_emb.weight[:9]
+    assert_close(model.hidden_states(ids), model.final_norm(x + x))
+
+
 def test_gpt_model_repeats_itself_in_eval_mode():
     model, ids = make(drop_rate=0.5).eval(), random_ids()
     assert torch.equal(model(ids), model(ids))
@@ -193,13 +204,24 @@ def test_gpt_model_draws_its_parameters_in_the_order_of_the_book(qkv_bias):
     model = make(123, qkv_bias=qkv_bias)
     state = torch.get_rng_state()
     torch.manual_seed(123)
-    layers: list[nn.Module] = [nn.Embedding(50, 24), nn.Embedding(12, 24)]
-    for _ in range(3):
-        layers += [nn.Linear(24, 24, bias=qkv_bias) for _ in range(3)]
-        layers += [nn.Linear(24, 24), nn.Linear(24, 96), nn.Linear(96, 24)]
-    layers.append(nn.Linear(24, 50, bias=False))
-    expected = [parameter for layer in layers for parameter in layer.parameters()]
-    drawn = [p for name, p in model.named_parameters() if "norm" not in name]
+    layers: dict[str, nn.Module] = {
+        "tok_emb": nn.Embedding(50, 24),
+        "pos_emb": nn.Embedding(12, 24),
+    }
+    for i in range(3):
+        block = f"trf_blocks.{i}"
+        for name in ("W_query", "W_key", "W_value"):
+            layers[f"{block}.att.{name}"] = nn.Linear(24, 24, bias=qkv_bias)
+        layers[f"{block}.att.out_proj"] = nn.Linear(24, 24)
+        layers[f"{block}.ff.layers.0"] = nn.Linear(24, 96)
+        layers[f"{block}.ff.layers.2"] = nn.Linear(96, 24)
+    layers["out_head"] = nn.Linear(24, 50, bias=False)
+    expected = {
+        f"{name}.{kind}": value
+        for name, layer in layers.items()
+        for kind, value in layer.state_dict().items()
+    }
+    drawn = {name: value for name, value in model.state_dict().items() if "norm" not in name}
     assert_close(drawn, expected, rtol=0, atol=0)
     assert torch.equal(state, torch.get_rng_state())
 

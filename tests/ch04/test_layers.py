@@ -12,6 +12,7 @@ from llm_scratch.model.gpt import TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm, gelu_by_hand, layer_norm_by_hand
 
 CFG = {"vocab_size": 11, "context_length": 8, "emb_dim": 12, "n_heads": 3, "n_layers": 2}
+PROJECTIONS = ("W_query", "W_key", "W_value")
 
 
 def random_input(*shape: int) -> Tensor:
@@ -131,9 +132,15 @@ def test_transformer_block_draws_its_parameters_in_the_order_of_the_book(qkv_bia
     block = TransformerBlock(CFG | {"qkv_bias": qkv_bias})
     state = torch.get_rng_state()
     torch.manual_seed(123)
-    shapes = [*[(12, 12, qkv_bias)] * 3, (12, 12, True), (12, 48, True), (48, 12, True)]
-    layers = [nn.Linear(wide_in, out, bias=bias) for wide_in, out, bias in shapes]
-    expected = [parameter for layer in layers for parameter in layer.parameters()]
-    drawn = [p for name, p in block.named_parameters() if "norm" not in name]
+    layers = {f"att.{name}": nn.Linear(12, 12, bias=qkv_bias) for name in PROJECTIONS}
+    layers["att.out_proj"] = nn.Linear(12, 12)
+    layers["ff.layers.0"] = nn.Linear(12, 48)
+    layers["ff.layers.2"] = nn.Linear(48, 12)
+    expected = {
+        f"{name}.{kind}": value
+        for name, layer in layers.items()
+        for kind, value in layer.state_dict().items()
+    }
+    drawn = {name: value for name, value in block.state_dict().items() if "norm" not in name}
     assert_close(drawn, expected, rtol=0, atol=0)
     assert torch.equal(state, torch.get_rng_state())
