@@ -19,7 +19,8 @@ from llm_scratch.text.corpora import find_data, read_text
 if TYPE_CHECKING:
     from llm_scratch.text.gpt2 import GPT2Tokenizer
 
-pytest_plugins = ["book_report"]  # the table of the book's figures, in tests/book
+# The table of the book's figures (in tests/book), and --impl (in tests/selfcheck).
+pytest_plugins = ["book_report", "impl_option"]
 
 # For transformers and its hub client, in this process and in those that tests start.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")

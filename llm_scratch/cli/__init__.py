@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from llm_scratch.chapter import never_fail_to_print
-from llm_scratch.cli import data, environment, notebook
+from llm_scratch.cli import data, environment, generate, notebook, selfcheck, tokenizer, weights
 
+DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
+GROUPS = (data, environment, notebook, tokenizer, weights, generate, selfcheck)
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
@@ -21,33 +23,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `llm-scratch`; None takes them from the command line.
     """
     never_fail_to_print()
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Wherever it stands, also behind a command of a command; argparse would want it in front.
+    verbose = "--verbose" in words
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args([word for word in words if word != "--verbose"])
     if args.run is None:
         parser.print_help(sys.stderr)
         return MISUSED
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
-        return _report(error, args.verbose)
+        return _report(error, verbose)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="llm-scratch", description=_description())
+    parser = argparse.ArgumentParser(prog="llm-scratch", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"llm-scratch {_version()}")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for group in (data, environment, notebook):
+    for group in GROUPS:
         group.add_commands(subparsers)
-    for command in subparsers.choices.values():
-        # Accepted behind the command too, where most people type it.
-        command.add_argument(
-            "--verbose", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
     return parser
 
 
@@ -58,10 +58,6 @@ def _report(error: Exception, verbose: bool) -> int:
     else:
         print("llm-scratch:", " ".join(str(error).splitlines()), file=sys.stderr)
     return MISUSED if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
-
-
-def _description() -> str:
-    return "A GPT written from scratch in PyTorch, from a text to a model that writes."
 
 
 def _version() -> str:

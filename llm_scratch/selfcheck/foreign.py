@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import io
 import random
@@ -36,6 +35,8 @@ def attempt(work: Callable[[], object]) -> BaseException | None:
 def quiet_and_restored() -> Iterator[None]:
     """Hide what the reader's code prints, and leave the random state and the modes as found."""
     states = random.getstate(), np.random.get_state()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the sizes here are so small that threads only wait for each other
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
@@ -48,6 +49,7 @@ def quiet_and_restored() -> Iterator[None]:
         try:
             yield
         finally:
+            torch.set_num_threads(threads)
             random.setstate(states[0])
             np.random.set_state(states[1])
 
@@ -87,9 +89,11 @@ def place_of(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not is_library(frame.filename):
             name = Path(frame.filename).name
-            file = f" of {name}" if not frame.filename.startswith("<") and "ipykernel" not in (
-                frame.filename
-            ) else ""
+            file = (
+                f" of {name}"
+                if not frame.filename.startswith("<") and "ipykernel" not in (frame.filename)
+                else ""
+            )
             where = "" if frame.name == "<module>" else f", in {frame.name}"
             return f"line {frame.lineno}{file}{where}"
     return ""
@@ -115,9 +119,9 @@ def home_of(thing: object) -> str:
         return ""  # an instance, such as a functools.partial: the reader made it
     if not isinstance(module, str) or module == "__main__":
         return ""
-    if module == builtins.__name__:
-        return "Python"
     top = module.partition(".")[0]
-    loaded = sys.modules.get(top)
+    if top in sys.stdlib_module_names:
+        return "Python"
+    loaded = sys.modules.get(module, sys.modules.get(top))
     file = getattr(loaded, "__file__", None)
-    return top if loaded is not None and (file is None or is_library(file)) else ""
+    return top if file is not None and is_library(file) else ""

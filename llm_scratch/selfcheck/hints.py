@@ -129,6 +129,7 @@ TRAIN_MODE = "After an evaluation in the middle of training, the model should tr
 NO_GRAD = "Evaluating should build no graph; see what the book wraps it in."
 SWAPPED_LOADERS = "Look at the order of the two results."
 NO_ZERO_GRAD = "Gradients of earlier batches are still in there. What comes before backward?"
+TRAINING_STEP = "One step of the loop is missing, twice there, or in another place."
 NO_STEP = "The parameters do not change. What comes after backward?"
 EPOCHS = "Count how often the loop goes over the loader."
 TOKENS_SEEN = "The counter should grow by the tokens of each batch, rows times columns."
@@ -137,7 +138,6 @@ TEMPERATURE_IGNORED = "See where temperature enters, before the softmax."
 TOP_K = "Tokens outside the k likeliest were chosen. What happens to their logits before softmax?"
 TOP_K_AXIS = "The k likeliest of what? Look at the dimension in which top-k is taken."
 EOS = "When the end token was chosen, the loop should end."
-GREEDY = "With temperature 0 the likeliest token is taken, with no chance in it."
 
 # Chapter 7
 PADDING_TARGETS = "Padding should not count in the loss, save for the first end token."

@@ -1,7 +1,6 @@
 """The names that a reader wrote: out of a .py file, a folder, a notebook or a dict."""
 
 from __future__ import annotations
-
 import __future__ as future
 
 import ast
@@ -21,7 +20,9 @@ from llm_scratch.selfcheck.foreign import attempt, describe, home_of, quiet_and_
 from llm_scratch.selfcheck.notebooks import SourceError, code_cells
 from llm_scratch.selfcheck.statements import (
     DEFINITIONS,
+    first_line,
     is_taken,
+    is_text,
     libraries_of,
     names_bound,
 )
@@ -40,23 +41,27 @@ class Written:
         label: what the report calls the source.
         folder: where the reader's own modules are imported from.
         names: the objects by name, those of a library left out.
+        places: name -> the files that define it, where there are more than one.
         imported: name -> the library that it was only imported from.
         broken: name -> why the class or function that would have it could not be made.
         absent: name -> where it would be made, by code that is not run or that failed.
         unreadable: parts that are no Python, a line each.
         failed: statements that were run and failed, a line each.
+        left_out: statements that are not run, a line each.
     """
 
     label: str
     folder: Path | None = None
     names: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
-    def take(self, namespace: Mapping[str, Any]) -> None:
+    def take(self, namespace: Mapping[str, Any], place: str = "") -> None:
         """Take over names, those that the reader wrote apart from those of libraries."""
         for name, thing in namespace.items():
             if name.startswith("__"):
@@ -67,6 +72,8 @@ class Written:
                 self.imported[name] = home
             else:
                 self.imported.pop(name, None)
+                if self.names.get(name) is not thing:
+                    self.places.setdefault(name, []).append(place)
                 self.names[name] = thing
 
 
@@ -126,7 +133,7 @@ def _run_file(path: Path, written: Written) -> None:
     module.__file__ = str(path)
     sys.modules.setdefault(path.stem, module)
     execute(path, vars(module), written)
-    written.take(vars(module))
+    written.take(vars(module), path.name)
     if sys.modules.get(path.stem) is module:
         del sys.modules[path.stem]
 
@@ -146,12 +153,14 @@ def execute(path: Path, namespace: dict[str, Any], written: Written) -> None:
                         flags |= getattr(future, alias.name).compiler_flag
                     continue
                 statement = _absolute(statement)
-            if is_taken(statement, libraries):
+            if is_taken(statement, libraries, own):
                 libraries |= libraries_of(statement, own)
                 _run(statement, filename, flags, namespace, where, written)
             else:
                 reason = f"made on {where}, by code that checking does not run"
                 written.absent.update(dict.fromkeys(names_bound(statement), reason))
+                if not is_text(statement):
+                    written.left_out.append(f"{where}: {first_line(statement)}")
 
 
 def _parts(path: Path) -> list[tuple[str, str, str]]:
@@ -222,9 +231,9 @@ def _run(
         return
     message = describe(error).partition(" (line")[0]
     written.absent.update(dict.fromkeys(names, f"made on {where}, which failed: {message}"))
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+    if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
         return  # it hangs on something that was not run; who needs it hears of it
-    written.failed.append(f"{where}: {ast.unparse(statement).splitlines()[0]} -> {message}")
+    written.failed.append(f"{where}: {first_line(statement)} -> {message}")
     if isinstance(statement, DEFINITIONS):
         written.broken.update(dict.fromkeys(names, f"{message} ({where})"))
         for name in names:

@@ -17,7 +17,7 @@ HARMLESS = frozenset(
 )
 HARMLESS_METHODS = frozenset("copy items keys values split strip lower upper format join".split())
 REFUSED = re.compile(
-    r"optim|loader|train|\bfit\b|load|fetch|retrieve|urlopen|from_pretrained|read|request|"
+    r"optim|loader|train|\bfit\b|load|fetch|retrieve|urlopen|from_pretrained|(?<![a-z])read|request|"
     r"subprocess|\brun\b|popen|system|compile_model|\bexit\b|breakpoint|\bsleep\b|serve",
     re.IGNORECASE,
 )
@@ -25,32 +25,50 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 IMPORTS = (ast.Import, ast.ImportFrom)
 
 
-def is_taken(statement: ast.stmt, libraries: set[str]) -> bool:
+def is_taken(statement: ast.stmt, libraries: set[str], own: frozenset[str] = frozenset()) -> bool:
     """Say whether a statement is run.
 
     Args:
         statement: one of a file's or a cell's.
         libraries: the names that came from imported libraries so far.
+        own: modules that are the reader's, or whose calls build models.
     """
     if isinstance(statement, (*DEFINITIONS, *IMPORTS, ast.Pass)):
         return True
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        return statement.value is None or is_constant(statement.value, libraries)
-    if isinstance(statement, ast.If):
-        blocks = [*statement.body, *statement.orelse]
-        return is_constant(statement.test, libraries) and _all_taken(blocks, libraries)
-    if isinstance(statement, ast.Try):
-        handlers = [inner for handler in statement.handlers for inner in handler.body]
-        blocks = [*statement.body, *handlers, *statement.orelse, *statement.finalbody]
-        return _all_taken(blocks, libraries)
+    if isinstance(statement, ast.Assign):
+        return _are_own(statement.targets, libraries) and is_constant(statement.value, libraries)
+    if isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+        value = statement.value
+        is_value = value is None or is_constant(value, libraries)
+        return is_value and _are_own([statement.target], libraries)
+    if isinstance(statement, (ast.If, ast.Try)):
+        known = libraries | libraries_of(statement, own)
+        test = statement.test if isinstance(statement, ast.If) else None
+        return (test is None or is_constant(test, libraries)) and all(
+            is_taken(inner, known, own) for inner in _inner(statement)
+        )
     return False
 
 
-def _all_taken(statements: list[ast.stmt], libraries: set[str]) -> bool:
-    known = set(libraries)
-    for statement in statements:
-        known |= libraries_of(statement)
-    return all(is_taken(statement, known) for statement in statements)
+def _inner(statement: ast.If | ast.Try) -> list[ast.stmt]:
+    """Return the statements of all branches."""
+    if isinstance(statement, ast.If):
+        return [*statement.body, *statement.orelse]
+    handlers = [inner for handler in statement.handlers for inner in handler.body]
+    return [*statement.body, *handlers, *statement.orelse, *statement.finalbody]
+
+
+def _are_own(targets: list[ast.expr], libraries: set[str]) -> bool:
+    """Say whether an assignment changes nothing that belongs to a library."""
+    for target in targets:
+        root = target
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
+            root = root.value
+        if root is not target and isinstance(root, ast.Name) and root.id in libraries:
+            return False
+        if isinstance(root, ast.Call):
+            return False
+    return True
 
 
 def is_constant(value: ast.expr, libraries: set[str]) -> bool:
@@ -82,9 +100,11 @@ def libraries_of(statement: ast.stmt, own: frozenset[str] = frozenset()) -> set[
     """Return the names that an import binds to libraries.
 
     Args:
-        statement: any statement; only an import binds any.
+        statement: any statement; only imports bind any, also inside `if` and `try`.
         own: modules that are the reader's, or whose calls build models.
     """
+    if isinstance(statement, (ast.If, ast.Try)):
+        return set().union(*(libraries_of(inner, own) for inner in _inner(statement)))
     if isinstance(statement, ast.Import):
         aliases = [a for a in statement.names if a.name.partition(".")[0] not in own]
         return {(alias.asname or alias.name).partition(".")[0] for alias in aliases}
@@ -110,3 +130,14 @@ def names_bound(statement: ast.stmt) -> set[str]:
         for node in inner
         if isinstance(node, DEFINITIONS) or isinstance(node.ctx, ast.Store)
     }
+
+
+def is_text(statement: ast.stmt) -> bool:
+    """Say whether a statement is a text alone, such as a docstring."""
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def first_line(statement: ast.stmt, most: int = 60) -> str:
+    """Return the beginning of a statement's Python."""
+    line = ast.unparse(statement).splitlines()[0]
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -108,6 +108,13 @@ def test_main_tells_mistakes_from_failures(error, code, monkeypatch, capsys) -> 
     assert capsys.readouterr().err.count("\n") == (code != 130)
 
 
+def test_every_group_of_commands_is_there() -> None:
+    files = (ROOT / "llm_scratch" / "cli").glob("*.py")
+    assert {path.stem for path in files} - {"__init__"} == {
+        group.__name__.rpartition(".")[2] for group in cli.GROUPS
+    }
+
+
 def test_main_hides_no_programming_error(monkeypatch) -> None:
     def fail(args: object) -> int:
         raise AttributeError("a bug")

@@ -1,0 +1,24 @@
+"""`llm-scratch check`: check what a reader wrote while reading a chapter."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add this group's commands."""
+    parser = subparsers.add_parser("check", help="check your own code of a chapter")
+    parser.add_argument("chapter", metavar="CHAPTER", help="for example ch03, or appendix_a")
+    parser.add_argument("source", metavar="FILE", help="your .py file, notebook or folder")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print the report: 0 when all that is written is right, 1 when not, 2 when unreadable."""
+    from llm_scratch.selfcheck.names import read
+    from llm_scratch.selfcheck.run import chapter_key, run_checks
+
+    report = run_checks(chapter_key(args.chapter), read(args.source))
+    print(report)
+    return report.exit_status

@@ -1,0 +1,163 @@
+"""Running the checks of a chapter on what a reader wrote."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from llm_scratch.selfcheck.foreign import attempt, describe, quiet_and_restored
+from llm_scratch.selfcheck.names import Source, Written, own_modules, read
+from llm_scratch.selfcheck.outcome import Check, MistakeError, Result, State
+from llm_scratch.selfcheck.report import WAITS, Report
+
+CHAPTERS = {
+    "ch02": "chapter2",
+    "ch03": "chapter3",
+    "ch04": "chapter4",
+    "ch05": "chapter5",
+    "ch07": "chapter7",
+    "appendix_a": "appendix_a",
+}
+
+
+def check(chapter: str | int, source: Source) -> Report:
+    """Check what you wrote while reading a chapter; shows a table, and returns it as a report.
+
+    Only names that `source` defines are checked, others are "not written yet". In a file or a
+    notebook on disk, imports, constants, functions and classes are run, and nothing else.
+
+    Args:
+        chapter: "ch02" to "ch05", "ch07" or "appendix_a"; 3 and "3" mean "ch03".
+        source: `globals()` in a notebook, or the path of a .py file, a notebook or a folder.
+
+    Returns:
+        The report: `exit_status` is 0 when all that is written is right, 1 when something is
+        wrong, 2 when part of it could not be read.
+
+    Raises:
+        FileNotFoundError: if the path is not there.
+        ValueError: if the chapter has no checks, or the file is not valid Python.
+        TypeError: if `source` is neither a path nor a dict nor a module.
+    """
+    report = run_checks(chapter, read(source))
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None:
+        print(report)
+    else:
+        report.show_in(shell)
+    return report
+
+
+def checks_of(chapter: str | int) -> tuple[Check, ...]:
+    """Return the checks of a chapter, in the book's order.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    module = importlib.import_module(f"llm_scratch.selfcheck.{CHAPTERS[chapter_key(chapter)]}")
+    checks: tuple[Check, ...] = module.CHECKS
+    return checks
+
+
+def chapter_key(chapter: str | int) -> str:
+    """Return the name of a chapter as its folder of tests has it: 3 or "chapter 3" -> "ch03".
+
+    Raises:
+        ValueError: if the chapter has no checks.
+    """
+    text = str(chapter).strip().lower().replace("-", "_").replace(" ", "_")
+    found = re.fullmatch(r"(?:chapter_?|ch_?)?0?(\d)", text)
+    key = f"ch0{found[1]}" if found else re.sub(r"^(?:appendix_?)?a$", "appendix_a", text)
+    if key not in CHAPTERS:
+        raise ValueError(f"no checks for chapter {chapter!r}; there are {', '.join(CHAPTERS)}")
+    return key
+
+
+def run_checks(chapter: str | int, written: Written) -> Report:
+    """Run all checks of a chapter; print nothing."""
+    key = chapter_key(chapter)
+    results = tuple(results_of(checks_of(key), written))
+    names = dict.fromkeys(result.check.name for result in results)
+    twice = (name for name in names if len(written.places.get(name, ())) > 1)
+    return Report(
+        key,
+        written.label,
+        results,
+        failed=tuple(written.failed),
+        unreadable=tuple(written.unreadable),
+        left_out=tuple(written.left_out),
+        twice=tuple(f"{name}, in {' and '.join(written.places[name])}" for name in twice),
+    )
+
+
+def results_of(checks: tuple[Check, ...], written: Written) -> Iterator[Result]:
+    """Run checks one after the other; where a name's first one fails, its others wait for it."""
+    blocked: set[str] = set()
+    begun: set[str] = set()
+    for check in checks:
+        if check.name in blocked:
+            yield Result(check, "waits", detail=WAITS)
+            continue
+        result = run_check(check, written)
+        is_first = check.name not in begun
+        if result.state == "waits" or (result.state == "wrong" and is_first):
+            blocked.add(check.name)
+        begun.add(check.name)
+        yield result
+
+
+def run_check(check: Check, written: Written) -> Result:
+    """Run one check on the reader's object, if it is there."""
+    if check.name in written.broken:
+        return Result(
+            check,
+            "wrong",
+            expected=f"{check.name} to be defined",
+            came=written.broken[check.name],
+            hint="The definition itself stops with this error; start there.",
+        )
+    if check.name not in written.names:
+        return Result(check, "open", detail=_why_open(check.name, written))
+    with quiet_and_restored(), own_modules(written):
+        torch.manual_seed(0)
+        error = attempt(partial(check.run, written.names[check.name]))
+    return _result_of(check, error, written)
+
+
+def _why_open(name: str, written: Written) -> str:
+    if name in written.imported:
+        return f"not written yet (imported from {written.imported[name]})"
+    if name in written.absent:
+        return f"not written yet ({written.absent[name]})"
+    return "not written yet"
+
+
+def _result_of(check: Check, error: BaseException | None, written: Written) -> Result:
+    if error is None:
+        return Result(check, "right")
+    if isinstance(error, MistakeError):
+        state: State = "wrong" if error.counts else "note"
+        return Result(check, state, error.expected, error.came, error.hint)
+    hint = "Your code stopped with an error; read its last line, then the line it names."
+    if isinstance(error, NotImplementedError):
+        return Result(check, "waits", detail="not written yet (raises NotImplementedError)")
+    if isinstance(error, NameError) and error.name and error.name not in written.names:
+        name = error.name
+        if name in written.absent:
+            hint = f"{name} is {written.absent[name]}."
+        elif name in written.broken:
+            hint = f"{name} could not be defined: {written.broken[name]}."
+        elif name in all_names():
+            return Result(check, "waits", detail=f"waits for {name}, which is not written yet")
+    return Result(check, "wrong", "a result", describe(error), hint)
+
+
+def all_names() -> set[str]:
+    """Return every name of the book that some chapter checks."""
+    return {check.name for chapter in CHAPTERS for check in checks_of(chapter)}

@@ -1,0 +1,59 @@
+"""Planting one mistake in a right file, and checking what comes of it."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from llm_scratch.selfcheck.names import Written
+from llm_scratch.selfcheck.outcome import Result
+from llm_scratch.selfcheck.run import checks_of, results_of
+
+READERS = Path(__file__).parent / "readers"
+
+
+class Mistake(NamedTuple):
+    """One fault: in `name`, `old` is replaced by `new`; `hint` must come."""
+
+    title: str
+    chapter: str
+    name: str
+    old: str
+    new: str
+    hint: str
+    checked: str = ""  # the name whose checks must see it, where that is another one
+
+
+@cache
+def right_source() -> str:
+    files = (READERS / name for name in ("plain.py", "plain_later.py"))
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return source.replace("from plain import generate_text_simple\n", "")
+
+
+def plant(mistake: Mistake) -> str:
+    """Return the right file with one mistake in it."""
+    source = right_source()
+    for node in ast.parse(source).body:
+        if getattr(node, "name", "") == mistake.name:
+            block = ast.get_source_segment(source, node)
+            assert mistake.old in block, f"{mistake.name} does not hold {mistake.old!r}"
+            return source.replace(block, block.replace(mistake.old, mistake.new))
+    raise ValueError(f"no {mistake.name} in the file")
+
+
+def results(source: str, chapter: str, name: str) -> list[Result]:
+    """Run the checks of one name on a file."""
+    namespace: dict[str, object] = {"__name__": "reader"}
+    exec(compile(source, "reader.py", "exec"), namespace)
+    written = Written(label="reader.py")
+    written.take(namespace)
+    return list(results_of(tuple(c for c in checks_of(chapter) if c.name == name), written))
+
+
+def findings(mistake: Mistake) -> list[Result]:
+    """Return the results that are mistakes."""
+    all_results = results(plant(mistake), mistake.chapter, mistake.checked or mistake.name)
+    return [result for result in all_results if result.state == "wrong"]
