@@ -20,6 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 CASES = {
     "ours": "llm_scratch, tied",
@@ -143,7 +145,7 @@ def run_case(args: argparse.Namespace) -> dict:
     }
 
 
-def build(case: str, config: dict):
+def build(case: str, config: dict) -> tuple[Any, Callable]:
     """A model and the function from a batch to its mean loss."""
     if case == "ours":
         from llm_scratch.model.gpt import GPTModel
@@ -153,16 +155,16 @@ def build(case: str, config: dict):
         return model, lambda inputs, targets: calc_loss_batch(inputs, targets, model, "cpu")
     if case == "transformers":
         return build_transformers(config)
-    from llms_from_scratch.ch04 import GPTModel
+    from llms_from_scratch.ch04 import GPTModel as BookModel
     from torch.nn.functional import cross_entropy
 
-    model = GPTModel(config)
-    return model, lambda inputs, targets: cross_entropy(
-        model(inputs).flatten(0, 1), targets.flatten()
+    book = BookModel(config)
+    return book, lambda inputs, targets: cross_entropy(
+        book(inputs).flatten(0, 1), targets.flatten()
     )
 
 
-def build_transformers(config: dict):
+def build_transformers(config: dict) -> tuple[Any, Callable]:
     """GPT-2 as transformers builds it: scaled_dot_product_attention, no dropout, no cache."""
     from torch.nn.functional import cross_entropy
     from transformers import GPT2Config, GPT2LMHeadModel

@@ -6,7 +6,7 @@
 
 Times are for two cores of a laptop. It needs 4 GB of memory and, for the saved model with its
 optimizer, 2 GB of disk under --out. Nothing is downloaded: without the book's story it trains on
-one that is part of this project. In a notebook, run the cells from top to bottom.
+one that is part of this project.
 """
 
 # %%
@@ -33,12 +33,13 @@ settings = chapter.settings(__doc__, epochs=10, full=False, device="auto")
 
 SMALL = {"emb_dim": 64, "n_heads": 4, "n_layers": 2}
 config = {**GPT_CONFIG_124M, "context_length": 256}
-epochs, learning_rate, eval_freq = settings.epochs, 4e-4, 5
+epochs, learning_rate, evaluation = settings.epochs, 4e-4, {"eval_freq": 5, "eval_iter": 5}
 if settings.quick:
     config |= {**SMALL, "context_length": 64}
-    epochs, learning_rate, eval_freq = min(epochs, 3), 4e-3, 20
+    epochs, learning_rate, evaluation = min(epochs, 3), 4e-3, {"eval_freq": 20, "eval_iter": 2}
     print("A small model (--quick): its numbers are not the book's.")
 
+context_length = config["context_length"]
 device = pick_device(settings.device)
 tokenizer = GPT2Tokenizer()
 
@@ -61,12 +62,8 @@ model = GPTModel(config).to(device)
 model.eval()
 
 start_context = "Every effort moves you"
-token_ids = generate_text_simple(
-    model=model,
-    idx=text_to_token_ids(start_context, tokenizer).to(device),
-    max_new_tokens=10,
-    context_size=config["context_length"],
-)
+prompt = text_to_token_ids(start_context, tokenizer).to(device)
+token_ids = generate_text_simple(model, prompt, max_new_tokens=10, context_size=context_length)
 print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 
 # %% [markdown]
@@ -77,12 +74,9 @@ print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 # likeliest token is the model's answer. It is wrong everywhere.
 
 # %%
-inputs = torch.tensor(
-    [[16833, 3626, 6100], [40, 1107, 588]]
-)  # "every effort moves", "I really like"
-targets = torch.tensor(
-    [[3626, 6100, 345], [1107, 588, 11311]]
-)  # " effort moves you", " really like chocolate"
+# "every effort moves" and "I really like"; their targets end with " you" and " chocolate".
+inputs = torch.tensor([[16833, 3626, 6100], [40, 1107, 588]])
+targets = torch.tensor([[3626, 6100, 345], [1107, 588, 11311]])
 
 with torch.no_grad():
     logits = model(inputs.to(device)).cpu()  # (B, T, V)
@@ -95,27 +89,23 @@ print(f"Targets batch 1: {token_ids_to_text(targets[0], tokenizer)}")
 print(f"Outputs batch 1: {token_ids_to_text(token_ids[0].flatten(), tokenizer)}")
 
 # %% [markdown]
-# How far from right is it? Look at the probability that the model gave to each *target*. Training
-# means raising these numbers.
+# How far from right is it? See the probability of each *target*; training means raising them.
 
 # %%
-target_probas_1, target_probas_2 = (
-    probas[row, [0, 1, 2], targets[row]] for row in range(len(targets))
-)
+target_probas_1, target_probas_2 = probas.gather(-1, targets[..., None])[..., 0]  # (T,) each
 print("Text 1:", target_probas_1)
 print("Text 2:", target_probas_2)
 
 # %% [markdown]
-# Products of such small numbers are awkward, sums of their logarithms are not. The mean of the
-# logarithms, with its sign turned so that less is better, is the cross entropy.
+# Products of such small numbers are awkward, sums of their logarithms are not. The mean logarithm
+# with its sign turned, so that less is better, is the cross entropy.
 
 # %%
 log_probas = torch.log(torch.cat((target_probas_1, target_probas_2)))
 print(log_probas)
 avg_log_probas = torch.mean(log_probas)
 print(avg_log_probas)
-neg_avg_log_probas = avg_log_probas * -1
-print(neg_avg_log_probas)
+print(-avg_log_probas)
 
 # %% [markdown]
 # PyTorch does all of it in one call. It wants a row of logits for each target, so batch and tokens
@@ -135,17 +125,15 @@ with torch.no_grad():
     print("calc_loss_batch:", calc_loss_batch(inputs, targets, model, device).cpu())
 
 # %% [markdown]
-# Perplexity is the exponential of the loss: among so many equally likely tokens the model seems to
-# hesitate.
+# Perplexity is the exponential of the loss: the model hesitates among so many equal tokens.
 #
-# Is a loss near 10.8 a good start? A model that knows nothing and gives each of the V tokens the
-# same probability 1/V has a loss of ln V. A first loss far above it means a fault (a wrong
-# initialisation, wrong targets); far below it, that the model sees what it should predict.
+# Is a loss near 10.8 a good start? A model that gives each of the V tokens the same probability has
+# a loss of ln V. A first loss far above it means a fault (a wrong initialisation, wrong targets);
+# far below it, that the model sees what it should predict.
 
 # %%
 print(torch.exp(loss))
-vocab_size = config["vocab_size"]
-print(f"Expected at the start: ln {vocab_size} = {math.log(vocab_size):.2f}")
+print(f"Expected at the start: ln {config['vocab_size']} = {math.log(config['vocab_size']):.2f}")
 
 # %% [markdown]
 # ## 5.1.3 Calculating the training and validation set losses
@@ -168,32 +156,19 @@ print("Tokens:", len(tokenizer.encode(text_data)))
 # %%
 train_text, val_text = split_text(text_data, train_frac=0.9)
 torch.manual_seed(123)
-context_length = config["context_length"]
-train_loader = create_dataloader_v1(
-    train_text, batch_size=2, max_length=context_length, stride=context_length
-)
-val_loader = create_dataloader_v1(
-    val_text,
-    batch_size=2,
-    max_length=context_length,
-    stride=context_length,
-    shuffle=False,
-    drop_last=False,
-)
+windows = {"batch_size": 2, "max_length": context_length, "stride": context_length}
+train_loader = create_dataloader_v1(train_text, **windows)
+val_loader = create_dataloader_v1(val_text, **windows, shuffle=False, drop_last=False)
 
 for name, loader in (("Train", train_loader), ("Validation", val_loader)):
     print(f"{name} loader:")
-    shapes = [(x.shape, y.shape) for x, y in loader]
-    for x_shape, y_shape in shapes[:12]:
-        print(x_shape, y_shape)
-    if len(shapes) > 12:
-        print(f"... {len(shapes)} batches")
+    for x, y in loader:
+        print(x.shape, y.shape)
 
-train_tokens = sum(x.numel() for x, _ in train_loader)
-val_tokens = sum(x.numel() for x, _ in val_loader)
-print("Training tokens:", train_tokens)
-print("Validation tokens:", val_tokens)
-print("All tokens:", train_tokens + val_tokens)
+tokens = [sum(x.numel() for x, _ in loader) for loader in (train_loader, val_loader)]
+print("Training tokens:", tokens[0])
+print("Validation tokens:", tokens[1])
+print("All tokens:", sum(tokens))
 
 # %% [markdown]
 # The loss before training, over everything: close to the ln V from above, in both parts.
@@ -201,10 +176,8 @@ print("All tokens:", train_tokens + val_tokens)
 
 # %%
 torch.manual_seed(123)  # the order of the training batches moves the last digits
-train_loss = calc_loss_loader(train_loader, model, device)
-val_loss = calc_loss_loader(val_loader, model, device)
-print("Training loss:", train_loss)
-print("Validation loss:", val_loss)
+print("Training loss:", calc_loss_loader(train_loader, model, device))
+print("Validation loss:", calc_loss_loader(val_loader, model, device))
 
 # %% [markdown]
 # # 5.2 Training an LLM
@@ -226,26 +199,17 @@ print("Validation loss:", val_loss)
 torch.manual_seed(123)
 model = GPTModel(config).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
+evaluation |= {"start_context": start_context, "tokenizer": tokenizer}
 start = time.perf_counter()
 train_losses, val_losses, tokens_seen = train_model_simple(
-    model,
-    train_loader,
-    val_loader,
-    optimizer,
-    device,
-    num_epochs=epochs,
-    eval_freq=eval_freq,
-    eval_iter=5,
-    start_context=start_context,
-    tokenizer=tokenizer,
+    model, train_loader, val_loader, optimizer, device, num_epochs=epochs, **evaluation
 )
 print(f"Training took {time.perf_counter() - start:.0f} seconds.")
 
 # %%
 epochs_seen = torch.linspace(0, epochs, len(train_losses))
-chapter.show(
-    settings, "ch05-losses", plot_losses, epochs_seen, tokens_seen, train_losses, val_losses
-)
+curves = (epochs_seen, tokens_seen, train_losses, val_losses)
+chapter.show(settings, "ch05-losses", plot_losses, *curves)
 
 # %% [markdown]
 # # 5.3 Decoding strategies to control randomness
@@ -255,10 +219,7 @@ chapter.show(
 
 # %%
 model.eval()
-prompt = text_to_token_ids(start_context, tokenizer).to(device)
-greedy_ids = generate_text_simple(
-    model=model, idx=prompt, max_new_tokens=25, context_size=context_length
-)
+greedy_ids = generate_text_simple(model, prompt, max_new_tokens=25, context_size=context_length)
 print("Output text:\n", token_ids_to_text(greedy_ids, tokenizer))
 
 # %% [markdown]
@@ -268,13 +229,7 @@ print("Output text:\n", token_ids_to_text(greedy_ids, tokenizer))
 # "every effort moves you".
 
 # %%
-vocab = {
-    word: i
-    for i, word in enumerate(
-        ["closer", "every", "effort", "forward", "inches", "moves", "pizza", "toward", "you"]
-    )
-}
-words = list(vocab)
+words = ["closer", "every", "effort", "forward", "inches", "moves", "pizza", "toward", "you"]
 next_token_logits = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
 probas = torch.softmax(next_token_logits, dim=0)
 print(words[torch.argmax(probas).item()])
@@ -343,14 +298,7 @@ print(torch.softmax(new_logits, dim=0))
 
 # %%
 torch.manual_seed(123)
-token_ids = generate(
-    model=model,
-    idx=prompt,
-    max_new_tokens=15,
-    context_size=context_length,
-    top_k=25,
-    temperature=1.4,
-)
+token_ids = generate(model, prompt, 15, context_length, temperature=1.4, top_k=25)
 print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 
 # %% [markdown]
@@ -380,28 +328,25 @@ print("Validation loss when loaded:", calc_loss_loader(val_loader, model, device
 # %% [markdown]
 # # 5.5 Loading pretrained weights from OpenAI
 #
-# The model here has the architecture of GPT-2, whose weights OpenAI has published. Only three
-# settings differ: a context of 1,024 tokens, query, key and value projections with a bias, and an
-# output head that is the token embedding. Each of OpenAI's tensors has its place in this
-# model: the three projections stand side by side in one matrix there and are cut apart, and
-# matrices are turned, since they are stored input by output. That step is not part of this script
-# yet; `GPT2_CONFIGS` in `llm_scratch.model.config` holds the four sizes that it will build.
+# GPT-2, whose weights OpenAI has published, differs from this model in three settings: a context of
+# 1,024 tokens, a bias in the query, key and value projections, and an output head that is the token
+# embedding. Loading puts each of OpenAI's tensors in its place: the three projections are one
+# matrix there and are cut apart, and matrices, stored input by output, are turned.
 
 # %%
-print("5.5 is not part of this script yet: GPT-2's weights fit this model with qkv_bias=True.")
+print("5.5 is not part of this script yet; llm_scratch.model.config has GPT-2's four sizes.")
 
 # %% [markdown]
 # # Exercises
 #
 # ## 5.1 How often is "pizza" drawn?
 #
-# Never at the temperatures 1 and 0.1. At 5 it comes about as often as its probability says, which
-# needs no draw at all.
+# Never at 1 and 0.1. At 5 about as often as its probability says, which needs no draw at all.
 
 # %%
-pizza = vocab["pizza"]
-print(f"Drawn {counts_5[pizza].item()} times in 1000 at temperature 5")
-print(f"Probability at temperature 5: {scaled_probas[5][pizza].item():.4f}")
+pizza = words.index("pizza")
+print(f"Drawn {counts_5[pizza]} times in 1000 at temperature 5")
+print(f"Probability at temperature 5: {scaled_probas[5][pizza]:.4f}")
 
 # %% [markdown]
 # ## 5.2 Temperatures and top-k settings
@@ -420,8 +365,7 @@ for temperature, top_k in ((0.3, 10), (1.0, 50), (2.0, None)):
 # ## 5.3 Making sampling deterministic
 #
 # A temperature of 0 is greedy and draws no random number; top_k=1 leaves one token to choose. Both
-# give the text of 5.3 again, whatever the seed. (The same seed before each call repeats a sampled
-# text, too.)
+# give the text of 5.3 again, whatever the seed.
 
 # %%
 for options in ({"temperature": 0.0}, {"temperature": 1.4, "top_k": 1}):
@@ -435,24 +379,7 @@ for options in ({"temperature": 0.0}, {"temperature": 1.4, "top_k": 1}):
 # and train for one more. The losses go on where they were. With `--full` (and `--quick`, where the
 # model above is small already) the saved model is the one of 5.4.
 
-
 # %%
-def train_one_epoch(model, optimizer):
-    """Go through the training part once more, with the settings from above."""
-    train_model_simple(
-        model,
-        train_loader,
-        val_loader,
-        optimizer,
-        device,
-        num_epochs=1,
-        eval_freq=eval_freq,
-        eval_iter=5,
-        start_context=start_context,
-        tokenizer=tokenizer,
-    )
-
-
 del model, optimizer
 if not (settings.full or settings.quick):
     config |= SMALL
@@ -460,11 +387,13 @@ if not (settings.full or settings.quick):
     torch.manual_seed(123)
     model = GPTModel(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.1)
-    train_one_epoch(model, optimizer)
+    train_model_simple(
+        model, train_loader, val_loader, optimizer, device, num_epochs=1, **evaluation
+    )
     save_checkpoint(checkpoint, model, optimizer)
 
 model = GPTModel.empty(config).to(device)
 optimizer = torch.optim.AdamW(model.parameters())  # its settings come from the file
 load_checkpoint(checkpoint, model, optimizer)
 print(f"One more epoch from {checkpoint}:")
-train_one_epoch(model, optimizer)
+train_model_simple(model, train_loader, val_loader, optimizer, device, num_epochs=1, **evaluation)

@@ -205,7 +205,9 @@ def test_doctor_asks_for_what_the_project_declares(project) -> None:
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
     optional = dict(line.split(">=") for line in extras)
     assert all(optional[name] == oldest for name, (oldest, _) in environment.OPTIONAL.items())
-    assert project["requires-python"] == f">={environment.PYTHON[0]}"
+    # ruff and mypy hold the declared version; the tests have run on newer ones only.
+    assert project["requires-python"] == ">=3.10"
+    assert environment.PYTHON[0] == "3.11"
 
 
 @pytest.mark.parametrize("name", ["ch09", "ch09_clocks"])
