@@ -142,10 +142,10 @@ print(loss)
 w1 = torch.tensor([2.2], requires_grad=True)
 b = torch.tensor([0.0], requires_grad=True)
 loss = F.binary_cross_entropy(torch.sigmoid(x1 * w1 + b), y)
-grad_L_w1 = grad(loss, w1, retain_graph=True)
-grad_L_b = grad(loss, b, retain_graph=True)
-print(grad_L_w1)
-print(grad_L_b)
+slope_w1 = grad(loss, w1, retain_graph=True)
+slope_b = grad(loss, b, retain_graph=True)
+print(slope_w1)
+print(slope_b)
 
 # %% [markdown]
 # Then as everybody does it: `backward` leaves the gradient with each parameter.

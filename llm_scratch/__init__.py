@@ -70,6 +70,9 @@ from llm_scratch.training.evaluation import evaluate_model, generate_and_print_s
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
 from llm_scratch.plotting import plot_losses
 
+# Appendix A: the small network of the introduction to PyTorch
+from llm_scratch.appendix_a import NeuralNetwork, ToyDataset, compute_accuracy
+
 # Beside the book: the same checks for a reader's own code
 from llm_scratch.selfcheck.run import check
 
@@ -130,5 +133,8 @@ __all__ = [
     "save_checkpoint",
     "train_model_simple",
     "plot_losses",
+    "NeuralNetwork",
+    "ToyDataset",
+    "compute_accuracy",
     "check",
 ]

@@ -5,6 +5,7 @@ Nothing here keeps a model, so that there is only one of GPT-2's size in memory 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_
 
 CONFIG = {**GPT_CONFIG_124M, "context_length": 256}
 START = "Every effort moves you"
-LOG_LINE = re.compile(r"Ep (\d+) \(Step (\d{6})\): Train loss (\d\.\d{3}), Val loss (\d\.\d{3})")
+LOG_LINE = re.compile(r"Ep (\d+) \(Step (\d{6})\): Train loss (\d+\.\d{3}), Val loss (\d+\.\d{3})")
 
 
 def loaders(text: str, batch_size: int = 2, length: int = 256) -> tuple[DataLoader, DataLoader]:
@@ -87,6 +88,22 @@ class EnoughError(Exception):
     """Ends a training run after the first line of its log."""
 
 
+def first_row(
+    model: GPTModel, loaders_of_both: Any, optimizer: Any, tokenizer: Any, **options: Any
+) -> list[float]:
+    """The first line that a training run logs, which is all that is run of it."""
+    lines: list[str] = []
+
+    def log_one(line: str) -> None:
+        lines.append(line)
+        raise EnoughError
+
+    with contextlib.suppress(EnoughError):
+        train(model, loaders_of_both, optimizer, tokenizer, log=log_one, **options)
+    (row,) = rows_of(lines)
+    return row
+
+
 def start_of_training(text: str, tokenizer: Any) -> SimpleNamespace:
     """The losses before training, of the first batch, and in the first line of the log."""
     both = loaders(text)
@@ -99,19 +116,9 @@ def start_of_training(text: str, tokenizer: Any) -> SimpleNamespace:
     with torch.no_grad():
         first_batch = calc_loss_batch(inputs, targets, model.train(), "cpu")
 
-    lines: list[str] = []
-
-    def log_one(line: str) -> None:
-        lines.append(line)
-        raise EnoughError
-
     torch.set_rng_state(fresh)
-    try:
-        train(model, both, adamw(model), tokenizer, log=log_one)
-    except EnoughError:
-        pass
-    (first_row,) = rows_of(lines)
-    return SimpleNamespace(losses=losses, first_batch=first_batch, first_row=first_row)
+    row = first_row(model, both, adamw(model), tokenizer)
+    return SimpleNamespace(losses=losses, first_batch=first_batch, first_row=row)
 
 
 def whole_training(text: str, tokenizer: Any, folder: Path) -> SimpleNamespace:
@@ -164,9 +171,7 @@ def losses_after_one_window(text: str, tokenizer: Any) -> list[float]:
     """Training and validation loss after one step on a single window."""
     both = [DataLoader(Subset(loader.dataset, range(1)), batch_size=1) for loader in loaders(text)]
     model = seeded_model()
-    optimizer = adamw(model, lr=5e-4)
-    train_losses, val_losses, _ = train(model, both, optimizer, tokenizer, eval_freq=1)
-    return [train_losses[0], val_losses[0]]
+    return first_row(model, both, adamw(model, lr=5e-4), tokenizer)[2:]
 
 
 def released_model(folder: Path, tokenizer: Any) -> SimpleNamespace:
