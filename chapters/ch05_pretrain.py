@@ -28,6 +28,8 @@ from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import create_dataloader_v1, split_text
 from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
+from llm_scratch.weights.gpt2 import load_gpt2
+from llm_scratch.weights.hub import find_gpt2
 
 settings = chapter.settings(__doc__, epochs=10, full=False, device="auto")
 
@@ -333,8 +335,23 @@ print("Validation loss when loaded:", calc_loss_loader(val_loader, model, device
 # embedding. Loading puts each of OpenAI's tensors in its place: the three projections are one
 # matrix there and are cut apart, and matrices, stored input by output, are turned.
 
+#
+# `load_gpt2` does all of that, from OpenAI's files, Hugging Face's or the book's, without
+# TensorFlow and at the memory of one model. The weights are not downloaded here: where they are
+# missing, one line says which command brings them.
+
 # %%
-print("5.5 is not part of this script yet; llm_scratch.model.config has GPT-2's four sizes.")
+gpt2 = None
+try:
+    folder = find_gpt2("124M")
+except FileNotFoundError:
+    chapter.missing("GPT-2 (124M), about 550 MB,", "llm-scratch weights fetch gpt2")
+else:
+    gpt2 = load_gpt2(folder, device=device)
+    print(f"{gpt2.num_parameters():,} parameters from {folder}")
+    torch.manual_seed(123)
+    token_ids = generate(gpt2, prompt, 25, gpt2.cfg.context_length, temperature=1.5, top_k=50)
+    print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 
 # %% [markdown]
 # # Exercises
@@ -397,3 +414,34 @@ optimizer = torch.optim.AdamW(model.parameters())  # its settings come from the 
 load_checkpoint(checkpoint, model, optimizer)
 print(f"One more epoch from {checkpoint}:")
 train_model_simple(model, train_loader, val_loader, optimizer, device, num_epochs=1, **evaluation)
+
+# %% [markdown]
+# ## 5.5 The loss of GPT-2 on the story
+#
+# GPT-2 has never been trained on these pages, and its loss on both parts is about the same: it
+# predicts the story, while the model above has learned one part of it by heart.
+
+# %%
+if gpt2 is None:
+    chapter.missing("GPT-2 (124M)", "llm-scratch weights fetch gpt2")
+else:
+    torch.manual_seed(123)
+    print("Training loss:", calc_loss_loader(train_loader, gpt2, device))
+    print("Validation loss:", calc_loss_loader(val_loader, gpt2, device))
+
+# %% [markdown]
+# ## 5.6 A larger GPT-2
+#
+# The largest has 48 blocks and 1,558 million parameters; the call is the same. In bfloat16 it
+# would take 3 GB of memory, in float32, as here, twice that.
+
+# %%
+del model, optimizer, gpt2
+try:
+    gpt2 = load_gpt2(find_gpt2("1558M"), device=device)
+except FileNotFoundError:
+    chapter.missing("GPT-2 (1558M), about 6.4 GB,", "llm-scratch weights fetch gpt2-xl")
+else:
+    torch.manual_seed(123)
+    token_ids = generate(gpt2, prompt, 25, gpt2.cfg.context_length, temperature=1.5, top_k=50)
+    print("Output text:\n", token_ids_to_text(token_ids, tokenizer))

@@ -69,6 +69,18 @@ from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.evaluation import evaluate_model, generate_and_print_sample
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
 from llm_scratch.plotting import plot_losses
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.tensor_bundle import TensorBundle
+from llm_scratch.weights.openai import (
+    assign,
+    download_and_load_gpt2,
+    load_gpt2_params_from_tf_ckpt,
+    load_weights_into_gpt,
+)
+from llm_scratch.weights.hub import fetch_gpt2, find_gpt2
+from llm_scratch.weights.gpt2 import load_gpt2
+from llm_scratch.weights.folder import load_model, save_model
+from llm_scratch.weights.huggingface import export_huggingface
 
 # Appendix A: the small network of the introduction to PyTorch
 from llm_scratch.appendix_a import NeuralNetwork, ToyDataset, compute_accuracy
@@ -133,6 +145,18 @@ __all__ = [
     "save_checkpoint",
     "train_model_simple",
     "plot_losses",
+    "WeightsError",
+    "TensorBundle",
+    "assign",
+    "download_and_load_gpt2",
+    "load_gpt2_params_from_tf_ckpt",
+    "load_weights_into_gpt",
+    "fetch_gpt2",
+    "find_gpt2",
+    "load_gpt2",
+    "load_model",
+    "save_model",
+    "export_huggingface",
     "NeuralNetwork",
     "ToyDataset",
     "compute_accuracy",

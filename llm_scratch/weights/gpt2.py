@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from llm_scratch.weights.errors import WeightsError
 from llm_scratch.weights.hub import fetch_gpt2
 from llm_scratch.weights.layouts import QKV, Part, compare, expected_shapes
 from llm_scratch.weights.source import Source, config_of, open_source
-from llm_scratch.weights.stored import read_thirds
+from llm_scratch.weights.stored import reading_thirds
 
 
 def load_gpt2(
@@ -61,12 +63,33 @@ def load_gpt2(
         Book 5.5; Radford et al. 2019.
     """
     wanted = None if config is None else as_config(config)
-    opened = open_source(find_source(source), lora_alpha)
+    path = find_source(source)
     if wanted is not None and wanted.tie_weights and tie_weights is None:
         tie_weights = True
-    return build_model(
-        opened, wanted, device=device, dtype=dtype, tie_weights=tie_weights, drop_rate=drop_rate
-    )
+    with _without_collection():
+        return build_model(
+            open_source(path, lora_alpha),
+            wanted,
+            device=device,
+            dtype=dtype,
+            tie_weights=tie_weights,
+            drop_rate=drop_rate,
+        )
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep the garbage collector out while many objects are made that all stay.
+
+    One pass over everything that torch has imported takes longer than the whole loading.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def find_source(source: str | os.PathLike[str]) -> Path:
@@ -121,24 +144,29 @@ def build_model(
     if dtype is None and not source.metadata:  # our own files keep each parameter's
         dtype = parts["tok_emb.weight"].stored.tensor.dtype
     _check_floats(source.path, parts, dtype)
-    read_thirds({id(p.stored): p.stored for p in parts.values() if p.third is not None}.values())
-    tensors = {name: _moved(parts[name].tensor(), device, dtype) for name in expected}
+    joined = {id(part.stored): part.stored for part in parts.values() if part.third is not None}
+    with reading_thirds(joined.values()):
+        model = _empty(replace(cfg, tie_weights=tied), n_out)
+    for name in expected:
+        _set(model, name, _moved(parts[name].tensor(), device, dtype))
     if copied_head:
-        tensors["out_head.weight"] = tensors["tok_emb.weight"].clone()
-    return _assembled(replace(cfg, tie_weights=tied), tensors, n_out)
+        _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
+    if tied:
+        model.tie_weights()
+    return model.eval()
 
 
-def _assembled(cfg: GPTConfig, tensors: Mapping[str, Tensor], n_out: int | None) -> GPTModel:
+def _empty(cfg: GPTConfig, n_out: int | None) -> GPTModel:
     model = GPTModel.empty(cfg)
     if n_out is not None:
         with SkipInitialization():
             model.out_head = nn.Linear(cfg.emb_dim, n_out)
-    for name, tensor in tensors.items():
-        layer, _, parameter = name.rpartition(".")
-        setattr(model.get_submodule(layer), parameter, nn.Parameter(tensor))
-    if cfg.tie_weights:
-        model.tie_weights()
-    return model.eval()
+    return model
+
+
+def _set(model: GPTModel, name: str, tensor: Tensor) -> None:
+    layer, _, parameter = name.rpartition(".")
+    setattr(model.get_submodule(layer), parameter, nn.Parameter(tensor))
 
 
 def _moved(tensor: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from llm_scratch.download import DownloadError, cache_folder, download_file
 from llm_scratch.model.config import GPT2_CONFIGS, gpt2_size
 from llm_scratch.text.corpora import data_folders
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.files import read_tensors
 from llm_scratch.weights.huggingface_files import find_weights
+from llm_scratch.weights.tensor_bundle import TensorBundle
 
 HUB_NAMES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
 HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"
@@ -60,15 +64,16 @@ def gpt2_folder(size: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
 def find_gpt2(name: str) -> Path:
     """The folder that holds a released GPT-2, in `gpt2/SIZE` of one of the data folders.
 
+    Files that are cut off do not count.
+
     Raises:
         ValueError: if there is no such GPT-2.
         FileNotFoundError: if it is not on this machine; names the command that brings it.
     """
     size = gpt2_size(name)
     for folder in data_folders():
-        found = folder / "gpt2" / size
-        if find_weights(found) is not None or (found / "model.ckpt.index").is_file():
-            return found
+        if _is_whole(folder / "gpt2" / size):
+            return folder / "gpt2" / size
     raise FileNotFoundError(
         f"GPT-2 {size} is not here; llm-scratch weights fetch {HUB_NAMES[size]} brings it"
     )
@@ -89,22 +94,35 @@ def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> 
     """
     size = gpt2_size(name)
     folder = gpt2_folder(size, data_dir)
-    if data_dir is None:
-        try:
-            return find_gpt2(size)
-        except FileNotFoundError:
-            pass
-    elif find_weights(folder) is not None:
+    if _is_whole(folder):
         return folder
+    if data_dir is None:
+        with suppress(FileNotFoundError):
+            return find_gpt2(size)
+    target = folder / "model.safetensors"
+    target.unlink(missing_ok=True)  # it is cut off, or it would have been found
     try:
         url = HUB_URL.format(name=HUB_NAMES[size])
-        download_file(url, folder / "model.safetensors", sha256=HUB_SHA256.get(size))
+        download_file(url, target, sha256=HUB_SHA256.get(size))
     except DownloadError as first:
         try:
             return fetch_openai(size, folder)
         except DownloadError as second:
             raise DownloadError(f"{first}; and OpenAI's own files: {second}") from first
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder holds weights, and as many bytes of them as their headers say."""
+    weights = find_weights(folder)
+    try:
+        if weights is None:
+            return len(TensorBundle(folder)) > 0
+        if weights.suffix == ".safetensors":
+            read_tensors(weights)
+    except (FileNotFoundError, WeightsError):
+        return False
+    return True
 
 
 def fetch_openai(size: str, folder: Path) -> Path:
@@ -118,5 +136,6 @@ def fetch_openai(size: str, folder: Path) -> Path:
         raise ValueError(f"{size!r} is no size of GPT-2; there are {', '.join(GPT2_CONFIGS)}")
     for file in OPENAI_FILES:
         urls = [url.format(size=size, file=file) for url in OPENAI_URLS]
-        download_file(urls, folder / file, sha256=OPENAI_SHA256.get(file))
+        n_bytes = OPENAI_BYTES.get(size, {}).get(file)
+        download_file(urls, folder / file, sha256=OPENAI_SHA256.get(file), size=n_bytes)
     return folder

@@ -75,7 +75,7 @@ def load_gpt2_params_from_tf_ckpt(
     if not isinstance(n_layer, int):
         raise ValueError(f"settings['n_layer'] must be a number of blocks, got {n_layer!r}")
     bundle = TensorBundle(ckpt_path)
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = {"blocks": []}
     blocks: dict[str, Any] = {}
     for name in bundle.names():
         first, *keys = name.removeprefix("model/").split("/")

@@ -71,9 +71,11 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
+        if byte == 0 and shift:
+            break  # no writer spends a byte that adds nothing
         if byte < 0x80:
             return value, position
-    raise DamagedError("a number without an end")
+    raise DamagedError("a number without an end, or longer than it needs to be")
 
 
 def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:

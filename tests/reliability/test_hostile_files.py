@@ -24,10 +24,17 @@ from llm_scratch.weights.errors import WeightsError
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.huggingface import export_huggingface
+from llm_scratch.weights.table_file import read_table
 from llm_scratch.weights.tensor_bundle import TensorBundle
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow"
 WRITER = runpy.run_path(str(FIXTURES / "bundle_writer.py"))
+# What torch and pickletools say about damaged pickles before they give up on them.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
+    pytest.mark.filterwarnings("ignore:invalid escape sequence"),
+]
+
 CFG = GPTConfig(20, 6, 4, 2, 1, qkv_bias=True, tie_weights=True)
 LONGEST_SECONDS = 5.0
 MOST_MEMORY = 64 << 20  # the files here have some kB: what a process needs for itself
@@ -106,12 +113,14 @@ def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, name, number, forced
     path = folder / name
     path.write_bytes(pickles(marker)[number])
     for source in (folder, path):
+        refused = ""
         try:
             load_gpt2(source, config=CFG)
         except (WeightsError, FileNotFoundError) as err:
-            assert str(folder) in str(err)
-        else:  # a checkpoint's state file is only a hint, its numbers are only numbers
-            assert name in ("checkpoint", "model.ckpt.data-00000-of-00001")
+            refused = str(err)
+        # A checkpoint's state file is only a hint, its numbers are only numbers.
+        harmless = name in ("checkpoint", "model.ckpt.data-00000-of-00001")
+        assert str(folder) in refused or harmless
     assert not marker.exists()
     pickle.loads(pickles(marker)[2])
     assert marker.exists()  # so the payload does what it should
@@ -166,18 +175,17 @@ FORMATS = [good_bundle, good_safetensors, good_pth, good_old_pth, good_config, g
 
 def attempt(path, load):
     """Whether it loads; everything but the one error class goes through."""
-    start = time.monotonic()
+    start, refused = time.monotonic(), None
     try:
         load()
-        loaded = True
     except WeightsError as err:
-        assert err.path
-        assert err.hint
-        assert str(path.parent) in err.path
-        assert "\n" not in str(err)
-        loaded = False
+        refused = err
     assert time.monotonic() - start < LONGEST_SECONDS
-    return loaded
+    if refused is not None:
+        assert refused.hint
+        assert refused.path.startswith(str(path.parent))
+        assert "\n" not in str(refused)
+    return refused is None
 
 
 @pytest.mark.parametrize("make", FORMATS)
@@ -215,10 +223,15 @@ def fuzz(make, folder, count, seed):
     source = random.Random(seed)
     for number in range(count):
         path.write_bytes((flip, replaced)[number % 4 == 3](content, source))
-        loaded = attempt(path, load)
-        if loaded and make in (good_bundle, good_own):  # these have checksums for all that counts
-            assert path.read_bytes() == content or b'"format"' in content
-    return path, load
+        if attempt(path, load) and make in (good_bundle, good_own):
+            assert_same_but_for_the_mark(path.read_bytes(), content)
+
+
+def assert_same_but_for_the_mark(damaged, content):
+    """Checksums cover all of these files, but for one word that is written for others."""
+    start = content.find(b'"format":"pt"')
+    mark = range(start, start + len(b'"format":"pt"') if start >= 0 else start)
+    assert all(n in mark for n in range(len(content)) if damaged[n] != content[n])
 
 
 BLOB_STARTS = {
@@ -259,12 +272,13 @@ def test_fuzzed_index_with_right_checksums(tmp_path, memory_limit):
     """Somebody who means harm computes the checksums too: the parser itself must hold."""
     folder = shutil.copytree(FIXTURES / "gpt2_tiny", tmp_path / "m")
     index = folder / "model.ckpt.index"
-    content = index.read_bytes()
-    size = content.rindex(b"\0\0\0\0\1\0\0\0", 0, len(content) - 80) + 8
+    good = WRITER["block"](read_table(index))
     source = random.Random(5)
     outcomes = set()
-    for _ in range(400):
-        block = flip(content[: len(content) - 48], source)[: source.randrange(8, size)]
+    for number in range(400):
+        block = (flip, replaced)[number % 2](good, source)
+        if number % 5 == 0:
+            block = block[: source.randrange(len(block))]
         index.write_bytes(as_table(block))
         start = time.monotonic()
         try:
@@ -291,113 +305,6 @@ def as_table(block):
     return bytes(out) + footer + bytes(40 - len(footer)) + WRITER["MAGIC"].to_bytes(8, "little")
 
 
-# claims
-
-
-def write_safetensors(path, header, data=b""):
-    text = json.dumps(header).encode() if isinstance(header, dict) else header
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-def entry(shape, begin, end, dtype="F32"):
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-@pytest.mark.parametrize(
-    ("header", "message"),
-    [
-        ({"wte.weight": entry([10**12], 0, 4 * 10**12)}, "speaks of 4000000000000 bytes"),
-        ({"wte.weight": entry([10**6, 10**6], 0, 16)}, "has 16 bytes"),
-        ({"wte.weight": entry([0, 2**60], 0, 0)}, "holds wrong numbers"),
-        ({"wte.weight": entry([0, 2**58, 4], 0, 0)}, "has 0 bytes"),
-        ({"wte.weight": entry([-4], 0, 16)}, "holds wrong numbers"),
-        ({"wte.weight": entry([True], 0, 4)}, "holds wrong numbers"),
-        ({"wte.weight": entry([4.0], 0, 16)}, "holds wrong numbers"),
-        ({"wte.weight": entry([1] * 40, 0, 4)}, "holds wrong numbers"),
-        ({"wte.weight": entry([4], 0, 16, "F33")}, "of type 'F33'"),
-        ({"wte.weight": entry([4], 0, 16, ["F32"])}, "of type"),
-        ({"a": entry([4], 0, 16), "b": entry([4], 0, 16)}, "overlap or leave a hole"),
-        ({"a": entry([2], 0, 8), "b": entry([1], 12, 16)}, "overlap or leave a hole"),
-        ({"a": entry([2], 0, 8)}, "speaks of 8 bytes, the file holds 16"),
-        ({"a": {"dtype": "F32"}}, "incomplete"),
-        ({"a": 3}, "incomplete"),
-        ({"__metadata__": {"a": 1}}, "no texts"),
-        (b"{" + b'"a":[' * 60_000, "damaged"),
-        (b"{" * 100, "damaged"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "damaged"),
-        (b"\xff{", "neither safetensors nor"),
-    ],
-)
-def test_safetensors_header_that_lies_is_refused(tmp_path, memory_limit, header, message):
-    path = tmp_path / "model.safetensors"
-    write_safetensors(path, header, bytes(16))
-    with pytest.raises(WeightsError, match=message):
-        load_gpt2(path)
-
-
-def test_safetensors_length_that_lies_is_refused(tmp_path, memory_limit):
-    path = tmp_path / "model.safetensors"
-    for length in (2**63, 10**12, 200):
-        path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(80))
-        with pytest.raises(WeightsError, match=f"claims a header of {length} bytes"):
-            load_gpt2(path)
-
-
-class Claim:
-    """Becomes a tensor of any shape on four numbers."""
-
-    def __init__(self, shape, stride):
-        self.shape, self.stride = shape, stride
-
-    def __reduce__(self):
-        storage = torch.ones(4).storage()
-        arguments = (storage, 0, self.shape, self.stride, False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments
-
-
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(
-    ("shape", "stride"),
-    [((10**12,), (1,)), ((10**12, 4), (0, 1)), ((10**6, 10**6), (0, 0)), ((1500,) * 3, (0, 0, 1))],
-)
-def test_pth_that_claims_too_much_is_refused(tmp_path, memory_limit, shape, stride, zipped):
-    path = tmp_path / "model.pth"
-    state = {"tok_emb.weight": Claim(shape, stride)}
-    torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError):
-        load_gpt2(path)
-
-
-def test_pth_that_unpacks_to_more_is_refused(tmp_path, memory_limit):
-    path, packed = tmp_path / "model.pth", tmp_path / "packed.pth"
-    torch.save({"tok_emb.weight": torch.zeros(3_000_000)}, path)
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-        for record in old.infolist():
-            new.writestr(record.filename, old.read(record))
-    assert packed.stat().st_size < path.stat().st_size / 100
-    with pytest.raises(WeightsError, match="its records are packed"):
-        load_gpt2(packed)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ([1, 2], "holds a list"),
-        ({"a": 1}, "'a' is a int"),
-        ({3: torch.ones(1)}, "'3' is a Tensor"),
-        ({"tok_emb.weight": torch.ones(2, 2).to_sparse()}, "sparse"),
-        ({"tok_emb.weight": torch.ones(2, 2, dtype=torch.complex64)}, "complex64"),
-        ({}, "no tensors"),
-        (torch.ones(2), "holds a Tensor"),
-    ],
-)
-def test_pth_of_something_else_is_refused(tmp_path, value, message):
-    torch.save(value, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=message):
-        load_gpt2(tmp_path / "model.pth")
-
-
 def test_pth_from_a_gpu_loads_on_the_cpu(tmp_path):
     """The file remembers its device: made here by writing the name into the pickle."""
     path, _ = good_pth(tmp_path / "m")
@@ -410,15 +317,6 @@ def test_pth_from_a_gpu_loads_on_the_cpu(tmp_path):
                 data = data.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
             new.writestr(record.filename, data)
     assert load_gpt2(moved, config=CFG).tok_emb.weight.device.type == "cpu"
-
-
-@pytest.mark.parametrize("file", ["../outside.bin", "/outside.bin", "a/b.bin", "..", ""])
-def test_index_that_points_outside_is_refused(tmp_path, file):
-    index = tmp_path / "pytorch_model.bin.index.json"
-    index.write_text(json.dumps({"weight_map": {"wte.weight": file}}), encoding="utf-8")
-    with pytest.raises((WeightsError, FileNotFoundError)) as caught:
-        load_gpt2(tmp_path)
-    assert isinstance(caught.value, WeightsError) or file == ".."
 
 
 @pytest.mark.parametrize(
