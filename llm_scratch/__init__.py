@@ -60,8 +60,10 @@ from llm_scratch.model.layers import (
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.device import pick_device
-from llm_scratch.generation.sampling import sample_next
-from llm_scratch.generation.decoding import generate, generate_text_simple
+from llm_scratch.generation.sampling import next_probabilities, sample_next
+from llm_scratch.generation.decoding import generate, generate_text_simple, stream
+from llm_scratch.generation.text import Generation, TextStream, generate_text
+from llm_scratch.generation.quantized import quantize_int8
 
 # Chapter 5: pretraining
 from llm_scratch.text.tokens import IncrementalDecoder, text_to_token_ids, token_ids_to_text
@@ -81,6 +83,17 @@ from llm_scratch.weights.hub import fetch_gpt2, find_gpt2
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.huggingface import export_huggingface
+
+# Chapter 5 for real: token files and the loop that can be stopped and resumed
+from llm_scratch.text.shards import TokenFile, write_tokens
+from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.text.token_header import TokenFileError
+from llm_scratch.training.chunked_loss import chunked_head_loss
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train
+
+# Appendix D: warm-up, cosine decay, clipping
+from llm_scratch.training.appendix_d import find_highest_gradient, train_model
 
 # Appendix A: the small network of the introduction to PyTorch
 from llm_scratch.appendix_a import NeuralNetwork, ToyDataset, compute_accuracy
@@ -131,9 +144,15 @@ __all__ = [
     "GPTModel",
     "TransformerBlock",
     "pick_device",
+    "next_probabilities",
     "sample_next",
     "generate",
     "generate_text_simple",
+    "stream",
+    "Generation",
+    "TextStream",
+    "generate_text",
+    "quantize_int8",
     "IncrementalDecoder",
     "text_to_token_ids",
     "token_ids_to_text",
@@ -157,6 +176,15 @@ __all__ = [
     "load_model",
     "save_model",
     "export_huggingface",
+    "TokenFile",
+    "write_tokens",
+    "TokenPart",
+    "TokenFileError",
+    "chunked_head_loss",
+    "TrainConfig",
+    "train",
+    "find_highest_gradient",
+    "train_model",
     "NeuralNetwork",
     "ToyDataset",
     "compute_accuracy",

@@ -181,6 +181,84 @@ def plot_temperatures(
     return figure
 
 
+def plot_sampling(
+    distributions: Mapping[str, Any], tokens: Sequence[str], shown: int = 15
+) -> Figure:
+    """Return bars of the next token's probability, a panel for each way of sampling.
+
+    The tokens are the likeliest of the first distribution, in its order, in every panel, so that
+    one sees what a setting takes from which; a cross marks a token that can't be drawn any more.
+
+    Args:
+        distributions: name -> (V,) probabilities; the first one is the model's own.
+        tokens: The V tokens.
+        shown: How many of them.
+
+    Raises:
+        ValueError: if there is nothing to show, or the numbers of tokens differ.
+    Source:
+        Book 5.3; Holtzman et al. 2020, arXiv:1904.09751, section 3.
+    """
+    rows = {name: _array(values).ravel() for name, values in distributions.items()}
+    if not rows or shown < 1:
+        raise ValueError(f"{len(rows)} distributions and {shown=}; one or more of each is needed")
+    if wrong := {name: len(row) for name, row in rows.items() if len(row) != len(tokens)}:
+        raise ValueError(f"probabilities for {wrong} tokens, and {len(tokens)} names of tokens")
+    likeliest = np.argsort(-next(iter(rows.values())), kind="stable")[:shown]
+    labels = [_shown(tokens[index]) for index in likeliest]
+    figure = _empty_figure(2.6 * len(rows) + 0.8, max(2.4, 0.26 * len(labels) + 1.0))
+    panels = figure.subplots(1, len(rows), squeeze=False, sharex=True, sharey=True).ravel()
+    for panel, (name, row) in zip(panels, rows.items(), strict=True):
+        kept = row[likeliest] > 0
+        panel.barh(range(len(labels)), row[likeliest], color=BLUE)
+        for place in np.flatnonzero(~kept):  # a bar of no length can't be told from a short one
+            panel.text(0, place, "\u00d7", color=ORANGE, va="center", fontsize=9)
+        panel.set_title(f"{name}\n{np.count_nonzero(row):,} tokens possible", fontsize=10)
+        panel.grid(axis="x", alpha=0.25)
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=9)
+    panels[0].invert_yaxis()
+    figure.supxlabel("Probability", fontsize=10)
+    return figure
+
+
+def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return losses, learning rate and gradient norm of training runs, a panel each.
+
+    Training losses are drawn light, validation losses on top of them, with points.
+
+    Args:
+        runs: name -> lines of the log: dicts with `step` and `loss`, `lr`, `grad_norm`, or
+            `val_loss` (`llm_scratch.training.run_folder.read_metrics`).
+
+    Raises:
+        ValueError: if there is no run.
+    """
+    if not runs:
+        raise ValueError("there is no run to draw; give at least one")
+    figure = _empty_figure(7.0, 7.0)
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    names = (("loss", 0), ("val_loss", 0), ("lr", 1), ("grad_norm", 2))
+    for index, (run, lines) in enumerate(runs.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        for name, panel in names:
+            kept = [line for line in lines if line.get(name) is not None]
+            style: dict[str, Any] = {"color": colour}
+            if name == "loss":
+                style |= {"alpha": 0.45, "lw": 1.0, "label": f"{run}, training"}
+            elif name == "val_loss":
+                style |= {"marker": "o", "markersize": 3, "label": f"{run}, validation"}
+            steps, values = ([line[key] for line in kept] for key in ("step", name))
+            panels[panel].plot(steps, values, **style)
+    labels = ("Loss (nats per token)", "Learning rate", "Gradient norm")
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set_ylabel(label)
+        panel.grid(alpha=0.25)
+    panels[0].legend(frameon=False, fontsize=8)
+    panels[2].set_xlabel("Step")
+    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
 def _empty_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -9,10 +9,20 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from llm_scratch.chapter import never_fail_to_print
-from llm_scratch.cli import data, environment, generate, notebook, selfcheck, tokenizer, weights
+from llm_scratch.cli import (
+    data,
+    environment,
+    generation,
+    notebook,
+    prepare,
+    pretrain,
+    selfcheck,
+    tokenizer,
+    weights,
+)
 
 DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
-GROUPS = (data, environment, notebook, tokenizer, weights, generate, selfcheck)
+GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation, selfcheck)
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 

@@ -1,17 +1,21 @@
-"""Token ids in, longer token ids out: the loops of book 4.7 and 5.3."""
+"""Token ids in, longer token ids out: the loop of book 4.7 and 5.3.
+
+There is one loop. `stream` gives each step's ids as they come, `generate` joins them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llm_scratch.generation.sampling import check_sampling, sample_next
-from llm_scratch.model.modes import evaluation_mode
-
-Model = Callable[[Tensor], Tensor]
-"""Anything that maps (B, T) ids to (B, T, V) logits."""
+from llm_scratch.generation.choosing import SamplingSettings, TokenChooser
+from llm_scratch.generation.ending import Endings
+from llm_scratch.generation.reading import Model, Reader
+from llm_scratch.generation.sampling import Generators
+from llm_scratch.model.gpt import GPTModel
 
 
 def generate_text_simple(
@@ -34,7 +38,6 @@ def generate_text_simple(
     return generate(model, idx, max_new_tokens, context_size)
 
 
-@torch.no_grad()
 def generate(
     model: Model,
     idx: Tensor,
@@ -44,12 +47,29 @@ def generate(
     top_k: int | None = None,
     eos_id: int | None = None,
     *,
-    generator: torch.Generator | None = None,
-) -> Tensor:
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    banned: Sequence[int] = (),
+    n_vocab: int | None = None,
+    stop: Sequence[int | Sequence[int]] = (),
+    generator: Generators = None,
+    attention_mask: Tensor | None = None,
+    use_cache: bool = True,
+    return_logprobs: bool = False,
+) -> Tensor | Any:
     """The ids and a continuation: (B, T) -> (B, at most T + max_new_tokens).
 
-    Each row ends on its own: it keeps the `eos_id` that it produced (the book drops it) and is
-    padded with it until the last row has ended. An `eos_id` in the prompt ends nothing.
+    Each row ends on its own: it keeps the `eos_id` or `stop` that it produced (the book drops the
+    id) and is padded with its last id until the last row has ended. Neither ends anything when it
+    stands in the prompt.
+
+    A `GPTModel` reads every token once, up to its context length; past that, positions shift with
+    each token, and it reads the last `context_size` tokens again at every step, as any other model
+    does all along. The ids are the same with and without a cache.
+
+    Settings work in this order: penalties, banned ids, top_k, temperature, top_p, min_p.
 
     Args:
         model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are left as found.
@@ -59,45 +79,185 @@ def generate(
         temperature: 0 is greedy and draws no random number; above 0 samples.
         top_k: only the k likeliest tokens can be chosen; None and 0 mean no limit.
         eos_id: the id that ends a row; None never ends one.
-        generator: where random numbers come from; None is PyTorch's global generator.
+        top_p: only the likeliest tokens that make up this probability; None and 1 mean no limit.
+        min_p: only tokens with this share of the likeliest's probability; None and 0: no limit.
+        repetition_penalty: above 1 makes ids of prompt and continuation less likely.
+        presence_penalty: taken from the logits of ids in the continuation.
+        banned: ids that are never chosen.
+        n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
+        stop: ids, or sequences of ids, that end a row as `eos_id` does.
+        generator: where random numbers come from: one, or one for each row, so that what a row
+            gets does not depend on the others; None is PyTorch's global generator.
+        attention_mask: (B, T), False where an id of the prompt is padding, which must stand on the
+            left; prompts of different lengths then give what each gives alone. `GPTModel` only.
+        use_cache: False reads everything again for each token.
+        return_logprobs: whether to return also (B, new) log-probabilities of the new ids under
+            the model's own distribution, before any setting; 0 after a row's end.
 
     Raises:
-        ValueError: if `idx` is empty or has no two dimensions, or a number is out of range.
+        ValueError: if `idx` is empty or has no two dimensions, a number is out of range, or the
+            model gives NaN (which names the step).
 
     Source:
         Book 5.3.3, where `top_k` and `eos_id` work for one row only.
     """
-    context_size = _check(model, idx, max_new_tokens, context_size)
-    check_sampling(temperature, top_k)
-    prompt_length = idx.shape[1]
-    ids = idx.new_empty(idx.shape[0], prompt_length + max_new_tokens)  # (B, T + new)
-    ids[:, :prompt_length] = idx
-    ended = torch.zeros(idx.shape[0], 1, dtype=torch.bool, device=idx.device)
-    with evaluation_mode(model):
-        for length in range(prompt_length, ids.shape[1]):
-            logits = model(ids[:, max(0, length - context_size) : length])[:, -1]  # (B, V)
-            chosen = sample_next(logits, temperature, top_k, generator)  # (B, 1)
-            if eos_id is not None:
-                chosen = chosen.masked_fill(ended, eos_id)
-                ended |= chosen == eos_id
-            ids[:, length : length + 1] = chosen
-            if eos_id is not None and bool(ended.all()):
-                return ids[:, : length + 1]
-    return ids
+    steps = stream(
+        model,
+        idx,
+        max_new_tokens,
+        context_size,
+        temperature,
+        top_k,
+        eos_id,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        banned=banned,
+        n_vocab=n_vocab,
+        stop=stop,
+        generator=generator,
+        attention_mask=attention_mask,
+        use_cache=use_cache,
+        return_logprobs=return_logprobs,
+    )
+    if not return_logprobs:
+        return torch.cat([idx, *steps], dim=1)
+    ids, logprobs = [idx], [torch.empty(len(idx), 0, device=idx.device)]
+    for chosen, logprob in steps:
+        ids.append(chosen)
+        logprobs.append(logprob)
+    return torch.cat(ids, dim=1), torch.cat(logprobs, dim=1)
+
+
+def stream(
+    model: Model,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    eos_id: int | None = None,
+    *,
+    stop: Sequence[int | Sequence[int]] = (),
+    generator: Generators = None,
+    attention_mask: Tensor | None = None,
+    use_cache: bool = True,
+    return_logprobs: bool = False,
+    **sampling: Any,
+) -> Iterator[Any]:
+    """The new ids of `generate`, a step at a time: (B, 1) tensors, as soon as each is chosen.
+
+    With `return_logprobs`, pairs of (B, 1) ids and (B, 1) log-probabilities. Between two steps the
+    model is in the modes that it was found in; a stream that is not read on holds a cache, nothing
+    else.
+
+    Args:
+        model: as in `generate`, like all that follows.
+        idx: (B, T) ids.
+        max_new_tokens: 0 or more.
+        context_size: how many of the last ids the model sees.
+        temperature: 0 is greedy.
+        top_k: only the k likeliest tokens can be chosen.
+        eos_id: the id that ends a row.
+        stop: ids, or sequences of ids, that end a row.
+        generator: one, or one for each row.
+        attention_mask: (B, T), False where an id of the prompt is padding.
+        use_cache: False reads everything again for each token.
+        return_logprobs: whether log-probabilities come with the ids.
+        sampling: `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `banned`, `n_vocab`.
+
+    Raises:
+        ValueError: as `generate`, before the first step where it can be told.
+    """
+    settings = SamplingSettings(temperature, top_k, **sampling)
+    window = _check(model, idx, max_new_tokens, context_size)
+    ends = Endings(stop if eos_id is None else [eos_id, *stop], idx.device)
+    mask = _check_mask(model, idx, attention_mask)
+    chooser = TokenChooser(settings, idx, mask, generator)
+    reader = Reader(model, window, use_cache)
+    steps = _steps(reader, chooser, ends, idx, mask, max_new_tokens, return_logprobs)
+    return steps if return_logprobs else (chosen for chosen, _ in steps)
+
+
+@torch.no_grad()
+def _steps(
+    reader: Reader,
+    chooser: TokenChooser,
+    ends: Endings,
+    idx: Tensor,
+    mask: Tensor | None,
+    max_new_tokens: int,
+    with_logprobs: bool,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The loop: read, choose, end rows; (B, 1) ids and log-probabilities a step."""
+    B, prompt_length = idx.shape
+    total = prompt_length + max_new_tokens
+    ids = idx.new_zeros(B, total)  # padding is read as id 0, whatever stands for it in the prompt
+    ids[:, :prompt_length] = idx if mask is None else idx.masked_fill(~mask, 0)
+    if mask is not None:
+        mask = torch.cat([mask, mask.new_ones(B, max_new_tokens)], dim=1)  # (B, T + new)
+    reader.start(B, prompt_length, total)
+    ended = torch.zeros(B, 1, dtype=torch.bool, device=idx.device)
+    for length in range(prompt_length, total):
+        logits = reader.next_logits(ids[:, :length], mask if mask is None else mask[:, :length])
+        chosen = chooser.choose(logits)  # (B, 1)
+        logprobs = _logprobs(logits, chosen).masked_fill_(ended, 0.0) if with_logprobs else None
+        if ends:
+            chosen = torch.where(ended, ids[:, length - 1 : length], chosen)
+        ids[:, length : length + 1] = chosen
+        yield chosen, logprobs
+        if ends:
+            ended |= ends.reached(ids[:, prompt_length : length + 1])
+            if bool(ended.all()):
+                return
+
+
+def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
+    """How likely the model itself found the chosen ids: (B, V), (B, 1) -> (B, 1)."""
+    return logits.float().log_softmax(dim=-1).gather(1, chosen)
 
 
 def _check(model: Model, idx: Tensor, max_new_tokens: int, context_size: int | None) -> int:
+    """How many ids the model sees at most; refuses what can't be run."""
     if idx.dim() != 2 or idx.shape[1] == 0:
         raise ValueError(
             f"expected ids of shape (batch, tokens) with a token at least, got {tuple(idx.shape)}"
         )
     if max_new_tokens < 0:
         raise ValueError(f"{max_new_tokens=} must be 0 or more")
+    cfg = getattr(model, "cfg", None)
     if context_size is None:
-        cfg = getattr(model, "cfg", None)
         if cfg is None:
             raise ValueError("this model has no cfg that tells its context; pass context_size")
         context_size = int(cfg["context_length"])
     if context_size < 1:
         raise ValueError(f"{context_size=} must be 1 or more")
+    most = min(context_size, idx.shape[1] + max_new_tokens - 1)
+    if isinstance(model, GPTModel) and max_new_tokens and most > model.cfg.context_length:
+        raise ValueError(
+            f"{context_size=} is more than this model's context_length of "
+            f"{model.cfg.context_length}; leave it out to use that"
+        )
     return context_size
+
+
+def _check_mask(model: Model, idx: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+    """The mask as booleans, None where nothing is padded."""
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != idx.shape:
+        raise ValueError(
+            f"attention_mask has the shape {tuple(attention_mask.shape)}, the ids "
+            f"{tuple(idx.shape)}; they must be equal"
+        )
+    mask = attention_mask.bool()
+    if not bool(mask[:, -1].all()):
+        raise ValueError("a row ends in padding; pad prompts on the left, where nothing follows")
+    if bool(mask.all()):
+        return None
+    if not isinstance(getattr(model, "_orig_mod", model), GPTModel):
+        raise TypeError(
+            f"{type(model).__name__} takes no attention_mask; run prompts of other lengths alone"
+        )
+    return mask

@@ -120,13 +120,15 @@ class KVCache:
         """
         past, T = self.length, keys.shape[2]
         held_keys, held_values = self._layers[layer]
-        held_keys.narrow(2, past, T).copy_(keys.detach())
-        held_values.narrow(2, past, T).copy_(values.detach())
         if keys.requires_grad or values.requires_grad:
+            held_keys.narrow(2, past, T).copy_(keys.detach())
+            held_values.narrow(2, past, T).copy_(values.detach())
             return (
                 torch.cat([held_keys.narrow(2, 0, past), keys], dim=2),
                 torch.cat([held_values.narrow(2, 0, past), values], dim=2),
             )
+        held_keys.narrow(2, past, T).copy_(keys)
+        held_values.narrow(2, past, T).copy_(values)
         return held_keys.narrow(2, 0, past + T), held_values.narrow(2, 0, past + T)
 
     def advance(self, tokens: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from llm_scratch.model.attention import MultiHeadAttention, check_length, padding_mask
 from llm_scratch.model.cache import KVCache
@@ -71,6 +72,10 @@ class GPTModel(nn.Module):
     Source:
         Book 4.6; Radford et al. 2019 (GPT-2).
     """
+
+    checkpoint_blocks: int = 0
+    """In training, 1 computes every block again in the backward pass instead of keeping what it
+    needs, k every k-th, 0 none: less memory for more time."""
 
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         super().__init__()
@@ -163,10 +168,17 @@ class GPTModel(nn.Module):
         x = self.drop_emb(self._embed(in_idx) + places)  # (B, T, C)
         for layer, block in enumerate(self.trf_blocks):
             plain = mask is None and cache is None  # then a block of one's own needs no options
-            x = block(x) if plain else block(x, mask=mask, cache=cache, layer=layer)
+            if plain and self._recomputes(layer):
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x) if plain else block(x, mask=mask, cache=cache, layer=layer)
         if cache is not None:
             cache.advance(T)
         return self.final_norm(x)
+
+    def _recomputes(self, layer: int) -> bool:
+        every = self.checkpoint_blocks
+        return every > 0 and layer % every == 0 and self.training and torch.is_grad_enabled()
 
     def _check_ids(self, in_idx: Tensor, past: int) -> None:
         if in_idx.dim() != 2:

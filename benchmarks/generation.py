@@ -1,0 +1,300 @@
+"""Generation on the CPU: ours, transformers' and the matrix products alone, in one run.
+
+    pip install -e '.[test]'
+    python benchmarks/generation.py                   everything, about 25 minutes on two cores
+    python benchmarks/generation.py speed small       single parts
+    python benchmarks/generation.py --rounds 1 --tiny speed batch prefill
+
+Parts: `speed` (GPT-2 124M, one row, 32 tokens and 128 new ones, greedy), `small` (6 layers, width
+384), `batch` (8 rows), `prefill` (512 tokens, one new), `memory` (the peak, a process each),
+`quality` (perplexity of a model trained here, in float32, bfloat16 and with 8-bit weights).
+
+All cases of a part take turns within each round, starting with another one; what counts are the
+ratios of their medians. Weights are random: speed does not depend on them. "products alone" is the
+time of the same matrix-vector products on the same float32 weights, once a token, and nothing else:
+what memory allows. The two ways without a cache read the whole window for each token: all
+positions' logits as in the book, or the last position's as in nanoGPT; both with this library's
+layers, one turn only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_scratch.generation.decoding import generate
+from llm_scratch.generation.quantized import quantize_int8
+from llm_scratch.model.config import gpt2_config
+from llm_scratch.model.gpt import GPTModel
+
+SIZES = {
+    "124M": {},
+    "small": {"emb_dim": 384, "n_heads": 6, "n_layers": 6},
+    "tiny": {"emb_dim": 64, "n_heads": 2, "n_layers": 2},
+}
+PARTS = ("speed", "small", "batch", "prefill", "memory", "quality")
+Case = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all without one")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=128, help="new tokens in speed and small")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    if args.peak:
+        print(peak_of(args.peak, args))
+        return
+    print(f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} threads")
+    runs = {
+        "speed": lambda: speed("124M", args),
+        "small": lambda: speed("small", args),
+        "batch": lambda: batch(args),
+        "prefill": lambda: prefill(args),
+        "memory": lambda: memory(args),
+        "quality": lambda: quality(args),
+    }
+    for part in args.parts or PARTS:
+        print(f"\n## {part}", flush=True)
+        runs[part]()
+
+
+def make_model(size: str, args: argparse.Namespace) -> GPTModel:
+    torch.manual_seed(123)
+    config = {**gpt2_config("124M"), **SIZES["tiny" if args.tiny else size], "tie_weights": True}
+    return GPTModel(config).eval()
+
+
+def make_transformers(size: str, args: argparse.Namespace) -> Any:
+    """GPT-2 as transformers builds it: scaled_dot_product_attention, cache, float32."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    cfg = {**gpt2_config("124M"), **SIZES["tiny" if args.tiny else size]}
+    config = GPT2Config(
+        n_embd=cfg["emb_dim"],
+        n_layer=cfg["n_layers"],
+        n_head=cfg["n_heads"],
+        attn_implementation="sdpa",
+    )
+    model = GPT2LMHeadModel(config).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def prompt(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(50257, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def speed(size: str, args: argparse.Namespace) -> None:
+    """Tokens a second of every way, one row."""
+    model, peer, ids, new = (
+        make_model(size, args),
+        make_transformers(size, args),
+        prompt(1, 32),
+        args.new,
+    )
+    half, small = GPTModel(model.cfg).bfloat16().eval(), quantize_int8(model)
+    cases: dict[str, Case] = {
+        "transformers, float32": lambda: peer.generate(ids, max_new_tokens=new, do_sample=False),
+        "ours, float32": lambda: generate(model, ids, new),
+        "ours, bfloat16": lambda: generate(half, ids, new),
+        "ours, int8": lambda: generate(small, ids, new),
+        "products alone, float32": products(model, new),
+        "ours, modules called": lambda: generate(Watched.wrap(model), ids, new),
+    }
+    times = alternate(cases, args.rounds)
+    once = {
+        "no cache, last logits": lambda: generate(model, ids, new, use_cache=False),
+        "no cache, all logits": lambda: generate(lambda seen: model(seen), ids, new, 1024),
+    }
+    times |= {name: [seconds(case)] for name, case in once.items()}
+    report(times, new, "transformers, float32", "products alone, float32")
+
+
+class Watched(GPTModel):
+    """The same model, whose modules are called since it is no plain one: what the calls cost."""
+
+    @classmethod
+    def wrap(cls, model: GPTModel) -> GPTModel:
+        twin = cls.__new__(cls)
+        twin.__dict__.update(model.__dict__)
+        return twin
+
+
+def products(model: GPTModel, times: int) -> Case:
+    """A function that multiplies a vector with every matrix of a model, so many times."""
+    layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    vectors = {layer.in_features: torch.randn(layer.in_features) for layer in layers}
+    pairs = [(layer.weight.detach(), vectors[layer.in_features]) for layer in layers]
+
+    def run() -> None:
+        for _ in range(times):
+            for weight, vector in pairs:
+                weight.mv(vector)
+
+    return run
+
+
+def batch(args: argparse.Namespace) -> None:
+    """Tokens a second of eight rows."""
+    model, peer, ids, new = (
+        make_model("124M", args),
+        make_transformers("124M", args),
+        prompt(8, 32),
+        64,
+    )
+    mask = torch.ones_like(ids)
+    cases: dict[str, Case] = {
+        "transformers, float32": lambda: peer.generate(
+            ids, attention_mask=mask, max_new_tokens=new, do_sample=False
+        ),
+        "ours, float32": lambda: generate(model, ids, new),
+    }
+    report(alternate(cases, args.rounds), 8 * new, "transformers, float32")
+
+
+def prefill(args: argparse.Namespace) -> None:
+    """Tokens a second of a prompt of 512, with one new token."""
+    model, peer, ids = make_model("124M", args), make_transformers("124M", args), prompt(1, 512)
+    cases: dict[str, Case] = {
+        "transformers, float32": lambda: peer.generate(ids, max_new_tokens=1, do_sample=False),
+        "ours, float32": lambda: generate(model, ids, 1),
+    }
+    report(alternate(cases, args.rounds, turns=3), 512, "transformers, float32")
+
+
+def alternate(cases: dict[str, Case], rounds: int, turns: int = 1) -> dict[str, list[float]]:
+    """Seconds of every case in every round; each round starts with another case."""
+    for case in cases.values():
+        case()  # the first call warms up
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    names = list(cases)
+    for turn in range(rounds):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(min(seconds(cases[name]) for _ in range(turns)))
+        print(f"round {turn + 1}", *(f"{t[-1]:.2f}" for t in times.values()), flush=True)
+    return times
+
+
+def seconds(case: Case) -> float:
+    start = time.perf_counter()
+    case()
+    return time.perf_counter() - start
+
+
+def report(times: dict[str, list[float]], tokens: int, peer: str, limit: str | None = None) -> None:
+    """Medians as tokens a second, beside the peer and the limit."""
+    medians = {name: statistics.median(runs) for name, runs in times.items()}
+    print(f"\n| case | tokens/s | x {peer} | of the limit |\n|---|---|---|---|")
+    for name, median in medians.items():
+        of_limit = f"{medians[limit] / median:.0%}" if limit else ""
+        print(f"| {name} | {tokens / median:.1f} | {medians[peer] / median:.2f} | {of_limit} |")
+
+
+def memory(args: argparse.Namespace) -> None:
+    """The peak of a process that loads the weights and generates, and of its imports alone."""
+    print("| case | peak MB |\n|---|---|")
+    for case in ("imports", "ours", "imports of transformers", "transformers", "ours, int8"):
+        command = [sys.executable, __file__, "--peak", case, *(["--tiny"] if args.tiny else [])]
+        child = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+        print(f"| {case} | {float(child.stdout):,.0f} |", flush=True)
+
+
+def peak_of(case: str, args: argparse.Namespace) -> float:
+    """The most memory that this process has held, in MB, after one generation."""
+    ids = prompt(1, 32)
+    if "transformers" in case:
+        import transformers  # noqa: F401
+    if case == "ours":
+        generate(make_model("124M", args), ids, 128)
+    elif case == "ours, int8":
+        generate(quantize_int8(make_model("124M", args)), ids, 128)
+    elif case == "transformers":
+        make_transformers("124M", args).generate(ids, max_new_tokens=128, do_sample=False)
+    return peak_memory()
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux: getrusage would count the process that started this one
+        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def quality(args: argparse.Namespace) -> None:
+    """Perplexity of one model, trained here on a text, in three precisions."""
+    from llm_scratch.text.corpora import find_data, read_text
+    from llm_scratch.training.losses import next_token_loss
+
+    try:
+        text = read_text(find_data("tinyshakespeare"))
+    except FileNotFoundError:
+        text = read_text(find_data("the-tide-clock"))
+    ids = torch.tensor(list(text.encode("utf-8")))
+    border = int(0.9 * len(ids))
+    model = trained(ids[:border], steps=20 if args.tiny else 600)
+    count = min(64, (len(ids) - border - 1) // 128)
+    windows = ids[border:][: count * 128 + 1]
+    inputs, targets = windows[:-1].view(count, 128), windows[1:].view(count, 128)
+    print("| case | perplexity | beside float32 |\n|---|---|---|")
+    first = None
+    for name, variant in (
+        ("float32", model),
+        ("bfloat16", GPTModel(model.cfg).bfloat16()),
+        ("int8", quantize_int8(model)),
+    ):
+        if name == "bfloat16":
+            variant.load_state_dict(model.state_dict())
+        loss, tokens = next_token_loss(variant.eval(), inputs, targets)
+        perplexity = math.exp(float(loss) / float(tokens))
+        first = first or perplexity
+        print(f"| {name} | {perplexity:.4f} | {perplexity / first - 1:+.3%} |", flush=True)
+
+
+@torch.enable_grad()
+def trained(ids: torch.Tensor, steps: int) -> GPTModel:
+    """A byte-level model of 4 layers and width 192, trained on windows drawn at random."""
+    from llm_scratch.training.losses import calc_loss_batch
+
+    torch.manual_seed(123)
+    config = gpt2_config("124M")
+    sizes = {"vocab_size": 256, "context_length": 128, "emb_dim": 192, "n_heads": 6, "n_layers": 4}
+    model = GPTModel({**config, **sizes, "tie_weights": True})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
+    for _ in range(steps):
+        starts = torch.randint(len(ids) - 129, (16, 1))
+        windows = ids[starts + torch.arange(129)]
+        loss = calc_loss_batch(windows[:, :-1], windows[:, 1:], model, "cpu")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"trained {steps} steps, last loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+if __name__ == "__main__":
+    main()

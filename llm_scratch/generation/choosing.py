@@ -1,0 +1,144 @@
+"""The next token of each row, step after step, under one set of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm_scratch.generation.sampling import (
+    Generators,
+    ban,
+    check_generators,
+    check_sampling,
+    penalize_presence,
+    penalize_repetition,
+    sample_next,
+)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How tokens are chosen; checked when made. What each means is said in `generate`."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    banned: Sequence[int] = ()
+    n_vocab: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} must be above 0 and finite; "
+                "1 changes nothing"
+            )
+        if not abs(self.presence_penalty) < float("inf"):
+            raise ValueError(f"presence_penalty={self.presence_penalty} must be finite")
+        if self.n_vocab is not None and self.n_vocab < 1:
+            raise ValueError(f"n_vocab={self.n_vocab} must be 1 or more")
+
+    def banned_ids(self, vocab_size: int, device: torch.device) -> Tensor | None:
+        """Which ids must not be chosen: (V,) booleans, or None where all may.
+
+        Raises:
+            ValueError: if a banned id is no id of the model, or none is left.
+        """
+        banned = [int(token_id) for token_id in self.banned]
+        if wrong := [i for i in banned if not 0 <= i < vocab_size]:
+            raise ValueError(f"banned id {wrong[0]} is not in the model's vocabulary, "
+                             f"0 to {vocab_size - 1}")  # fmt: skip
+        mask = torch.zeros(vocab_size, dtype=torch.bool)
+        mask[banned] = True
+        mask[self.n_vocab or vocab_size :] = True
+        if bool(mask.all()):
+            raise ValueError(f"all {vocab_size} ids are banned; leave one at least")
+        return mask.to(device) if bool(mask.any()) else None
+
+
+class TokenChooser:
+    """Chooses the next token of each row and remembers what the penalties need.
+
+    Args:
+        settings: how to choose.
+        prompt: (B, T) ids.
+        prompt_mask: (B, T), False where an id of the prompt is padding; None means nowhere.
+        generator: one, or one a row; None is PyTorch's global generator.
+
+    Raises:
+        ValueError: if there are not as many generators as rows.
+    """
+
+    def __init__(
+        self,
+        settings: SamplingSettings,
+        prompt: Tensor,
+        prompt_mask: Tensor | None = None,
+        generator: Generators = None,
+    ) -> None:
+        check_generators(generator, len(prompt))
+        self._settings = settings
+        self._generator = generator
+        self._prompt = prompt
+        self._prompt_mask = prompt_mask
+        self._steps = 0
+        self._banned: Tensor | None = None
+        self._seen: Tensor | None = None  # (B, V)
+        self._written: Tensor | None = None  # (B, V)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """The next id of each row: (B, V) logits -> (B, 1).
+
+        Raises:
+            ValueError: if a row's logits hold NaN; names the step and the row.
+        """
+        if self._steps == 0:
+            self._prepare(logits)
+        self._steps += 1
+        self._check_numbers(logits)
+        settings = self._settings
+        if self._seen is not None:
+            logits = penalize_repetition(logits, self._seen, settings.repetition_penalty)
+        if self._written is not None:
+            logits = penalize_presence(logits, self._written, settings.presence_penalty)
+        if self._banned is not None:
+            logits = ban(logits, self._banned)
+        chosen = sample_next(
+            logits,
+            settings.temperature,
+            settings.top_k,
+            self._generator,
+            top_p=settings.top_p,
+            min_p=settings.min_p,
+        )
+        for memory in (self._seen, self._written):
+            if memory is not None:
+                memory.scatter_(1, chosen, True)
+        return chosen
+
+    def _prepare(self, logits: Tensor) -> None:
+        """Make room for what depends on V, which only the logits tell for any model."""
+        self._banned = self._settings.banned_ids(logits.shape[-1], logits.device)
+        nothing = torch.zeros_like(logits, dtype=torch.bool)
+        if self._settings.presence_penalty != 0:
+            self._written = nothing.clone()
+        if self._settings.repetition_penalty != 1:
+            ids = self._prompt
+            if self._prompt_mask is not None:  # padding counts as the row's last id
+                ids = torch.where(self._prompt_mask, ids, ids[:, -1:])
+            self._seen = nothing.scatter(1, ids, True)
+
+    def _check_numbers(self, logits: Tensor) -> None:
+        wrong = logits.sum(dim=-1).isnan()
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"the logits of step {self._steps} are NaN or infinite in row {row}; were the "
+                "weights damaged in training?"
+            )

@@ -1,0 +1,150 @@
+"""A GPT with its matrices in 8-bit integers, for generation: a quarter of the bytes a token.
+
+The weights of each output get one scale; what is multiplied with them is rounded to 8 bits too,
+each token by its own range, so that the rows of a batch never change each other. PyTorch's own
+integer kernels do the products. Training needs the float model, which stays as it is.
+
+Shape letters: C_in inputs, C_out outputs, N tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.gpt import GPTModel
+
+Product = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def quantize_int8(model: GPTModel) -> GPTModel:
+    """A model for generation whose linear layers hold 8-bit weights; `model` is left as it is.
+
+    Embeddings and norms are shared with `model`. The result can't be trained or saved, and stays
+    on its device.
+
+    Raises:
+        TypeError: if `model` is no `GPTModel`.
+    """
+    if not isinstance(model, GPTModel):
+        raise TypeError(f"expected a GPTModel, got {type(model).__name__}")
+    quantized = _quantized(model)
+    quantized.cfg = replace(model.cfg, tie_weights=False)
+    return quantized.eval()
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with 8-bit weights: (..., C_in) -> (..., C_out), in the type of its input.
+
+    Args:
+        linear: the float layer, left as it is.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach().float()  # (C_out, C_in)
+        scales = weight.abs().amax(dim=1).clamp(min=1e-20) / 127  # (C_out,)
+        integers = (weight / scales[:, None]).round_().to(torch.int8)
+        bias = torch.zeros_like(scales) if linear.bias is None else linear.bias.detach().float()
+        make = _dynamic_product if _has_dynamic_kernel(weight.device) else _weight_only_product
+        self._product = make(integers, scales, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply each vector with the weights: (..., C_in) -> (..., C_out)."""
+        rows = x.reshape(-1, self.in_features).float()  # (N, C_in)
+        return self._product(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def _quantized(part: Any) -> Any:
+    """A copy of a part with 8-bit linear layers; all other parameters are shared."""
+    if isinstance(part, nn.Linear):
+        return Int8Linear(part)
+    twin = copy.copy(part)
+    # Dictionaries of its own, so that modes, hooks and parts of the two do not meet.
+    state = {name: copy.copy(x) for name, x in vars(part).items() if isinstance(x, dict)}
+    twin.__dict__.update(state)
+    for name, inner in part.named_children():
+        twin.add_module(name, _quantized(inner))
+    return twin
+
+
+def _dynamic_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
+    """8-bit times 8-bit: each token is stretched over 0 to 1, so all share one scale exactly.
+
+    x = low + span * u with u in [0, 1], hence W x + b = span * (W u) + low * (W 1) + b.
+    """
+    packed = _pack(integers, scales)
+    row_sums = integers.sum(dim=1) * scales  # (C_out,)
+    reduce_range = _saturates()
+
+    def product(x: Tensor) -> Tensor:
+        low, high = torch.aminmax(x, dim=1, keepdim=True)  # (N, 1)
+        span = (high - low).clamp_(min=1e-20)
+        unit = torch.ops.quantized.linear_dynamic((x - low).div_(span), packed, reduce_range)
+        return torch.addcmul(bias, low, row_sums).addcmul_(unit, span)  # (N, C_out)
+
+    return product
+
+
+def _weight_only_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
+    """Float times 8-bit, on any device: the weights become bfloat16 inside the product."""
+    scales16 = scales.bfloat16()
+    if _has_weight_only_kernel(integers.device):
+        return lambda x: torch._weight_int8pack_mm(x.bfloat16(), integers, scales16).float() + bias
+    return lambda x: torch.addmm(bias, x, (integers * scales[:, None]).t())
+
+
+def _pack(integers: Tensor, scales: Tensor) -> torch.ScriptObject:
+    zero_points = torch.zeros(len(scales), dtype=torch.int64)
+    with warnings.catch_warnings():  # quantized tensors are to be removed; a check looks for them
+        warnings.filterwarnings("ignore", message=".*deprecated", category=UserWarning)
+        weight = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
+        return torch.ops.quantized.linear_prepack(weight, None)
+
+
+@cache
+def _has_dynamic_kernel(device: torch.device) -> bool:
+    """Whether this PyTorch multiplies 8-bit numbers on this device, and rightly."""
+    if device.type != "cpu":
+        return False
+    try:
+        return _is_right(_dynamic_product)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+
+
+@cache
+def _has_weight_only_kernel(device: torch.device) -> bool:
+    integers, scales = torch.ones(32, 32, dtype=torch.int8), torch.ones(32, dtype=torch.bfloat16)
+    x = torch.ones(1, 32, dtype=torch.bfloat16, device=device)
+    try:
+        found = torch._weight_int8pack_mm(x, integers.to(device), scales.to(device))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((found == 32).all())
+
+
+def _is_right(make: Callable[[Tensor, Tensor, Tensor], Product]) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
+    scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
+    x = torch.randn(3, 64, generator=generator)
+    expected = x @ (integers * scales[:, None]).t() + bias
+    return bool((make(integers, scales, bias)(x) - expected).norm() < 0.03 * expected.norm())
+
+
+@cache
+def _saturates() -> bool:
+    """Whether two products of 8 bits overflow the 16 that older processors add them in."""
+    packed = _pack(torch.full((16, 64), 127, dtype=torch.int8), torch.ones(16))
+    found = torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, False)
+    return bool((found - 127 * 64).abs().max() > 64)

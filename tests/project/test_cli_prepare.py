@@ -1,0 +1,88 @@
+"""`llm-scratch prepare`: texts into a token file."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_scratch.cli import main
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.corpora import load_text
+from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
+from llm_scratch.text.shards import TokenFile
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The file of a small tokenizer."""
+    path = tmp_path / "mine.json"
+    BytePairTokenizer.train("the cat the hat", 260, progress=False).save(path)
+    return str(path)
+
+
+def test_prepare_takes_a_named_text(capsys, tmp_path):
+    out = tmp_path / "tide.bin"
+    assert main(["prepare", "the-tide-clock", "--out", str(out)]) == 0
+    file = TokenFile(out)
+    assert GPT2Tokenizer().decode(file.tokens) == load_text("the-tide-clock")
+    said = capsys.readouterr().out
+    assert f"{out}: {len(file):,} tokens in 1 document, " in said
+    assert "bytes a token, vocabulary of 50,257\n" in said
+
+
+def test_prepare_takes_files_and_folders_and_a_tokenizer(capsys, tmp_path, mine):
+    folder = tmp_path / "two short files"
+    folder.mkdir()
+    (folder / "a.txt").write_text("One.", encoding="utf-8")
+    (folder / "b.txt").write_text("Two.", encoding="utf-8")
+    (tmp_path / "c.txt").write_text("the cat", encoding="utf-8")
+    out = str(tmp_path / "t.bin")
+    texts = [str(folder), str(tmp_path / "c.txt")]
+    assert main(["prepare", *texts, "--out", out, "--tokenizer", mine]) == 0
+    file = TokenFile(out)
+    assert file.vocab_size == 260
+    assert file.tokenizer.decode(file.tokens) == "".join(
+        f"{text}{END_OF_TEXT}" for text in ("One.", "Two.", "the cat")
+    )
+    assert "in 3 documents" in capsys.readouterr().out
+
+
+def test_prepare_says_which_texts_are_empty(capsys, tmp_path, mine):
+    (tmp_path / "a.txt").write_text("One.", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\n", encoding="utf-8")
+    command = ["prepare", str(tmp_path), "--out", str(tmp_path / "t.bin"), "--tokenizer", mine]
+    assert main(command) == 0
+    assert "llm-scratch: left out 1 empty of 2 texts: text 2 (" in capsys.readouterr().err
+    assert main([*command, "--empty", "raise"]) == 2
+    assert "b.txt) is empty; leave it out" in capsys.readouterr().err
+
+
+def test_prepare_verify_reads_the_file_through(capsys, tmp_path, mine):
+    out = tmp_path / "t.bin"
+    command = ["prepare", "--out", str(out), "--verify"]
+    (tmp_path / "a.txt").write_text("the cat", encoding="utf-8")
+    assert main([*command, str(tmp_path / "a.txt"), "--tokenizer", mine]) == 0
+    assert capsys.readouterr().out.endswith("t.bin: whole, as it was written\n")
+    assert main(command) == 0
+    data = bytearray(out.read_bytes())
+    data[130] ^= 1
+    out.write_bytes(data)
+    assert main(command) == 2
+    assert "was changed since it was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no text to prepare: give files, folders or names"),
+        (["none.txt"], "no text at none.txt"),
+        (["--verify", "--out", "none.bin"], "no token file at none.bin"),
+        (["the-tide-clock", "--tokenizer", "none.json"], "no tokenizer at none.json"),
+    ],
+)
+def test_prepare_refuses_in_one_line(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", *words]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
