@@ -1,0 +1,71 @@
+"""A shuffled order that nobody has to keep: item i of an epoch is computed, not looked up.
+
+A permutation of n numbers as a list takes 8 n bytes. A Feistel network (the idea behind many
+ciphers) mixes the numbers 0 .. 4^k - 1 among themselves by arithmetic alone, so that different
+numbers stay different. Where n is no power of 4, the network is made for the next one, and a
+result of n or more goes through it again until it falls below n ("cycle walking"): this keeps
+different numbers different, too, and takes fewer than four turns on average.
+
+Source:
+    Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+ROUNDS = 6
+CHUNK = 256  # positions that are computed at once: numpy takes as long for a few as for many
+
+
+def epoch_shift(seed: int, epoch: int) -> int:
+    """Return a random number of 64 bits that belongs to an epoch."""
+    return int(_epoch_keys(seed, epoch)[ROUNDS])
+
+
+def epoch_order(seed: int, epoch: int, n: int, begin: int, end: int) -> np.ndarray:
+    """Return what stands at positions begin .. end - 1 of an epoch's order: (end - begin,) int64.
+
+    All n positions give all numbers 0 .. n - 1, each once, and the same on every machine.
+    """
+    first, last = begin // CHUNK, (end - 1) // CHUNK
+    chunks = [_chunk(seed, epoch, n, number) for number in range(first, last + 1)]
+    return np.concatenate(chunks)[begin - first * CHUNK : end - first * CHUNK]
+
+
+@lru_cache(maxsize=64)
+def _chunk(seed: int, epoch: int, n: int, number: int) -> np.ndarray:
+    positions = np.arange(number * CHUNK, min((number + 1) * CHUNK, n), dtype=np.uint64)
+    half = max(1, ((n - 1).bit_length() + 1) // 2)  # bits in each half
+    keys = _epoch_keys(seed, epoch)[:ROUNDS]
+    items = _feistel(positions, half, keys)
+    while (outside := items >= n).any():
+        items[outside] = _feistel(items[outside], half, keys)
+    return items.astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
+    return np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64)
+
+
+def _feistel(items: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
+    """Mix 2 * half bits: one half changes by what the other half and a key say, then they swap."""
+    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = items >> bits, items & mask
+    for key in keys:
+        left, right = right, left ^ (_hash(right ^ key) & mask)
+    return (left << bits) | right
+
+
+def _hash(values: np.ndarray) -> np.ndarray:
+    """Scramble 64 bits, so that every bit of the result hangs on every bit of the value.
+
+    Source:
+        Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators" (SplitMix64).
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,132 @@
+"""The first 128 bytes of a token file: what is in it, how much of each, and two checksums.
+
+Behind them lie the ids, then the starts of the documents, then the tokenizer, with nothing in
+between but the bytes that put the starts on a multiple of eight. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC = b"LLM-TOK\n"
+VERSION = 1
+HEADER_BYTES = 128
+# Magic, version, bytes an id, five counts, fingerprint, SHA-256 of the rest, unused bytes.
+_LAYOUT = struct.Struct("<8sII5Q32s32s4x")
+_CHECKSUM = struct.Struct("<I")
+_HIGHEST_VOCABULARY = 1 << 32
+REMEDY = "copy it again, or write it again with llm-scratch prepare"
+
+
+class TokenFileError(ValueError):
+    """A token file that is damaged, incomplete, or no token file at all."""
+
+
+class Header(NamedTuple):
+    """What a token file says about itself."""
+
+    vocab_size: int
+    num_tokens: int
+    num_documents: int
+    num_bytes: int  # of text, in UTF-8
+    tokenizer_bytes: int
+    fingerprint: bytes
+    sha256: bytes  # of everything behind the header
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest type that holds the vocabulary."""
+        return id_type(self.vocab_size)
+
+    @property
+    def documents_at(self) -> int:
+        """Where the starts of the documents begin in the file."""
+        end = HEADER_BYTES + self.num_tokens * self.dtype.itemsize
+        return end + padding(end)
+
+    @property
+    def tokenizer_at(self) -> int:
+        """Where the tokenizer begins in the file."""
+        return self.documents_at + 8 * self.num_documents
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the whole file is."""
+        return self.tokenizer_at + self.tokenizer_bytes
+
+    def pack(self) -> bytes:
+        """Return the header as it stands in the file: 128 bytes."""
+        counts = self[:5]
+        fixed = (MAGIC, VERSION, self.dtype.itemsize, *counts, self.fingerprint, self.sha256)
+        content = _LAYOUT.pack(*fixed)
+        return content + _CHECKSUM.pack(zlib.crc32(content))
+
+
+def id_type(vocab_size: int) -> np.dtype:
+    """Return the type of the ids in a file: 16 bits up to 65,536 ids, else 32."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def padding(position: int) -> int:
+    """Return how many bytes are missing to a multiple of eight."""
+    return -position % 8
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a token file and check it against its checksum and the file's length.
+
+    Raises:
+        TokenFileError: if it is no token file, or not a whole one.
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no token file at {path}: llm-scratch prepare TEXT --out {path} makes one"
+        )
+    with open(path, "rb") as file:
+        start, length = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+    if start[: len(MAGIC)] != MAGIC:
+        raise TokenFileError(
+            f"{path} is not a token file; llm-scratch prepare {path} makes one of a text"
+        )
+    if len(start) < HEADER_BYTES:
+        raise TokenFileError(f"{path} ends within its header; {REMEDY}")
+    return _checked(path, start, length)
+
+
+def _checked(path: Path, start: bytes, length: int) -> Header:
+    content = start[: _LAYOUT.size]
+    _, version, id_bytes, *fields = _LAYOUT.unpack(content)
+    if version != VERSION:
+        raise TokenFileError(
+            f"{path} has version {version} of the format, this library reads {VERSION}; "
+            "update the library, or write the file again with llm-scratch prepare"
+        )
+    if _CHECKSUM.unpack(start[_LAYOUT.size :])[0] != zlib.crc32(content):
+        raise TokenFileError(f"{path} has a damaged header; {REMEDY}")
+    header = Header(*fields)
+    # Whoever writes a right checksum over wrong numbers gets no further either.
+    sound = 1 <= header.vocab_size <= _HIGHEST_VOCABULARY and id_bytes == header.dtype.itemsize
+    if not sound or not 1 <= header.num_documents <= header.num_tokens or not header.num_bytes:
+        raise TokenFileError(
+            f"{path} claims {header.num_documents} documents with {header.num_tokens} tokens of "
+            f"{id_bytes} bytes out of {header.vocab_size}, of {header.num_bytes} bytes of text, "
+            f"which can't be; {REMEDY}"
+        )
+    if length != header.file_bytes:
+        raise TokenFileError(
+            f"{path} has {length} bytes, its header says {header.file_bytes}; {REMEDY}"
+        )
+    return header
+
+
+def is_token_file(path: Path) -> bool:
+    """Say whether a file begins as token files do."""
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC

@@ -1,0 +1,179 @@
+"""Batches out of one long row of ids: shuffled for training, in order for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_scratch.text.shuffling import epoch_order, epoch_shift
+from llm_scratch.text.token_header import TokenFileError
+
+
+class TokenPart:
+    """A row of ids that batches are cut from: the training or the validation part of a corpus.
+
+    Nothing is kept per window, so a part of 100 GB costs what one of 20 kB does.
+
+    Args:
+        tokens: the ids, one flat row; a mapped file stays where it is.
+        vocab_size: every id is below it.
+        reopen: what finds the part again in another process, (function, arguments); without
+            it the ids themselves are sent there.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        *,
+        reopen: tuple[Callable[..., TokenPart], tuple[Any, ...]] | None = None,
+    ) -> None:
+        self.tokens = tokens
+        self.vocab_size = vocab_size
+        self._array = np.asarray(tokens)  # a plain array is cut faster than a memmap
+        self._reopen = reopen
+
+    @classmethod
+    def from_tokens(cls, array: Any, vocab_size: int) -> TokenPart:
+        """Make a part of ids in memory: a list, an array or a tensor of n ids.
+
+        Raises:
+            ValueError: if an id is negative or not below `vocab_size`, or if there is none.
+        """
+        tokens = np.asarray(array)
+        if tokens.ndim != 1 or tokens.size == 0:
+            raise ValueError(f"token ids must be one flat row, got shape {tokens.shape}")
+        if tokens.dtype.kind not in "iu":
+            raise TypeError(f"token ids must be integers, got {tokens.dtype}")
+        for found in (int(tokens.min()), int(tokens.max())):
+            if not 0 <= found < vocab_size:
+                raise ValueError(_outside(found, vocab_size))
+        return cls(tokens, vocab_size)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"TokenPart({len(self):,} tokens, vocab_size={self.vocab_size})"
+
+    def __reduce__(self) -> tuple[Callable[..., TokenPart], tuple[Any, ...]]:
+        return self._reopen or (TokenPart, (self._array, self.vocab_size))
+
+    def num_windows(self, length: int) -> int:
+        """Return how many windows an epoch has: each takes `length` inputs, and one token more.
+
+        Raises:
+            ValueError: if there is not one.
+        """
+        if length < 1:
+            raise ValueError(f"{length=} must be 1 or more: the number of tokens in a window")
+        if len(self) <= length:
+            raise ValueError(
+                f"got {len(self)} tokens, need at least length + 1 = {length + 1}; "
+                "give a longer text or a smaller length"
+            )
+        return (len(self) - 1) // length
+
+    def batch(
+        self,
+        seed: int,
+        step: int,
+        rows: int,
+        length: int,
+        *,
+        first_row: int = 0,
+        step_rows: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the windows of a training step, inputs and targets: each (rows, length) int64.
+
+        The result hangs on the arguments alone: a run that goes on at step 1,000 gets what it
+        would have got, and several processes share a step without speaking to one another.
+        Windows come epoch after epoch, in each of them in a new order and every one once. The
+        grid that they are cut by begins at another token in each epoch, up to `length` later, so
+        that a token is not always seen behind the same ones; the last window then ends with the
+        part, and tokens before the grid wait for another epoch.
+
+        Args:
+            seed: 0 or more; another seed, another order.
+            step: which step, from 0.
+            rows: how many windows.
+            length: tokens in a window.
+            first_row: how many windows to pass over first, for a step that is taken in pieces.
+            step_rows: all windows of a step that is taken in pieces; `rows` if it is not given.
+
+        Raises:
+            ValueError: if there is not one window, or an argument is below its range.
+            TokenFileError: if an id is not in the vocabulary.
+        """
+        windows = self.num_windows(length)
+        _check_place(seed, step, rows, first_row)
+        if step_rows is not None and first_row + rows > step_rows:
+            raise ValueError(
+                f"rows {first_row} to {first_row + rows - 1} are not all among the {step_rows} of "
+                f"a step; take fewer rows, or raise {step_rows=}"
+            )
+        first = step * (rows if step_rows is None else step_rows) + first_row
+        starts: list[int] = []
+        for epoch in range(first // windows, (first + rows - 1) // windows + 1):
+            begin = max(first - epoch * windows, 0)
+            end = min(first + rows - epoch * windows, windows)
+            order = epoch_order(seed, epoch, windows, begin, end)
+            moved = order * length + epoch_shift(seed, epoch) % length
+            starts += np.minimum(moved, len(self) - 1 - length).tolist()
+        return self._cut(starts, length)
+
+    def windows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the whole part in order: inputs and targets, each (rows, length) int64.
+
+        Every token but the first is a target once. The last full batch may have fewer rows, and
+        a last window that is not full comes alone, as (1, what is left).
+
+        Raises:
+            ValueError: if there is not one window, or `rows` is below 1.
+        """
+        windows = self.num_windows(length)
+        if rows < 1:
+            raise ValueError(f"{rows=} must be 1 or more")
+        return self._in_order(windows, length, rows)
+
+    def _in_order(self, windows: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for first in range(0, windows, rows):
+            last = min(first + rows, windows)
+            yield self._cut([i * length for i in range(first, last)], length)
+        if left := len(self) - 1 - windows * length:
+            yield self._cut([windows * length], left)
+
+    def _cut(self, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
+        rows = np.stack([self._array[start : start + length + 1] for start in starts])
+        if (highest := int(rows.max())) >= self.vocab_size:
+            raise TokenFileError(
+                f"the file of these ids is damaged: {_outside(highest, self.vocab_size)} "
+                "llm-scratch prepare --verify compares a file with its checksum"
+            )
+        # Two copies: who masks an input in place must not change the target.
+        return (
+            torch.from_numpy(rows[:, :-1].astype(np.int64)),
+            torch.from_numpy(rows[:, 1:].astype(np.int64)),
+        )
+
+
+def _check_place(seed: int, step: int, rows: int, first_row: int) -> None:
+    for name, value, least in (
+        ("seed", seed, 0),
+        ("step", step, 0),
+        ("first_row", first_row, 0),
+        ("rows", rows, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value} must be {least} or more")
+
+
+def _outside(found: int, vocab_size: int) -> str:
+    return (
+        f"token id {found} is outside a vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
+        "were the ids made with another tokenizer?"
+    )

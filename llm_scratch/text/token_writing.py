@@ -1,0 +1,303 @@
+"""Texts into a token file: read in blocks, encoded, written, however long they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import regex
+
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.bpe_pieces import file_blocks, text_blocks
+from llm_scratch.text.gpt2 import GPT2_PATTERN, GPT2Tokenizer
+from llm_scratch.text.simple import END_OF_TEXT
+from llm_scratch.text.token_header import (
+    HEADER_BYTES,
+    Header,
+    id_type,
+    is_token_file,
+    padding,
+)
+from llm_scratch.text.tokens import (
+    check_surrogates,
+    encode,
+    fingerprint,
+    special_tokens_of,
+    vocab_size_of,
+)
+
+Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Empty = Literal["drop", "raise"]
+
+GPT2 = b"gpt2"  # in the place of the tokenizer: the one that ships with this library
+BLOCK = 1 << 20  # characters
+NO_MARK = -1
+_NOT_BLANK = regex.compile(r"\S")  # the \S that texts are cut by; str.strip has another
+SHOWN = 20
+
+
+class _Text(NamedTuple):
+    """A text to be encoded, and what to call it: its number and, if it is a file, its path."""
+
+    name: str
+    source: str | Path
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return len(self.source) if isinstance(self.source, str) else self.source.stat().st_size
+
+
+def write_token_file(
+    path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, progress: bool
+) -> None:
+    """Encode texts into a token file; `shards.write_tokens` says how."""
+    if empty not in ("drop", "raise"):
+        raise ValueError(f"{empty=} must be 'drop' or 'raise'")
+    named: Iterable[_Text] = _named(texts)
+    total = None
+    if isinstance(texts, (str, os.PathLike, Sequence)):
+        named = known = list(named)  # says what is missing before work is done
+        total = sum(text.size for text in known)
+    _check_place(path)
+    with written_whole(path) as file, progress_bar(total, "encoding", progress) as advance:
+        writer = _Writer(file, tokenizer)
+        blanks = []
+        for text in named:
+            if not writer.add_text(text, advance):
+                blanks.append(text.name)
+                if empty == "raise":
+                    raise ValueError(f"{text.name} is empty; leave it out, or pass empty='drop'")
+        if not writer.num_tokens:
+            raise ValueError("there is no text to write: give at least one that is not empty")
+        writer.finish()
+    if blanks:
+        more = ", ..." if len(blanks) > SHOWN else ""
+        warnings.warn(
+            f"left out {len(blanks)} empty of {writer.num_texts + len(blanks)} texts: "
+            f"{', '.join(blanks[:SHOWN])}{more}",
+            stacklevel=3,
+        )
+
+
+class _Writer:
+    """Writes ids to a file as they come, and knows in the end what the header has to say."""
+
+    def __init__(self, file: BinaryIO, tokenizer: Any) -> None:
+        vocab_size = vocab_size_of(tokenizer)
+        if not vocab_size:
+            raise ValueError(
+                f"a {type(tokenizer).__name__} does not say how many ids it has; "
+                "give it an attribute n_vocab"
+            )
+        self.vocab_size = vocab_size
+        self.tokenizer = tokenizer
+        self.whole = not _can_be_cut(tokenizer)
+        self.mark = _end_mark(tokenizer)
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.starts = array("Q")  # of documents
+        self.num_texts = self.num_tokens = self.num_bytes = 0
+        self.last = self.mark
+        file.write(bytes(HEADER_BYTES))  # the header comes last: it holds the counts
+
+    def add_text(self, text: _Text, advance: Callable[[int], Any]) -> bool:
+        """Write one text and say whether there was anything in it."""
+        for number, block in enumerate(_blocks(text.source, self.whole)):
+            # A first block is never cut within white space: if it is blank, all of the text is.
+            if number == 0 and not _NOT_BLANK.search(block):
+                return False
+            if number == 0:
+                self._begin(text)
+            self._write_ids(encode(self.tokenizer, block), text.name)
+            num_bytes = len(block.encode("utf-8"))
+            self.num_bytes += num_bytes
+            advance(num_bytes)
+        return True
+
+    def _begin(self, text: _Text) -> None:
+        if self.num_texts and self.mark == NO_MARK:
+            raise ValueError(
+                f"this tokenizer has no {END_OF_TEXT} to stand between texts, and {text.name} is "
+                f"the second; give one text, or train a tokenizer with {END_OF_TEXT}"
+            )
+        if self.num_texts:
+            self._write_mark()
+        self.num_texts += 1
+
+    def _write_mark(self) -> None:
+        if self.last != self.mark:  # the text may have one at its end
+            self._write_ids([self.mark], END_OF_TEXT)
+
+    def _write_ids(self, ids: list[int], name: str) -> None:
+        if not ids:
+            return
+        block = np.array(ids, dtype=np.int64)
+        for found in (int(block.min()), int(block.max())):
+            if not 0 <= found < self.vocab_size:
+                raise ValueError(
+                    f"{name} has token id {found}, outside the tokenizer's vocabulary of "
+                    f"{self.vocab_size} (0 to {self.vocab_size - 1})"
+                )
+        before = np.concatenate([[self.last], block[:-1]])
+        starts = np.flatnonzero((before == self.mark) & (block != self.mark)) + self.num_tokens
+        self.starts.frombytes(starts.astype(np.uint64).tobytes())
+        self.num_tokens += len(ids)
+        self.last = ids[-1]
+        self._write(block.astype(id_type(self.vocab_size)).tobytes())
+
+    def finish(self) -> None:
+        """Write what stands behind the ids, then the header in front of them."""
+        if self.num_texts > 1 or len(self.starts) > 1:  # several documents: the last one ends, too
+            self._write_mark()
+        num_documents = len(self.starts)
+        self._write(bytes(padding(self.file.tell())))
+        self._write(np.array(self.starts, dtype="<u8").tobytes())
+        identity = fingerprint(self.tokenizer)
+        packed = pack_tokenizer(self.tokenizer, identity)
+        self._write(packed)
+        header = Header(
+            vocab_size=self.vocab_size,
+            num_tokens=self.num_tokens,
+            num_documents=num_documents,
+            num_bytes=self.num_bytes,
+            tokenizer_bytes=len(packed),
+            fingerprint=bytes.fromhex(identity),
+            sha256=self.digest.digest(),
+        )
+        self.file.seek(0)
+        self.file.write(header.pack())
+
+    def _write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self.file.write(data)
+
+
+def _named(texts: Any) -> Iterator[_Text]:
+    """Yield texts and files with what to call them; a folder stands for the .txt files in it."""
+    if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
+        raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
+    number = 0
+    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
+        if isinstance(text, str):
+            if len(text) < 256 and os.path.isfile(text):
+                warnings.warn(
+                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                    stacklevel=5,
+                )
+            check_surrogates(text)
+            number += 1
+            yield _Text(f"text {number}", text)
+        elif isinstance(text, os.PathLike):
+            for path in _files(Path(text)):
+                number += 1
+                yield _Text(f"text {number} ({path})", path)
+        else:
+            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        if not (files := sorted(path.rglob("*.txt"))):
+            raise ValueError(f"the folder {path} has no .txt file; name its files one by one")
+        return files
+    if not path.is_file():
+        raise FileNotFoundError(f"no text at {path}")
+    return [path]
+
+
+def _check_place(path: Path) -> None:
+    """See to it that a token file takes the place of nothing but a token file."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file, such as {path / 'tokens'}")
+    if path.is_file() and not is_token_file(path):
+        raise ValueError(
+            f"{path} is there and is no token file; give another name, or move it away"
+        )
+
+
+def _blocks(source: str | Path, whole: bool) -> Iterator[str]:
+    """Yield a text in blocks that give the ids of the whole, line ends as they are."""
+    if isinstance(source, str):
+        yield from [source] if whole else text_blocks(source, GPT2_PATTERN, BLOCK)
+        return
+    with open(source, encoding="utf-8", newline="") as file:
+        try:
+            yield from file_blocks(file, whole, BLOCK)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{source} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+            ) from error
+
+
+def _can_be_cut(tokenizer: Any) -> bool:
+    """Say whether blocks of a text give the ids of the whole: known for GPT-2's pattern only."""
+    pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
+    specials = special_tokens_of(tokenizer)
+    return pattern == GPT2_PATTERN and not any(c.isspace() for name in specials for c in name)
+
+
+def _end_mark(tokenizer: Any) -> int:
+    """Return the id that stands between documents, NO_MARK if the tokenizer has none."""
+    name = getattr(tokenizer, "eos_token", None) or END_OF_TEXT  # transformers' name for its own
+    ids = encode(tokenizer, name) if name in special_tokens_of(tokenizer) else []
+    return ids[0] if len(ids) == 1 else NO_MARK
+
+
+def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
+    """Return what is kept of a tokenizer: "gpt2", its JSON file, or nothing for foreign ones."""
+    split_like_gpt2 = getattr(tokenizer, "pattern", GPT2_PATTERN) == GPT2_PATTERN
+    if split_like_gpt2 and identity == fingerprint(GPT2Tokenizer()):
+        return GPT2
+    if not isinstance(tokenizer, BytePairTokenizer):
+        return b""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        tokenizer.save(file)
+        return file.read_bytes()
+
+
+def unpack_tokenizer(packed: bytes) -> Any:
+    """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
+    if packed in (b"", GPT2):
+        return GPT2Tokenizer() if packed else None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        file.write_bytes(packed)
+        return BytePairTokenizer.load(file)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its place when all of it is on the disk, or never."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar(total: int | None, what: str, show: bool) -> Iterator[Callable[[int], Any]]:
+    """Show how many bytes are done when it takes longer than a second; gives what moves it on."""
+    if not show:
+        yield lambda n: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=1.0, leave=False) as bar:
+        yield bar.update

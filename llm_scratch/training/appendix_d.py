@@ -1,0 +1,170 @@
+"""Warm-up, cosine decay and gradient clipping as the book adds them to its loop (appendix D).
+
+The loop for real runs is `llm_scratch.training.loop.train`, which repairs what stays here as the
+book has it: there is no clipping during warm-up, the last step does not reach the smallest rate,
+and the peak is read from the optimizer, so that a second call begins where the first one ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
+from llm_scratch.training.losses import calc_loss_batch
+
+MOST_GRADIENT = 1.0
+
+
+def book_learning_rate(
+    step: int,
+    *,
+    total_steps: int,
+    warmup_steps: int,
+    peak_lr: float,
+    initial_lr: float = 3e-05,
+    min_lr: float = 1e-6,
+) -> float:
+    """The book's rate at a step, counted from 0: a line up to the peak, then half a cosine down.
+
+    `schedules.learning_rate` is the one for real runs.
+
+    Args:
+        step: from 0.
+        total_steps: of the whole run.
+        warmup_steps: steps of linear rise; at step `warmup_steps` the rate is the peak.
+        peak_lr: the largest rate.
+        initial_lr: the rate of step 0.
+        min_lr: what the rate falls towards; step `total_steps` would have it.
+
+    Source:
+        Book D.1 and D.2.
+    """
+    if step < warmup_steps:
+        return initial_lr + step * (peak_lr - initial_lr) / warmup_steps
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)
+    return min_lr + (peak_lr - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def find_highest_gradient(model: nn.Module, *, signed: bool = False) -> Tensor:
+    """The largest number in all gradients of a model, without its sign: a scalar.
+
+    Args:
+        model: after `backward`.
+        signed: True compares with the sign, as the book does, and does not see a large negative
+            gradient.
+
+    Raises:
+        ValueError: if no parameter has a gradient.
+
+    Source:
+        Book D.3.
+    """
+    gradients = [p.grad.detach() for p in model.parameters() if p.grad is not None]
+    if not gradients:
+        raise ValueError("no parameter has a gradient; call backward on a loss first")
+    return torch.stack([(g if signed else g.abs()).max() for g in gradients]).max()
+
+
+def train_model(
+    model: Any,
+    train_loader: Loader,
+    val_loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    n_epochs: int,
+    eval_freq: int,
+    eval_iter: int | None,
+    start_context: str,
+    tokenizer: Any,
+    warmup_steps: int,
+    initial_lr: float = 3e-05,
+    min_lr: float = 1e-6,
+    orig_book_version: bool = False,
+    *,
+    log: Callable[[str], object] = print,
+) -> tuple[list[float], list[float], list[int], list[float]]:
+    """Train for some epochs: training losses, validation losses, tokens seen, and all rates.
+
+    The loop of chapter 5 with warm-up, cosine decay and, from the end of warm-up on, gradients
+    clipped to a norm of 1. With the book's seed and settings the numbers are the book's. The
+    modes of the model are left as found.
+
+    Args:
+        model: a `GPTModel`, on `device`.
+        train_loader: gives (inputs, targets) to learn from; its length is known.
+        val_loader: gives (inputs, targets) to measure on.
+        optimizer: its rate is the peak; every group gets the same rate.
+        device: where the model is.
+        n_epochs: how often the training part is gone through.
+        eval_freq: steps from one evaluation to the next.
+        eval_iter: how many batches an evaluation takes of each part; None is all.
+        start_context: what the samples of text start with.
+        tokenizer: the one that the loaders were made with.
+        warmup_steps: steps of linear rise.
+        initial_lr: the rate of the first step.
+        min_lr: what the rate falls towards.
+        orig_book_version: True leaves the first step after warm-up unclipped, as the first
+            printing does.
+        log: what each line is given to.
+
+    Raises:
+        ValueError: if a number is out of range, a loader gives no batch, or warm-up takes the
+            whole run.
+
+    Source:
+        Book D.4.
+    """
+    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
+        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
+    total_steps = len(train_loader) * n_epochs  # type: ignore[arg-type]
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"{warmup_steps=} must be below the {total_steps} steps of the run: "
+            f"{total_steps // n_epochs} batches, {n_epochs} epochs"
+        )
+    peak_lr = optimizer.param_groups[0]["lr"]
+    first_clipped = warmup_steps + 1 if orig_book_version else warmup_steps
+    train_losses: list[float] = []
+    val_losses: list[float] = []
+    tokens_at: list[int] = []
+    rates: list[float] = []
+    tokens_seen, step = 0, -1
+    with evaluation_mode(model):  # for its way out: modes as they were before the run
+        for epoch in range(1, n_epochs + 1):
+            model.train()
+            for inputs, targets in train_loader:
+                step += 1
+                optimizer.zero_grad()
+                rate = book_learning_rate(
+                    step,
+                    total_steps=total_steps,
+                    warmup_steps=warmup_steps,
+                    peak_lr=peak_lr,
+                    initial_lr=initial_lr,
+                    min_lr=min_lr,
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                rates.append(rate)
+                calc_loss_batch(inputs, targets, model, device).backward()
+                if step >= first_clipped:
+                    nn.utils.clip_grad_norm_(model.parameters(), max_norm=MOST_GRADIENT)
+                optimizer.step()
+                tokens_seen += inputs.numel()
+                if step % eval_freq == 0:
+                    losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+                    train_losses.append(losses[0])
+                    val_losses.append(losses[1])
+                    tokens_at.append(tokens_seen)
+                    log(
+                        f"Ep {epoch} (Iter {step:06d}): "
+                        f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
+                    )
+            generate_and_print_sample(model, tokenizer, device, start_context, log=log)
+    return train_losses, val_losses, tokens_at, rates

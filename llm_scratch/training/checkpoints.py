@@ -1,0 +1,238 @@
+"""Checkpoints of a run: everything that the next step needs, whole or not there.
+
+A checkpoint is a folder with a model as `save_model` writes it (so every command that takes a
+model takes a checkpoint), `state.pt` with the optimizers and where the run stands, and
+`manifest.json` with the size and the SHA-256 of each file. It is written under another name,
+brought to the disk, and renamed last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.weights.errors import WeightsError
+from llm_scratch.weights.folder import load_model, save_model
+
+STATE_FILE, MANIFEST = "state.pt", "manifest.json"
+VERSION = 1
+NAME = re.compile(r"step-(\d{8})")
+PART = ".part"
+
+
+class CheckpointError(WeightsError):
+    """A checkpoint that is damaged, unsafe or incomplete."""
+
+
+def save_run(
+    folder: Path, step: int, model: nn.Module, state: Mapping[str, Any], tokenizer: Any = None
+) -> Path:
+    """Write a checkpoint into `folder`: the path of the finished one.
+
+    Args:
+        folder: where the checkpoints of the run are; is made when missing.
+        step: becomes its name.
+        model: a `GPTModel`.
+        state: numbers, texts, tensors, and lists and dicts of them.
+        tokenizer: is written beside the model.
+
+    Raises:
+        TypeError: if `state` holds something that could not be read back safely.
+        OSError: if it can't be written; nothing half-written stays.
+    """
+    check_plain(state)
+    target = folder / f"step-{step:08d}"
+    part = folder / f"{target.name}.{secrets.token_hex(4)}{PART}"
+    part.mkdir(parents=True)
+    try:
+        save_model(model, part, tokenizer)
+        with open(part / STATE_FILE, "wb") as file:
+            torch.save(dict(state), file)
+            _to_disk(file)
+        files = {path.name: describe(path) for path in sorted(part.iterdir())}
+        manifest = {"version": VERSION, "step": step, "files": files}
+        with open(part / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1)
+            _to_disk(file)
+        sync_folder(part)
+        _take_place(part, target)
+        sync_folder(folder)
+    except RuntimeError as err:  # how torch.save says that the disk is full
+        raise OSError(f"{target} could not be written: {err}") from err
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _take_place(part: Path, target: Path) -> None:
+    """Rename a finished checkpoint; one of the same step, left by an earlier try, goes first."""
+    if target.exists():
+        old = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
+        os.rename(target, old)
+        os.rename(part, target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(part, target)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first, damaged ones too."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the newest checkpoints, and what interrupted writing left behind."""
+    for old in checkpoints_in(folder)[count:]:
+        # Renamed first: a removal that is interrupted leaves nothing that looks like a checkpoint.
+        away = old.with_name(f"{old.name}.{secrets.token_hex(4)}{PART}")
+        os.rename(old, away)
+        shutil.rmtree(away, ignore_errors=True)
+    clean(folder)
+
+
+def clean(folder: Path) -> None:
+    """Remove what an interrupted write or removal left in a folder."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.endswith(PART):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_whole(
+    folder: Path, log: Callable[[str], object] = print, before: int | None = None
+) -> Path | None:
+    """The newest checkpoint whose files are as they were written; None where there is none.
+
+    For each damaged one a line is logged, which says what is wrong and what is taken instead.
+    With `before`, only checkpoints of earlier steps are looked at.
+    """
+    paths = [path for path in checkpoints_in(folder) if before is None or step_of(path) < before]
+    for index, path in enumerate(paths):
+        try:
+            verify(path)
+        except CheckpointError as err:
+            fallback = paths[index + 1].name if index + 1 < len(paths) else "none"
+            log(f"{err}; the previous checkpoint is {fallback}")
+        else:
+            return path
+    return None
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare the files of a checkpoint with its manifest.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, shorter or changed.
+    """
+    path = checkpoint / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files, version = dict(manifest["files"]), manifest["version"]
+        expected = {
+            str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()
+        }
+        same_step = manifest["step"] == step_of(checkpoint)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as err:
+        raise CheckpointError(path, "is missing or damaged") from err
+    if version != VERSION:
+        raise CheckpointError(path, f"is of version {version!r}, this library reads {VERSION}")
+    if not same_step or not {STATE_FILE, "model.safetensors"} <= expected.keys():
+        raise CheckpointError(path, "does not belong to this checkpoint")
+    for name, (size, digest) in expected.items():
+        file = checkpoint / name
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(file, "is missing")
+        if file.stat().st_size != size:
+            found = file.stat().st_size
+            raise CheckpointError(file, f"is damaged: {found} bytes long, {size} were written")
+        if describe(file)["sha256"] != digest:
+            raise CheckpointError(file, "is damaged: its checksum does not agree")
+
+
+def load_run(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The model's state dict and the state that `save_run` wrote, on the CPU.
+
+    Raises:
+        CheckpointError: if a file is damaged, or holds more than plain data.
+    """
+    verify(checkpoint)
+    model, _ = load_model(checkpoint)
+    return dict(model.state_dict()), read_state(checkpoint / STATE_FILE)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Plain data from a file of `torch.save`, and nothing else.
+
+    Raises:
+        CheckpointError: if the file is damaged, or contains code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise CheckpointError(path, "refused: contains code instead of plain data") from err
+    except Exception as err:  # a foreign format: damage shows as many types of error
+        raise CheckpointError(path, f"is damaged ({type(err).__name__})") from err
+
+
+def check_plain(value: Any, name: str = "state") -> None:
+    """Refuse what can't be read back without running code.
+
+    Raises:
+        TypeError: naming the place and the type.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_plain(key, name)
+            check_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"{name}[{index}]")
+    elif type(value) not in (int, float, str, bool, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, "
+            "lists and dicts"
+        )
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """The size and the SHA-256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system has that."""
+    if os.name != "posix":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,0 +1,203 @@
+"""Everything that decides a training run, in one frozen object that is checked when it is made."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llm_scratch.training.chunked_loss import CHUNK
+from llm_scratch.training.optimizers import OPTIMIZERS, OptimizerName
+from llm_scratch.training.precision import PRECISIONS, Precision
+from llm_scratch.training.schedules import Schedule, check_schedule, learning_rate
+
+# What may differ when a run goes on: what is kept and shown, and settings that trade memory for
+# time, which change results by rounding only.
+FREE_ON_RESUME = (
+    {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
+    | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run. The same settings, seed, model and data give the same run.
+
+    A step is one update of the parameters. It reads `accumulation` micro batches of `micro_batch`
+    rows of `length` tokens; the loss is the sum over all their tokens by the number of tokens.
+
+    Args:
+        steps: how many updates.
+        micro_batch: rows that are in memory at a time.
+        length: tokens of a row; None is the model's context length.
+        tokens_per_step: how many tokens an update is to see; `accumulation` follows from it.
+        accumulation: micro batches of a step; None derives it, 1 without `tokens_per_step`.
+        learning_rate: the peak of the schedule.
+        min_learning_rate: the rate of the last step; None is a tenth of the peak.
+        warmup_steps: steps of linear rise; None is a twentieth of the run.
+        schedule: "cosine", "linear" or "constant" (see `schedules.learning_rate`).
+        decay_share: "constant" only: the part of the run in which the rate falls.
+        optimizer: "adamw" or "muon" (see `optimizers.build_optimizers`).
+        weight_decay: of matrices and embeddings.
+        beta1: AdamW's first decay rate.
+        beta2: AdamW's second decay rate.
+        clip: largest norm of all gradients together; larger ones are scaled down. None: no limit.
+        precision: "auto", "float32", "bfloat16" or "float16" (see `precision.pick_precision`).
+        compile: whether `torch.compile` is tried on the model.
+        checkpoint_blocks: 1 computes every block again in the backward pass instead of keeping
+            what it needs, k every k-th, 0 none: less memory, more time.
+        loss_chunk: tokens whose logits are in memory at a time.
+        seed: decides the order of the data and dropout.
+        eval_every: steps from one evaluation to the next; the last step is always evaluated.
+        eval_batches: micro batches an evaluation reads, the same each time; None is all.
+        patience: stop after so many evaluations without a new best loss; None never does.
+        save_every: steps from one checkpoint to the next; the last step is always saved.
+        keep_last: how many checkpoints are kept.
+        sample_every: steps from one sample of text to the next; 0 is never.
+        sample_prompt: what samples begin with.
+        sample_tokens: how many tokens a sample has.
+        log_every: steps from one printed line to the next; 0 prints none.
+        tune_allocator: whether freed memory is kept for the next step (Linux, CPU only).
+
+    Raises:
+        ValueError: if a setting is out of range or can have no effect.
+    """
+
+    steps: int = 1000
+    micro_batch: int = 8
+    length: int | None = None
+    tokens_per_step: int | None = None
+    accumulation: int | None = None
+    learning_rate: float = 6e-4
+    min_learning_rate: float | None = None
+    warmup_steps: int | None = None
+    schedule: Schedule = "cosine"
+    decay_share: float = 0.2
+    optimizer: OptimizerName = "adamw"
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float | None = 1.0
+    precision: Precision = "auto"
+    compile: bool = False
+    checkpoint_blocks: int = 0
+    loss_chunk: int = CHUNK
+    seed: int = 1234
+    eval_every: int = 100
+    eval_batches: int | None = 20
+    patience: int | None = None
+    save_every: int = 100
+    keep_last: int = 2
+    sample_every: int = 0
+    sample_prompt: str = "\n"
+    sample_tokens: int = 60
+    log_every: int = 10
+    tune_allocator: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micro_batch", "loss_chunk", "eval_every", "save_every", "keep_last"):
+            _check_count(name, getattr(self, name), 1)
+        for name in ("length", "tokens_per_step", "accumulation", "eval_batches", "patience"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name), 1)
+        for name in ("sample_every", "log_every", "checkpoint_blocks", "sample_tokens"):
+            _check_count(name, getattr(self, name), 0)
+        for name in ("weight_decay", "learning_rate"):
+            _check_number(name, getattr(self, name), 0, math.inf)
+        for name in ("beta1", "beta2"):
+            _check_number(name, getattr(self, name), 0, 1)
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip={self.clip} must be above 0; None is no limit")
+        for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}; there are {', '.join(known)}")
+        check_schedule(
+            self.steps, self.learning_rate, self.lowest_rate, self.warmup, self.schedule,
+            self.decay_share,
+        )  # fmt: skip
+
+    @property
+    def lowest_rate(self) -> float:
+        """The learning rate of the last step."""
+        given = self.min_learning_rate
+        return self.learning_rate / 10 if given is None else given
+
+    @property
+    def warmup(self) -> int:
+        """The number of steps in which the rate rises."""
+        return self.steps // 20 if self.warmup_steps is None else self.warmup_steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, 1 to `steps`."""
+        return learning_rate(
+            step,
+            steps=self.steps,
+            peak=self.learning_rate,
+            minimum=self.lowest_rate,
+            warmup=self.warmup,
+            schedule=self.schedule,
+            decay_share=self.decay_share,
+        )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step reads: `accumulation` micro batches of `rows` rows of `length` tokens."""
+
+    accumulation: int
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a whole step."""
+        return self.accumulation * self.rows * self.length
+
+
+def plan_step(config: TrainConfig, context_length: int) -> StepPlan:
+    """How a step is made of micro batches.
+
+    A warning names both numbers where the tokens asked for are no whole number of micro batches,
+    or disagree with an `accumulation` that is given too.
+
+    Raises:
+        ValueError: if `config.length` is above the model's context length.
+    """
+    length = config.length or context_length
+    if length > context_length:
+        raise ValueError(
+            f"length={length} is above the model's context length of {context_length}; shorten it"
+        )
+    asked, accumulation = config.tokens_per_step, config.accumulation
+    micro = config.micro_batch * length
+    if accumulation is None:
+        accumulation = 1 if asked is None else max(1, round(asked / micro))
+    plan = StepPlan(accumulation, config.micro_batch, length)
+    if asked is not None and plan.tokens != asked:
+        warnings.warn(
+            f"a step has {plan.tokens} tokens ({accumulation} x {config.micro_batch} x {length}), "
+            f"tokens_per_step asks for {asked}",
+            stacklevel=3,
+        )
+    return plan
+
+
+def changed_settings(before: dict[str, Any], config: TrainConfig) -> list[str]:
+    """What would make a resumed run another run: "name: was, now" for each such setting."""
+    names = [field.name for field in fields(config) if field.name not in FREE_ON_RESUME]
+    return [
+        f"{name}: {before[name]!r} before, {getattr(config, name)!r} now"
+        for name in names
+        if name in before and before[name] != getattr(config, name)
+    ]
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of {least} or more")
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if not isinstance(value, int | float) or not low <= value < high:
+        raise ValueError(f"{name}={value!r} must be from {low} to below {high}")

@@ -1,0 +1,240 @@
+"""The loop for real runs: stoppable at any moment, resumable to the bit, in bounded memory.
+
+A step is a function of the seed, its number and the data. Nothing that decides it lives outside
+of the model, the optimizers and the few numbers of `RunState`, and those are what a checkpoint
+holds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from llm_scratch.generation.decoding import generate
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.text.tokens import decode, text_to_token_ids
+from llm_scratch.training.allocator import keep_freed_memory
+from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
+from llm_scratch.training.config import StepPlan, TrainConfig
+from llm_scratch.training.reporting import Reporter
+from llm_scratch.training.run_folder import RunFolder, environment
+from llm_scratch.training.starting import Run, RunState, reporter_of, start_run
+from llm_scratch.training.steps import (
+    Batch,
+    NonFiniteError,
+    evaluate,
+    first_bad_tensor,
+    seed_of,
+    take_step,
+)
+from llm_scratch.weights.folder import save_model, unwrapped
+
+
+def train(
+    model: Any,
+    data: TokenPart,
+    config: TrainConfig,
+    *,
+    validation: TokenPart | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    tokenizer: Any = None,
+    resume: bool = False,
+    progress: bool = False,
+    log: Callable[[str], object] = print,
+) -> RunState:
+    """Train a model on a part of a token file, and say where the run stands at its end.
+
+    The model is updated in place, on the device that it is on. Its modes and the global random
+    generators are left as found. With a folder the run writes its settings, a log, checkpoints
+    and its best model there, and `resume=True` goes on with what an interrupted run left: to the
+    same losses and parameters, bit by bit, on the same machine with the same number of threads.
+
+    Args:
+        model: a `GPTModel`.
+        data: a `TokenPart` to learn from.
+        config: the settings of the run.
+        validation: a `TokenPart` to measure on.
+        folder: where the run is kept; None keeps nothing.
+        tokenizer: the one that the data was made with; saved with the model, and for samples.
+        resume: whether a run in the folder goes on. Without a whole checkpoint it starts at 0.
+        progress: whether there is a progress bar.
+        log: what each line is given to.
+
+    Raises:
+        ValueError: before the first step, if model, data and settings do not fit each other or,
+            with `resume`, the run in the folder (both values are named), or if the folder is not
+            empty without `resume`, or in use.
+        NonFiniteError: if a loss or gradient is infinite or no number. Step, rate and the first
+            bad tensor are named; the last checkpoint is good.
+        OSError: if the folder can't be written. The last checkpoint is good.
+    """
+    model = unwrapped(model)
+    if resume and folder is None:
+        raise ValueError("resume=True needs the folder of the run")
+    with ExitStack() as stack:
+        run_folder = None
+        if folder is not None:
+            run_folder = RunFolder(folder, resume=resume)
+            stack.callback(run_folder.close)
+        stack.enter_context(evaluation_mode(model))  # for its way out: modes as they were before
+        stack.callback(setattr, model, "checkpoint_blocks", model.checkpoint_blocks)
+        model.checkpoint_blocks = config.checkpoint_blocks
+        if config.tune_allocator and model.tok_emb.weight.device.type == "cpu":
+            keep_freed_memory()
+        run = start_run(model, data, config, validation, tokenizer, run_folder, log)
+        reporter = reporter_of(run, progress)
+        stack.callback(reporter.close)
+        if run.state.stopped or run.state.step >= config.steps:
+            log(f"nothing left to do: the run ended at step {run.state.step} of {config.steps}")
+        while run.state.step < config.steps and not run.state.stopped:
+            _step(run, reporter)
+    return run.state
+
+
+def _step(run: Run, reporter: Reporter) -> None:
+    """One update, and what is due after it."""
+    config, state, start = run.config, run.state, time.perf_counter()
+    step = state.step + 1
+    batches = micro_batches(run.data, config, run.plan, step)
+    rate, seed = config.rate(step), seed_of(config.seed, step)
+    try:
+        loss, norm = take_step(run.engine, batches, rate, config.clip, seed)
+    except NonFiniteError as err:
+        raise _stopped(run, step, str(err)) from err
+    state.step, state.loss, state.tokens = step, loss, state.tokens + run.plan.tokens
+    seconds = time.perf_counter() - start
+    values = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm}
+    values |= {"tokens": state.tokens, "seconds": seconds}
+    if run.folder is not None:
+        run.folder.record(**values)
+    reporter.step(values, run.plan.tokens)
+    if run.validation is not None and _due(step, config.eval_every, config.steps):
+        _evaluate(run, run.validation, reporter)
+    if config.sample_every and step % config.sample_every == 0:
+        _sample(run, reporter)
+    # Last, so that a checkpoint stands for everything up to its step.
+    if run.folder is not None and (_due(step, config.save_every, config.steps) or state.stopped):
+        _save(run, run.folder)
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step % every == 0 or step == steps
+
+
+def micro_batches(
+    data: TokenPart, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0, ranks: int = 1
+) -> list[Batch]:
+    """What one process reads at a step: a function of the seed, the step and its rank.
+
+    The micro batches of all processes lie side by side in one order of windows, so that a step
+    reads the same windows however it is divided.
+    """
+    rows = plan.rows
+    return [
+        data.batch(
+            config.seed,
+            step - 1,
+            rows,
+            plan.length,
+            first_row=(micro * ranks + rank) * rows,
+            step_rows=plan.accumulation * ranks * rows,
+        )
+        for micro in range(plan.accumulation)
+    ]
+
+
+def validation_batches(
+    validation: TokenPart, config: TrainConfig, plan: StepPlan
+) -> Iterable[Batch]:
+    """The batches of every evaluation of a run: all windows in order, or some, always the same."""
+    count = config.eval_batches
+    if count is None or count * plan.rows >= validation.num_windows(plan.length):
+        return validation.windows_in_order(plan.length, plan.rows)
+    return [validation.batch(0, index, plan.rows, plan.length) for index in range(count)]
+
+
+def _evaluate(run: Run, validation: TokenPart, reporter: Reporter) -> None:
+    """Measure the validation loss, keep the model if it is the best, count it if it is not."""
+    state = run.state
+    loss = evaluate(run.engine, validation_batches(validation, run.config, run.plan))
+    state.val_loss = loss
+    note = f"step {state.step}: validation loss {loss:.4f}"
+    if state.best_loss is None or loss < state.best_loss:
+        state.best_loss, state.best_step, state.worse = loss, state.step, 0
+        _save_best(run)
+    else:
+        state.worse += 1
+        note += f", the best was {state.best_loss:.4f} after step {state.best_step}"
+        state.stopped = run.config.patience is not None and state.worse >= run.config.patience
+    if run.folder is not None:
+        run.folder.record(step=state.step, val_loss=loss)
+    reporter.scalars({"step": state.step, "val_loss": loss})
+    reporter.line(f"{note}; stopping early" if state.stopped else note)
+
+
+def _sample(run: Run, reporter: Reporter) -> None:
+    """Let the model write a little, with a generator of its own."""
+    config, model, step = run.config, run.engine.model, run.state.step
+    idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(run.engine.device)
+    generator = torch.Generator(run.engine.device).manual_seed(seed_of(config.seed, step, -1))
+    with evaluation_mode(model):
+        ids = generate(
+            model, idx, config.sample_tokens, temperature=0.8, top_k=50, generator=generator
+        )
+    text = decode(run.tokenizer, ids[0].tolist())
+    reporter.line(f"step {step} writes: {text!r}")
+    if run.folder is not None:
+        run.folder.add_sample(step, text)
+
+
+def _save(run: Run, folder: RunFolder) -> None:
+    """Write a checkpoint, never one that holds a NaN, and take out the oldest."""
+    engine, step = run.engine, run.state.step
+    if bad := first_bad_tensor(engine.model):
+        rate = run.config.rate(step)
+        raise _stopped(run, step, f"the update made {bad} infinite or NaN, at a {rate=:g}")
+    content = {
+        "state": asdict(run.state),
+        "config": asdict(run.config),
+        "facts": run.facts,
+        "environment": environment(),
+        "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
+        "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+    }
+    try:
+        folder.sync()
+        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer)
+        if run.validation is None:
+            _save_best(run)
+    except OSError as err:
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder.path} ({err}); "
+            f"{_last_good(folder)}; make room, then --resume goes on"
+        ) from err
+    keep_newest(folder.checkpoints, run.config.keep_last)
+
+
+def _save_best(run: Run) -> None:
+    """Write the model to the run's own folder, where every command finds it."""
+    if run.folder is not None and not first_bad_tensor(run.engine.model):
+        save_model(run.engine.model, run.folder.path, run.tokenizer)
+        best = {"step": run.state.step, "val_loss": run.state.val_loss}
+        run.folder.write_json("best.json", best)
+
+
+def _stopped(run: Run, step: int, reason: str) -> NonFiniteError:
+    kept = "" if run.folder is None else f"; {_last_good(run.folder, step - 1)}"
+    return NonFiniteError(f"stopped at step {step}: {reason}{kept}")
+
+
+def _last_good(folder: RunFolder, before: int | None = None) -> str:
+    """Which checkpoint is left; one of step `before` led to what went wrong, and is not good."""
+    newest = newest_whole(folder.checkpoints, lambda line: None, before)
+    return "there is no good checkpoint" if newest is None else f"the last good one is {newest}"

@@ -1,0 +1,105 @@
+"""Optimizers for real runs: AdamW in one fused kernel, or Muon for the matrices of the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.weights.stored import is_dense
+
+if TYPE_CHECKING:
+    from llm_scratch.training.muon import Muon
+
+OptimizerName = Literal["adamw", "muon"]
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: what decays, and what does not.
+
+    Matrices and embeddings decay, biases and the scales and shifts of layer norms do not. A tied
+    parameter is listed once, a frozen one not at all; an empty group is left out.
+
+    Raises:
+        ValueError: if nothing is left to train, or a parameter's numbers do not fill their memory
+            without gaps: the fused kernels compute wrong updates then, without an error.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError("no parameter of the model is trainable; requires_grad is False for all")
+    for name, parameter in trained.items():
+        if not is_dense(parameter):
+            raise ValueError(
+                f"{name} of shape {tuple(parameter.shape)} has strides {parameter.stride()}, which "
+                "leave gaps in memory; replace it by its clone() in contiguous form"
+            )
+    decayed = [p for p in trained.values() if p.dim() >= 2]
+    others = [p for p in trained.values() if p.dim() < 2]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def describe_groups(groups: Sequence[dict[str, Any]]) -> str:
+    """One line on the groups: how many tensors and numbers each has, and its decay."""
+    return "; ".join(
+        f"{len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} numbers, "
+        f"weight decay {group['weight_decay']:g}"
+        for group in groups
+    )
+
+
+def build_optimizers(
+    model: nn.Module,
+    learning_rate: float,
+    *,
+    name: OptimizerName = "adamw",
+    weight_decay: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+) -> list[torch.optim.Optimizer]:
+    """The optimizers that together train every trainable parameter once.
+
+    "adamw" is one AdamW, fused where the device has that. "muon" adds Muon for the weight
+    matrices of the blocks, with AdamW for everything else (embeddings, head, biases, norms).
+
+    Raises:
+        ValueError: as `parameter_groups`, or if the name is not known.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer={name!r} is not known; there are {', '.join(OPTIMIZERS)}")
+    groups = parameter_groups(model, weight_decay)
+    fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
+    options: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": eps, "fused": fused}
+    if name == "adamw":
+        return [torch.optim.AdamW(groups, **options)]
+    from llm_scratch.training.muon import Muon
+
+    matrices = _block_matrices(model)
+    if not matrices:
+        raise ValueError('the model has no matrices in blocks for "muon"; take "adamw"')
+    inside = {id(p) for p in matrices}
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in inside]
+    muon: Muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
+    return [muon, torch.optim.AdamW([g for g in groups if g["params"]], **options)]
+
+
+def _block_matrices(model: nn.Module) -> list[Tensor]:
+    blocks = getattr(model, "trf_blocks", None)
+    if blocks is None:
+        return []
+    return [p for p in blocks.parameters() if p.dim() == 2 and p.requires_grad]
+
+
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    """Give every group the rate of this step."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate

@@ -1,0 +1,59 @@
+"""In which numbers a run computes: chosen by what the device can do."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal, get_args
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """The type of the matrix products; parameters, sums, norms and losses stay in float32.
+
+    "auto" is bfloat16 on a GPU that computes with it, else float16 there (with a scaled loss); on
+    a CPU bfloat16 where it has matrix units for it (AMX), else float32; on Apple's GPU float32.
+
+    Raises:
+        ValueError: if the device can't compute in the type, with what it can.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"precision={name!r} is not known; there are {', '.join(PRECISIONS)}")
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if has_bfloat16(device) else torch.float16
+        fast = device.type == "cpu" and has_matrix_units()
+        return torch.bfloat16 if fast else torch.float32
+    if name == "bfloat16" and not has_bfloat16(device):
+        raise ValueError(f"{device} does not compute in bfloat16; float16, float32 or auto do")
+    return getattr(torch, name)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself, rather than by way of float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "mps":
+        return False
+    return True
+
+
+def has_matrix_units() -> bool:
+    """Whether the CPU has units for bfloat16 matrices, which make it several times faster."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(asked is not None and asked())
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> Any:
+    """A context in which matrix products are computed in `dtype`."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype)
+
+
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler | None:
+    """What keeps small float16 gradients above zero; None for the other types."""
+    return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None

@@ -1,0 +1,144 @@
+"""What a run shows while it goes: a progress bar, lines, and TensorBoard's files."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Reporter:
+    """Shows the steps of a run.
+
+    Args:
+        steps: of the whole run.
+        done: how many were done before.
+        log: what each line is given to.
+        log_every: steps from one line to the next; 0 is none.
+        progress: whether there is a progress bar.
+        step_flops: floating-point operations of a step.
+        peak: how many of them the machine can do a second, measured; None is not known.
+        device: whose memory is shown.
+        board: the folder for TensorBoard's files; None, or without TensorBoard, there are none.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        done: int,
+        *,
+        log: Callable[[str], object],
+        log_every: int,
+        progress: bool,
+        step_flops: float,
+        peak: float | None,
+        device: torch.device,
+        board: Path | None,
+    ) -> None:
+        self.steps, self._log, self._log_every = steps, log, log_every
+        self._step_flops, self._peak, self._device = step_flops, peak, device
+        self._bar: Any = None
+        if progress:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+        self._board = None if board is None else open_board(board)
+
+    def step(self, values: dict[str, Any], tokens: int) -> None:
+        """Show a step: the values of its line in the log, and how many tokens it had."""
+        seconds = max(values["seconds"], 1e-9)
+        notes = {"loss": f"{values['loss']:.3f}", "tok/s": f"{tokens / seconds:,.0f}"}
+        if self._peak:
+            notes["peak"] = f"{self._step_flops / seconds / self._peak:.0%}"
+        notes["MB"] = f"{memory_in_use(self._device) / 1e6:,.0f}"
+        if self._bar is not None:
+            self._bar.set_postfix(notes, refresh=False)
+            self._bar.update()
+        step = values["step"]
+        if self._log_every and (step % self._log_every == 0 or step in (1, self.steps)):
+            shown = ", ".join(f"{name} {value}" for name, value in notes.items())
+            self.line(f"step {step}: {shown}, rate {values['lr']:.2e}")
+        self.scalars(values)
+
+    def scalars(self, values: dict[str, Any]) -> None:
+        """Give numbers to TensorBoard, where that is there."""
+        if self._board is not None:
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._board.add_scalar(name, value, values["step"])
+
+    def line(self, text: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        if self._bar is not None:
+            self._bar.clear()
+        self._log(text)
+
+    def close(self) -> None:
+        """End the bar and TensorBoard's file."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def open_board(folder: Path) -> Any:
+    """A writer of TensorBoard's files, None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined, unused-ignore]
+
+    return SummaryWriter(str(folder))
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product here, measured now."""
+    size = 1024 if device.type == "cpu" else 8192
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(size, size, generator=generator).to(device, dtype)
+    best = float("inf")
+    for _ in range(4):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ a
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def flops_per_token(model: Any, length: int) -> float:
+    """Floating-point operations that training on one token takes, forward and backward.
+
+    Six for each number in a matrix (the embeddings are looked up, not multiplied), and those of
+    attention, of whose products the causal half is counted.
+    """
+    cfg = model.cfg
+    matrices = sum(p.numel() for p in model.trf_blocks.parameters() if p.dim() == 2)
+    matrices += cfg.vocab_size * cfg.emb_dim
+    return 6 * matrices + 6 * cfg.n_layers * cfg.emb_dim * length
+
+
+def memory_in_use(device: torch.device) -> float:
+    """The most bytes this process has held so far, on the device or in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,219 @@
+"""One step of a run: a function of the model, the optimizers, the data, and the step's number."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.training.chunked_loss import CHUNK, chunked_head_loss
+from llm_scratch.training.losses import IGNORE_INDEX, next_token_loss
+from llm_scratch.training.optimizers import set_learning_rate
+from llm_scratch.training.precision import autocast
+
+Batch = tuple[Tensor, Tensor]
+MOST_SKIPPED = 50
+
+
+class NonFiniteError(ArithmeticError, ValueError):
+    """A loss or gradient that is infinite or no number, from which no run recovers."""
+
+
+@dataclass
+class Engine:
+    """What computes the steps of a run.
+
+    Args:
+        model: a `GPTModel` on `device`.
+        optimizers: made from its parameters.
+        device: where it computes.
+        dtype: the type of the matrix products.
+        scaler: for float16, else None.
+        chunk: tokens whose logits are in memory at a time.
+        hidden_states: the model's, compiled or not.
+    """
+
+    model: Any
+    optimizers: Sequence[torch.optim.Optimizer]
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    scaler: torch.amp.GradScaler | None = None
+    chunk: int = CHUNK
+    hidden_states: Callable[[Tensor], Tensor] | None = None
+    skipped: int = 0
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Every parameter that the optimizers update."""
+        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
+
+    def loss(self, batch: Batch, divisor: float) -> Tensor:
+        """The sum of a batch's losses over `divisor`: a scalar."""
+        inputs, targets = (part.to(self.device, non_blocking=True) for part in batch)
+        with autocast(self.device, self.dtype):
+            if not has_plain_head(self.model):
+                return next_token_loss(self.model, inputs, targets)[0] / divisor
+            hidden = (self.hidden_states or self.model.hidden_states)(inputs)  # (B, T, C)
+            weight = self.model.out_head.weight
+            return chunked_head_loss(hidden, weight, targets, divisor=divisor, chunk=self.chunk)
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether the logits are a product with one matrix, which can be taken in chunks."""
+    head: Any = getattr(model, "out_head", None)
+    plain = type(head) is nn.Linear and head.bias is None and hasattr(model, "hidden_states")
+    return plain and not (head._forward_hooks or head._forward_pre_hooks)
+
+
+def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float | None,
+              seed: int) -> tuple[float, float]:  # fmt: skip
+    """Update the parameters once: the loss (nats per token) and the norm of the gradient.
+
+    Args:
+        engine: model and optimizers.
+        batches: the micro batches of the step; their losses are summed and divided by the number
+            of targets of all of them, so that any partition gives the same gradient.
+        rate: the learning rate.
+        clip: largest norm; None is no limit.
+        seed: for dropout; the global generators are left as found.
+
+    Raises:
+        NonFiniteError: before anything was changed, if loss or norm are infinite or no number.
+        ValueError: if no target counts.
+    """
+    engine.model.train()
+    with seeded(seed, engine.device):
+        loss = compute_gradients(engine, batches)
+    if not math.isfinite(loss):
+        raise NonFiniteError(_complaint(engine.model, f"the loss is {loss}, at a {rate=:g}"))
+    norm = _update(engine, rate, clip)
+    for optimizer in engine.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
+def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> float:
+    """Add the gradients of a step to the parameters' and return its loss in nats per token.
+
+    Raises:
+        ValueError: if no target of the step counts.
+    """
+    count = sum(int((targets != IGNORE_INDEX).sum()) for _, targets in batches)
+    if not count:
+        rows = sum(len(targets) for _, targets in batches)
+        raise ValueError(f"all targets of the {rows} rows of this step are masked; it has no loss")
+    total = torch.zeros((), device=engine.device)
+    for batch in batches:
+        loss = engine.loss(batch, float(count))
+        (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
+        total += loss.detach()
+    return total.item()
+
+
+def _update(engine: Engine, rate: float, clip: float | None) -> float:
+    """Clip, set the rate and let the optimizers step: the norm before clipping."""
+    scaler = engine.scaler
+    if scaler is not None:
+        for optimizer in engine.optimizers:
+            scaler.unscale_(optimizer)
+    gradients = [p.grad for p in engine.parameters if p.grad is not None]
+    norm = gradient_norm(gradients)
+    if not math.isfinite(norm):
+        engine.skipped += 1
+        if scaler is None or engine.skipped > MOST_SKIPPED:
+            reason = f"the norm of the gradient is {norm}, at a {rate=:g}"
+            raise NonFiniteError(_complaint(engine.model, reason))
+    else:
+        engine.skipped = 0
+        if clip is not None and norm > clip:
+            torch._foreach_mul_(gradients, clip / (norm + 1e-6))
+    set_learning_rate(engine.optimizers, rate)
+    for optimizer in engine.optimizers:
+        optimizer.step() if scaler is None else scaler.step(optimizer)  # which skips infinite ones
+    if scaler is not None:
+        scaler.update()
+    return norm
+
+
+def gradient_norm(gradients: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all gradients together."""
+    if not gradients:
+        return 0.0
+    return torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm().item()
+
+
+def first_bad_tensor(model: nn.Module) -> str:
+    """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return name
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name}"
+    return ""
+
+
+def _complaint(model: nn.Module, reason: str) -> str:
+    bad = first_bad_tensor(model)
+    where = f"the first bad tensor is {bad}" if bad else "all parameters are finite"
+    return f"{reason}; {where}; a lower learning rate or a longer warm-up may help"
+
+
+@torch.no_grad()
+def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
+    """The mean loss over some batches in nats per target, without dropout; draws nothing random.
+
+    Raises:
+        ValueError: if there is no target.
+    """
+    total, count = 0.0, 0
+    with evaluation_mode(engine.model):
+        for inputs, targets in batches:
+            total += engine.loss((inputs, targets), 1.0).item()
+            count += int((targets != IGNORE_INDEX).sum())
+    if not count:
+        raise ValueError("the validation part gives no batch; use more text or a shorter length")
+    return total / count
+
+
+def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
+    """The model's `hidden_states`, compiled and tried on a batch; None, and a line, if it fails."""
+    function: Any = torch.compile(engine.model.hidden_states)
+    engine.hidden_states = function
+    try:
+        with seeded(0, engine.device):
+            engine.loss(batch, 1.0).backward()
+    except (RuntimeError, OSError, ImportError) as err:
+        reason = str(err).partition("\n")[0][:200]
+        log(f"torch.compile does not work here ({reason}); going on without it")
+        function = None
+    finally:
+        engine.hidden_states = None
+        engine.model.zero_grad(set_to_none=True)
+    return function
+
+
+def seed_of(seed: int, step: int, rank: int = 0) -> int:
+    """A seed for one step of one process, unlike those of all others."""
+    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A context with global generators that start at `seed`; they come back as they were."""
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if is_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if is_cuda:
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield

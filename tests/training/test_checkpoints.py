@@ -1,0 +1,205 @@
+"""A checkpoint is whole, or it is not there; what is damaged is never loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llm_scratch.training import checkpoints
+from llm_scratch.training.checkpoints import (
+    MANIFEST,
+    STATE_FILE,
+    CheckpointError,
+    check_plain,
+    checkpoints_in,
+    clean,
+    keep_newest,
+    load_run,
+    newest_whole,
+    read_state,
+    save_run,
+    verify,
+)
+
+STATE = {"step": 3, "moments": [torch.arange(4.0)], "name": "x", "nothing": None}
+FILES = ("model.safetensors", STATE_FILE, MANIFEST)
+
+
+@pytest.fixture
+def saved(build, tmp_path) -> Path:
+    """Two checkpoints, of steps 1 and 2; the path of the second."""
+    save_run(tmp_path, 1, build(), STATE)
+    return save_run(tmp_path, 2, build(), STATE)
+
+
+def test_save_run_comes_back(build, saved):
+    tensors, state = load_run(saved)
+    for name, tensor in build().state_dict().items():
+        assert torch.equal(tensors[name], tensor)
+    assert torch.equal(state.pop("moments")[0], torch.arange(4.0))
+    assert state == {"step": 3, "name": "x", "nothing": None}
+
+
+def test_save_run_takes_the_place_of_one_of_the_same_step(build, saved):
+    assert save_run(saved.parent, 2, build(), {"step": 9}) == saved
+    assert load_run(saved)[1] == {"step": 9}
+    assert len(list(saved.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_file_falls_back_to_the_checkpoint_before(saved, name, share):
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[: int(len(content) * share)])
+    lines: list[str] = []
+    assert newest_whole(saved.parent, lines.append) == saved.parent / "step-00000001"
+    assert str(saved / name) in lines[0]
+    assert lines[0].endswith("the previous checkpoint is step-00000001")
+    with pytest.raises(CheckpointError):
+        load_run(saved)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_flipped_bit_falls_back_to_the_checkpoint_before(saved, name, share):
+    content = bytearray((saved / name).read_bytes())
+    content[int(len(content) * share)] ^= 4
+    (saved / name).write_bytes(content)
+    assert newest_whole(saved.parent, lambda line: None) == saved.parent / "step-00000001"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_falls_back_to_the_checkpoint_before(saved, name):
+    (saved / name).unlink()
+    assert newest_whole(saved.parent, lambda line: None) == saved.parent / "step-00000001"
+
+
+def test_newest_whole_without_a_whole_one_is_none(saved):
+    for folder in saved.parent.iterdir():
+        (folder / STATE_FILE).write_bytes(b"")
+    lines: list[str] = []
+    assert newest_whole(saved.parent, lines.append) is None
+    assert lines[-1].endswith("the previous checkpoint is none")
+    assert newest_whole(saved.parent / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 7}, {"files": []}, {"step": 1}, {"files": {"../x": {}}}, {"files": {}}]
+)
+def test_verify_refuses_a_manifest_that_says_something_else(saved, change):
+    manifest = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))
+    (saved / MANIFEST).write_text(json.dumps({**manifest, **change}), encoding="utf-8")
+    with pytest.raises(CheckpointError):
+        verify(saved)
+
+
+def test_full_disk_leaves_the_checkpoint_before_and_no_rest(build, saved, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for target, name in ((torch, "save"), (os, "fsync"), (os, "rename")):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, full)
+            with pytest.raises(OSError, match="No space left"):
+                save_run(saved.parent, 3, build(), STATE)
+        assert checkpoints_in(saved.parent) == [saved, saved.parent / "step-00000001"]
+        assert len(list(saved.parent.iterdir())) == 2
+
+
+def test_full_disk_in_the_words_of_pytorch_is_an_os_error(build, saved, monkeypatch):
+    def full(*_args):
+        raise RuntimeError("[enforce fail at inline_container.cc] file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="step-00000003 could not be written: .*file write failed"):
+        save_run(saved.parent, 3, build(), STATE)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (np.float64(1.0), "float64"),
+        (Path("x"), "PosixPath|WindowsPath"),
+        (dataclasses.make_dataclass("Config", ["a"])(1), "Config"),
+        (float, "type"),
+    ],
+)
+def test_save_run_refuses_what_could_not_be_read_back(build, tmp_path, value, kind):
+    with pytest.raises(TypeError, match=rf"state\['a'\]\[1\] is a ({kind}); a checkpoint holds"):
+        save_run(tmp_path, 1, build(), {"a": [1, value]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_plain_takes_the_state_of_an_optimizer(build):
+    model = build()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    check_plain(optimizer.state_dict())
+
+
+class Marker:
+    """Creates a folder when somebody unpickles it without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_read_state_refuses_code(tmp_path):
+    buffer = io.BytesIO()
+    torch.save({"x": Marker(tmp_path / "ran")}, buffer)
+    (tmp_path / "state.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(CheckpointError, match="refused: contains code"):
+        read_state(tmp_path / "state.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_read_state_brings_a_gpu_tensor_to_the_cpu(tmp_path):
+    torch.save({"x": torch.ones(3)}, tmp_path / "cpu.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "cpu.pt") as old,
+        zipfile.ZipFile(tmp_path / "gpu.pt", "w") as new,
+    ):
+        for item in old.infolist():
+            data = old.read(item)
+            if item.filename.endswith("data.pkl"):
+                # The pickled text "cpu" with its length before it.
+                data = data.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+                assert b"cuda:0" in data
+            new.writestr(item, data)
+    assert torch.equal(read_state(tmp_path / "gpu.pt")["x"], torch.ones(3))
+
+
+def test_keep_newest_removes_the_others_and_what_was_left_behind(build, saved):
+    (saved.parent / "step-00000003.abcd.part").mkdir()
+    keep_newest(saved.parent, 1)
+    assert [path.name for path in saved.parent.iterdir()] == ["step-00000002"]
+
+
+def test_clean_leaves_finished_checkpoints(saved):
+    clean(saved.parent)
+    assert len(checkpoints_in(saved.parent)) == 2
+
+
+def test_save_run_syncs_before_it_renames(build, tmp_path, monkeypatch):
+    order: list[str] = []
+    sync, rename = os.fsync, os.rename
+    monkeypatch.setattr(checkpoints.os, "fsync", lambda n: (order.append("sync"), sync(n))[1])
+    monkeypatch.setattr(
+        checkpoints.os, "rename", lambda a, b: (order.append("rename"), rename(a, b))[1]
+    )
+    save_run(tmp_path, 1, build(), STATE)
+    assert order.index("rename") > order.index("sync")
+    assert order.count("rename") == 1

@@ -1,0 +1,78 @@
+"""Settings are checked when they are made, and say what a step reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pytest
+
+from llm_scratch.training.config import TrainConfig, changed_settings, plan_step
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"steps": 0}, "steps=0 must be an integer of 1 or more"),
+        ({"micro_batch": 2.5}, "micro_batch=2.5 must be an integer"),
+        ({"accumulation": 0}, "accumulation=0 must be"),
+        ({"warmup_steps": 1000}, "at most 999"),
+        ({"min_learning_rate": 1.0}, "0 <= minimum <= peak"),
+        ({"clip": 0.0}, "clip=0.0 must be above 0"),
+        ({"beta2": 1.0}, "beta2=1.0 must be from 0 to below 1"),
+        ({"precision": "int8"}, "precision='int8'; there are auto, float32"),
+        ({"optimizer": "sgd"}, "optimizer='sgd'; there are adamw, muon"),
+        ({"checkpoint_blocks": -1}, "checkpoint_blocks=-1 must be"),
+        ({"patience": 0}, "patience=0 must be"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan must be"),
+    ],
+)
+def test_train_config_refuses(setting, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**setting)
+
+
+def test_train_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().steps = 3
+
+
+def test_train_config_rate_follows_its_settings():
+    config = TrainConfig(steps=40, learning_rate=1.0)
+    assert config.warmup == 2
+    assert [config.rate(step) for step in (1, 2, 40)] == pytest.approx([0.5, 1.0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("options", "accumulation"),
+    [
+        ({}, 1),
+        ({"accumulation": 3}, 3),
+        ({"tokens_per_step": 512}, 4),
+        ({"tokens_per_step": 256, "accumulation": 2}, 2),
+    ],
+)
+def test_plan_step_derives_the_accumulation(options, accumulation):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = plan_step(TrainConfig(micro_batch=4, **options), 32)
+    assert plan.accumulation == accumulation
+    assert plan.tokens == accumulation * 4 * 32
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulation": 1}])
+def test_plan_step_warns_when_the_tokens_do_not_come_out(options):
+    config = TrainConfig(micro_batch=4, tokens_per_step=300, **options)
+    with pytest.warns(UserWarning, match=r"has (128|256) tokens .* asks for 300"):
+        plan_step(config, 32)
+
+
+def test_plan_step_refuses_rows_longer_than_the_context():
+    with pytest.raises(ValueError, match="length=64 is above the model's context length of 32"):
+        plan_step(TrainConfig(length=64), 32)
+
+
+def test_changed_settings_names_what_makes_another_run():
+    config = TrainConfig()
+    before = dataclasses.asdict(dataclasses.replace(config, seed=3, save_every=7))
+    assert changed_settings(before, config) == ["seed: 3 before, 1234 now"]
