@@ -120,14 +120,7 @@ def train_model(
     Source:
         Book D.4.
     """
-    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
-        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
-    total_steps = len(train_loader) * n_epochs  # type: ignore[arg-type]
-    if warmup_steps >= total_steps:
-        raise ValueError(
-            f"{warmup_steps=} must be below the {total_steps} steps of the run: "
-            f"{total_steps // n_epochs} batches, {n_epochs} epochs"
-        )
+    total_steps = _count_steps(train_loader, n_epochs, eval_freq, warmup_steps)
     peak_lr = optimizer.param_groups[0]["lr"]
     first_clipped = warmup_steps + 1 if orig_book_version else warmup_steps
     train_losses: list[float] = []
@@ -168,3 +161,15 @@ def train_model(
                     )
             generate_and_print_sample(model, tokenizer, device, start_context, log=log)
     return train_losses, val_losses, tokens_at, rates
+
+
+def _count_steps(train_loader: Any, n_epochs: int, eval_freq: int, warmup_steps: int) -> int:
+    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
+        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
+    batches = len(train_loader)
+    if warmup_steps >= batches * n_epochs:
+        raise ValueError(
+            f"{warmup_steps=} must be below the {batches * n_epochs} steps of the run: "
+            f"{batches} batches, {n_epochs} epochs"
+        )
+    return batches * n_epochs
