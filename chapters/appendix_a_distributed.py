@@ -19,6 +19,7 @@ It takes a few seconds and downloads nothing.
 # learning goes as if one process had seen a batch as large as all of theirs together.
 
 # %%
+import gc
 import os
 import sys
 
@@ -165,6 +166,11 @@ def main(rank: int, world_size: int, local_rank: int = 0) -> None:
         say(f"Test accuracy: {compute_accuracy(network, test_loader, device)}")
         say(f"All copies of the network are the same: {same}")
     if world_size > 1:
+        # The wrapper is part of a cycle and holds on to the group: left to the end of the
+        # interpreter, threads of the group would still run when they are taken down.
+        del model, network
+        gc.collect()
+        dist.barrier()
         dist.destroy_process_group()
 
 
