@@ -238,7 +238,9 @@ def peak_memory() -> float:
     """The most memory that this process has held, in MB."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: getrusage would count the process that started this one
-        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM"))
+        line = next(
+            x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024 / 1e6
     import resource
 
