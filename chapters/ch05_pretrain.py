@@ -18,11 +18,11 @@ import torch
 
 from llm_scratch import chapter
 from llm_scratch.generation.decoding import generate, generate_text_simple
-from llm_scratch.generation.sampling import keep_top_k
+from llm_scratch.generation.sampling import keep_top_k, next_probabilities
 from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.plotting import plot_losses, plot_temperatures
+from llm_scratch.plotting import plot_losses, plot_sampling, plot_temperatures
 from llm_scratch.text.gpt2 import GPT2Tokenizer
 from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import create_dataloader_v1, split_text
@@ -302,6 +302,36 @@ print(torch.softmax(new_logits, dim=0))
 torch.manual_seed(123)
 token_ids = generate(model, prompt, 15, context_length, temperature=1.4, top_k=25)
 print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
+
+# %% [markdown]
+# What each setting does to the model's own distribution after "Every effort moves you": top-k cuts
+# at a rank, top-p at a share of the probability, a temperature moves probability without cutting.
+
+# %%
+with torch.no_grad():
+    next_logits = model(prompt)[:, -1]  # (1, V)
+ways = {
+    "the model's own": {},
+    "temperature 1.4": {"temperature": 1.4},
+    "top_k 25": {"top_k": 25},
+    "top_p 0.8": {"top_p": 0.8},
+}
+distributions = {
+    name: next_probabilities(next_logits, **{"temperature": 1.0, **options})[0].cpu()
+    for name, options in ways.items()
+}
+pieces = [tokenizer.decode([i]) for i in range(tokenizer.n_vocab)]
+chapter.show(settings, "ch05-sampling", plot_sampling, distributions, pieces)
+
+# %% [markdown]
+# `generate` keeps the keys and values of what it has read. Without that, as in the book, the same
+# text comes out more slowly.
+
+# %%
+for use_cache in (False, True):
+    began = time.perf_counter()
+    token_ids = generate(model, prompt, 40, context_length, use_cache=use_cache)
+    print(f"use_cache={use_cache}: 40 tokens in {time.perf_counter() - began:.2f} s")
 
 # %% [markdown]
 # # 5.4 Loading and saving model weights in PyTorch
