@@ -27,7 +27,7 @@ from llm_scratch.training.precision import PRECISIONS
 from llm_scratch.training.presets import PRESETS
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.training.schedules import SCHEDULES
-from llm_scratch.training.starting import first_windows
+from llm_scratch.training.starting import first_rows
 from llm_scratch.weights.folder import load_model
 from llm_scratch.weights.gpt2 import build_model, find_source
 from llm_scratch.weights.source import open_source
@@ -207,9 +207,9 @@ def trained_on(run: Path, data: TokenFile) -> bool:
     try:
         content = json.loads((run / "config.json").read_text(encoding="utf-8"))
         length = content["train"]["length"] or content["model"]["context_length"]
-        noted = content["data"]["first windows"]
+        noted = content["data"]["first rows"]
         part = data.split(TRAIN_FRACTION, min_tokens=length + 1)[0]
-        return first_windows(part, length) == noted
+        return first_rows(part, length) == noted
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -63,7 +63,7 @@ class TokenPart:
     def __reduce__(self) -> tuple[Callable[..., TokenPart], tuple[Any, ...]]:
         return self._reopen or (TokenPart, (self._array, self.vocab_size))
 
-    def num_windows(self, length: int) -> int:
+    def num_rows(self, length: int) -> int:
         """Return how many windows an epoch has: each takes `length` inputs, and one token more.
 
         Raises:
@@ -109,7 +109,7 @@ class TokenPart:
             ValueError: if there is not one window, or an argument is below its range.
             TokenFileError: if an id is not in the vocabulary.
         """
-        windows = self.num_windows(length)
+        windows = self.num_rows(length)
         _check_place(seed, step, rows, first_row)
         if step_rows is not None and first_row + rows > step_rows:
             raise ValueError(
@@ -126,7 +126,7 @@ class TokenPart:
             starts += np.minimum(moved, len(self) - 1 - length).tolist()
         return self._cut(starts, length)
 
-    def windows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the whole part in order: inputs and targets, each (rows, length) int64.
 
         Every token but the first is a target once. The last full batch may have fewer rows, and
@@ -135,7 +135,7 @@ class TokenPart:
         Raises:
             ValueError: if there is not one window, or `rows` is below 1.
         """
-        windows = self.num_windows(length)
+        windows = self.num_rows(length)
         if rows < 1:
             raise ValueError(f"{rows=} must be 1 or more")
         return self._in_order(windows, length, rows)

@@ -12,22 +12,28 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from llm_scratch.generation.decoding import generate
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.tokens import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
 from llm_scratch.training.config import StepPlan, TrainConfig
+from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.reporting import Reporter
 from llm_scratch.training.run_folder import RunFolder, environment
-from llm_scratch.training.starting import Run, RunState, reporter_of, start_run
+from llm_scratch.training.starting import (
+    Run,
+    RunState,
+    build_engine,
+    reporter_of,
+    start_run,
+)
 from llm_scratch.training.steps import (
-    Batch,
     NonFiniteError,
     evaluate,
     first_bad_tensor,
@@ -39,17 +45,19 @@ from llm_scratch.weights.folder import save_model, unwrapped
 
 def train(
     model: Any,
-    data: TokenPart,
+    data: TrainData,
     config: TrainConfig,
     *,
-    validation: TokenPart | None = None,
+    validation: TrainData | None = None,
     folder: str | os.PathLike[str] | None = None,
     tokenizer: Any = None,
     resume: bool = False,
     progress: bool = False,
     log: Callable[[str], object] = print,
+    objective: Objective | None = None,
+    save_best: Callable[[Any, Path, Any], object] = save_model,
 ) -> RunState:
-    """Train a model on a part of a token file, and say where the run stands at its end.
+    """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
     The model is updated in place, on the device that it is on. Its modes and the global random
     generators are left as found. With a folder the run writes its settings, a log, checkpoints
@@ -58,14 +66,17 @@ def train(
 
     Args:
         model: a `GPTModel`.
-        data: a `TokenPart` to learn from.
+        data: a `TokenPart`, `TokenRows`, or another `TrainData` to learn from.
         config: the settings of the run.
-        validation: a `TokenPart` to measure on.
+        validation: the same, to measure on.
         folder: where the run is kept; None keeps nothing.
         tokenizer: the one that the data was made with; saved with the model, and for samples.
         resume: whether a run in the folder goes on. Without a whole checkpoint it starts at 0.
         progress: whether there is a progress bar.
         log: what each line is given to.
+        objective: another loss than that of the next token.
+        save_best: `save_best(model, folder, tokenizer)` writes the best model (or the last one,
+            without validation) to the run's folder: another form than `save_model`'s.
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -88,7 +99,9 @@ def train(
         model.checkpoint_blocks = config.checkpoint_blocks
         if config.tune_allocator and model.tok_emb.weight.device.type == "cpu":
             keep_freed_memory()
-        run = start_run(model, data, config, validation, tokenizer, run_folder, log)
+        engine = build_engine(model, config, objective)
+        parts = {"data": data, "validation": validation, "tokenizer": tokenizer}
+        run = start_run(engine, config, run_folder, log, save_best, **parts)
         reporter = reporter_of(run, progress)
         stack.callback(reporter.close)
         if run.state.stopped or run.state.step >= config.steps:
@@ -105,16 +118,16 @@ def _step(run: Run, reporter: Reporter) -> None:
     batches = micro_batches(run.data, config, run.plan, step)
     rate, seed = config.rate(step), seed_of(config.seed, step)
     try:
-        loss, norm = take_step(run.engine, batches, rate, config.clip, seed)
+        update = take_step(run.engine, batches, rate, config.clip, seed)
     except NonFiniteError as err:
         raise _stopped(run, step, str(err)) from err
-    state.step, state.loss, state.tokens = step, loss, state.tokens + run.plan.tokens
+    state.step, state.loss, state.tokens = step, update.loss, state.tokens + update.targets
     seconds = time.perf_counter() - start
-    values = {"step": step, "loss": loss, "lr": rate, "grad_norm": norm}
+    values = {"step": step, "loss": update.loss, "lr": rate, "grad_norm": update.norm}
     values |= {"tokens": state.tokens, "seconds": seconds}
     if run.folder is not None:
         run.folder.record(**values)
-    reporter.step(values, run.plan.tokens)
+    reporter.step(values, update.targets)
     if run.validation is not None and _due(step, config.eval_every, config.steps):
         _evaluate(run, run.validation, reporter)
     if config.sample_every and step % config.sample_every == 0:
@@ -129,7 +142,7 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 
 def micro_batches(
-    data: TokenPart, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0, ranks: int = 1
+    data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0, ranks: int = 1
 ) -> list[Batch]:
     """What one process reads at a step: a function of the seed, the step and its rank.
 
@@ -151,16 +164,16 @@ def micro_batches(
 
 
 def validation_batches(
-    validation: TokenPart, config: TrainConfig, plan: StepPlan
+    validation: TrainData, config: TrainConfig, plan: StepPlan
 ) -> Iterable[Batch]:
     """The batches of every evaluation of a run: all windows in order, or some, always the same."""
     count = config.eval_batches
-    if count is None or count * plan.rows >= validation.num_windows(plan.length):
-        return validation.windows_in_order(plan.length, plan.rows)
+    if count is None or count * plan.rows >= validation.num_rows(plan.length):
+        return validation.rows_in_order(plan.length, plan.rows)
     return [validation.batch(0, index, plan.rows, plan.length) for index in range(count)]
 
 
-def _evaluate(run: Run, validation: TokenPart, reporter: Reporter) -> None:
+def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
     """Measure the validation loss, keep the model if it is the best, count it if it is not."""
     state = run.state
     loss = evaluate(run.engine, validation_batches(validation, run.config, run.plan))
@@ -224,7 +237,7 @@ def _save(run: Run, folder: RunFolder) -> None:
 def _save_best(run: Run) -> None:
     """Write the model to the run's own folder, where every command finds it."""
     if run.folder is not None and not first_bad_tensor(run.engine.model):
-        save_model(run.engine.model, run.folder.path, run.tokenizer)
+        run.save_best(run.engine.model, run.folder.path, run.tokenizer)
         best = {"step": run.state.step, "val_loss": run.state.val_loss}
         run.folder.write_json("best.json", best)
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = -100
-"""The target that means "no target here", as in PyTorch's cross entropy."""
+from llm_scratch.text.token_rows import IGNORE_INDEX
 
 LossFunction = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -64,7 +64,7 @@ def measure(
     engine = Engine(model, [], device, pick_precision(precision, device))
     total, targets_seen, bytes_seen = 0.0, 0, 0
     with evaluation_mode(model):
-        for inputs, targets in part.windows_in_order(length, rows):
+        for inputs, targets in part.rows_in_order(length, rows):
             total += engine.loss((inputs, targets), 1.0).item()
             targets_seen += targets.numel()
             if id_bytes is not None:

@@ -6,12 +6,13 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.tokens import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import clean, load_run, newest_whole
 from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings, plan_step
+from llm_scratch.training.objective import Objective, TrainData
 from llm_scratch.training.optimizers import build_optimizers, describe_groups
 from llm_scratch.training.precision import make_scaler, pick_precision
 from llm_scratch.training.reporting import Reporter, flops_per_token, matrix_peak
@@ -20,6 +21,7 @@ from llm_scratch.training.steps import Engine, compiled
 from llm_scratch.weights.folder import check_vocabulary
 
 Log = Callable[[str], object]
+SaveBest = Callable[[Any, Path, Any], object]
 
 
 @dataclass
@@ -52,8 +54,8 @@ class Run:
     """The parts of a run: what computes, what it reads, its settings, and where it is kept."""
 
     engine: Engine
-    data: TokenPart
-    validation: TokenPart | None
+    data: TrainData
+    validation: TrainData | None
     config: TrainConfig
     plan: StepPlan
     tokenizer: Any
@@ -61,18 +63,41 @@ class Run:
     state: RunState
     facts: dict[str, Any]
     log: Log
+    save_best: SaveBest
+
+
+def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -> Engine:
+    """What computes the steps of a run with these settings."""
+    if objective is not None and config.compile:
+        raise ValueError("compile=True works with the loss of the next token only; leave it out")
+    device = model.tok_emb.weight.device
+    dtype = pick_precision(config.precision, device)
+    optimizers = build_optimizers(
+        model,
+        config.learning_rate,
+        name=config.optimizer,
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+    )
+    scaler = make_scaler(device, dtype)
+    return Engine(
+        model, optimizers, device, dtype, scaler, config.loss_chunk, objective=objective
+    )  # fmt: skip
 
 
 def start_run(
-    model: Any,
-    data: TokenPart,
+    engine: Engine,
     config: TrainConfig,
-    validation: TokenPart | None,
-    tokenizer: Any,
     folder: RunFolder | None,
     log: Log,
+    save_best: SaveBest,
+    *,
+    data: TrainData,
+    validation: TrainData | None,
+    tokenizer: Any,
 ) -> Run:
-    """Check that everything belongs together and build the parts; see `loop.train`."""
+    """Check that everything belongs together and find where the run stands; see `loop.train`."""
+    model = engine.model
     plan = plan_step(config, model.cfg.context_length)
     _check_data("training", data, model, plan)
     if validation is not None:
@@ -83,46 +108,37 @@ def start_run(
         check_vocabulary(model, tokenizer)
     if config.sample_every:
         _check_samples(config, tokenizer)
-    device = model.tok_emb.weight.device
-    dtype = pick_precision(config.precision, device)
-    optimizers = build_optimizers(
-        model,
-        config.learning_rate,
-        name=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
-    )
-    engine = Engine(model, optimizers, device, dtype, make_scaler(device, dtype), config.loss_chunk)
     if config.compile:
         engine.hidden_states = compiled(engine, data.batch(0, 0, plan.rows, plan.length), log)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     log(f"parameters: {describe_groups(groups)}")
+    dtype = str(engine.dtype).removeprefix("torch.")
     log(
         f"a step: {plan.accumulation} x {plan.rows} x {plan.length} = {plan.tokens:,} tokens, "
-        f"{str(dtype).removeprefix('torch.')} on {device}"
+        f"{dtype} on {engine.device}"
     )
     facts = describe_run(model, data, plan, tokenizer)
     run = Run(
-        engine, data, validation, config, plan, tokenizer, folder, RunState(), facts, log
+        engine, data, validation, config, plan, tokenizer, folder, RunState(), facts, log, save_best
     )  # fmt: skip
     if folder is not None:
         _go_on(run, folder)
         folder.write_json("config.json", {"model": asdict(model.cfg), "train": asdict(config),
                                           "data": facts})  # fmt: skip
-        folder.add_environment(device=str(device), dtype=str(dtype), step=run.state.step)
+        folder.add_environment(device=str(engine.device), dtype=dtype, step=run.state.step)
     return run
 
 
-def _check_data(name: str, part: TokenPart, model: Any, plan: StepPlan) -> None:
+def _check_data(name: str, part: TrainData, model: Any, plan: StepPlan) -> None:
     if part.vocab_size > model.cfg.vocab_size:
         raise ValueError(
             f"the {name} part has a vocabulary of {part.vocab_size} ids, the model's vocab_size is "
             f"{model.cfg.vocab_size}; they do not belong together"
         )
     try:
-        part.num_windows(plan.length)
+        part.num_rows(plan.length)
     except ValueError as err:
-        raise ValueError(f"the {name} part is too short: {err}") from None
+        raise ValueError(f"the {name} part does not fit: {err}") from None
 
 
 def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
@@ -132,20 +148,20 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
         raise ValueError(f"sample_prompt={config.sample_prompt!r} gives no token; give a word")
 
 
-def describe_run(model: Any, data: TokenPart, plan: StepPlan, tokenizer: Any) -> dict[str, Any]:
+def describe_run(model: Any, data: TrainData, plan: StepPlan, tokenizer: Any) -> dict[str, Any]:
     """What has to be the same when a run goes on: model, data, tokenizer."""
     return {
         "model": asdict(model.cfg),
-        "windows": data.num_windows(plan.length),
-        "first windows": first_windows(data, plan.length),
+        "rows": data.num_rows(plan.length),
+        "first rows": first_rows(data, plan.length),
         "tokenizer": None if tokenizer is None else fingerprint(tokenizer),
     }
 
 
-def first_windows(data: TokenPart, length: int) -> str:
-    """A mark of a part: 16 hex digits that its first shuffled windows have."""
-    inputs, targets = data.batch(0, 0, 16, length)
-    return hashlib.sha256(inputs.numpy().tobytes() + targets.numpy().tobytes()).hexdigest()[:16]
+def first_rows(data: TrainData, length: int) -> str:
+    """A mark of the data: 16 hex digits that its first shuffled rows have."""
+    batch = data.batch(0, 0, 16, length)
+    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()[:16]
 
 
 def _go_on(run: Run, folder: RunFolder) -> None:

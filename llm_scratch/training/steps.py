@@ -7,23 +7,32 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.training.chunked_loss import CHUNK, chunked_head_loss
-from llm_scratch.training.losses import IGNORE_INDEX, next_token_loss
+from llm_scratch.training.losses import next_token_loss
+from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
 from llm_scratch.training.precision import autocast
 
-Batch = tuple[Tensor, Tensor]
 MOST_SKIPPED = 50
 
 
 class NonFiniteError(ArithmeticError, ValueError):
     """A loss or gradient that is infinite or no number, from which no run recovers."""
+
+
+class Update(NamedTuple):
+    """What one step did: the loss in nats per target, the gradient's norm, how many targets."""
+
+    loss: float
+    norm: float
+    targets: int
 
 
 @dataclass
@@ -38,6 +47,7 @@ class Engine:
         scaler: for float16, else None.
         chunk: tokens whose logits are in memory at a time.
         hidden_states: the model's, compiled or not.
+        objective: another loss than that of the next token.
     """
 
     model: Any
@@ -46,7 +56,8 @@ class Engine:
     dtype: torch.dtype = torch.float32
     scaler: torch.amp.GradScaler | None = None
     chunk: int = CHUNK
-    hidden_states: Callable[[Tensor], Tensor] | None = None
+    hidden_states: Callable[..., Tensor] | None = None
+    objective: Objective | None = None
     skipped: int = 0
 
     @property
@@ -54,13 +65,23 @@ class Engine:
         """Every parameter that the optimizers update."""
         return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
+    def count(self, batch: Batch) -> int:
+        """What the losses of a batch are averaged over: its targets, as a rule."""
+        return (count_targets if self.objective is None else self.objective.count)(batch)
+
     def loss(self, batch: Batch, divisor: float) -> Tensor:
         """The sum of a batch's losses over `divisor`: a scalar."""
-        inputs, targets = (part.to(self.device, non_blocking=True) for part in batch)
+        batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
         with autocast(self.device, self.dtype):
+            if self.objective is not None:
+                return self.objective.loss(self.model, *batch)[0] / divisor
+            inputs, targets, *places = batch
+            options = dict(zip(("positions", "attention_mask"), places, strict=False))
             if not has_plain_head(self.model):
-                return next_token_loss(self.model, inputs, targets)[0] / divisor
-            hidden = (self.hidden_states or self.model.hidden_states)(inputs)  # (B, T, C)
+                model = partial(self.model, **options)
+                return next_token_loss(model, inputs, targets)[0] / divisor
+            hidden_states = self.hidden_states or self.model.hidden_states
+            hidden = hidden_states(inputs, **options)  # (B, T, C)
             weight = self.model.out_head.weight
             return chunked_head_loss(hidden, weight, targets, divisor=divisor, chunk=self.chunk)
 
@@ -73,8 +94,8 @@ def has_plain_head(model: Any) -> bool:
 
 
 def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float | None,
-              seed: int) -> tuple[float, float]:  # fmt: skip
-    """Update the parameters once: the loss (nats per token) and the norm of the gradient.
+              seed: int) -> Update:  # fmt: skip
+    """Update the parameters once.
 
     Args:
         engine: model and optimizers.
@@ -90,31 +111,31 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
     """
     engine.model.train()
     with seeded(seed, engine.device):
-        loss = compute_gradients(engine, batches)
+        loss, count = compute_gradients(engine, batches)
     if not math.isfinite(loss):
         raise NonFiniteError(_complaint(engine.model, f"the loss is {loss}, at a {rate=:g}"))
     norm = _update(engine, rate, clip)
     for optimizer in engine.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    return loss, norm
+    return Update(loss, norm, count)
 
 
-def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> float:
-    """Add the gradients of a step to the parameters' and return its loss in nats per token.
+def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, int]:
+    """Add a step's gradients to the parameters': its loss in nats per target, and its targets.
 
     Raises:
         ValueError: if no target of the step counts.
     """
-    count = sum(int((targets != IGNORE_INDEX).sum()) for _, targets in batches)
+    count = sum(map(engine.count, batches))
     if not count:
-        rows = sum(len(targets) for _, targets in batches)
+        rows = sum(len(batch[0]) for batch in batches)
         raise ValueError(f"all targets of the {rows} rows of this step are masked; it has no loss")
     total = torch.zeros((), device=engine.device)
     for batch in batches:
         loss = engine.loss(batch, float(count))
         (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
         total += loss.detach()
-    return total.item()
+    return total.item(), count
 
 
 def _update(engine: Engine, rate: float, clip: float | None) -> float:
@@ -175,9 +196,9 @@ def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
     """
     total, count = 0.0, 0
     with evaluation_mode(engine.model):
-        for inputs, targets in batches:
-            total += engine.loss((inputs, targets), 1.0).item()
-            count += int((targets != IGNORE_INDEX).sum())
+        for batch in batches:
+            total += engine.loss(batch, 1.0).item()
+            count += engine.count(batch)
     if not count:
         raise ValueError("the validation part gives no batch; use more text or a shorter length")
     return total / count

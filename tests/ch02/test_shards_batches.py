@@ -24,7 +24,7 @@ def part_of(num_tokens):
 
 def starts_of(part, seed, epoch, length=LENGTH):
     """The first token of each window of an epoch, in the order they come."""
-    inputs, _ = part.batch(seed, epoch, part.num_windows(length), length)
+    inputs, _ = part.batch(seed, epoch, part.num_rows(length), length)
     return inputs[:, 0].tolist()
 
 
@@ -84,7 +84,7 @@ def test_batch_visits_every_window_once_an_epoch(num_tokens):
     part = part_of(num_tokens)
     for epoch in range(4):
         starts = sorted(starts_of(part, 0, epoch))
-        assert len(set(starts)) == part.num_windows(LENGTH) == (num_tokens - 1) // LENGTH
+        assert len(set(starts)) == part.num_rows(LENGTH) == (num_tokens - 1) // LENGTH
         gaps = np.diff(starts)
         assert (gaps[:-1] == LENGTH).all()  # one grid; the last window may be moved into the part
         assert (gaps[-1:] <= LENGTH).all()
@@ -141,8 +141,8 @@ def test_batch_gives_tensors_of_its_own():
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
 @pytest.mark.parametrize("num_tokens", [9, 16, 17, 18, 50])
-def test_windows_in_order_have_every_token_but_the_first_as_a_target_once(num_tokens, rows):
-    batches = list(part_of(num_tokens).windows_in_order(LENGTH, rows))
+def test_rows_in_order_have_every_token_but_the_first_as_a_target_once(num_tokens, rows):
+    batches = list(part_of(num_tokens).rows_in_order(LENGTH, rows))
     targets = [token for _, batch in batches for token in batch.flatten().tolist()]
     assert targets == list(range(1, num_tokens))
     assert all(torch.equal(targets, inputs + 1) for inputs, targets in batches)
@@ -154,9 +154,9 @@ def test_windows_need_a_token_more_than_their_length(num_tokens):
     part = part_of(num_tokens)
     message = f"got {num_tokens} tokens, need at least length . 1 = 9; .* smaller length"
     for ask in (
-        lambda: part.num_windows(LENGTH),
+        lambda: part.num_rows(LENGTH),
         lambda: part.batch(0, 0, 1, LENGTH),
-        lambda: part.windows_in_order(LENGTH, 1),  # at the call, not at the first batch
+        lambda: part.rows_in_order(LENGTH, 1),  # at the call, not at the first batch
     ):
         with pytest.raises(ValueError, match=message):
             ask()
@@ -178,7 +178,7 @@ def test_batch_refuses_a_place_that_is_none(change, message):
     with pytest.raises(ValueError, match=message):
         part_of(100).batch(**place)
     with pytest.raises(ValueError, match="rows=0"):
-        part_of(100).windows_in_order(LENGTH, 0)
+        part_of(100).rows_in_order(LENGTH, 0)
 
 
 def test_batch_finds_an_id_that_no_embedding_has():

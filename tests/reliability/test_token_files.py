@@ -102,7 +102,7 @@ def test_damaged_token_file_is_used_or_refused(path, good):
         with suppress(TokenFileError):
             parts = file.split(0.5)
             parts[0].batch(0, 0, 1, 2)
-            list(parts[1].windows_in_order(2, 2))
+            list(parts[1].rows_in_order(2, 2))
             assert file.tokenizer is not None
 
 

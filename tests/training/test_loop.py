@@ -239,7 +239,7 @@ def test_train_refuses_to_resume_with_another_model_or_other_data(build, parts, 
     with pytest.raises(ValueError, match="another model: n_layers 2 before, 1 now"):
         run(build(n_layers=1), parts, folder=tmp_path / "run", resume=True)
     other = TokenPart.from_tokens(parts[0].tokens[::-1].copy(), 50)
-    with pytest.raises(ValueError, match="another first windows: '.*' before, '.*' now"):
+    with pytest.raises(ValueError, match="another first rows: '.*' before, '.*' now"):
         run(build(), (other,), folder=tmp_path / "run", resume=True)
 
 
@@ -288,8 +288,12 @@ def test_train_says_that_it_starts_again_without_a_whole_checkpoint(
 @pytest.mark.parametrize(
     ("tokens", "options", "message"),
     [
-        (np.arange(16), {}, "training part is too short: got 16 tokens, need .* 17"),
-        (np.arange(50), {"validation": TokenPart(np.arange(9), 50)}, "validation part is too sh"),
+        (np.arange(16), {}, "training part does not fit: got 16 tokens, need .* 17"),
+        (
+            np.arange(50),
+            {"validation": TokenPart(np.arange(9), 50)},
+            "validation part does not fit",
+        ),
     ],
 )
 def test_train_refuses_data_without_a_window(build, tokens, options, message):

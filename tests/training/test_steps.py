@@ -62,7 +62,7 @@ def plain(build):
 def test_compute_gradients_equal_one_big_batch(build, plain, micro):
     model = build()
     batches = list(zip(*(part.split(micro) for part in rows()), strict=True))
-    loss = compute_gradients(engine_of(model), batches)
+    loss, _ = compute_gradients(engine_of(model), batches)
     assert loss == pytest.approx(plain[0], abs=1e-6)
     assert_same_gradients(gradients_of(model), plain[1])
 
@@ -72,7 +72,7 @@ def test_compute_gradients_equal_one_big_batch(build, plain, micro):
 def test_compute_gradients_equal_the_plain_path(build, plain, chunk, every):
     model = build()
     model.checkpoint_blocks = every
-    assert compute_gradients(engine_of(model, chunk=chunk), [rows()]) == pytest.approx(
+    assert compute_gradients(engine_of(model, chunk=chunk), [rows()])[0] == pytest.approx(
         plain[0], abs=1e-6
     )
     assert_same_gradients(gradients_of(model), plain[1])
@@ -84,7 +84,7 @@ def test_checkpoint_blocks_keep_the_dropout(build):
         model = build(drop_rate=0.2)
         model.checkpoint_blocks = every
         with seeded(3, CPU):
-            loss = compute_gradients(engine_of(model), [rows()])
+            loss, _ = compute_gradients(engine_of(model), [rows()])
         losses.append((loss, gradients_of(model)))
     for loss, gradients in losses[1:]:
         assert loss == losses[0][0]
@@ -118,7 +118,7 @@ def test_take_step_losses_over_20_steps_equal_the_plain_path(build, options):
 def test_compute_gradients_with_another_head_take_the_plain_path(build):
     model = build(tie_weights=False)
     model.out_head = torch.nn.Sequential(model.out_head)
-    assert math.isfinite(compute_gradients(engine_of(model), [rows()]))
+    assert math.isfinite(compute_gradients(engine_of(model), [rows()])[0])
 
 
 def test_compute_gradients_refuse_a_step_without_targets(build):
@@ -135,7 +135,7 @@ def test_take_step_clips_to_the_norm_and_returns_the_norm_before(build):
     expected = gradient_norm([p.grad for p in model.parameters()])
     model.zero_grad()
     before = [p.detach().clone() for p in model.parameters()]
-    _, norm = take_step(engine, [rows()], rate=1.0, clip=0.01, seed=0)
+    norm = take_step(engine, [rows()], rate=1.0, clip=0.01, seed=0).norm
     moved = gradient_norm([a - b for a, b in zip(before, model.parameters(), strict=True)])
     assert norm == pytest.approx(expected, rel=1e-6)
     assert moved == pytest.approx(0.01, rel=1e-3)
@@ -191,7 +191,7 @@ def test_take_step_in_float16_skips_a_step_whose_scale_is_too_large(build):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     engine = engine_of(model, dtype=torch.float16, scaler=scaler)
     before = [p.detach().clone() for p in model.parameters()]
-    _, norm = take_step(engine, [rows()], 1e-3, 1.0, 0)
+    norm = take_step(engine, [rows()], 1e-3, 1.0, 0).norm
     assert not math.isfinite(norm)
     assert scaler.get_scale() == 2.0**39
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -201,7 +201,7 @@ def test_take_step_in_float16_skips_a_step_whose_scale_is_too_large(build):
 def test_take_step_in_half_precision_is_close_to_float32(build, plain, dtype):
     scaler = torch.amp.GradScaler("cpu") if dtype == torch.float16 else None
     model = build()
-    loss, _ = take_step(engine_of(model, dtype=dtype, scaler=scaler), [rows()], 1e-3, 1.0, 0)
+    loss = take_step(engine_of(model, dtype=dtype, scaler=scaler), [rows()], 1e-3, 1.0, 0).loss
     assert loss == pytest.approx(plain[0], abs=0.02)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 

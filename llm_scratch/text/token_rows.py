@@ -1,0 +1,203 @@
+"""Batches of rows of different lengths: texts to fine-tune on, each with its own targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_scratch.text.shuffling import epoch_order, epoch_shift
+
+IGNORE_INDEX = -100
+"""The target that means "no target here", as in PyTorch's cross entropy."""
+
+POOL = 50  # batches whose rows are sorted by length together
+
+
+class TokenRows:
+    """Rows of ids and targets, padded on the right to the longest row of their batch.
+
+    No token looks at what comes after it, so padding on the right changes nothing that is read
+    at a real token. Rows of about the same length come together, which leaves little to pad; the
+    batches come in random order all the same.
+
+    Args:
+        rows: (inputs, targets), two lists of the same length. A target of -100 is none; the
+            others are what the model shall say at that place: the next id, or a class.
+        pad_id: what inputs are padded with; any id will do.
+        vocab_size: every input id is below it.
+        num_targets: every target is below it; None means `vocab_size`.
+        buckets: whether rows of about the same length come together.
+
+    Raises:
+        ValueError: naming the first row that is empty, has lists of two lengths, no target, or
+            an id out of range.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        pad_id: int,
+        vocab_size: int,
+        num_targets: int | None = None,
+        buckets: bool = True,
+    ) -> None:
+        if not rows:
+            raise ValueError("there are no rows to learn from")
+        if not 0 <= pad_id < vocab_size:
+            raise ValueError(
+                f"{pad_id=} is outside a vocabulary of {vocab_size}; any id in it will do"
+            )
+        for number, (inputs, targets) in enumerate(rows):
+            _check_row(number, inputs, targets, vocab_size, num_targets or vocab_size)
+        self.pad_id, self.vocab_size, self.buckets = pad_id, vocab_size, buckets
+        self.lengths = np.array([len(inputs) for inputs, _ in rows], dtype=np.int64)  # (n,)
+        self._ends = self.lengths.cumsum()
+        self._order_key = self.lengths.tobytes() if buckets else b""
+        self._inputs, self._targets = (
+            np.concatenate([np.asarray(row[part], dtype=np.int64) for row in rows])
+            for part in (0, 1)
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenRows({len(self):,} rows of {self.lengths.min()} to {self.lengths.max()} tokens)"
+        )
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        """One row without padding: inputs and targets, each (T,) int64."""
+        end = self._ends[row]
+        cut = slice(end - self.lengths[row], end)
+        return torch.from_numpy(self._inputs[cut].copy()), torch.from_numpy(
+            self._targets[cut].copy()
+        )
+
+    def num_rows(self, length: int) -> int:
+        """How many rows an epoch has.
+
+        Raises:
+            ValueError: if one is longer than `length`.
+        """
+        longest = int(self.lengths.argmax())
+        if self.lengths[longest] > length:
+            raise ValueError(
+                f"row {longest} has {self.lengths[longest]} tokens, at most {length} fit; cut it, "
+                "or leave it out"
+            )
+        return len(self)
+
+    def batch(
+        self,
+        seed: int,
+        step: int,
+        rows: int,
+        length: int,
+        *,
+        first_row: int = 0,
+        step_rows: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The rows of a training step: inputs and targets, each (rows, T) int64.
+
+        The result hangs on the arguments alone, as with `TokenPart.batch`: every row comes once
+        an epoch, in another order in each.
+
+        Args:
+            seed: 0 or more; another seed, another order.
+            step: which step, from 0.
+            rows: how many rows.
+            length: the most tokens that a row may have.
+            first_row: how many rows to pass over first, for a step that is taken in pieces.
+            step_rows: all rows of a step that is taken in pieces; `rows` if it is not given.
+
+        Raises:
+            ValueError: if a row is longer than `length`.
+        """
+        n = self.num_rows(length)
+        first = step * (rows if step_rows is None else step_rows) + first_row
+        chosen: list[int] = []
+        for epoch in range(first // n, (first + rows - 1) // n + 1):
+            order = self._order(seed, epoch, rows)
+            chosen += order[max(first - epoch * n, 0) : first + rows - epoch * n].tolist()
+        return self.padded(chosen)
+
+    def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield every row once, `rows` at a time, short ones first: inputs and targets, (B, T).
+
+        Raises:
+            ValueError: if a row is longer than `length`, or `rows` is below 1.
+        """
+        self.num_rows(length)
+        if rows < 1:
+            raise ValueError(f"{rows=} must be 1 or more")
+        order = self.lengths.argsort(kind="stable") if self.buckets else np.arange(len(self))
+        return (self.padded(order[i : i + rows].tolist()) for i in range(0, len(self), rows))
+
+    def padded(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Some rows as a batch: inputs and targets, each (B, T) int64."""
+        T = int(self.lengths[list(chosen)].max())
+        inputs = np.full((len(chosen), T), self.pad_id, dtype=np.int64)
+        targets = np.full((len(chosen), T), IGNORE_INDEX, dtype=np.int64)
+        for place, row in enumerate(chosen):
+            size, end = self.lengths[row], self._ends[row]
+            inputs[place, :size] = self._inputs[end - size : end]
+            targets[place, :size] = self._targets[end - size : end]
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def _order(self, seed: int, epoch: int, rows: int) -> np.ndarray:
+        """The rows of an epoch in the order of its batches: (n,) int64."""
+        return _epoch_order(seed, epoch, len(self), rows, self._order_key)
+
+
+def _check_row(
+    number: int, inputs: Sequence[int], targets: Sequence[int], vocab_size: int, num_targets: int
+) -> None:
+    if not len(inputs) or len(inputs) != len(targets):
+        raise ValueError(
+            f"row {number} has {len(inputs)} inputs and {len(targets)} targets; it needs as many "
+            "of both, and at least one"
+        )
+    low, high = min(inputs), max(inputs)
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"row {number} has ids from {low} to {high}, a vocabulary of {vocab_size} ends at "
+            f"{vocab_size - 1}; was another tokenizer used?"
+        )
+    given = [target for target in targets if target != IGNORE_INDEX]
+    if not given:
+        raise ValueError(f"row {number} has no target, so there is nothing to learn; leave it out")
+    if min(given) < 0 or max(given) >= num_targets:
+        raise ValueError(
+            f"row {number} has targets from {min(given)} to {max(given)}; they go from 0 to "
+            f"{num_targets - 1}, and {IGNORE_INDEX} is none"
+        )
+
+
+@lru_cache(maxsize=8)
+def _epoch_order(seed: int, epoch: int, n: int, rows: int, lengths: bytes) -> np.ndarray:
+    """A shuffled order of n rows in which `rows` neighbours that form a batch are alike in length.
+
+    Batches are counted through all epochs, so the first one of an epoch may have begun in the
+    epoch before, and the last one may end in the next.
+    """
+    order = epoch_order(seed, epoch, n, 0, n)
+    if not lengths:
+        return order
+    of_row = np.frombuffer(lengths, dtype=np.int64)
+    begun = -epoch * n % rows  # rows that belong to the batch of the epoch before
+    batches: list[np.ndarray] = []
+    for first in range(begun, n, POOL * rows):
+        pool = order[first : first + POOL * rows]
+        pool = pool[of_row[pool].argsort(kind="stable")]
+        batches += [pool[i : i + rows] for i in range(0, len(pool), rows)]
+    if not batches:
+        return order
+    whole = len(batches) - (len(batches[-1]) < rows)  # a last batch that is not full stays last
+    mixed = np.random.default_rng(epoch_shift(seed, epoch)).permutation(whole)
+    return np.concatenate([order[:begun], *(batches[i] for i in mixed), *batches[whole:]])
