@@ -10,11 +10,12 @@ Parts: `speed` (GPT-2 124M, one row, 32 tokens and 128 new ones, greedy), `small
 `quality` (perplexity of a model trained here, in float32, bfloat16 and with 8-bit weights).
 
 All cases of a part take turns within each round, starting with another one; what counts are the
-ratios of their medians. Weights are random: speed does not depend on them. "products alone" is the
-time of the same matrix-vector products on the same float32 weights, once a token, and nothing else:
-what memory allows. The two ways without a cache read the whole window for each token: all
-positions' logits as in the book, or the last position's as in nanoGPT; both with this library's
-layers, one turn only.
+ratios of their medians. Weights are random: speed does not depend on them. "mv alone" is the time
+of the model's matrix-vector products by PyTorch's `mv`, once a token, and nothing else; "our
+products alone" is the same by the kernel that this library takes on this machine (on AMD's
+processors another one than `mv`, see generation/products.py): what memory allows. The two ways
+without a cache read the whole window for each token: all positions' logits as in the book, or the
+last position's as in nanoGPT; both with this library's layers, one turn only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import torch
 from torch import nn
 
 from llm_scratch.generation.decoding import generate
+from llm_scratch.generation.products import Product, product_of
 from llm_scratch.generation.quantized import quantize_int8
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
@@ -118,7 +121,8 @@ def speed(size: str, args: argparse.Namespace) -> None:
         "ours, float32": lambda: generate(model, ids, new),
         "ours, bfloat16": lambda: generate(half, ids, new),
         "ours, int8": lambda: generate(small, ids, new),
-        "products alone, float32": products(model, new),
+        "mv alone, float32": products(model, new, lambda layer: layer.weight.detach().mv),
+        "our products alone, float32": products(model, new, partial(product_of, rows=1)),
         "ours, modules called": lambda: generate(Watched.wrap(model), ids, new),
     }
     times = alternate(cases, args.rounds)
@@ -127,7 +131,7 @@ def speed(size: str, args: argparse.Namespace) -> None:
         "no cache, all logits": lambda: generate(lambda seen: model(seen), ids, new, 1024),
     }
     times |= {name: [seconds(case)] for name, case in once.items()}
-    report(times, new, "transformers, float32", "products alone, float32")
+    report(times, new, "transformers, float32", "our products alone, float32")
 
 
 class Watched(GPTModel):
@@ -140,16 +144,16 @@ class Watched(GPTModel):
         return twin
 
 
-def products(model: GPTModel, times: int) -> Case:
+def products(model: GPTModel, times: int, make: Callable[[nn.Linear], Product]) -> Case:
     """A function that multiplies a vector with every matrix of a model, so many times."""
     layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
     vectors = {layer.in_features: torch.randn(layer.in_features) for layer in layers}
-    pairs = [(layer.weight.detach(), vectors[layer.in_features]) for layer in layers]
+    pairs = [(make(layer), vectors[layer.in_features]) for layer in layers]
 
     def run() -> None:
         for _ in range(times):
-            for weight, vector in pairs:
-                weight.mv(vector)
+            for product, vector in pairs:
+                product(vector)
 
     return run
 

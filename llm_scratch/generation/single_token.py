@@ -12,22 +12,22 @@ Shape letters: B batch, H heads, D head_dim, C emb_dim, S tokens read before, V 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.generation.products import Product, product_of
 from llm_scratch.generation.quantized import Int8Linear
 from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
 
-Product = Callable[[Tensor], Tensor]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -58,7 +58,7 @@ class FlatModel:
         self._positions = model.pos_emb.weight
         self._layers = [_layer(block, rows) for block in model.trf_blocks]
         self._final_norm = _norm(model.final_norm)
-        self._head = _product(model.out_head, rows)
+        self._head = product_of(model.out_head, rows)
         attention: Any = model.trf_blocks[0].att
         self._heads_shape = (rows, attention.num_heads, 1, attention.head_dim)
 
@@ -157,38 +157,14 @@ def _layer(block: Any, rows: int) -> _Layer:
     att, up, down = block.att, block.ff.layers[0], block.ff.layers[2]
     return _Layer(
         norm1=_norm(block.norm1),
-        query=_product(att.W_query, rows),
-        key=_product(att.W_key, rows),
-        value=_product(att.W_value, rows),
-        out=_product(att.out_proj, rows),
+        query=product_of(att.W_query, rows),
+        key=product_of(att.W_key, rows),
+        value=product_of(att.W_value, rows),
+        out=product_of(att.out_proj, rows),
         norm2=_norm(block.norm2),
-        up=_product(up, rows),
-        down=_product(down, rows),
+        up=product_of(up, rows),
+        down=product_of(down, rows),
     )
-
-
-def _product(layer: nn.Module, rows: int) -> Product:
-    """A linear layer as a function: of (C,) for one row, of (B, C) for more."""
-    if not isinstance(layer, nn.Linear):
-        return layer.forward
-    if rows > 1 or not _vector_kernel_is_fast(layer.weight.dtype, layer.weight.device):
-        return partial(F.linear, weight=layer.weight, bias=layer.bias)
-    if layer.bias is None:
-        return layer.weight.mv
-    return partial(torch.addmv, layer.bias, layer.weight)
-
-
-@cache
-def _vector_kernel_is_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether matrix times vector beats a linear layer of one row; in float32 they are equal.
-
-    In bfloat16 it does where linear layers run on Intel's matrix unit, which a single row leaves
-    idle (by a third, with GPT-2 124M); where they run on vector instructions it is half as fast.
-    """
-    if dtype == torch.float32 or device.type != "cpu":
-        return True
-    has_matrix_unit = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return bool(has_matrix_unit())
 
 
 def _norm(norm: LayerNorm) -> Product:
