@@ -13,7 +13,7 @@ All cases of a part take turns within each round, starting with another one; wha
 ratios of their medians. Weights are random: speed does not depend on them. "mv alone" is the time
 of the model's matrix-vector products by PyTorch's `mv`, once a token, and nothing else; "our
 products alone" is the same by the kernel that this library takes on this machine (on AMD's
-processors another one than `mv`, see generation/products.py): what memory allows. The two ways
+processors another one than `mv`, see model/products.py): what memory allows. The two ways
 without a cache read the whole window for each token: all positions' logits as in the book, or the
 last position's as in nanoGPT; both with this library's layers, one turn only.
 """
@@ -36,10 +36,10 @@ import torch
 from torch import nn
 
 from llm_scratch.generation.decoding import generate
-from llm_scratch.generation.products import Product, product_of
 from llm_scratch.generation.quantized import quantize_int8
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.products import Product, product_of
 
 SIZES = {
     "124M": {},

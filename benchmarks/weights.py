@@ -210,9 +210,11 @@ def transformers_loader(path: Path):
 def book_loader(path: Path):
     """The book's way, written out as a measuring stick: a model that starts at random, all arrays
     in memory, and a new parameter made of a copy of each."""
+    import torch
     from safetensors.torch import load_file
 
     from llm_scratch.model.gpt import GPTModel
+    from llm_scratch.model.products import Linear
 
     sizes = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config = {
@@ -227,6 +229,9 @@ def book_loader(path: Path):
 
     def load():
         model = GPTModel(config)
+        for part in model.modules():
+            if isinstance(part, Linear):  # the book's layers are PyTorch's
+                part.__class__ = torch.nn.Linear
         tensors = load_file(path / "model.safetensors")
         fill(model, {name.removeprefix("transformer."): t for name, t in tensors.items()})
         return model.eval()

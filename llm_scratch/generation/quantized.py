@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.generation.products import Product
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.products import Product
 
 
 @torch.no_grad()

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_scratch.generation.products import Product, product_of
 from llm_scratch.generation.quantized import Int8Linear
 from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
+from llm_scratch.model.products import Linear, Product, product_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -131,7 +131,7 @@ def _expected_classes(model: Any) -> Iterator[tuple[nn.Module, tuple[type, ...]]
     A part that a class of another kind lacks is never asked for: its owner is yielded first,
     and `all` stops there.
     """
-    linear = (nn.Linear, Int8Linear)
+    linear = (nn.Linear, Linear, Int8Linear)
     yield model, (GPTModel,)
     yield model.tok_emb, (nn.Embedding,)
     yield model.pos_emb, (nn.Embedding,)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import ConfigError
+from llm_scratch.model.products import Linear
 
 
 def causal_mask(length: int, device: torch.device | str | None = None, past: int = 0) -> Tensor:
@@ -295,10 +296,10 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
         self.context_length = context_length
-        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.out_proj = nn.Linear(d_out, d_out)
+        self.W_query = Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = Linear(d_out, d_out)
         self.dropout = nn.Dropout(dropout)
         self.register_load_state_dict_pre_hook(_drop_mask)
 

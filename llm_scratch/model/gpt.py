@@ -17,6 +17,7 @@ from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig, as_config
 from llm_scratch.model.initialization import SkipInitialization, init_gpt2
 from llm_scratch.model.layers import FeedForward, LayerNorm
+from llm_scratch.model.products import Linear
 
 
 class TransformerBlock(nn.Module):
@@ -94,7 +95,7 @@ class GPTModel(nn.Module):
         self.drop_emb = nn.Dropout(cfg.embedding_dropout)
         self.trf_blocks = nn.Sequential(*(TransformerBlock(cfg) for _ in range(cfg.n_layers)))
         self.final_norm = LayerNorm(cfg.emb_dim)
-        self.out_head = nn.Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
+        self.out_head = Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         if cfg.tie_weights:
             self.tie_weights()
             self.register_load_state_dict_pre_hook(_fill_tied_head)

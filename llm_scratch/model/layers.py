@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_scratch.model.config import GPTConfig, as_config
+from llm_scratch.model.products import Linear
 
 
 def layer_norm_by_hand(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
@@ -86,9 +87,9 @@ class FeedForward(nn.Module):
         super().__init__()
         width = as_config(cfg).emb_dim
         self.layers = nn.Sequential(
-            nn.Linear(width, 4 * width),
+            Linear(width, 4 * width),
             GELU(),
-            nn.Linear(4 * width, width),
+            Linear(4 * width, width),
         )
 
     def forward(self, x: Tensor) -> Tensor:

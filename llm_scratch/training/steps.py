@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.products import Linear
 from llm_scratch.training.chunked_loss import CHUNK, chunked_head_loss
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
@@ -89,7 +90,9 @@ class Engine:
 def has_plain_head(model: Any) -> bool:
     """Whether the logits are a product with one matrix, which can be taken in chunks."""
     head: Any = getattr(model, "out_head", None)
-    plain = type(head) is nn.Linear and head.bias is None and hasattr(model, "hidden_states")
+    plain = (
+        type(head) in (nn.Linear, Linear) and head.bias is None and hasattr(model, "hidden_states")
+    )
     return plain and not (head._forward_hooks or head._forward_pre_hooks)
 
 

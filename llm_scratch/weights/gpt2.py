@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llm_scratch.model.config import GPTConfig, as_config, gpt2_size
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.initialization import SkipInitialization
+from llm_scratch.model.products import Linear
 from llm_scratch.weights.errors import WeightsError
 from llm_scratch.weights.hub import fetch_gpt2
 from llm_scratch.weights.layouts import QKV, Part, compare, expected_shapes
@@ -160,7 +161,7 @@ def _empty(cfg: GPTConfig, n_out: int | None) -> GPTModel:
     model = GPTModel.empty(cfg)
     if n_out is not None:
         with SkipInitialization():
-            model.out_head = nn.Linear(cfg.emb_dim, n_out)
+            model.out_head = Linear(cfg.emb_dim, n_out)
     return model
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from llm_scratch.generation import products
 from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.reading import Reader, takes_cache
 from llm_scratch.generation.single_token import FlatModel, is_plain
@@ -244,29 +243,3 @@ def test_generate_of_a_compiled_model_reads_once(model, monkeypatch):
     assert torch.equal(generate(Compiled(model), idx, 5), generate(model, idx, 5))
     assert len(taken) == 8
     assert generate(Compiled(model), ids, 2, attention_mask=mask).shape == (2, 4)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 9])
-@pytest.mark.parametrize("amd", [True, False])
-def test_product_of_equals_the_layer(monkeypatch, rows, bias, amd):
-    monkeypatch.setattr(products, "_is_amd_with_mkl", lambda: amd)
-    torch.manual_seed(3)
-    layer = nn.Linear(48, 96, bias=bias)
-    x = torch.randn(rows, 48)
-    with torch.no_grad():
-        found = products.product_of(layer, rows)(x[0] if rows == 1 else x)
-        torch.testing.assert_close(found.view(rows, 96), layer(x))
-    assert found.is_contiguous()
-
-
-def test_product_of_rows_does_not_depend_on_the_others(monkeypatch):
-    monkeypatch.setattr(products, "_is_amd_with_mkl", lambda: True)
-    layer = nn.Linear(48, 96)
-    x = torch.randn(7, 48)
-    product = products.product_of(layer, 7)
-    before = product(x)
-    x[3] = float("nan")
-    after = product(x)
-    assert bool(after[3].isnan().all())
-    torch.testing.assert_close(after[[0, 1, 2, 4, 5, 6]], before[[0, 1, 2, 4, 5, 6]])

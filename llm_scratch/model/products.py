@@ -1,0 +1,119 @@
+"""Linear layers by the fastest kernel that the processor has for them, where no gradient is needed.
+
+A product with few rows reads every weight once and does little with it, so what counts is how much
+of the memory's speed a kernel reaches. PyTorch's linear layer in float32 is MKL's, which comes near
+the limit on Intel's processors, and to a third of it on AMD's. There two others come near it:
+oneDNN's, which PyTorch brings too, for any number of rows; and MKL's own product of a matrix with
+two to four columns.
+
+Shape letters: B rows, C_in inputs, C_out outputs.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Product = Callable[[Tensor], Tensor]
+Kernel = Callable[..., Tensor]
+COLUMNS, WIDTH = 4, 1024  # up to so many rows of fewer inputs than this, columns were faster
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`; without gradients by the fastest kernel: (..., C_in) -> (..., C_out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply every row with the weights: (..., C_in) -> (..., C_out)."""
+        if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
+            return super().forward(x)
+        rows = x.numel() // x.shape[-1]
+        kernel = kernel_for(self.weight, rows)
+        if kernel is None or x.shape[-1] != self.in_features:
+            return super().forward(x)
+        product = kernel(x.reshape(rows, -1), self.weight, self.bias)  # (B, C_out)
+        return product.view(*x.shape[:-1], -1)
+
+
+def product_of(layer: nn.Module, rows: int) -> Product:
+    """A linear layer as a function: (C_in,) -> (C_out,) for one row, else (B, C_in) -> (B, C_out).
+
+    Args:
+        layer: an `nn.Linear`, or a layer of another kind, which is called.
+        rows: B.
+    """
+    if not isinstance(layer, nn.Linear):
+        return layer.forward
+    weight, bias = layer.weight, layer.bias
+    if kernel := kernel_for(weight, rows):
+        found = partial(kernel, weight=weight, bias=bias)
+        return (lambda x: found(x[None])[0]) if rows == 1 else found
+    if rows > 1 or not _vector_kernel_is_fast(weight.dtype, weight.device):
+        return partial(F.linear, weight=weight, bias=bias)
+    return weight.mv if bias is None else partial(torch.addmv, bias, weight)
+
+
+def kernel_for(weight: Tensor, rows: int) -> Kernel | None:
+    """A kernel, `kernel(x, weight, bias)`, that is faster than PyTorch's; None is PyTorch's."""
+    if weight.dtype != torch.float32 or weight.device.type != "cpu" or not _is_amd_with_mkl():
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        return None
+    C_out, C_in = weight.shape
+    if rows <= COLUMNS and C_in < WIDTH and C_in <= C_out and weight.is_contiguous():
+        return _by_columns
+    return _by_onednn if _has_onednn() else None
+
+
+def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """W x^T, each row of x a column; a single one is there twice: (B, C_in) -> (B, C_out)."""
+    columns = (x if len(x) > 1 else x.expand(2, -1).contiguous()).t()  # (C_in, B)
+    product = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
+    return product[:, : len(x)].t().contiguous()
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer by oneDNN, with weights that lie either way: (B, C_in) -> (B, C_out)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@cache
+def _is_amd_with_mkl() -> bool:
+    if not torch.backends.mkl.is_available():
+        return False
+    about = platform.processor()  # on Windows it names the maker
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        with listing.open(encoding="utf-8", errors="replace") as file:
+            about += next((line for line in file if line.startswith("vendor_id")), "")
+    return "AuthenticAMD" in about
+
+
+@cache
+def _has_onednn() -> bool:
+    """Whether this PyTorch lets oneDNN multiply; it is what compiled models use, and private."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(size, generator=generator) for size in ((3, 16), (24, 16)))
+    try:
+        found = _by_onednn(x, weight, None)
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return False
+    return torch.allclose(found, x @ weight.t(), atol=1e-5)
+
+
+@cache
+def _vector_kernel_is_fast(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether matrix times vector beats a linear layer of one row; in float32 they are equal.
+
+    In bfloat16 it does where linear layers run on Intel's matrix unit, which a single row leaves
+    idle (by a third, with GPT-2 124M); where they run on vector instructions it is half as fast.
+    """
+    if dtype == torch.float32 or device.type != "cpu":
+        return True
+    has_matrix_unit = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(has_matrix_unit())
