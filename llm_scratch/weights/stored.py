@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from llm_scratch.weights.errors import WeightsError
 
 CHUNK_BYTES = 1 << 20  # stays in a processor's cache
+LARGE_PAGE = 1 << 21
+ALIGNMENT = 64  # a cache line, at which PyTorch's own tensors begin too
 MOST_THREADS = 4  # more do not read faster
 Octets = NDArray[np.uint8]
 
@@ -78,8 +80,13 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
     Each is dense with storage of its own. They are read from the file rather than through the
     map, since pages that are mapped *and* copied would both count as memory of the process.
     """
+    tensors = list(tensors)
+    room = _fresh_memory(sum(_rounded(stored.n_bytes) for stored in tensors))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        running = [pool.submit(_set_thirds, stored) for stored in tensors]
+        running, start = [], 0
+        for stored in tensors:
+            running.append(pool.submit(_set_thirds, stored, room[start : start + stored.n_bytes]))
+            start += _rounded(stored.n_bytes)
         yield
         for each in running:
             each.result()
@@ -88,13 +95,13 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
     """The three thirds of a tensor's last axis, read now unless they have been."""
     if stored.thirds is None:
-        _set_thirds(stored)
+        _set_thirds(stored, _fresh_memory(stored.n_bytes))
     return stored.thirds or ()
 
 
-def _set_thirds(stored: Stored) -> None:
+def _set_thirds(stored: Stored, room: Octets) -> None:
     width = stored.row_bytes // 3
-    blocks = _fresh_memory(stored.n_bytes).reshape(3, -1, width)
+    blocks = room.reshape(3, -1, width)
     for start, rows in stored.rows():
         for third, block in enumerate(blocks):
             block[start : start + len(rows)] = rows[:, third * width : (third + 1) * width]
@@ -105,15 +112,20 @@ def _set_thirds(stored: Stored) -> None:
     )
 
 
+def _rounded(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
 def _fresh_memory(n_bytes: int) -> Octets:
     """Memory that is about to be written to in full.
 
-    Where the system can hand out all of its pages in one go, that takes half as long as one
-    after the other, each when it is first touched.
+    Where the system has large pages, it takes a fifth of the time to hand out as many bytes.
     """
-    if hasattr(mmap, "MAP_POPULATE") and n_bytes >= CHUNK_BYTES:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        return np.frombuffer(mmap.mmap(-1, n_bytes, flags=flags), dtype=np.uint8)
+    if n_bytes >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # switched off: small ones do
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, dtype=np.uint8)
     return torch.empty(n_bytes, dtype=torch.uint8).numpy()
 
 
