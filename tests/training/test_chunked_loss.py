@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llm_scratch.training import chunked_loss
 from llm_scratch.training.chunked_loss import chunked_head_loss
 
 
@@ -88,3 +89,37 @@ def test_chunked_head_loss_refuses_what_does_not_fit(options, message):
     hidden, weight, targets = inputs()
     with pytest.raises(ValueError, match=message):
         chunked_head_loss(hidden, weight, **{"targets": targets, **options})
+
+
+@pytest.mark.parametrize("chunk", [4, 100])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_chunked_head_loss_by_slabs_of_the_vocabulary_is_the_same(monkeypatch, chunk, precision):
+    hidden, weight, targets = inputs()
+
+    def gradients():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = chunked_head_loss(hidden, weight, targets, chunk=chunk)
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    whole = gradients()
+    monkeypatch.setattr(chunked_loss, "SLAB", 7)  # 30 is no multiple of it
+    for mine, theirs in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_chunked_head_loss_leaves_out_what_is_frozen(frozen):
+    tensors = list(inputs())
+    expected = torch.autograd.grad(plain(*tensors), tensors[1 - frozen])[0]
+    tensors[frozen] = tensors[frozen].detach()
+    loss = chunked_head_loss(*tensors)
+    found = torch.autograd.grad(loss, tensors[1 - frozen])[0]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_chunked_head_loss_of_logits_far_apart_is_exact():
+    hidden, weight, targets = inputs()
+    hidden = (hidden.detach() * 300).requires_grad_()
+    loss = chunked_head_loss(hidden, weight, targets)
+    torch.testing.assert_close(loss, plain(hidden, weight, targets))
+    assert bool(torch.isfinite(torch.autograd.grad(loss, hidden)[0]).all())
