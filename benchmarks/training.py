@@ -195,14 +195,16 @@ def make_stick(config: dict[str, Any]) -> tuple[Any, Callable]:
     from torch import nn
     from torch.nn import functional as F
 
-    width, heads = config["emb_dim"], config["n_heads"]
+    width, heads, bias = config["emb_dim"], config["n_heads"], config.get("bias", True)
 
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            self.norm1, self.norm2 = (nn.LayerNorm(width, bias=bias) for _ in range(2))
+            self.qkv = nn.Linear(width, 3 * width, bias=bias)
+            self.out = nn.Linear(width, width, bias=bias)
+            self.up = nn.Linear(width, 4 * width, bias=bias)
+            self.down = nn.Linear(4 * width, width, bias=bias)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             B, T, C = x.shape
@@ -220,7 +222,7 @@ def make_stick(config: dict[str, Any]) -> tuple[Any, Callable]:
             self.tokens = nn.Embedding(config["vocab_size"], width)
             self.places = nn.Embedding(config["context_length"], width)
             self.blocks = nn.ModuleList(Block() for _ in range(config["n_layers"]))
-            self.norm = nn.LayerNorm(width)
+            self.norm = nn.LayerNorm(width, bias=bias)
             self.head = nn.Linear(width, config["vocab_size"], bias=False)
             for weight in (p for p in self.parameters() if p.dim() > 1):
                 nn.init.normal_(weight, std=0.02)

@@ -40,21 +40,72 @@ def plot_losses(
     Source:
         Book 5.2.
     """
-    epochs, tokens, train, val = (
-        _array(values) for values in (epochs_seen, tokens_seen, train_losses, val_losses)
-    )
-    _check_equal_lengths(epochs_seen=epochs, tokens_seen=tokens, train_losses=train, val_losses=val)
-    figure, axes = _figure(6.4, 4.0)
-    # Markers on few points: a line through a single one can't be seen.
-    marker = "o" if len(epochs) < 30 else ""
-    axes.plot(epochs, train, color=BLUE, marker=marker, markersize=4, label="Training")
-    axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
-    axes.set(xlabel="Epochs", ylabel="Loss (nats per token)")
-    if _spans(epochs) > 2:
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
-    _add_tokens_axis(axes, epochs, tokens)
+    series = {"epochs_seen": epochs_seen, "tokens_seen": tokens_seen}
+    series |= {"train_losses": train_losses, "val_losses": val_losses}
+    return _plot_curves(series, "Loss (nats per token)", "Tokens seen")
+
+
+def plot_values(
+    epochs_seen: Sequence[float] | torch.Tensor,
+    examples_seen: Sequence[float] | torch.Tensor,
+    train_values: Sequence[float],
+    val_values: Sequence[float],
+    label: str = "loss",
+) -> Figure:
+    """Return the curves of a loss or an accuracy over epochs, with the examples seen on top.
+
+    Args:
+        epochs_seen: Where each value stands, in epochs.
+        examples_seen: The same places in examples.
+        train_values: Values of the training part.
+        val_values: Values of the validation part.
+        label: What the values are.
+
+    Raises:
+        ValueError: if the four differ in length.
+    Source:
+        Book 6.7.
+    """
+    series = {"epochs_seen": epochs_seen, "examples_seen": examples_seen}
+    series |= {"train_values": train_values, "val_values": val_values}
+    return _plot_curves(series, label[:1].upper() + label[1:], "Examples seen")
+
+
+def plot_confusion(
+    matrix: torch.Tensor | np.ndarray, class_names: Sequence[str] | None = None
+) -> Figure:
+    """Return a confusion matrix (N, N) as a picture, a number in every cell.
+
+    Colours are shares of a row, so that a rare class is seen as well as a frequent one.
+
+    Args:
+        matrix: Counts; rows are the true classes, columns the predicted ones.
+        class_names: The N names; None calls them 0, 1, ...
+
+    Raises:
+        ValueError: if the matrix is not square, or the names are not N.
+    """
+    counts = _array(matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"matrix has the shape {counts.shape}; (N, N) is needed")
+    N = len(counts)
+    names = [str(i) for i in range(N)] if class_names is None else list(class_names)
+    if len(names) != N:
+        raise ValueError(f"{len(names)} class names for {N} classes; give one for each")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(3.0, 0.6 * N + 1.4)
+    figure, axes = _figure(side + 1.2, side)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row, column in np.ndindex(N, N):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{counts[row, column]:,.0f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    labels = [_shown(name) for name in names]
+    turned = 90 if max(map(len, labels), default=0) * N > 40 else 0
+    axes.set_xticks(range(N), labels, rotation=turned)
+    axes.set_yticks(range(N), labels)
+    axes.set(xlabel="Predicted class", ylabel="True class")
+    figure.colorbar(image, ax=axes, label="Share of the true class")
     return figure
 
 
@@ -259,6 +310,25 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
+def _plot_curves(named: Mapping[str, Any], label: str, seen_label: str) -> Figure:
+    """Return curves of both parts over epochs (the first series), with what was seen on top."""
+    series = {name: _array(values) for name, values in named.items()}
+    _check_equal_lengths(**series)
+    epochs, seen, train, val = series.values()
+    figure, axes = _figure(6.4, 4.0)
+    # Markers on few points: a line through a single one can't be seen.
+    marker = "o" if len(epochs) < 30 else ""
+    axes.plot(epochs, train, color=BLUE, marker=marker, markersize=4, label="Training")
+    axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
+    axes.set(xlabel="Epochs", ylabel=label)
+    if _spans(epochs) > 2:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    _add_seen_axis(axes, epochs, seen, seen_label)
+    return figure
+
+
 def _empty_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -290,18 +360,18 @@ def _spans(values: np.ndarray) -> float:
     return float(np.ptp(values)) if len(values) else 0.0
 
 
-def _add_tokens_axis(axes: Any, epochs: np.ndarray, tokens: np.ndarray) -> None:
-    """Put the tokens seen on top, with the limits that line the two axes up."""
+def _add_seen_axis(axes: Any, epochs: np.ndarray, seen: np.ndarray, label: str) -> None:
+    """Put the tokens or examples seen on top, with the limits that line the two axes up."""
     top = axes.twiny()
-    top.set_xlabel("Tokens seen")
+    top.set_xlabel(label)
     top.xaxis.set_major_formatter("{x:,.0f}")
-    if _spans(epochs) > 0 and _spans(tokens) > 0:
-        slope, start = np.polyfit(epochs, tokens, 1)
+    if _spans(epochs) > 0 and _spans(seen) > 0:
+        slope, start = np.polyfit(epochs, seen, 1)
         top.set_xlim(*(start + slope * limit for limit in axes.get_xlim()))
     else:  # nothing to measure a scale by: mark the points themselves
         axes.set_xticks(epochs)
         top.set_xlim(axes.get_xlim())
-        top.set_xticks(epochs, [f"{count:,.0f}" for count in tokens])
+        top.set_xticks(epochs, [f"{count:,.0f}" for count in seen])
 
 
 def _label_tokens(panel: Any, tokens: Sequence[str] | None, T: int) -> None:

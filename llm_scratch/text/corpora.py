@@ -7,6 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_scratch.download import cache_folder, download_file, holds
+from llm_scratch.text.archives import unpack_member
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip archive that a text is fetched in.
+
+    Args:
+        member: The name of the text's file inside it.
+        sha256: The hash of the archive.
+        most_bytes: Above this size the text is not unpacked.
+    """
+
+    member: str
+    sha256: str | None = None
+    most_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -18,24 +34,28 @@ class Corpus:
         file: The name of its file in every folder.
         urls: Addresses to fetch it from, in order; none for a text that is part of the project.
         sha256: The hash of its content; None for a text that may still be edited.
+        archive: Where the addresses give a zip archive that holds the file, what it is like.
+        also: Other names under which its file is found.
     """
 
     title: str
     file: str
     urls: tuple[str, ...] = ()
     sha256: str | None = None
+    archive: Archive | None = None
+    also: tuple[str, ...] = ()
 
+
+BOOK_AT = (
+    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/",
+    "https://cdn.jsdelivr.net/gh/rasbt/LLMs-from-scratch@main/",
+)
 
 CORPORA: dict[str, Corpus] = {
     "the-verdict": Corpus(
         title="The Verdict, by Edith Wharton",
         file="the-verdict.txt",
-        urls=(
-            "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch02/"
-            "01_main-chapter-code/the-verdict.txt",
-            "https://cdn.jsdelivr.net/gh/rasbt/LLMs-from-scratch@main/ch02/"
-            "01_main-chapter-code/the-verdict.txt",
-        ),
+        urls=tuple(at + "ch02/01_main-chapter-code/the-verdict.txt" for at in BOOK_AT),
         sha256="b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
     ),
     "the-tide-clock": Corpus(title="The Tide Clock", file="the-tide-clock.txt"),
@@ -48,6 +68,36 @@ CORPORA: dict[str, Corpus] = {
             "https://cdn.jsdelivr.net/gh/karpathy/char-rnn@master/data/tinyshakespeare/input.txt",
         ),
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    "sms-spam": Corpus(
+        title="SMS Spam Collection (UCI)",
+        file="SMSSpamCollection.tsv",
+        urls=(
+            "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+            "https://f001.backblazeb2.com/file/LLMs-from-scratch/sms%2Bspam%2Bcollection.zip",
+        ),
+        sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+        archive=Archive(
+            member="SMSSpamCollection",
+            sha256="1587ea43e58e82b14ff1f5425c88e17f8496bfcdb67a583dbff9eefaf9963ce3",
+            most_bytes=2 << 20,
+        ),
+        also=("SMSSpamCollection",),
+    ),
+    "instruction-data": Corpus(
+        title="The book's instructions",
+        file="instruction-data.json",
+        urls=tuple(at + "ch07/01_main-chapter-code/instruction-data.json" for at in BOOK_AT),
+        sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
+    ),
+    "instruction-data-with-preference": Corpus(
+        title="The book's instructions, two answers",
+        file="instruction-data-with-preference.json",
+        urls=tuple(
+            at + "ch07/04_preference-tuning-with-dpo/instruction-data-with-preference.json"
+            for at in BOOK_AT
+        ),
+        sha256="305315abf14f65fa42c01a0877572f832606571c2a7d49f152ac1d758b16756e",
     ),
 }
 
@@ -77,7 +127,8 @@ def find_data(name: str) -> Path:
         raise ValueError(f"{name!r} must be the name of a text or a file, without folders")
     known = _known_as(name)
     corpus = CORPORA[known] if known else Corpus(name, name)
-    candidates = [folder / corpus.file for folder in data_folders()]
+    names = (corpus.file, *corpus.also)
+    candidates = [folder / file for folder in data_folders() for file in names]
     for path in candidates:
         if holds(path, corpus.sha256):
             return path
@@ -122,12 +173,30 @@ def fetch(name: str) -> Path:
     except FileNotFoundError:
         if not corpus.urls:
             raise
-    return download_file(corpus.urls, cache_folder() / corpus.file, sha256=corpus.sha256)
+    target = cache_folder() / corpus.file
+    if corpus.archive is None:
+        return download_file(corpus.urls, target, sha256=corpus.sha256)
+    return _fetch_archive(corpus, corpus.archive, target)
+
+
+def _fetch_archive(corpus: Corpus, archive: Archive, target: Path) -> Path:
+    """Return `target`, unpacked from the corpus's archive, which does not stay."""
+    path = target.with_name(f"{target.name}.{os.getpid()}.zip")
+    download_file(corpus.urls, path, sha256=archive.sha256)
+    try:
+        return unpack_member(
+            path, archive.member, target, most_bytes=archive.most_bytes, sha256=corpus.sha256
+        )
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _known_as(name: str) -> str | None:
     """Return the name of the text that is called so, or whose file is; None if there is none."""
-    return next((key for key, corpus in CORPORA.items() if name in (key, corpus.file)), None)
+    for key, corpus in CORPORA.items():
+        if name in (key, corpus.file, *corpus.also):
+            return key
+    return None
 
 
 def _way_out(known: str | None, corpus: Corpus) -> str:

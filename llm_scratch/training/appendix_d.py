@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
 from llm_scratch.training.losses import calc_loss_batch
+from llm_scratch.training.simple import check_run, with_targets
 
 MOST_GRADIENT = 1.0
 
@@ -114,14 +115,19 @@ def train_model(
         log: what each line is given to.
 
     Raises:
-        ValueError: if a number is out of range, a loader gives no batch, or warm-up takes the
-            whole run.
+        ValueError: if a number is out of range, a loader gives no batch, `start_context` gives no
+            token, or warm-up takes the whole run.
+        TypeError: if a loader is an iterator, or `train_loader` a stream of unknown length.
 
     Source:
         Book D.4.
     """
+    if min(initial_lr, min_lr) < 0:
+        raise ValueError(f"{initial_lr=} and {min_lr=} must be 0 or more")
+    check_run(train_loader, val_loader, eval_iter, start_context, tokenizer)
     total_steps = _count_steps(train_loader, n_epochs, eval_freq, warmup_steps)
     peak_lr = optimizer.param_groups[0]["lr"]
+    schedule = {"total_steps": total_steps, "warmup_steps": warmup_steps, "peak_lr": peak_lr}
     first_clipped = warmup_steps + 1 if orig_book_version else warmup_steps
     train_losses: list[float] = []
     val_losses: list[float] = []
@@ -131,17 +137,10 @@ def train_model(
     with evaluation_mode(model):  # for its way out: modes as they were before the run
         for epoch in range(1, n_epochs + 1):
             model.train()
-            for inputs, targets in train_loader:
+            for inputs, targets in with_targets(train_loader):
                 step += 1
                 optimizer.zero_grad()
-                rate = book_learning_rate(
-                    step,
-                    total_steps=total_steps,
-                    warmup_steps=warmup_steps,
-                    peak_lr=peak_lr,
-                    initial_lr=initial_lr,
-                    min_lr=min_lr,
-                )
+                rate = book_learning_rate(step, **schedule, initial_lr=initial_lr, min_lr=min_lr)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 rates.append(rate)
@@ -166,7 +165,13 @@ def train_model(
 def _count_steps(train_loader: Any, n_epochs: int, eval_freq: int, warmup_steps: int) -> int:
     if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
         raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
-    batches = len(train_loader)
+    try:
+        batches = len(train_loader)
+    except TypeError:
+        raise TypeError(
+            "the training loader does not know its length, and the cosine needs the number of "
+            "steps; give a DataLoader over a data set with a length, or a list"
+        ) from None
     if warmup_steps >= batches * n_epochs:
         raise ValueError(
             f"{warmup_steps=} must be below the {batches * n_epochs} steps of the run: "

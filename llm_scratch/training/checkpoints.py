@@ -4,6 +4,9 @@ A checkpoint is a folder with a model as `save_model` writes it (so every comman
 model takes a checkpoint), `state.pt` with the optimizers and where the run stands, and
 `manifest.json` with the size and the SHA-256 of each file. It is written under another name,
 brought to the disk, and renamed last.
+
+A model with LoRA is not written whole: the parameters that learn are in `trained.safetensors`, and
+a mark in the run's state tells whether the others are those of before.
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.folder import load_model, save_model
+from llm_scratch.weights.files import read_tensors, write_safetensors
+from llm_scratch.weights.folder import WEIGHTS_FILE, load_model, save_model
+from llm_scratch.weights.folder_metadata import checksum
+from llm_scratch.weights.layouts import expected_shapes
 
-STATE_FILE, MANIFEST = "state.pt", "manifest.json"
+STATE_FILE, MANIFEST, TRAINED_FILE = "state.pt", "manifest.json", "trained.safetensors"
 VERSION = 1
 NAME = re.compile(r"step-(\d{8})")
 PART = ".part"
@@ -43,7 +49,7 @@ def save_run(
     Args:
         folder: where the checkpoints of the run are; is made when missing.
         step: becomes its name.
-        model: a `GPTModel`.
+        model: a `GPTModel`, with LoRA too.
         state: numbers, texts, tensors, and lists and dicts of them.
         tokenizer: is written beside the model.
 
@@ -56,7 +62,11 @@ def save_run(
     part = folder / f"{target.name}.{secrets.token_hex(4)}{PART}"
     part.mkdir(parents=True)
     try:
-        save_model(model, part, tokenizer)
+        if is_plain(model):
+            save_model(model, part, tokenizer)
+        else:
+            learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            write_safetensors(part / TRAINED_FILE, learning, {})
         with open(part / STATE_FILE, "wb") as file:
             torch.save(dict(state), file)
             _to_disk(file)
@@ -73,6 +83,20 @@ def save_run(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model has the parameters of a `GPTModel` and no others, as LoRA's are."""
+    return model.state_dict().keys() <= expected_shapes(model.cfg, 1).keys()
+
+
+def frozen_mark(model: nn.Module) -> str:
+    """16 hex digits for all that training does not change: the layers, and what is frozen."""
+    digest = hashlib.sha256(repr(model).encode("utf-8"))
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(f"{name} {checksum(parameter)}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _take_place(part: Path, target: Path) -> None:
@@ -154,7 +178,9 @@ def verify(checkpoint: Path) -> None:
         raise CheckpointError(path, "is missing or damaged") from err
     if version != VERSION:
         raise CheckpointError(path, f"is of version {version!r}, this library reads {VERSION}")
-    if not same_step or not {STATE_FILE, "model.safetensors"} <= expected.keys():
+    if not same_step or not any(
+        {STATE_FILE, name} <= expected.keys() for name in (WEIGHTS_FILE, TRAINED_FILE)
+    ):
         raise CheckpointError(path, "does not belong to this checkpoint")
     for name, (size, digest) in expected.items():
         file = checkpoint / name
@@ -168,14 +194,18 @@ def verify(checkpoint: Path) -> None:
 
 
 def load_run(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The model's state dict and the state that `save_run` wrote, on the CPU.
+    """The parameters of the model and the state that `save_run` wrote, on the CPU.
 
     Raises:
         CheckpointError: if a file is damaged, or holds more than plain data.
     """
     verify(checkpoint)
+    state = read_state(checkpoint / STATE_FILE)
+    if (checkpoint / TRAINED_FILE).is_file():
+        trained = read_tensors(checkpoint / TRAINED_FILE, mapped=False).tensors
+        return {name: stored.tensor for name, stored in trained.items()}, state
     model, _ = load_model(checkpoint)
-    return dict(model.state_dict()), read_state(checkpoint / STATE_FILE)
+    return dict(model.state_dict()), state
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.text.tokens import encode
+from llm_scratch.training.checkpoints import check_plain
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
-from llm_scratch.training.losses import calc_loss_batch
+from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
+from llm_scratch.weights.layouts import WRAPPERS
 
 
 def train_model_simple(
@@ -34,7 +37,8 @@ def train_model_simple(
     """Train for some epochs: training losses, validation losses, and tokens seen at each of them.
 
     A line is logged every `eval_freq` steps and a sample of text after each epoch. With the book's
-    seed and settings the numbers are the book's. The modes of the model are left as found.
+    seed and settings the numbers are the book's. The modes of the model are left as found. A batch
+    whose targets are all masked is passed over, with a warning that numbers them.
 
     Args:
         model: a `GPTModel`, on `device`.
@@ -50,17 +54,16 @@ def train_model_simple(
         log: what each line is given to.
 
     Raises:
-        ValueError: if a number is below 1, a loader gives no batch, or `start_context` no token.
+        ValueError: if a number is below 1, a loader gives no batch, the training loader no target
+            that counts, or `start_context` no token.
         TypeError: if a loader is an iterator, which would be used up after one pass.
 
     Source:
         Book 5.2.
     """
-    _check_run(num_epochs, eval_freq, eval_iter)
-    _check_loader("training", train_loader)
-    _check_loader("validation", val_loader)
-    if not encode(tokenizer, start_context):
-        raise ValueError(f"{start_context=} gives no token to start a sample from; give a word")
+    if num_epochs < 1 or eval_freq < 1:
+        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
+    check_run(train_loader, val_loader, eval_iter, start_context, tokenizer)
     train_losses: list[float] = []
     val_losses: list[float] = []
     tokens_at: list[int] = []
@@ -68,7 +71,7 @@ def train_model_simple(
     with evaluation_mode(model):  # for its way out: modes as they were before the run
         for epoch in range(1, num_epochs + 1):
             model.train()
-            for inputs, targets in train_loader:
+            for inputs, targets in with_targets(train_loader):
                 optimizer.zero_grad()
                 loss = calc_loss_batch(inputs, targets, model, device)
                 loss.backward()
@@ -84,17 +87,52 @@ def train_model_simple(
                         f"Ep {epoch} (Step {step:06d}): "
                         f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
                     )
-            if step < 0:
-                raise ValueError("the training loader gives no batch")
             generate_and_print_sample(model, tokenizer, device, start_context, log=log)
     return train_losses, val_losses, tokens_at
 
 
-def _check_run(num_epochs: int, eval_freq: int, eval_iter: int | None) -> None:
-    if num_epochs < 1 or eval_freq < 1:
-        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
+def check_run(
+    train_loader: Loader,
+    val_loader: Loader,
+    eval_iter: int | None,
+    start_context: str,
+    tokenizer: Any,
+) -> None:
+    """Refuse, before the first step, what would end a run of the book's loops later on."""
     if eval_iter is not None and eval_iter < 1:
         raise ValueError(f"{eval_iter=} must be 1 or more; None is all batches")
+    _check_loader("training", train_loader)
+    _check_loader("validation", val_loader)
+    if not encode(tokenizer, start_context):
+        raise ValueError(f"{start_context=} gives no token to start a sample from; give a word")
+
+
+def with_targets(train_loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of an epoch that have a target: without one there is no loss to learn from.
+
+    Raises:
+        ValueError: at the end, if there was none.
+    """
+    count, masked = 0, []
+    for inputs, targets in train_loader:
+        if bool((targets != IGNORE_INDEX).any()):
+            yield inputs, targets
+        else:
+            masked.append(count)
+        count += 1
+    if not count:
+        raise ValueError("the training loader gives no batch")
+    if len(masked) == count:
+        raise ValueError(
+            f"all targets of the {count} training batches are masked: nothing to learn"
+        )
+    if masked:
+        warnings.warn(
+            f"{len(masked)} of {count} training batches had no target, all of them masked with "
+            f"{IGNORE_INDEX}, and were passed over: {', '.join(map(str, masked[:10]))}"
+            f"{' ...' if len(masked) > 10 else ''} (from 0); their texts may be cut too early",
+            stacklevel=3,
+        )
 
 
 def _check_loader(name: str, loader: Loader) -> None:
@@ -119,15 +157,21 @@ def save_checkpoint(
     """Write model and optimizer as the book does, whole or not at all.
 
     The file holds a dict with `model_state_dict` and `optimizer_state_dict`; its folder is made
-    when missing. With AdamW it is three times as large as the model.
+    when missing. With AdamW it is three times as large as the model. A compiled model, or one in
+    data parallel, is written without its wrapper.
+
+    Raises:
+        TypeError: if a setting of the optimizer could not be read back, such as a rate that is a
+            number of numpy.
 
     Source:
         Book 5.4.
     """
     state = {
-        "model_state_dict": model.state_dict(),
+        "model_state_dict": _without_wrapper(model).state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
     }
+    check_plain(state)
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +192,9 @@ def load_checkpoint(
 ) -> None:
     """Fill `model`, and `optimizer` if given, from a file of `save_checkpoint` or of the book.
 
-    A file that holds the model's state dict alone is read too. Tensors go to where the model is.
+    A file that holds the model's state dict alone is read too, and one whose names still have what
+    a compiled or parallel model puts before them (a warning says so). Tensors go to where the model
+    is.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -158,9 +204,11 @@ def load_checkpoint(
     state = _read_checkpoint(Path(path))
     if optimizer is not None and "optimizer_state_dict" not in state:
         raise ValueError(f"{path} holds a model and no optimizer; load it without an optimizer")
+    model = _without_wrapper(model)
+    weights = _without_prefixes(path, state.get("model_state_dict", state))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
-        model.load_state_dict(state.get("model_state_dict", state))
+        model.load_state_dict(weights)
         if optimizer is not None:  # checks the groups before it changes anything
             optimizer.load_state_dict(state["optimizer_state_dict"])
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
@@ -169,6 +217,34 @@ def load_checkpoint(
         raise ValueError(
             f"{path} does not fit: {reason}; build model and optimizer as they were when saved"
         ) from err
+
+
+def _without_wrapper(model: Any) -> nn.Module:
+    """The model itself, without what compiling or data parallel wraps around it."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _without_prefixes(path: str | os.PathLike[str], weights: Any) -> Any:
+    """The weights by their own names, where every name has a wrapper's before it."""
+    if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        return weights  # load_state_dict says what is wrong
+    found = ""
+    while prefix := next(
+        (p for p in WRAPPERS if weights and all(n.startswith(found + p) for n in weights)), ""
+    ):
+        found += prefix
+    if found:
+        warnings.warn(
+            f"{path} was saved from a wrapped model; {found!r} is left out of its names",
+            stacklevel=3,
+        )
+    return {name.removeprefix(found): tensor for name, tensor in weights.items()}
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

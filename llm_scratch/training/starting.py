@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_scratch.text.tokens import fingerprint, text_to_token_ids
-from llm_scratch.training.checkpoints import clean, load_run, newest_whole
+from llm_scratch.training.checkpoints import (
+    clean,
+    frozen_mark,
+    is_plain,
+    load_run,
+    newest_whole,
+)
 from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings, plan_step
 from llm_scratch.training.objective import Objective, TrainData
 from llm_scratch.training.optimizers import build_optimizers, describe_groups
@@ -150,7 +156,8 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
 
 def describe_run(model: Any, data: TrainData, plan: StepPlan, tokenizer: Any) -> dict[str, Any]:
     """What has to be the same when a run goes on: model, data, tokenizer."""
-    return {
+    facts = {} if is_plain(model) else {"base": frozen_mark(model)}
+    return facts | {
         "model": asdict(model.cfg),
         "rows": data.num_rows(plan.length),
         "first rows": first_rows(data, plan.length),
@@ -176,7 +183,8 @@ def _go_on(run: Run, folder: RunFolder) -> None:
         return
     tensors, content = load_run(newest)
     _check_same(content, run)
-    run.engine.model.load_state_dict(tensors)
+    model = run.engine.model
+    model.load_state_dict({**model.state_dict(), **tensors})  # what is frozen is there already
     for optimizer, saved in zip(run.engine.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     if run.engine.scaler is not None and content["scaler"] is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.products import Linear
 from llm_scratch.training.chunked_loss import CHUNK, chunked_head_loss
+from llm_scratch.training.head_in_pieces import head_loss_in_pieces
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
@@ -78,13 +79,19 @@ class Engine:
                 return self.objective.loss(self.model, *batch)[0] / divisor
             inputs, targets, *places = batch
             options = dict(zip(("positions", "attention_mask"), places, strict=False))
-            if not has_plain_head(self.model):
+            head: Any = getattr(self.model, "out_head", None)
+            is_layer = isinstance(head, nn.Linear)  # of which only a plain one comes in pieces
+            if not hasattr(self.model, "hidden_states") or (
+                is_layer and not has_plain_head(self.model)
+            ):
                 model = partial(self.model, **options)
                 return next_token_loss(model, inputs, targets)[0] / divisor
             hidden_states = self.hidden_states or self.model.hidden_states
             hidden = hidden_states(inputs, **options)  # (B, T, C)
-            weight = self.model.out_head.weight
-            return chunked_head_loss(hidden, weight, targets, divisor=divisor, chunk=self.chunk)
+            sizes: Any = {"divisor": divisor, "chunk": self.chunk}
+            if is_layer:
+                return chunked_head_loss(hidden, head.weight, targets, **sizes)
+            return head_loss_in_pieces(head, hidden, targets, **sizes)
 
 
 def has_plain_head(model: Any) -> bool:

@@ -22,15 +22,10 @@ class Open:
 
 OPEN = (
     Open(
-        "ch06.*", "chapter 6 is still to come", "llm_scratch.finetuning.classification:SpamDataset"
-    ),
-    Open(
         "ch07.*",
         "chapter 7 is still to come",
         "llm_scratch.finetuning.instructions:InstructionDataset",
     ),
-    Open("appD.*", "appendix D is still to come", "llm_scratch.training.simple:train_model"),
-    Open("appE.*", "appendix E is still to come", "llm_scratch.finetuning.lora:LoRALayer"),
 )
 
 APPLE = "from a run on an Apple GPU, whose dropout draws other numbers than a CPU's"
@@ -45,6 +40,13 @@ ELSEWHERE = {
     "ch05.train.final": APPLE,
     "ch05.train.greedy25": APPLE,
     "ch05.generate.topk25_t1.4": APPLE,
+    "appD.grad.max_before": APPLE,
+    "appD.grad.max_after": APPLE,
+    "appD.train.log": APPLE,
+    "appD.train.final": APPLE,
+    "appE.train.log": APPLE,
+    "appE.train.epoch_accuracy_pct": APPLE,
+    "ch06.ex6.*": "accuracy after a training run whose last digits hang on the machine",
     "ch05.download.file_sizes": "sizes of files on OpenAI's server; tests reach no network",
 }
 

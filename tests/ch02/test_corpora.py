@@ -45,7 +45,10 @@ def test_book_story_has_the_books_length(verdict) -> None:
     assert len(verdict) == 20479
 
 
-@pytest.mark.parametrize("name", ["the-verdict", "tinyshakespeare"])
+@pytest.mark.parametrize(
+    "name",
+    ["the-verdict", "tinyshakespeare", "instruction-data", "instruction-data-with-preference"],
+)
 def test_checksums_are_those_of_the_files(name, book_file) -> None:
     assert file_sha256(book_file(name)) == CORPORA[name].sha256
 

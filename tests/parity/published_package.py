@@ -36,6 +36,7 @@ from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
 from llm_scratch.text.gpt2 import GPT2Tokenizer
 from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import GPTDatasetV1, create_dataloader_v1
+from llm_scratch.training.appendix_d import find_highest_gradient, train_model
 from llm_scratch.training.evaluation import evaluate_model, generate_and_print_sample
 from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.simple import train_model_simple
@@ -72,6 +73,7 @@ MODULES: dict[str, tuple[Any, ...]] = {
         token_ids_to_text,
     ),
     "appendix_a": (NeuralNetwork, ToyDataset),
+    "appendix_d": (find_highest_gradient, train_model),
     "kv_cache.gpt2": (GPTModel,),
     "kv_cache.generate": (generate_text_simple,),
 }

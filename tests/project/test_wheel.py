@@ -24,6 +24,9 @@ from llm_scratch.text.gpt2 import GPT2Tokenizer
 print(json.dumps({
     "package": llm_scratch.__file__,
     "story": str(find_data("the-tide-clock")),
+    "messages": str(find_data("messages.tsv")),
+    "instructions": str(find_data("instructions.json")),
+    "preferences": str(find_data("preferences.json")),
     "length": len(load_text("the-tide-clock")),
     "ids": GPT2Tokenizer().encode("Hello, I am"),
     "chapter": str(find_chapter("ch02")),
@@ -45,7 +48,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_data_chapters_licences_and_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    data = {f"llm_scratch/data/{path.name}" for path in (ROOT / "data").iterdir()}
+    found = {path.name for path in (ROOT / "data").iterdir() if path.is_file()}
+    data = {f"llm_scratch/data/{name}" for name in found if not name.endswith(".py")}
     chapters = {f"llm_scratch/chapters/{path.name}" for path in (ROOT / "chapters").glob("*.py")}
     assert (data | chapters) <= names
     assert {"llm_scratch/py.typed", "llm_scratch/assets/gpt2.tiktoken"} <= names
@@ -68,7 +72,7 @@ def test_wheel_finds_its_data_without_the_repository(wheel: Path, tmp_path: Path
     )
     found = json.loads(done.stdout)
     target = (tmp_path / "target" / "llm_scratch").resolve()
-    for what in ("package", "story", "chapter"):
+    for what in ("package", "story", "messages", "instructions", "preferences", "chapter"):
         assert Path(found[what]).resolve().is_relative_to(target)
     assert found["length"] >= 20_000
     assert found["ids"] == [15496, 11, 314, 716]

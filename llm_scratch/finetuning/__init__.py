@@ -1,0 +1,1 @@
+"""Fine-tuning: classifiers, instructions, preferences, LoRA (book chapters 6, 7, appendix E)."""

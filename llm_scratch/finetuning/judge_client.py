@@ -1,0 +1,240 @@
+"""Ask a language model behind HTTP, patiently, by OpenAI's chat protocol."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+TIMEOUT_SECONDS = 300.0  # the first question waits until the model is in memory
+LONGEST_PAUSE = 60.0
+MOST_BYTES = 1 << 24
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+
+Messages = Sequence[Mapping[str, str]]
+Pause = Callable[[float], object]
+
+
+class JudgeError(OSError):
+    """The server gave no usable reply; the message names the address, why, and the way out."""
+
+
+class PassingError(Exception):
+    """This try failed, the next one may not; `wait` is what the server asks for, in seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def chat(
+    messages: Messages,
+    *,
+    url: str,
+    model: str,
+    options: Mapping[str, Any] | None = None,
+    api_key: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    retries: int = 3,
+    pause: Pause = time.sleep,
+) -> str:
+    """The reply of a model behind a chat endpoint that speaks OpenAI's protocol.
+
+    Args:
+        messages: what was said so far, `{"role": ..., "content": ...}` each.
+        url: the server, as "http://localhost:11434"; "/v1/chat/completions" is added.
+        model: its name there.
+        options: further fields of the request, as `{"temperature": 0}`.
+        api_key: sent as a bearer token.
+        timeout: seconds that the server may stay silent.
+        retries: how often a question is sent again after a failure that may pass: a broken
+            connection, silence, 429, 5xx. A closed port is none of these.
+        pause: what waits some seconds between tries.
+
+    Raises:
+        JudgeError: if nothing answers there, the model is not there, or the reply is no chat.
+        ValueError: if `url` is no web address.
+    """
+    address = chat_address(url)
+    payload = {**(options or {}), "model": model, "messages": list(messages), "stream": False}
+
+    def ask() -> str:
+        return _message_text(b"".join(post(address, payload, timeout, api_key, model)))
+
+    return patiently(ask, address, retries, pause)
+
+
+def chat_address(url: str) -> str:
+    """The address of the chat endpoint of a server.
+
+    Raises:
+        ValueError: if `url` is no web address.
+    """
+    parts = _web_address(url)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path = path.removesuffix("/v1") + "/v1/chat/completions"
+    return parts._replace(path=path).geturl()
+
+
+def _web_address(url: str) -> urllib.parse.SplitResult:
+    parts = urllib.parse.urlsplit(url)
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url=} is no web address; http://localhost:11434 is Ollama's")
+    return parts
+
+
+def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> str:
+    """What `ask` returns, at the first try that does not fail.
+
+    Raises:
+        JudgeError: if a failure does not pass, or every try failed.
+    """
+    if retries < 0:
+        raise ValueError(f"{retries=} must be 0 or more")
+    for number in range(retries + 1):
+        try:
+            return ask()
+        except PassingError as error:
+            reason = error
+        if number < retries:
+            pause(min(max(2.0**number, reason.wait), LONGEST_PAUSE))
+    raise JudgeError(f"{url} gave no usable reply in {retries + 1} tries: {reason}")
+
+
+def post(
+    url: str, payload: Mapping[str, Any], timeout: float, api_key: str | None = None,
+    model: str = "",
+) -> Iterator[bytes]:  # fmt: skip
+    """The lines of the answer to a POST of JSON, as they come; at most 16 MB.
+
+    Raises:
+        PassingError: if the next try may go better.
+        JudgeError: if it will not.
+    """
+    _web_address(url)
+    headers = {"Content-Type": "application/json", "User-Agent": "llm-scratch"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    body = json.dumps(payload).encode()
+    request = urllib.request.Request(url, body, headers, method="POST")
+    size = 0
+    try:
+        with _opener(url).open(request, timeout=timeout) as response:
+            while line := response.readline(MOST_BYTES):
+                size += len(line)
+                if size > MOST_BYTES:
+                    raise JudgeError(f"{url} sends more than {MOST_BYTES:,} bytes; is it a chat?")
+                yield line
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _http_failure(error, url, model or str(payload.get("model"))) from error
+    except JudgeError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _connection_failure(error, url, timeout) from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Redirects turn a POST into a GET, and would take the key to another server."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing: the reply comes back as an error that names the new address."""
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """What opens an address through the platform's proxies; this machine itself without one."""
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+    if is_this_machine(url):
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether an address names the machine that we run on."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Exception:
+    """What an HTTP error means: worth another try, or not, and what to do about it."""
+    said = _error_text(error)
+    reason = f"HTTP {error.code} {error.reason}" + (f": {said}" if said else "")
+    if error.code in PASSING:
+        wait = error.headers.get("Retry-After", "")
+        return PassingError(reason, float(wait) if wait.isdigit() else 0.0)
+    if 300 <= error.code < 400:
+        hint = f"; give {error.headers.get('Location', 'the address it names')} as url"
+    elif error.code == 404 and model in said:
+        return JudgeError(
+            f"{url} has no model {model!r} ({said}); with Ollama, `ollama pull {model}` brings it "
+            "and `ollama list` says what is there"
+        )
+    elif error.code == 404:
+        hint = "; is this the address of a chat endpoint?"
+    elif error.code in (401, 403):
+        hint = "; api_key_variable= names the environment variable that holds the key"
+    else:
+        hint = ""
+    return JudgeError(f"{url} refuses the question: {reason}{hint}")
+
+
+def _error_text(error: urllib.error.HTTPError) -> str:
+    """What the server says itself about an error, in a few words."""
+    try:
+        found = json.loads(error.read(1 << 16))["error"]
+        return str(found["message"] if isinstance(found, dict) else found)[:300]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _connection_failure(error: Exception, url: str, timeout: float) -> Exception:
+    """What a failed connection means: worth another try, or not."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ConnectionRefusedError):
+        start = "`ollama serve` starts Ollama" if is_this_machine(url) else "is its server running?"
+        return JudgeError(f"nothing answers at {url}: connection refused; {start}")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return JudgeError(
+            f"{url}: certificate not trusted: {cause.verify_message}; SSL_CERT_FILE names others"
+        )
+    if isinstance(cause, http.client.InvalidURL):
+        return JudgeError(f"{url} is no address that can be asked: {cause}")
+    if isinstance(cause, TimeoutError):
+        return PassingError(f"no answer in {timeout:g} seconds")
+    return PassingError(str(cause) or type(cause).__name__)
+
+
+def _message_text(body: bytes) -> str:
+    """The text in a chat completion; "" where the model said nothing."""
+    try:
+        content = json_object(body)["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise PassingError(f"no chat completion, but {body[:80]!r}") from error
+    return content if isinstance(content, str) else ""
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    """The JSON object that a server sent.
+
+    Raises:
+        PassingError: if it sent something else.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise PassingError(f"no JSON, but {text[:80]!r}") from error
+    if not isinstance(found, dict):
+        raise PassingError(f"no JSON object, but {text[:80]!r}")
+    return found

@@ -1,0 +1,146 @@
+"""What a judge said of some models: mean scores, with intervals that say how sure they are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+CONFIDENCE = 0.95
+
+
+class MeanScore(NamedTuple):
+    """A mean over `items` items, and the ends of its 95 % confidence interval.
+
+    The ends are NaN for a single item, which says nothing about the spread.
+    """
+
+    mean: float
+    low: float
+    high: float
+    items: int
+
+    def __str__(self) -> str:
+        if self.items == 1:
+            return f"{self.mean:.1f} (one item)"
+        return f"{self.mean:.1f} ({self.low:.1f} to {self.high:.1f}, {self.items} items)"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The scores that a judge gave to the answers of some models, 0 to 100.
+
+    Args:
+        scores: for each model one score an item; None where the judge's could not be read.
+        orders: for each item the models in the order in which the judge saw their answers.
+        asked: questions sent for this; the other replies came from the records.
+    """
+
+    scores: Mapping[str, Sequence[float | None]]
+    orders: Sequence[tuple[str, ...]]
+    asked: int
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """How many scores of each model could not be read, and are left out of its mean."""
+        return {name: list(values).count(None) for name, values in self.scores.items()}
+
+    def mean(self, name: str) -> MeanScore:
+        """The mean score of a model over its readable scores, with a 95 % t interval.
+
+        Raises:
+            ValueError: if there is no such model, or none of its scores could be read.
+        """
+        return mean_score([score for score in self._of(name) if score is not None], name)
+
+    def difference(self, first: str, second: str) -> MeanScore:
+        """The mean of score of `first` minus score of `second`, item by item, 95 % t interval.
+
+        Hard and easy items are so for both models, which is why this interval is narrower than
+        those of the two means suggest. One that does not contain 0 is a difference that five
+        samples in a hundred would show by chance at most.
+
+        Raises:
+            ValueError: if there is no such model, or no item has a readable score of both.
+        """
+        pairs = zip(self._of(first), self._of(second), strict=True)
+        both = [a - b for a, b in pairs if a is not None and b is not None]
+        return mean_score(both, f"{first} and {second}")
+
+    def table(self) -> str:
+        """A line for each model, best first: mean, interval, and what could not be read."""
+        means = {name: self.mean(name) for name in self.scores if self._readable(name)}
+        width = max(map(len, self.scores))
+        lines = [
+            f"{name:{width}}  {means[name]}" + self._left_out(name)
+            for name in sorted(means, key=lambda name: -means[name].mean)
+        ]
+        lines += [f"{name:{width}}  no readable score" for name in self.scores if name not in means]
+        return "\n".join(lines)
+
+    def _of(self, name: str) -> Sequence[float | None]:
+        if name not in self.scores:
+            raise ValueError(f"no model {name!r} was judged; there are {', '.join(self.scores)}")
+        return self.scores[name]
+
+    def _readable(self, name: str) -> bool:
+        return self.unreadable[name] < len(self.scores[name])
+
+    def _left_out(self, name: str) -> str:
+        n = self.unreadable[name]
+        return f"; {n} of {len(self.scores[name])} scores could not be read" if n else ""
+
+
+def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
+    """The mean of some numbers, with the 95 % confidence interval of Student's t.
+
+    The interval takes the items for a random sample: it says where the mean over many more such
+    items may lie. On a scale with ends it may reach beyond them.
+
+    Raises:
+        ValueError: if there is no number.
+    """
+    if not values:
+        raise ValueError(f"there is no readable score of {name}; the records hold the replies")
+    mean, n = statistics.fmean(values), len(values)
+    if n == 1:
+        return MeanScore(mean, math.nan, math.nan, 1)
+    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
+    return MeanScore(mean, mean - half, mean + half, n)
+
+
+@lru_cache(maxsize=256)
+def t_quantile(freedom: int) -> float:
+    """The t that Student's distribution stays within, on both sides of 0, in 95 % of cases.
+
+    Args:
+        freedom: degrees of freedom, 1 or more.
+
+    Source:
+        Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _within(middle, freedom) < CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """The probability of |T| < tan(angle) * sqrt(freedom)."""
+    odd = freedom % 2
+    square = math.cos(angle) ** 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= square * (k - 1) / k
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * total)
+    return math.sin(angle) * total

@@ -1,0 +1,148 @@
+"""Texts with classes, any number of them, each read at its last real token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from llm_scratch.finetuning.classification import warn_of_cut
+from llm_scratch.finetuning.messages import Row, read_rows
+from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
+from llm_scratch.text.tokens import encode, vocab_size_of
+
+
+class ClassificationDataset(Dataset):
+    """Labelled texts, without padding: item -> (T,) ids and (T,) targets, int64.
+
+    The targets are -100 but for the last, which is the class: there the model has read the whole
+    text, and nothing else. In a batch, padding stands on the right of it and is never read, so a
+    text's logits do not hang on its batch. `next_token_loss`, and with it the loop for real runs,
+    learns from these batches as they are.
+
+    Args:
+        rows: pairs (label, text); also a CSV file with the head "Label,Text", or a DataFrame. A
+            label is a class's name or its number.
+        tokenizer: any tokenizer.
+        class_names: the classes in the order of their numbers. None takes the labels' names in
+            alphabetical order, or "0", "1", ... up to the highest number.
+        max_length: longer texts are cut, with a warning that counts them; None cuts nothing.
+        pad_token_id: what batches are padded with; any id of the tokenizer will do.
+
+    Attributes:
+        class_names: the classes in the order of their numbers.
+        labels: the class of each text, a number.
+        texts: the texts.
+        rows: the same as `TokenRows`, for the loop for real runs.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there are no rows, a text has no token, a label is no class, or names and
+            numbers are mixed; names the row.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row] | str | os.PathLike[str] | Any,
+        tokenizer: Any,
+        *,
+        class_names: Sequence[str] | None = None,
+        max_length: int | None = None,
+        pad_token_id: int = 0,
+    ) -> None:
+        pairs = read_rows(rows)
+        if not pairs:
+            raise ValueError("there are no rows; pairs of a label and a text are needed")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"{max_length=} must be 1 or more; None cuts nothing")
+        given = [label for label, _ in pairs]
+        self.class_names = _names_of(given) if class_names is None else tuple(class_names)
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"two classes have one name: {', '.join(self.class_names)}")
+        self.labels = [_number_of(row, label, self.class_names) for row, label in enumerate(given)]
+        self.texts = [text for _, text in pairs]
+        self.rows = self._encoded(tokenizer, max_length, pad_token_id)
+
+    def _encoded(self, tokenizer: Any, max_length: int | None, pad_token_id: int) -> TokenRows:
+        encoded = [encode(tokenizer, text, "text") for text in self.texts]
+        for row, ids in enumerate(encoded):
+            if not ids:
+                raise ValueError(f"the text of row {row} has no token; leave the row out")
+        if max_length is not None:
+            warn_of_cut(encoded, max_length)
+        vocab_size = vocab_size_of(tokenizer) or max(map(max, encoded)) + 1
+        rows = [
+            (ids[:max_length], [IGNORE_INDEX] * (len(ids[:max_length]) - 1) + [label])
+            for ids, label in zip(encoded, self.labels, strict=True)
+        ]
+        return TokenRows(
+            rows, pad_id=pad_token_id, vocab_size=vocab_size, num_targets=len(self.class_names)
+        )
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.rows[row]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in self.counts().items())
+        return f"ClassificationDataset({counts})"
+
+    def counts(self) -> dict[str, int]:
+        """How many texts each class has."""
+        return {name: self.labels.count(number) for number, name in enumerate(self.class_names)}
+
+    def loader(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> DataLoader:
+        """Batches for `train_classifier_simple` and its like: inputs and targets, (B, T) each.
+
+        Args:
+            batch_size: texts of a batch.
+            shuffle: whether the order is another one in every pass.
+            drop_last: whether a last batch that is not full is left out.
+            generator: where the order comes from; None is PyTorch's global generator.
+        """
+        positions: Any = range(len(self))  # the rows are put together by `padded`
+        return DataLoader(
+            positions, batch_size, shuffle, drop_last=drop_last, generator=generator,
+            collate_fn=self.rows.padded,
+        )  # fmt: skip
+
+
+def _names_of(labels: Sequence[Any]) -> tuple[str, ...]:
+    if all(isinstance(label, str) for label in labels):
+        return tuple(sorted(set(labels)))
+    numbers = [_number_of(row, label, None) for row, label in enumerate(labels)]
+    return tuple(str(number) for number in range(max(numbers) + 1))
+
+
+def _number_of(row: int, label: Any, names: Sequence[str] | None) -> int:
+    """The number of a class; without names, the label itself, which must be a number."""
+    if isinstance(label, str) and names is not None:
+        if label not in names:
+            raise ValueError(f"row {row} has the label {label!r}; there are {', '.join(names)}")
+        return names.index(label)
+    try:
+        number = index(label)
+    except TypeError as err:
+        raise ValueError(
+            f"row {row} has the label {label!r}; all labels must be names, or all numbers"
+        ) from err
+    if number < 0 or (names is not None and number >= len(names)):
+        last = "up" if names is None else f"to {len(names) - 1} ({', '.join(names)})"
+        raise ValueError(
+            f"row {row} has the label {number}, out of range; classes go from 0 {last}"
+        )
+    return number

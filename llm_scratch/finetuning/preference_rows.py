@@ -1,0 +1,240 @@
+"""Pairs of answers as rows for the loop for real runs, with what the reference makes of them.
+
+Shape letters: B pairs of a batch, T tokens, n all pairs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llm_scratch.finetuning.instructions import format_input
+from llm_scratch.finetuning.preference import ANSWER_HEADER, ANSWERS, check_pair
+from llm_scratch.generation.text import end_of_text_id
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.text.shuffling import epoch_order
+from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
+from llm_scratch.text.tokens import encode, vocab_size_of
+from llm_scratch.training.precision import Precision, autocast, pick_precision
+
+Row = tuple[list[int], list[int]]
+
+
+class PreferenceRows:
+    """Pairs of answers to learn from: a `TrainData` whose rows are pairs.
+
+    A batch is inputs (2B, T), first the chosen answers, then the rejected ones in the same order;
+    targets (2B, T), -100 outside of the answers; and the reference's log-probabilities (B, 2).
+
+    Args:
+        pairs: (chosen, rejected), each as a row of `TokenRows`: inputs and targets.
+        pad_id: what inputs are padded with; any id will do.
+        vocab_size: every id is below it.
+
+    Raises:
+        ValueError: as `TokenRows`; row 2 i is the chosen answer of pair i, the next one the other.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Row, Row]], *, pad_id: int, vocab_size: int) -> None:
+        rows = [row for pair in pairs for row in pair]
+        self._rows = TokenRows(rows, pad_id=pad_id, vocab_size=vocab_size, buckets=False)
+        self.vocab_size = vocab_size
+        self.reference: Tensor | None = None
+        """(n, 2) log-probabilities of chosen and rejected answers; see `measure_reference`."""
+
+    def __len__(self) -> int:
+        return len(self._rows) // 2
+
+    def __repr__(self) -> str:
+        lengths = self._rows.lengths
+        return f"PreferenceRows({len(self):,} pairs of {lengths.min()} to {lengths.max()} tokens)"
+
+    def num_rows(self, length: int) -> int:
+        """How many pairs an epoch has.
+
+        Raises:
+            ValueError: if an answer and its prompt are longer than `length`.
+        """
+        longest = int(self._rows.lengths.argmax())
+        if self._rows.lengths[longest] > length:
+            raise ValueError(
+                f"pair {longest // 2} has {self._rows.lengths[longest]} tokens, at most {length} "
+                "fit; cut its prompt, or leave it out"
+            )
+        return len(self)
+
+    def batch(
+        self,
+        seed: int,
+        step: int,
+        rows: int,
+        length: int,
+        *,
+        first_row: int = 0,
+        step_rows: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
+
+        Raises:
+            ValueError: if a pair is longer than `length`, or the reference was not measured.
+        """
+        n = self.num_rows(length)
+        first = step * (rows if step_rows is None else step_rows) + first_row
+        chosen: list[int] = []
+        for epoch in range(first // n, (first + rows - 1) // n + 1):
+            begin, end = max(first - epoch * n, 0), min(first + rows - epoch * n, n)
+            chosen += epoch_order(seed, epoch, n, begin, end).tolist()
+        return self.pairs(chosen)
+
+    def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield every pair once, `rows` at a time."""
+        self.num_rows(length)
+        places = range(len(self))
+        return (self.pairs(places[i : i + rows]) for i in range(0, len(self), rows))
+
+    def pairs(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Some pairs as a batch: inputs (2B, T), targets (2B, T), reference (B, 2)."""
+        if self.reference is None:
+            raise ValueError("the reference is not known yet; call measure_reference(model, rows)")
+        return *self.texts(chosen), self.reference[list(chosen)]
+
+    def texts(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Both answers of some pairs: inputs and targets, each (2B, T)."""
+        places = [2 * pair for pair in chosen] + [2 * pair + 1 for pair in chosen]
+        return self._rows.padded(places)
+
+
+def prompt_text(entry: Mapping[str, Any]) -> str:
+    """The book's prompt, up to where the answer begins."""
+    return format_input(entry) + ANSWER_HEADER
+
+
+def preference_rows(
+    entries: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    *,
+    length: int,
+    prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
+) -> PreferenceRows:
+    """Pairs as rows: prompt, answer and one end token; only answer and end are targets.
+
+    A prompt that is too long loses its beginning. Pairs of two equal answers, and those with an
+    answer that does not fit, are left out; a warning counts them.
+
+    Args:
+        entries: dicts with instruction, input, chosen and rejected.
+        tokenizer: the model's; one with an end-of-text token.
+        length: the most tokens of a row.
+        prompt_of: the text before the answer.
+
+    Raises:
+        ValueError: naming the first entry that is no pair, or if none is left.
+    """
+    end = end_of_text_id(tokenizer)
+    if end is None:
+        raise ValueError("the tokenizer has no end-of-text token, so answers could not end")
+    pairs: list[tuple[Row, Row]] = []
+    equal = too_long = 0
+    for number, entry in enumerate(entries):
+        check_pair(number, entry)
+        prompt = encode(tokenizer, prompt_of(entry), "text") or [end]
+        answers = [[*encode(tokenizer, entry[name], "text"), end] for name in ANSWERS]
+        room = length + 1 - max(map(len, answers))  # the last id is a target alone
+        if answers[0] == answers[1]:
+            equal += 1
+        elif room < 1:
+            too_long += 1
+        else:
+            chosen, rejected = (_row(prompt[-room:], answer) for answer in answers)
+            pairs.append((chosen, rejected))
+    if equal or too_long:
+        warnings.warn(
+            f"of {len(entries)} pairs, {equal} with equal answers and {too_long} with an answer "
+            f"above {length} tokens are left out",
+            stacklevel=2,
+        )
+    if not pairs:
+        raise ValueError(f"no pair of {len(entries)} is left to learn from")
+    size = vocab_size_of(tokenizer)
+    highest = max(max(row[0]) for pair in pairs for row in pair) + 1
+    return PreferenceRows(pairs, pad_id=end, vocab_size=size or max(highest, end + 1))
+
+
+def _row(prompt: list[int], answer: list[int]) -> Row:
+    """Inputs and targets of a prompt and an answer; the last token of the prompt has a target."""
+    return [*prompt, *answer[:-1]], [IGNORE_INDEX] * (len(prompt) - 1) + answer
+
+
+def answer_logprobs(
+    model: Any, inputs: Tensor, targets: Tensor, *, average: bool = False
+) -> Tensor:
+    """The log-probability of each row's targets, in nats: (B,).
+
+    Logits are computed where there is a target, and nowhere else.
+
+    Args:
+        model: a `GPTModel`, or anything that maps (B, T) ids to (B, T, V) logits.
+        inputs: (B, T) ids.
+        targets: (B, T) ids that follow; -100 where none counts.
+        average: the mean over a row's targets instead of their sum.
+    """
+    counted = targets != IGNORE_INDEX  # (B, T)
+    if hasattr(model, "hidden_states"):
+        logits = model.out_head(model.hidden_states(inputs)[counted])  # (targets, V)
+    else:
+        logits = model(inputs)[counted]
+    losses = F.cross_entropy(logits.float(), targets[counted], reduction="none")
+    rows = counted.nonzero()[:, 0]
+    sums = losses.new_zeros(len(inputs)).index_add(0, rows, -losses)  # (B,)
+    return sums / counted.sum(dim=1) if average else sums
+
+
+def measure_reference(
+    model: Any,
+    rows: PreferenceRows,
+    *,
+    average: bool = False,
+    batch_size: int = 8,
+    precision: Precision = "float32",
+) -> Tensor:
+    """What a model thinks of all pairs now, kept as their reference: (n, 2) log-probabilities.
+
+    Args:
+        model: the model that is going to be trained, before it is.
+        rows: `rows.reference` is set.
+        average: see `answer_logprobs`.
+        batch_size: pairs at a time.
+        precision: as the training's, or else the first loss is not ln 2.
+    """
+    rows.reference = pair_logprobs(
+        model, rows, average=average, batch_size=batch_size, precision=precision
+    )
+    return rows.reference
+
+
+@torch.no_grad()
+def pair_logprobs(
+    model: Any,
+    rows: PreferenceRows,
+    *,
+    average: bool = False,
+    batch_size: int = 8,
+    precision: Precision = "float32",
+) -> Tensor:
+    """Log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
+
+    The modes of the model are left as found. Arguments as `measure_reference`.
+    """
+    device = next(model.parameters()).device
+    found, places = [], range(len(rows))
+    with evaluation_mode(model), autocast(device, pick_precision(precision, device)):
+        for first in range(0, len(rows), batch_size):
+            inputs, targets = rows.texts(places[first : first + batch_size])
+            batch = inputs.to(device), targets.to(device)
+            found.append(answer_logprobs(model, *batch, average=average).view(2, -1).T)
+    return torch.cat(found).float().cpu()

@@ -1,0 +1,116 @@
+"""How good a classifier is: confusion matrix, precision, recall and F1 of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ClassScores(NamedTuple):
+    """The scores of one class, each from 0 to 1, and how many examples it has.
+
+    Precision: of what was called so, how much is so. Recall: of what is so, how much was found.
+    F1 is their harmonic mean.
+    """
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    examples: int
+
+
+def confusion_matrix(
+    labels: Sequence[int] | Tensor, predictions: Sequence[int] | Tensor, num_classes: int
+) -> Tensor:
+    """How often each class was taken for each: (N, N) int64, rows are the true classes.
+
+    Args:
+        labels: the true class of each example, 0 to N - 1.
+        predictions: the class that was said instead.
+        num_classes: N.
+
+    Raises:
+        ValueError: if the two differ in length, there is no example, or a class is out of range.
+    """
+    true, said = (torch.as_tensor(values).cpu().flatten() for values in (labels, predictions))
+    if len(true) != len(said) or not len(true):
+        raise ValueError(f"{len(true)} labels and {len(said)} predictions; as many of both, and "
+                         "at least one, are needed")  # fmt: skip
+    for name, values in (("labels", true), ("predictions", said)):
+        if values.is_floating_point():
+            raise ValueError(f"{name} are of type {values.dtype}; numbers of classes are integers")
+        wrong = ((values < 0) | (values >= num_classes)).nonzero().flatten()
+        if len(wrong):
+            raise ValueError(
+                f"{name}[{wrong[0]}] is {values[wrong[0]]}, out of range; classes go from 0 to "
+                f"{num_classes - 1}"
+            )
+    pairs = true.long() * num_classes + said.long()
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def accuracy(matrix: Tensor) -> float:
+    """The share of examples on the diagonal of a confusion matrix, 0 to 1.
+
+    Raises:
+        ValueError: if it is no square matrix, or counts no example.
+    """
+    _check_matrix(matrix)
+    return int(matrix.trace()) / int(matrix.sum())
+
+
+def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> list[ClassScores]:
+    """Precision, recall and F1 of every class of a confusion matrix.
+
+    The precision of a class that was never predicted is 0.
+
+    Args:
+        matrix: (N, N) counts, rows are the true classes.
+        class_names: the N names; None calls them "0", "1", ...
+
+    Raises:
+        ValueError: if a class has no example, so that its recall is not defined, or the names
+            are not N.
+    """
+    _check_matrix(matrix)
+    names = [str(i) for i in range(len(matrix))] if class_names is None else list(class_names)
+    if len(names) != len(matrix):
+        raise ValueError(f"{len(names)} class names for {len(matrix)} classes; give one for each")
+    examples, said = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
+    if empty := [name for name, count in zip(names, examples, strict=True) if not count]:
+        raise ValueError(
+            f"there is no example of the class {', '.join(empty)}, so it has no recall; use "
+            "examples of every class"
+        )
+    scores = []
+    for name, right, n, n_said in zip(
+        names, matrix.diagonal().tolist(), examples, said, strict=True
+    ):
+        precision, recall = right / n_said if n_said else 0.0, right / n
+        f1 = 2 * right / (n + n_said)
+        scores.append(ClassScores(name, precision, recall, f1, n))
+    return scores
+
+
+def score_table(matrix: Tensor, class_names: Sequence[str] | None = None) -> str:
+    """The scores of every class and the accuracy, as lines to print; see `class_scores`."""
+    scores = class_scores(matrix, class_names)
+    width = max(len("accuracy"), *(len(score.name) for score in scores))
+    lines = [f"{'':{width}}  precision  recall      F1  examples"]
+    lines += [
+        f"{s.name:{width}}  {s.precision:9.1%}  {s.recall:6.1%}  {s.f1:6.1%}  {s.examples:8}"
+        for s in scores
+    ]
+    lines.append(f"{'accuracy':{width}}  {accuracy(matrix):9.1%}{int(matrix.sum()):26}")
+    return "\n".join(lines)
+
+
+def _check_matrix(matrix: Tensor) -> None:
+    if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a confusion matrix is (N, N), this one is {tuple(matrix.shape)}")
+    if not int(matrix.sum()):
+        raise ValueError("the confusion matrix counts no example")
