@@ -414,7 +414,9 @@ chapter.show(settings, "ch06-confusion", plot_confusion, matrix, parts[2].class_
 # %% [markdown]
 # # 6.8 Using the LLM as a spam classifier
 #
-# `classify_review` pads a message as the training messages were padded, and reads at the end.
+# `classify_review` pads a message as the training messages were padded, and reads at the end. With
+# GPT-2 that goes well. With a small model the padding may turn the answer, as was seen
+# above; `classify_texts`, which reads at the last real token, does not know of any padding.
 
 # %%
 for text in (SPAM, HAM):

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_scratch.finetuning.classification import warn_of_cut
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
 from llm_scratch.finetuning.scores import confusion_matrix
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.products import Linear
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.text.tokens import encode
 from llm_scratch.training.config import TrainConfig
@@ -76,7 +77,7 @@ def replace_head(model: GPTModel, num_classes: int, train: Trained = "last block
     for parameter in model.parameters():
         parameter.requires_grad_(train == "all")
     like = model.tok_emb.weight
-    head = nn.Linear(model.cfg.emb_dim, num_classes)
+    head = Linear(model.cfg.emb_dim, num_classes)
     model.out_head = head.to(device=like.device, dtype=like.dtype)
     if train == "last block":
         for part in (model.trf_blocks[-1], model.final_norm):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from llm_scratch.finetuning.instructions import format_input
+from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.text.tokens import encode
 from llm_scratch.training.evaluation import generate_and_print_sample

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_scratch.finetuning.instructions import format_input
 from llm_scratch.finetuning.preference import ANSWER_HEADER, ANSWERS, check_pair
+from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.generation.text import end_of_text_id
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.text.shuffling import epoch_order

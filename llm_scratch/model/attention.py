@@ -28,6 +28,30 @@ def causal_mask(length: int, device: torch.device | str | None = None, past: int
     return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
 
 
+def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tensor:
+    """What a model was given as a mask, as (B, 1, T, S + T) booleans: who may look at whom.
+
+    Args:
+        attention_mask: (B, S + T), see `padding_mask`; or (B, T, S + T), True where a token may
+            look at another, which nobody does at what comes later.
+        B: rows.
+        T: tokens that look.
+        past: S, tokens before them.
+
+    Raises:
+        ValueError: if it has another shape.
+    """
+    shapes = (B, past + T), (B, T, past + T)
+    if attention_mask.shape not in shapes:
+        raise ValueError(
+            f"an attention_mask of shape {tuple(attention_mask.shape)} does not fit; {shapes[0]} "
+            f"is needed, a place for each token, or {shapes[1]}, a row of places for each"
+        )
+    if attention_mask.dim() == 2:
+        return padding_mask(attention_mask, T)
+    return (attention_mask.bool() & causal_mask(T, attention_mask.device, past))[:, None]
+
+
 def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
     """Which token may see which in padded rows: (B, S + T) -> (B, 1, T, S + T) booleans.
 

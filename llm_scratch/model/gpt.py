@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llm_scratch.model.attention import MultiHeadAttention, check_length, padding_mask
+from llm_scratch.model.attention import MultiHeadAttention, attention_mask_of, check_length
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig, as_config
 from llm_scratch.model.initialization import SkipInitialization, init_gpt2
@@ -126,7 +126,8 @@ class GPTModel(nn.Module):
             in_idx: (B, T) token ids.
             cache: holds the S tokens that came before these, and gets these too.
             attention_mask: (B, S + T) booleans, False where a token is padding, which nobody looks
-                at; rows are best padded on the left.
+                at; rows are best padded on the left. Or (B, T, S + T), True where a token (T) may
+                look at another, for texts side by side in one row.
             positions: (B, T) or (T,) places in the sequence. By default they count on from the
                 cache, or with `attention_mask` the real tokens of each row.
 
@@ -155,15 +156,9 @@ class GPTModel(nn.Module):
             cache.check_room(B, T)
         mask = None
         if attention_mask is not None:
-            if attention_mask.shape != (B, past + T):
-                raise ValueError(
-                    f"an attention_mask of shape {tuple(attention_mask.shape)} does not fit; "
-                    f"{(B, past + T)} is needed, a place for each token"
-                )
-            attention_mask = attention_mask.bool()
-            mask = padding_mask(attention_mask, T)  # (B, 1, T, S + T)
-            if positions is None:
-                positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+            mask = attention_mask_of(attention_mask, B, T, past)  # (B, 1, T, S + T)
+            if positions is None and attention_mask.dim() == 2:
+                positions = (attention_mask.bool().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
         where = slice(past, past + T)
         places = self.pos_emb.weight[where] if positions is None else self.pos_emb(positions)
         x = self.drop_emb(self._embed(in_idx) + places)  # (B, T, C)

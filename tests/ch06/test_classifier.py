@@ -139,6 +139,12 @@ def test_dataset_keeps_every_end_where_padding_is_a_real_token(tokenizer):
     assert inputs[4].eq(last).all()
 
 
+def test_dataset_reads_special_tokens_in_texts_as_text(tokenizer):
+    data = ClassificationDataset([("a", END_OF_TEXT), ("b", "hello")], tokenizer)
+    assert 50256 not in data[0][0]
+    assert len(data[0][0]) > 1
+
+
 def test_dataset_cuts_to_max_length_and_says_so(tokenizer):
     with pytest.warns(UserWarning, match="2 of 8 texts are cut to 6 tokens"):
         data = ClassificationDataset(TEXTS, tokenizer, max_length=6)

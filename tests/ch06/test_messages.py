@@ -224,3 +224,13 @@ def test_download_and_unzip_spam_data_refuses_another_archive(tmp_path, content)
     with pytest.raises(ValueError, match="holds no SMSSpamCollection"):
         download_and_unzip_spam_data("https://localhost:1/none", path, tmp_path, target)
     assert [found.name for found in tmp_path.iterdir()] == ["other.zip"]
+
+
+def test_download_and_unzip_spam_data_leaves_no_part_of_a_damaged_archive(archive, tmp_path):
+    content = archive.read_bytes()
+    place = content.index(b"ham\tplain")  # the member is stored as it is
+    archive.write_bytes(content[:place] + b"jam" + content[place + 3 :])
+    target = tmp_path / "messages.tsv"
+    with pytest.raises(ValueError, match="remove it and fetch it again"):
+        download_and_unzip_spam_data("https://localhost:1/none", archive, tmp_path, target)
+    assert [found.name for found in tmp_path.iterdir()] == [archive.name]

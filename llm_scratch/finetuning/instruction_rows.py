@@ -1,0 +1,230 @@
+"""Instructions for the loop for real runs: answers kept, one end mark a row, little padding.
+
+Prompt and answer are encoded apart and joined, so where the answer begins is known and never
+searched for.
+
+Shape letters: B rows of a batch, T tokens, n examples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_scratch.finetuning.instructions import check_entry
+from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.generation.text import end_of_text_id
+from llm_scratch.text.shuffling import epoch_order
+from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
+from llm_scratch.text.tokens import decode, encode, vocab_size_of
+
+COLORS = {True: "\x1b[32m", False: "\x1b[90m"}  # learned: green, not learned: grey
+RESET = "\x1b[0m"
+
+
+def instruction_rows(
+    data: Sequence[Entry],
+    tokenizer: Any,
+    *,
+    style: PromptStyle = ALPACA,
+    answer_only: bool = True,
+    max_length: int = 1024,
+    end_id: int | None = None,
+    buckets: bool = True,
+) -> TokenRows:
+    """Prompts and answers as rows to learn from, each with one end mark as its last target.
+
+    A row that is too long loses the beginning of its prompt, never of its answer; a row whose
+    output is empty teaches nothing and is left out. A warning counts both.
+
+    Args:
+        data: dicts with instruction, input and output.
+        tokenizer: any tokenizer; a special token written in a text is ordinary text.
+        style: how an instruction becomes a prompt.
+        answer_only: whether the prompt is not learned.
+        max_length: the most tokens of a row.
+        end_id: the end mark; None is the tokenizer's end of text.
+        buckets: whether rows of about the same length come together.
+
+    Raises:
+        ValueError: naming the row, if it has no instruction or output, or if its answer alone is
+            longer than `max_length`; if no row is left; if there is no end mark.
+    """
+    end = end_of_text_id(tokenizer) if end_id is None else end_id
+    if end is None:
+        raise ValueError("the tokenizer has no end of text; give end_id=, or no answer would end")
+    rows, cut, empty = [], 0, 0
+    for number, entry in enumerate(data):
+        if isinstance(entry, dict) and entry.get("output") == "":
+            empty += 1
+            continue
+        check_entry(number, entry)
+        prompt = encode(tokenizer, style.prompt(entry), "text")
+        answer = [*encode(tokenizer, entry["output"], "text"), end]
+        if len(answer) > max_length:
+            raise ValueError(
+                f"row {number}: the answer has {len(answer)} tokens with its end mark, at most "
+                f"{max_length} fit; shorten it, or leave the row out"
+            )
+        over = max(0, len(prompt) + len(answer) - 1 - max_length)
+        cut += over > 0
+        ids = prompt[over:] + answer
+        hidden = max(0, len(prompt) - over - 1) if answer_only else 0
+        rows.append((ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]))
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(data)} rows are longer than {max_length} tokens and lost the beginning "
+            "of their prompts",
+            stacklevel=2,
+        )
+    if empty:
+        warnings.warn(f"{empty} of {len(data)} rows have no output and are left out", stacklevel=2)
+    vocab_size = vocab_size_of(tokenizer) or 1 + max(max(inputs) for inputs, _ in rows)
+    return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
+
+
+def learned_share(rows: TokenRows) -> float:
+    """The share of the tokens that are targets, between 0 and 1."""
+    learned = sum(int((rows[row][1] != IGNORE_INDEX).sum()) for row in range(len(rows)))
+    return learned / int(rows.lengths.sum())
+
+
+class PackedRows:
+    """Several short rows in one long one, side by side and blind to each other: a `TrainData`.
+
+    A batch is inputs, targets and positions, (B, T) each, and which token may see which, (B, T, T)
+    booleans: positions begin anew with every row, and no token sees another row. Loss and
+    gradients are those of the rows one by one; next to nothing is padded.
+
+    Args:
+        rows: what is packed.
+        length: the most tokens of a pack.
+
+    Raises:
+        ValueError: if a row is longer than `length`.
+    """
+
+    def __init__(self, rows: TokenRows, length: int) -> None:
+        rows.num_rows(length)
+        self._rows = rows
+        self.vocab_size = rows.vocab_size
+        self.packs = pack(rows.lengths.tolist(), length)
+        """The rows of each pack, by number."""
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __repr__(self) -> str:
+        return f"PackedRows({len(self._rows):,} rows in {len(self):,} packs)"
+
+    def num_rows(self, length: int) -> int:
+        """How many packs an epoch has.
+
+        Raises:
+            ValueError: if one is longer than `length`.
+        """
+        longest = max(sum(self._rows.lengths[pack]) for pack in self.packs)
+        if longest > length:
+            raise ValueError(
+                f"a pack has {longest} tokens, at most {length} fit; pack them shorter"
+            )
+        return len(self)
+
+    def batch(
+        self,
+        seed: int,
+        step: int,
+        rows: int,
+        length: int,
+        *,
+        first_row: int = 0,
+        step_rows: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The packs of a training step, as `TokenRows.batch` chooses its rows."""
+        n = self.num_rows(length)
+        first = step * (rows if step_rows is None else step_rows) + first_row
+        chosen = [
+            int(epoch_order(seed, place // n, n, place % n, place % n + 1)[0])
+            for place in range(first, first + rows)
+        ]
+        return self.packed(chosen)
+
+    def rows_in_order(
+        self, length: int, rows: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield every pack once, `rows` at a time."""
+        n = self.num_rows(length)
+        if rows < 1:
+            raise ValueError(f"{rows=} must be 1 or more")
+        return (self.packed(range(i, min(i + rows, n))) for i in range(0, n, rows))
+
+    def packed(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""
+        T = max(int(self._rows.lengths[self.packs[i]].sum()) for i in chosen)
+        inputs = torch.full((len(chosen), T), self._rows.pad_id)
+        targets = torch.full((len(chosen), T), IGNORE_INDEX)
+        positions = torch.zeros(len(chosen), T, dtype=torch.int64)
+        owners = torch.full((len(chosen), T), -1)  # padding sees padding
+        for place, i in enumerate(chosen):
+            start = 0
+            for row in self.packs[i]:
+                ids, wanted = self._rows[row]
+                here = slice(start, start + len(ids))
+                inputs[place, here], targets[place, here] = ids, wanted
+                positions[place, here], owners[place, here] = torch.arange(len(ids)), row
+                start += len(ids)
+        seen = (owners[:, :, None] == owners[:, None, :]).tril()  # (B, T, T)
+        return inputs, targets, positions, seen
+
+
+def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of rows, put together so that each pack has at most `most` tokens.
+
+    Long rows first, each where the least room is left over ("best fit, decreasing").
+    """
+    packs: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}  # tokens left -> packs that have as many
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        size = lengths[row]
+        room = min((r for r in by_room if r >= size), default=None)
+        if room is None:
+            packs.append([])
+            number, left = len(packs) - 1, most - size
+        else:
+            number, left = by_room[room].pop(), room - size
+            if not by_room[room]:
+                del by_room[room]
+        packs[number].append(row)
+        by_room.setdefault(left, []).append(number)
+    return packs
+
+
+def show_mask(tokenizer: Any, inputs: Tensor, targets: Tensor, *, color: bool = True) -> str:
+    """A row as text, what is learned set off from what is not.
+
+    Args:
+        tokenizer: the one that the row was made with.
+        inputs: (T,) ids.
+        targets: (T,) ids, -100 where nothing is learned.
+        color: green and grey for a terminal; without it, learned parts stand between [[ and ]].
+    """
+    ids = [*inputs.tolist(), int(targets[-1])]
+    learned = [False, *(targets != IGNORE_INDEX).tolist()]
+    while len(ids) > 1 and not learned[-1]:  # padding
+        ids, learned = ids[:-1], learned[:-1]
+    pieces, start = [], 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or learned[end] != learned[start]:
+            pieces.append(_marked(decode(tokenizer, ids[start:end]), learned[start], color))
+            start = end
+    return "".join(pieces)
+
+
+def _marked(text: str, learned: bool, color: bool) -> str:
+    if color:
+        return f"{COLORS[learned]}{text}{RESET}"
+    return f"[[{text}]]" if learned else text

@@ -1,0 +1,132 @@
+"""A model learns to follow instructions, in the loop for real runs, and answers (book 7.6, 7.7)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows, learned_share
+from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.generation.text import Generation, generate_text
+from llm_scratch.text.token_rows import TokenRows
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train as run_training
+from llm_scratch.training.starting import RunState
+from llm_scratch.weights.folder import save_model
+
+
+def finetune_instructions(
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Entry] | TokenRows,
+    validation: Sequence[Entry] | TokenRows | None,
+    config: TrainConfig,
+    *,
+    style: PromptStyle = ALPACA,
+    answer_only: bool = True,
+    packing: bool = False,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    log: Callable[[str], object] = print,
+    save_best: Callable[[Any, Path, Any], object] = save_model,
+) -> RunState:
+    """Train a model on instructions with answers, and say where the run then stands.
+
+    The loss is the mean over the targets of a step, whatever its batches are; padding is none.
+
+    Args:
+        model: a `GPTModel`, with LoRA or without; updated in place.
+        tokenizer: the one that it was trained with.
+        train: dicts with instruction, input and output, or rows of `instruction_rows`.
+        validation: the same, to measure on.
+        config: the settings of the run. A step takes `micro_batch` rows (or packs).
+        style: how an instruction becomes a prompt.
+        answer_only: whether the prompt is not learned.
+        packing: whether several rows share one of the model's whole context.
+        folder: where the run is kept; None keeps nothing.
+        resume: whether a run in the folder goes on.
+        progress: whether there is a progress bar.
+        log: what each line is given to.
+        save_best: `save_best(model, folder, tokenizer)` writes the best model; `save_adapter` for
+            LoRA.
+
+    Raises:
+        ValueError: naming the row that is no instruction with an answer, or if model, data and
+            settings do not fit each other; see `training.loop.train`.
+    """
+    length = config.length or model.cfg.context_length
+    parts: dict[str, Any] = {}
+    for name, part in (("train", train), ("validation", validation)):
+        if part is None:
+            continue
+        rows = part
+        if not isinstance(rows, TokenRows):
+            rows = instruction_rows(
+                rows, tokenizer, style=style, answer_only=answer_only, max_length=length
+            )
+        log(f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned")
+        parts[name] = PackedRows(rows, length) if packing else rows
+    return run_training(
+        model,
+        parts["train"],
+        config,
+        validation=parts.get("validation"),
+        folder=folder,
+        tokenizer=tokenizer,
+        resume=resume,
+        progress=progress,
+        log=log,
+        save_best=save_best,
+    )
+
+
+def answer(
+    model: Any,
+    tokenizer: Any,
+    entries: Sequence[Entry],
+    *,
+    style: PromptStyle = ALPACA,
+    max_new_tokens: int = 256,
+    batch_size: int = 16,
+    **options: Any,
+) -> list[Generation]:
+    """What a model answers to each instruction; `.text` is the answer, stripped or not as written.
+
+    `.finish_reason` is "eos" where the model ended by itself.
+
+    Args:
+        model: a `GPTModel`; its modes are left as found.
+        tokenizer: the one that it was trained with.
+        entries: dicts with instruction, and input where there is one.
+        style: the style that it was trained with.
+        max_new_tokens: for each answer.
+        batch_size: prompts at a time; those of about the same length run together.
+        options: what `generate_text` takes.
+
+    Raises:
+        ValueError: if `batch_size` is below 1, or an option is out of range.
+
+    Source:
+        Book 7.7.
+    """
+    if batch_size < 1:
+        raise ValueError(f"{batch_size=} must be 1 or more")
+    prompts = [style.prompt(entry) for entry in entries]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, Generation] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        texts = [prompts[i] for i in chosen]
+        written = generate_text(model, tokenizer, texts, max_new_tokens, **options)
+        found.update(zip(chosen, written, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def stopped_share(answers: Sequence[Generation]) -> float:
+    """The share of answers that the model ended by itself, between 0 and 1."""
+    if not answers:
+        raise ValueError("there are no answers")
+    return sum(each.finish_reason == "eos" for each in answers) / len(answers)

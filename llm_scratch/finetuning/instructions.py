@@ -1,0 +1,251 @@
+"""Instructions and their answers as the book batches them (book 7.2 to 7.4).
+
+Masks follow from lengths and never from ids, so that the end-of-text id may be the padding, and
+may stand inside of a text. `instruction_rows` has the same for the loop for real runs.
+
+Shape letters: B rows of a batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llm_scratch.download import download_file
+from llm_scratch.finetuning.prompts import (
+    PHI3,
+    RESPONSE_HEADER,
+    Entry,
+    format_input,
+)
+from llm_scratch.text.token_rows import IGNORE_INDEX
+from llm_scratch.text.tokens import encode
+
+KEYS = ("instruction", "output")
+
+
+def load_instructions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of a JSON file: dicts with instruction, input and output.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no list of such entries; the first bad row is named.
+    """
+    path = Path(path)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"{path} is no JSON: {err}; is it cut short?") from err
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{path} must hold a list of entries, each with {' and '.join(KEYS)}")
+    try:
+        for number, entry in enumerate(entries):
+            check_entry(number, entry)
+    except ValueError as err:
+        raise ValueError(f"{path}: {err}") from None
+    return entries
+
+
+def check_entry(number: int, entry: Any) -> None:
+    """Refuse an entry that is no instruction with an answer.
+
+    Raises:
+        ValueError: naming the row by its number, from 0, and what is wrong with it.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"row {number} is a {type(entry).__name__}, a dict is needed")
+    if missing := [key for key in KEYS if key not in entry]:
+        raise ValueError(
+            f"row {number} has no {' and no '.join(missing)}; it has {', '.join(map(str, entry))}"
+        )
+    for key in (*KEYS, "input"):
+        if not isinstance(entry.get(key, ""), str):
+            raise ValueError(f"row {number}: {key} is a {type(entry[key]).__name__}, not a text")
+    if not entry["output"].strip():
+        raise ValueError(f"row {number} has an empty output; leave the row out")
+
+
+def download_and_load_file(file_path: str | os.PathLike[str], url: str) -> Any:
+    """The content of a JSON file, downloaded once if it is not there.
+
+    Raises:
+        DownloadError: if it can't be downloaded; nothing half-written stays behind.
+
+    Source:
+        Book 7.2.
+    """
+    path = Path(file_path)
+    if not path.is_file():
+        download_file(url, path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class InstructionDataset(Dataset):
+    """Instructions with their answers as ids: item i is a list of int.
+
+    A special token written in a text is ordinary text.
+
+    Args:
+        data: dicts with instruction, input and output.
+        tokenizer: any tokenizer.
+
+    Source:
+        Book 7.3.
+    """
+
+    text_of: Callable[[Entry], str] = staticmethod(lambda entry: format_input(entry))
+    header = RESPONSE_HEADER
+
+    def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
+        self.data = data
+        self.encoded_texts: list[list[int]] = []
+        for number, entry in enumerate(data):
+            check_entry(number, entry)
+            text = self.text_of(entry) + self.header + entry["output"]
+            self.encoded_texts.append(encode(tokenizer, text, "text"))
+
+    def __getitem__(self, index: int) -> Any:
+        return self.encoded_texts[index]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+class InstructionDatasetWithMasking(InstructionDataset):
+    """The same, with how many ids the instruction has: item i is (length, ids).
+
+    Source:
+        Book exercise 7.2.
+    """
+
+    def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
+        super().__init__(data, tokenizer)
+        self.instruction_lengths = [
+            len(encode(tokenizer, self.text_of(entry), "text")) for entry in data
+        ]
+
+    def __getitem__(self, index: int) -> tuple[int, list[int]]:
+        return self.instruction_lengths[index], self.encoded_texts[index]
+
+
+class InstructionDatasetPhi(InstructionDataset):
+    """The same in Phi-3's style.
+
+    Source:
+        Book exercise 7.1.
+    """
+
+    text_of = staticmethod(lambda entry: PHI3.prompt(entry))
+    header = ""
+
+
+def custom_collate_draft_1(
+    batch: Sequence[Sequence[int]], pad_token_id: int = 50256, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The texts of a batch, padded to the longest: (B, T).
+
+    Source:
+        Book 7.3.
+    """
+    return _pad(batch, pad_token_id).to(device)
+
+
+def custom_collate_draft_2(
+    batch: Sequence[Sequence[int]], pad_token_id: int = 50256, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, which are one token ahead and end with the padding token: each (B, T).
+
+    Source:
+        Book 7.3.
+    """
+    targets = [[*ids[1:], pad_token_id] for ids in batch]
+    return _pad(batch, pad_token_id).to(device), _pad(targets, pad_token_id).to(device)
+
+
+def custom_collate_fn(
+    batch: Sequence[Sequence[int]],
+    pad_token_id: int = 50256,
+    ignore_index: int = IGNORE_INDEX,
+    allowed_max_length: int | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets for the loss: each (B, T). One end mark a row is learned, no padding.
+
+    Where the padding is follows from the lengths: the same id inside of a text is learned like
+    any other. (The book masks by the id.)
+
+    Args:
+        batch: lists of ids.
+        pad_token_id: what rows end with, and are filled with.
+        ignore_index: the target of padding.
+        allowed_max_length: what is beyond it is cut off, the end mark too.
+        device: where the tensors go. With worker processes, leave it and move the batch later.
+
+    Raises:
+        ValueError: if the batch or a text is empty, or `allowed_max_length` is below 1.
+
+    Source:
+        Book 7.3.
+    """
+    return _inputs_and_targets(batch, pad_token_id, ignore_index, allowed_max_length, device)
+
+
+def custom_collate_with_masking_fn(
+    batch: Sequence[tuple[int, Sequence[int]]],
+    pad_token_id: int = 50256,
+    ignore_index: int = IGNORE_INDEX,
+    allowed_max_length: int | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """The same, without the tokens of the instructions among the targets: each (B, T).
+
+    Args:
+        batch: items of `InstructionDatasetWithMasking`.
+        pad_token_id: as in `custom_collate_fn`, like all that follows.
+        ignore_index: the target of padding and instructions.
+        allowed_max_length: what is beyond it is cut off.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: as `custom_collate_fn`.
+
+    Source:
+        Book exercise 7.2.
+    """
+    inputs, targets = _inputs_and_targets(
+        [ids for _, ids in batch], pad_token_id, ignore_index, allowed_max_length, "cpu"
+    )
+    for row, (length, _) in enumerate(batch):
+        targets[row, : max(length - 1, 0)] = ignore_index
+    return inputs.to(device), targets.to(device)
+
+
+def _inputs_and_targets(
+    batch: Sequence[Sequence[int]],
+    pad_id: int,
+    ignore_index: int,
+    most: int | None,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor]:
+    if most is not None and most < 1:
+        raise ValueError(f"allowed_max_length={most} must be 1 or more; None is no limit")
+    inputs = _pad(batch, pad_id)[:, :most]
+    targets = _pad([[*ids[1:], pad_id] for ids in batch], ignore_index)[:, :most]
+    return inputs.to(device), targets.to(device)
+
+
+def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of ids, filled up on the right: (B, T)."""
+    if not len(rows) or not all(len(row) for row in rows):
+        raise ValueError(f"a batch of {len(rows)} rows, of which one is empty, can't be padded")
+    result = torch.full((len(rows), max(map(len, rows))), fill)  # (B, T)
+    for row, ids in enumerate(rows):
+        result[row, : len(ids)] = torch.as_tensor(ids)
+    return result
