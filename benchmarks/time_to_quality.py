@@ -8,7 +8,8 @@ the model has 4 layers of width 128, 4 heads, a context of 64. The recipe: batch
 rate of 1e-3 with 100 steps of warm-up and a cosine down to 1e-4, betas 0.9 and 0.99, decay 0.1,
 gradients clipped at 1, no dropout; trained in its design (`benchmarks/training.py`, without biases)
 with its optimizer as it comes. Ours is this library's loop on a model of the same size, with the
-settings below. Both are measured on every window of the validation part, outside of the time.
+settings below: Muon for the matrices of the blocks and a rate that falls to 0, which need a third
+of the steps. Both are measured on every window of the validation part, outside of the time.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from llm_scratch.training.steps import Engine, evaluate
 SIZES = {"vocab_size": 256, "context_length": 64, "emb_dim": 128, "n_heads": 4, "n_layers": 4}
 LENGTH, RECIPE_STEPS = 64, 2000
 OURS = TrainConfig(
-    steps=1200,
+    steps=650,
     micro_batch=12,
-    learning_rate=4e-3,
+    optimizer="muon",
+    learning_rate=8e-3,
     min_learning_rate=0.0,
-    warmup_steps=100,
-    schedule="cosine",
+    warmup_steps=65,
     beta1=0.9,
     beta2=0.99,
     weight_decay=0.1,

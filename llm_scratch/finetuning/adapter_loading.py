@@ -274,8 +274,7 @@ def _put_in(model: GPTModel, adapter: Adapter) -> None:
     if head is not None and "out_head" not in layers:
         n_out, width = head["out_head.weight"].shape
         with SkipInitialization():  # of the classes that a language model and a classifier have
-            has_bias = "out_head.bias" in head
-            plain: Any = nn.Linear(width, n_out) if has_bias else Linear(width, n_out, bias=False)
+            plain = Linear(width, n_out, bias="out_head.bias" in head)
         model.out_head = plain.to(like.device, like.dtype)
     freeze(model)
     tensors = base_tensors(model)
