@@ -85,7 +85,7 @@ print(f"The same as a product of rank {rank}: {2 * width * rank:,} numbers")
 try:
     path = find_data("SMSSpamCollection.tsv")
 except FileNotFoundError:
-    command = "python chapters/ch06_classify.py --download"
+    command = "llm-scratch fetch sms-spam"
     chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
     path = find_data("messages.tsv")
 try:

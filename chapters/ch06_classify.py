@@ -2,7 +2,7 @@
 
     python chapters/ch06_classify.py              a small model, made here: 2 to 3 minutes
     python chapters/ch06_classify.py --quick      a smaller one: less than 20 seconds
-    python chapters/ch06_classify.py --download   fetches the book's messages (0.2 MB) first
+    llm-scratch fetch sms-spam                    fetches the book's messages (0.2 MB)
     python chapters/ch06_classify.py --full       the exercises with GPT-2 too: hours
 
 Times are for two cores of a laptop. Nothing is downloaded unless asked for: without the SMS Spam
@@ -25,7 +25,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from llm_scratch import chapter
-from llm_scratch.download import cache_folder
 from llm_scratch.finetuning.classification import (
     SpamDataset,
     calc_accuracy_loader,
@@ -44,7 +43,6 @@ from llm_scratch.finetuning.classifier import (
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
 from llm_scratch.finetuning.messages import (
     create_balanced_dataset,
-    download_and_unzip_spam_data,
     random_split,
     read_sms,
 )
@@ -65,7 +63,7 @@ from llm_scratch.training.losses import calc_loss_loader
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.hub import find_gpt2
 
-settings = chapter.settings(__doc__, epochs=5, download=False, full=False, device="auto")
+settings = chapter.settings(__doc__, epochs=5, full=False, device="auto")
 device = pick_device(settings.device)
 out = Path(settings.out)
 
@@ -83,22 +81,15 @@ out = Path(settings.out)
 # # 6.2 Preparing the dataset
 #
 # The book uses a collection of 5,572 text messages, each on a line with its label before it. It may
-# be fetched by everybody and passed on by nobody, so `--download` gets it; without it this chapter
-# works on messages written for this project, in the same form.
+# be fetched by everybody and passed on by nobody, so `llm-scratch fetch sms-spam` gets it; without
+# it this chapter works on messages written for this project, in the same form.
 
 # %%
-URLS = (
-    "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
-    "https://f001.backblazeb2.com/file/LLMs-from-scratch/sms%2Bspam%2Bcollection.zip",
-)
 SMS_FILE = "SMSSpamCollection.tsv"
-if settings.download:
-    archive = cache_folder() / "sms_spam_collection.zip"
-    download_and_unzip_spam_data(URLS, archive, cache_folder(), cache_folder() / SMS_FILE)
 try:
     path = find_data(SMS_FILE)
 except FileNotFoundError:
-    command = "python chapters/ch06_classify.py --download"
+    command = "llm-scratch fetch sms-spam"
     chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
     path = find_data("messages.tsv")
 rows = read_sms(path)

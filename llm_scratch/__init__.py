@@ -87,13 +87,107 @@ from llm_scratch.weights.huggingface import export_huggingface
 # Chapter 5 for real: token files and the loop that can be stopped and resumed
 from llm_scratch.text.shards import TokenFile, write_tokens
 from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.text.token_header import TokenFileError
 from llm_scratch.training.chunked_loss import chunked_head_loss
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.objective import Objective
 from llm_scratch.training.loop import train
+
+# Chapter 6: classification
+from llm_scratch.finetuning.messages import (
+    create_balanced_dataset,
+    download_and_unzip_spam_data,
+    random_split,
+    read_sms,
+)
+from llm_scratch.finetuning.classification import (
+    SpamDataset,
+    calc_accuracy_loader,
+    classification_loss,
+    classify_review,
+    last_position_loss,
+    train_classifier_simple,
+)
+from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.classifier import (
+    Classifier,
+    classify_texts,
+    evaluate_classifier,
+    finetune_classifier,
+    load_classifier,
+    replace_head,
+    save_classifier,
+)
+from llm_scratch.finetuning.scores import class_scores, confusion_matrix, score_table
+from llm_scratch.plotting import plot_values
+
+# Chapter 7: instructions
+from llm_scratch.finetuning.prompts import (
+    ALPACA,
+    PHI3,
+    extract_response,
+    format_input,
+    format_input_phi,
+)
+from llm_scratch.finetuning.instructions import (
+    InstructionDataset,
+    InstructionDatasetPhi,
+    InstructionDatasetWithMasking,
+    custom_collate_draft_1,
+    custom_collate_draft_2,
+    custom_collate_fn,
+    custom_collate_with_masking_fn,
+    download_and_load_file,
+    load_instructions,
+)
+from llm_scratch.finetuning.instruction_rows import PackedRows, show_mask
+from llm_scratch.finetuning.instruction_tuning import (
+    answer,
+    finetune_instructions,
+    stopped_share,
+)
+from llm_scratch.finetuning.judge import exact_match, token_f1
+from llm_scratch.finetuning.ollama import check_if_running, generate_model_scores, query_model
+
+# Chapter 7, bonus: preferences
+from llm_scratch.finetuning.preference import (
+    PreferenceDataset,
+    compute_dpo_loss,
+    compute_dpo_loss_batch,
+    compute_dpo_loss_loader,
+    compute_logprobs,
+    evaluate_dpo_loss_loader,
+    preference_collate,
+    train_model_dpo_simple,
+)
+from llm_scratch.finetuning.preference_rows import (
+    PreferenceRows,
+    measure_reference,
+)
+from llm_scratch.finetuning.preference_tuning import (
+    PreferenceScore,
+    dpo_objective,
+    finetune_preferences,
+    preference_score,
+)
 
 # Appendix D: warm-up, cosine decay, clipping
 from llm_scratch.training.appendix_d import find_highest_gradient, train_model
+
+# Appendix E: LoRA
+from llm_scratch.finetuning.lora import (
+    LinearWithLoRA,
+    LinearWithLoRAMerged,
+    LoRALayer,
+    freeze,
+    merge_lora,
+    replace_linear_with_lora,
+    trainable_parameters,
+    unmerge_lora,
+)
+from llm_scratch.finetuning.adapters import save_adapter
+from llm_scratch.finetuning.adapter_loading import adapter_base, load_adapter
 
 # Appendix A: the small network of the introduction to PyTorch
 from llm_scratch.appendix_a import NeuralNetwork, ToyDataset, compute_accuracy
@@ -179,12 +273,85 @@ __all__ = [
     "TokenFile",
     "write_tokens",
     "TokenPart",
+    "TokenRows",
     "TokenFileError",
     "chunked_head_loss",
     "TrainConfig",
+    "Objective",
     "train",
+    "create_balanced_dataset",
+    "download_and_unzip_spam_data",
+    "random_split",
+    "read_sms",
+    "SpamDataset",
+    "calc_accuracy_loader",
+    "classification_loss",
+    "classify_review",
+    "last_position_loss",
+    "train_classifier_simple",
+    "ClassificationDataset",
+    "Classifier",
+    "classify_texts",
+    "evaluate_classifier",
+    "finetune_classifier",
+    "load_classifier",
+    "replace_head",
+    "save_classifier",
+    "class_scores",
+    "confusion_matrix",
+    "score_table",
+    "plot_values",
+    "ALPACA",
+    "PHI3",
+    "extract_response",
+    "format_input",
+    "format_input_phi",
+    "InstructionDataset",
+    "InstructionDatasetPhi",
+    "InstructionDatasetWithMasking",
+    "custom_collate_draft_1",
+    "custom_collate_draft_2",
+    "custom_collate_fn",
+    "custom_collate_with_masking_fn",
+    "download_and_load_file",
+    "load_instructions",
+    "PackedRows",
+    "show_mask",
+    "answer",
+    "finetune_instructions",
+    "stopped_share",
+    "exact_match",
+    "token_f1",
+    "check_if_running",
+    "generate_model_scores",
+    "query_model",
+    "PreferenceDataset",
+    "compute_dpo_loss",
+    "compute_dpo_loss_batch",
+    "compute_dpo_loss_loader",
+    "compute_logprobs",
+    "evaluate_dpo_loss_loader",
+    "preference_collate",
+    "train_model_dpo_simple",
+    "PreferenceRows",
+    "measure_reference",
+    "PreferenceScore",
+    "dpo_objective",
+    "finetune_preferences",
+    "preference_score",
     "find_highest_gradient",
     "train_model",
+    "LinearWithLoRA",
+    "LinearWithLoRAMerged",
+    "LoRALayer",
+    "freeze",
+    "merge_lora",
+    "replace_linear_with_lora",
+    "trainable_parameters",
+    "unmerge_lora",
+    "save_adapter",
+    "adapter_base",
+    "load_adapter",
     "NeuralNetwork",
     "ToyDataset",
     "compute_accuracy",

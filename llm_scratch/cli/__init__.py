@@ -12,6 +12,7 @@ from llm_scratch.chapter import never_fail_to_print
 from llm_scratch.cli import (
     data,
     environment,
+    finetune,
     generation,
     notebook,
     prepare,
@@ -22,7 +23,8 @@ from llm_scratch.cli import (
 )
 
 DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
-GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation, selfcheck)
+GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
+          finetune, selfcheck)  # fmt: skip
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 

@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 
+from llm_scratch.cli.models import open_model
+from llm_scratch.finetuning.prompts import STYLES
 from llm_scratch.generation.quantized import quantize_int8
 from llm_scratch.generation.text import Generation, TextBatch, TextStream
 from llm_scratch.model.device import pick_device
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.weights.folder import load_model
-from llm_scratch.weights.gpt2 import build_model, find_source
-from llm_scratch.weights.source import open_source
 
-GPT2_VOCAB = 50257
 PRECISIONS = {
     "auto": None,
     "float32": torch.float32,
@@ -35,6 +32,9 @@ def add_commands(subparsers: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a file, or a name like gpt2")
     parser.add_argument("--prompt", action="append", help="may be repeated; - is standard input")
     parser.add_argument("--prompts-file", metavar="FILE", help="a text file, a prompt a line")
+    parser.add_argument(
+        "--style", choices=STYLES, help="the prompts are instructions, for a model tuned on them"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
     parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, the likeliest")
     parser.add_argument("--top-k", type=int, help="only the K likeliest tokens")
@@ -65,9 +65,11 @@ def run_generate(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be 1 or more")
     prompts = read_prompts(args)
+    if args.style:
+        prompts = [STYLES[args.style].prompt({"instruction": prompt}) for prompt in prompts]
     if args.stream and len(prompts) > 1:
         raise ValueError(f"--stream shows one text as it comes, not {len(prompts)}; leave it out")
-    model, tokenizer = open_model(args.model, args.device, args.precision)
+    model, tokenizer = model_for_text(args.model, args.device, args.precision)
     if sampled and args.seed is None:
         args.seed = torch.seed() % 2**32
     if len(prompts) == 1 and args.stream is not False:
@@ -94,7 +96,7 @@ def read_standard_input() -> str:
     return sys.stdin.read().rstrip("\n")
 
 
-def open_model(source: str, device: str, precision: str) -> tuple[Any, Any]:
+def model_for_text(source: str, device: str, precision: str) -> tuple[Any, Any]:
     """The model in a folder, a file or under a name, and its tokenizer.
 
     Raises:
@@ -103,21 +105,18 @@ def open_model(source: str, device: str, precision: str) -> tuple[Any, Any]:
     place = pick_device(device)
     if precision == "int8" and place.type != "cpu":
         raise ValueError(f"int8 runs on the CPU, not on {place}; choose bfloat16, or --device cpu")
-    path, dtype = find_source(source), PRECISIONS[precision]
-    opened = open_source(path)
-    if opened.metadata and path.is_dir():
-        model, tokenizer = load_model(path, device=place, dtype=dtype)
-    else:
-        model = build_model(opened, device=place, dtype=dtype)
-        tokenizer = GPT2Tokenizer() if model.cfg.vocab_size == GPT2_VOCAB else None
+    model, tokenizer = open_model(source, place, PRECISIONS[precision])
     if tokenizer is None:
         raise ValueError(
-            f"{path} has no tokenizer; write it beside the model with save_model(model, folder, "
+            f"{source} has no tokenizer; write it beside the model with save_model(model, folder, "
             "tokenizer)"
         )
-    if model.out_head.out_features != model.cfg.vocab_size:
-        raise ValueError(f"{path} sorts texts into {model.out_head.out_features} classes; it "
-                         "writes none")  # fmt: skip
+    head = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
+    if head.out_features != model.cfg.vocab_size:
+        raise ValueError(
+            f"{source} sorts texts into {head.out_features} classes and writes none; "
+            "llm-scratch classify uses it"
+        )
     return quantize_int8(model) if precision == "int8" else model, tokenizer
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from llm_scratch.cli.models import open_model
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
@@ -29,8 +30,6 @@ from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.training.schedules import SCHEDULES
 from llm_scratch.training.starting import first_rows
 from llm_scratch.weights.folder import load_model
-from llm_scratch.weights.gpt2 import build_model, find_source
-from llm_scratch.weights.source import open_source
 
 TRAIN_FRACTION = 0.9
 MODEL_OPTIONS = ("emb_dim", "n_layers", "n_heads", "context_length", "drop_rate")
@@ -191,15 +190,6 @@ def run_eval(args: argparse.Namespace) -> int:
         shown = f"{found.bits_per_byte:.4f}"
     print(f"bits per byte  {shown}")
     return 0
-
-
-def open_model(source: str, device: torch.device) -> tuple[GPTModel, Any]:
-    """The model in a folder, a file or under a name, and its tokenizer where that is known."""
-    path = find_source(source)
-    opened = open_source(path)
-    if opened.metadata and path.is_dir():
-        return load_model(path, device=device)
-    return build_model(opened, device=device), None
 
 
 def trained_on(run: Path, data: TokenFile) -> bool:

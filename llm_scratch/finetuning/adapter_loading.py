@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.finetuning.adapter_base import (
+from llm_scratch.finetuning.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE
+from llm_scratch.finetuning.lora import LinearWithLoRA, freeze, lora_layers, wrap_linear
+from llm_scratch.finetuning.lora_base import (
     base_linear,
     base_tensors,
     describe_base,
     difference,
     fingerprint_of,
 )
-from llm_scratch.finetuning.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE
-from llm_scratch.finetuning.lora import LinearWithLoRA, freeze, lora_layers, wrap_linear
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.initialization import SkipInitialization
 from llm_scratch.model.products import Linear

@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llm_scratch.finetuning.adapter_base import (
+from llm_scratch.finetuning.lora import LinearWithLoRA, lora_layers
+from llm_scratch.finetuning.lora_base import (
     base_tensors,
     describe_base,
     fingerprint_of,
     tensors_beside,
 )
-from llm_scratch.finetuning.lora import LinearWithLoRA, lora_layers
 from llm_scratch.weights.files import write_safetensors
 from llm_scratch.weights.folder import check_vocabulary, unwrapped
 from llm_scratch.weights.folder_metadata import write_metadata

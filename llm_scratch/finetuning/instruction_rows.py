@@ -59,7 +59,7 @@ def instruction_rows(
         raise ValueError("the tokenizer has no end of text; give end_id=, or no answer would end")
     rows, cut, empty = [], 0, 0
     for number, entry in enumerate(data):
-        if isinstance(entry, dict) and entry.get("output") == "":
+        if isinstance(entry, dict) and not str(entry.get("output", "?")).strip():
             empty += 1
             continue
         check_entry(number, entry)
@@ -83,7 +83,7 @@ def instruction_rows(
         )
     if empty:
         warnings.warn(f"{empty} of {len(data)} rows have no output and are left out", stacklevel=2)
-    vocab_size = vocab_size_of(tokenizer) or 1 + max(max(inputs) for inputs, _ in rows)
+    vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
 
 

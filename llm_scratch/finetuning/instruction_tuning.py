@@ -93,7 +93,7 @@ def answer(
     batch_size: int = 16,
     **options: Any,
 ) -> list[Generation]:
-    """What a model answers to each instruction; `.text` is the answer, stripped or not as written.
+    """What a model answers to each instruction: `.text` is the answer as it was written.
 
     `.finish_reason` is "eos" where the model ended by itself.
 
@@ -126,7 +126,11 @@ def answer(
 
 
 def stopped_share(answers: Sequence[Generation]) -> float:
-    """The share of answers that the model ended by itself, between 0 and 1."""
+    """The share of answers that the model ended by itself, between 0 and 1.
+
+    Raises:
+        ValueError: if there are no answers.
+    """
     if not answers:
         raise ValueError("there are no answers")
     return sum(each.finish_reason == "eos" for each in answers) / len(answers)

@@ -66,7 +66,7 @@ STYLES: dict[str, PromptStyle] = {style.name: style for style in (AlpacaStyle(),
 ALPACA, PHI3 = STYLES["alpaca"], STYLES["phi-3"]
 
 
-def extract_response(response_text: str, input_text: str) -> str:
+def extract_response(response_text: str, input_text: str, *, style: PromptStyle = ALPACA) -> str:
     """What a model wrote after a prompt, without the prompt and the heading of the response.
 
     The heading is taken away where it begins the answer and nowhere else: an answer that speaks
@@ -74,7 +74,8 @@ def extract_response(response_text: str, input_text: str) -> str:
 
     Args:
         response_text: prompt and continuation, as decoded.
-        input_text: the prompt.
+        input_text: the prompt, with the heading of the response or without.
+        style: whose heading it is.
 
     Raises:
         ValueError: if the text does not begin with the prompt.
@@ -88,4 +89,4 @@ def extract_response(response_text: str, input_text: str) -> str:
             f"{input_text[:40]!r}; give the whole text that was decoded"
         )
     rest = response_text[len(input_text) :].strip()
-    return rest.removeprefix(RESPONSE_HEADER.strip()).strip()
+    return rest.removeprefix(style.answer_header.strip()).strip()

@@ -33,7 +33,7 @@ def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tens
 
     Args:
         attention_mask: (B, S + T), see `padding_mask`; or (B, T, S + T), True where a token may
-            look at another, which nobody does at what comes later.
+            look at another. Nobody looks at what comes later, and each sees itself.
         B: rows.
         T: tokens that look.
         past: S, tokens before them.
@@ -49,7 +49,8 @@ def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tens
         )
     if attention_mask.dim() == 2:
         return padding_mask(attention_mask, T)
-    return (attention_mask.bool() & causal_mask(T, attention_mask.device, past))[:, None]
+    mask = causal_mask(T, attention_mask.device, past)
+    return ((mask & attention_mask.bool()) | (mask ^ mask.tril(past - 1)))[:, None]
 
 
 def padding_mask(attention_mask: Tensor, length: int) -> Tensor:

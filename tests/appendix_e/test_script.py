@@ -52,7 +52,7 @@ def percents(output: str, name: str) -> list[float]:
 
 
 def test_script_goes_on_with_the_messages_of_this_project(run):
-    assert "ch06_classify.py --download brings it; going on with our own messages" in run[1]
+    assert "llm-scratch fetch sms-spam brings it; going on with our own messages" in run[1]
     assert "llm-scratch weights fetch gpt2 brings it; pretraining a small model" in run[1]
 
 

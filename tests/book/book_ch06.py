@@ -44,7 +44,7 @@ def find_sms() -> Path:
         except FileNotFoundError:
             continue
     raise FileNotFoundError(
-        "the SMS Spam Collection is not here; python chapters/ch06_classify.py --download brings it"
+        "the SMS Spam Collection is not here; llm-scratch fetch sms-spam brings it"
     )
 
 

@@ -58,7 +58,7 @@ def share_of(output: str, what: str) -> float:
 
 def test_script_goes_on_without_the_files_of_the_book(run):
     _, output = run
-    assert "python chapters/ch06_classify.py --download brings it" in output
+    assert "llm-scratch fetch sms-spam brings it" in output
     assert "llm-scratch weights fetch gpt2 brings it" in output
 
 

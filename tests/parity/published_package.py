@@ -2,7 +2,8 @@
 
     python published_package.py FOLDER STORY test_ch02.py test_ch03.py ...
 
-FOLDER holds the tests, STORY is the text that they would fetch. Nothing of the package itself is
+FOLDER holds the tests, STORY is the text that they would fetch; the book's instructions are looked
+for like any text of this library. Nothing of the package itself is
 imported: its modules are names in `sys.modules` that lead here. The last line printed is JSON, the
 outcome of each test.
 """
@@ -23,6 +24,13 @@ import pytest
 import tiktoken
 
 from llm_scratch.appendix_a import NeuralNetwork, ToyDataset
+from llm_scratch.finetuning import instructions
+from llm_scratch.finetuning.instructions import (
+    InstructionDataset,
+    custom_collate_fn,
+    download_and_load_file,
+)
+from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.generation.decoding import generate, generate_text_simple
 from llm_scratch.model.attention import (
     CausalAttention,
@@ -33,6 +41,7 @@ from llm_scratch.model.attention import (
 )
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
+from llm_scratch.text.corpora import find_data
 from llm_scratch.text.gpt2 import GPT2Tokenizer
 from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import GPTDatasetV1, create_dataloader_v1
@@ -72,6 +81,7 @@ MODULES: dict[str, tuple[Any, ...]] = {
         text_to_token_ids,
         token_ids_to_text,
     ),
+    "ch07": (download_and_load_file, InstructionDataset, format_input, custom_collate_fn),
     "appendix_a": (NeuralNetwork, ToyDataset),
     "appendix_d": (find_highest_gradient, train_model),
     "kv_cache.gpt2": (GPTModel,),
@@ -97,9 +107,12 @@ def take_the_place_of_the_package() -> None:
 
 
 def answer_from_here(story: Path) -> None:
-    """Give the tests what they would fetch: the story, and GPT-2's vocabulary."""
+    """Give the tests what they would fetch: story, instructions, and GPT-2's vocabulary."""
     urllib.request.urlopen = lambda url: io.BytesIO(story.read_bytes())  # type: ignore
     tiktoken.get_encoding = lambda name: GPT2Tokenizer()  # type: ignore
+    instructions.download_file = lambda url, path: shutil.copy(  # type: ignore
+        find_data("instruction-data"), path
+    )
     shutil.copy(story, "the-verdict.txt")  # some look for it in the working directory first
 
 

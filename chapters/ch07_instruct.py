@@ -1,0 +1,493 @@
+"""Chapter 7: fine-tuning to follow instructions.
+
+    python chapters/ch07_instruct.py             a small model, made here: about 5 minutes
+    python chapters/ch07_instruct.py --quick     a smaller one: less than 20 seconds
+    python chapters/ch07_instruct.py --download  fetches the book's instructions (0.2 MB) first
+    python chapters/ch07_instruct.py --judge llama3  lets a model that Ollama runs score the answers
+
+Times are for two cores of a laptop. Nothing is downloaded unless asked for: without the book's
+instructions it works on 1,100 that are part of this project, without GPT-2's weights (355M) on a
+small model that is pretrained first. With both it is the book's run, for which a GPU is wanted.
+"""
+
+# %%
+import json
+import tempfile
+import time
+from collections import defaultdict
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from llm_scratch import chapter
+from llm_scratch.download import cache_folder
+from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
+from llm_scratch.finetuning.instruction_tuning import (
+    answer,
+    finetune_instructions,
+    stopped_share,
+)
+from llm_scratch.finetuning.instructions import (
+    InstructionDataset,
+    InstructionDatasetPhi,
+    InstructionDatasetWithMasking,
+    custom_collate_draft_1,
+    custom_collate_draft_2,
+    custom_collate_fn,
+    custom_collate_with_masking_fn,
+    download_and_load_file,
+    load_instructions,
+)
+from llm_scratch.finetuning.judge import exact_match, judge, token_f1
+from llm_scratch.finetuning.judge_client import JudgeError
+from llm_scratch.finetuning.lora import merge_lora, replace_linear_with_lora, trainable_parameters
+from llm_scratch.finetuning.prompts import ALPACA, PHI3, extract_response, format_input
+from llm_scratch.generation.decoding import generate
+from llm_scratch.model.device import pick_device
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.plotting import plot_runs
+from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.text.corpora import find_data
+from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
+from llm_scratch.text.token_rows import TokenRows
+from llm_scratch.text.tokens import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train
+from llm_scratch.training.losses import calc_loss_loader
+from llm_scratch.training.run_folder import read_metrics
+from llm_scratch.weights.folder import load_model, save_model
+from llm_scratch.weights.gpt2 import load_gpt2
+from llm_scratch.weights.hub import find_gpt2
+
+settings = chapter.settings(__doc__, download=False, judge="", device="auto")
+device = pick_device(settings.device)
+out = Path(settings.out)
+out.mkdir(parents=True, exist_ok=True)
+
+# %% [markdown]
+# # 7.1 Introduction to instruction fine-tuning
+#
+# A pretrained model continues a text. Asked a question, it may well go on with more questions. To
+# make it answer, it is trained once more, in the same way as before, on pairs of an instruction and
+# the answer that is wanted: *supervised fine-tuning* on instructions. The steps of this chapter are
+# data, model, training, and, as the answers are free text, a look at how good they are.
+
+# %% [markdown]
+# # 7.2 Preparing a dataset for supervised instruction fine-tuning
+#
+# An entry has an instruction, often an input that it is about, and the output that is right. The
+# entries made for this project also name their kind, as "conversion"; many of them follow a rule,
+# so that a model can be right about a question that it has never seen.
+
+# %%
+URL = (
+    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/ch07/01_main-chapter-code/"
+    "instruction-data.json"
+)
+BOOK_FILE = "instruction-data.json"
+if settings.download:
+    download_and_load_file(cache_folder() / BOOK_FILE, URL)
+try:
+    path = find_data(BOOK_FILE)
+except FileNotFoundError:
+    command = "python chapters/ch07_instruct.py --download"
+    chapter.missing("The book's instructions", command, "going on with our own")
+    path = find_data("instructions.json")
+data = load_instructions(path)
+print("Number of entries:", len(data))
+print("Example entry:", data[50])
+print("Another example entry:", data[999])
+
+# %% [markdown]
+# The model needs one text, in which it can tell the parts. The book takes the style of Stanford's
+# Alpaca: a sentence that is always the same, then a heading before each part. The heading of the
+# input is left out where there is none.
+
+# %%
+for entry in (data[50], data[999]):
+    print(format_input(entry) + f"\n\n### Response:\n{entry['output']}")
+    print("-" * 40)
+
+# %% [markdown]
+# 85 % of the entries are for training, 10 % for the test, the rest for validation.
+
+# %%
+train_portion, test_portion = int(len(data) * 0.85), int(len(data) * 0.1)
+train_data = data[:train_portion]
+test_data = data[train_portion : train_portion + test_portion]
+val_data = data[train_portion + test_portion :]
+print("Training set length:", len(train_data))
+print("Validation set length:", len(val_data))
+print("Test set length:", len(test_data))
+
+# %% [markdown]
+# # 7.3 Organizing data into training batches
+#
+# First texts become ids. GPT-2's vocabulary is too large for a small model, which would see most of
+# its tokens never. So where GPT-2's weights are missing, a byte-pair encoding of its own is trained
+# on the entries that are not held out.
+
+# %%
+gpt2_tokenizer = GPT2Tokenizer()
+print(gpt2_tokenizer.encode(END_OF_TEXT, allowed_special={END_OF_TEXT}))
+try:
+    gpt2_folder = find_gpt2("355M")
+except FileNotFoundError:
+    gpt2_folder = None
+
+tokenizer = gpt2_tokenizer
+if gpt2_folder is None:
+    texts = [ALPACA.prompt(entry) + entry["output"] for entry in train_data]
+    tokenizer = BytePairTokenizer.train(texts, vocab_size=1000)
+(pad_id,) = encode(tokenizer, END_OF_TEXT)
+first = InstructionDataset(train_data, tokenizer)[0]
+print(f"{len(first)} tokens, the first ones: {first[:8]}")
+
+# %% [markdown]
+# ## Batches, in three drafts
+#
+# The texts of a batch differ in length. Padding brings them to the length of the longest one, in
+# this batch alone. The first draft gives inputs only.
+
+# %%
+batch = ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
+print(custom_collate_draft_1(batch))
+
+# %% [markdown]
+# Targets are the inputs one place further on. In the second draft they end with an end-of-text
+# token, by which the model learns to stop. But the padding behind it is learned just as well.
+
+# %%
+inputs, targets = custom_collate_draft_2(batch)
+print(inputs)
+print(targets)
+
+# %% [markdown]
+# The third draft keeps the first end mark of a row and puts -100 at all others.
+
+# %%
+inputs, targets = custom_collate_fn(batch)
+print(inputs)
+print(targets)
+
+# %% [markdown]
+# Why -100? PyTorch's cross entropy passes over targets of this value. A third example changes
+# the mean; with the target -100 it is as if it were not there.
+
+# %%
+logits = torch.tensor([[-1.0, 1.0], [-0.5, 1.5]])
+print(cross_entropy(logits, torch.tensor([0, 1])))
+logits = torch.tensor([[-1.0, 1.0], [-0.5, 1.5], [-0.5, 1.5]])
+print(cross_entropy(logits, torch.tensor([0, 1, 1])))
+loss = cross_entropy(logits, torch.tensor([0, 1, -100]))
+print(loss)
+two = cross_entropy(logits[:2], torch.tensor([0, 1]))
+print("The same as for two examples:", bool(loss == two))
+
+# %% [markdown]
+# ## What is learned
+#
+# The prompt can be masked in the same way: then only the answer is learned. Whether that is better
+# is an open question (see exercise 7.2). `instruction_rows` masks it unless told not to; between
+# [[ and ]] stands what is learned.
+
+# %%
+for answer_only in (False, True):
+    rows = instruction_rows(train_data[:1], tokenizer, answer_only=answer_only)
+    print(show_mask(tokenizer, *rows[0], color=False))
+    print("-" * 40)
+
+# %% [markdown]
+# # 7.4 Creating data loaders for an instruction dataset
+#
+# `partial` fills in those arguments of the collate function that a loader does not know.
+
+# %%
+collate = partial(custom_collate_fn, pad_token_id=pad_id, allowed_max_length=1024, device=device)
+
+
+def loader_of(dataset, shuffle=False, collate_fn=collate):
+    """Batches of 8, as in the book."""
+    return DataLoader(dataset, 8, shuffle=shuffle, drop_last=shuffle, collate_fn=collate_fn)
+
+
+torch.manual_seed(123)
+train_loader = loader_of(InstructionDataset(train_data, tokenizer), shuffle=True)
+val_loader = loader_of(InstructionDataset(val_data, tokenizer))
+test_loader = loader_of(InstructionDataset(test_data, tokenizer))
+print("Train loader:")
+for number, (inputs, targets) in enumerate(train_loader):
+    if number < 3 or number >= len(train_loader) - 2:
+        print(inputs.shape, targets.shape)
+print(f"{number + 1} batches; the first row of the last one:")
+print(inputs[0])
+print(targets[0])
+
+# %% [markdown]
+# # 7.5 Loading a pretrained LLM
+#
+# The book takes GPT-2 with 355 million parameters; the smallest one hardly learns to follow. Where
+# its weights are missing, a small model is pretrained here and now. It reads the training entries
+# as plain text, without headings: so it comes to know the words and what tends to follow what, but
+# nothing of the form in which it will be asked.
+
+
+# %%
+def pretrained(style=ALPACA):
+    """A small model that has read the entries as plain text, and nothing else."""
+    torch.manual_seed(123)
+    model = GPTModel(
+        {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.0,
+         "emb_dim": 64 if settings.quick else 128, "n_heads": 4 if settings.quick else 8,
+         "n_layers": 2 if settings.quick else 3, "qkv_bias": True, "tie_weights": True}
+    ).to(device)  # fmt: skip
+    lines = ["\n".join(filter(None, map(entry.get, PARTS))) for entry in train_data]
+    ids = [encode(tokenizer, line, "text") for line in lines]
+    rows = TokenRows(
+        [(each, [*each[1:], pad_id]) for each in ids], pad_id=pad_id, vocab_size=tokenizer.n_vocab
+    )
+    steps = 60 if settings.quick else 600
+    run = TrainConfig(steps=steps, micro_batch=32, learning_rate=3e-3, log_every=0)
+    state = train(model, rows, run)
+    print(f"Loss after {steps} steps: {state.loss:.3f}")
+    return model.eval()
+
+
+PARTS = ("instruction", "input", "output")
+start = time.perf_counter()
+if gpt2_folder is None:
+    chapter.missing("GPT-2 (355M), about 1.4 GB,", "llm-scratch weights fetch gpt2-medium",
+                    "pretraining a small model instead")  # fmt: skip
+    base = pretrained()
+else:
+    base = load_gpt2(gpt2_folder, device=device, tie_weights=False)
+print(f"{base.num_parameters():,} parameters")
+
+# %% [markdown]
+# What does it make of an instruction before it is tuned? `extract_response` cuts off the prompt.
+
+# %%
+prompt = ALPACA.prompt(val_data[0])
+print(prompt)
+ids = generate(base, text_to_token_ids(prompt, tokenizer).to(device), 35, eos_id=pad_id)
+written = token_ids_to_text(ids, tokenizer).replace(END_OF_TEXT, "")
+print("The model goes on with:", repr(extract_response(written, prompt)))
+
+# %% [markdown]
+# # 7.6 Fine-tuning the LLM on instruction data
+#
+# The losses to start from, of the whole text as in the book: prompt and answer.
+
+# %%
+torch.manual_seed(123)
+for name, loader in (("Training", train_loader), ("Validation", val_loader)):
+    loss = calc_loss_loader(loader, base, device, num_batches=5, average="batches")
+    print(f"{name} loss: {loss:.4f}")
+
+# %% [markdown]
+# `finetune_instructions` learns in the loop for real runs: warm-up and cosine decay, clipping, a log
+# to draw from, and the best model kept. Only answers are learned here, so these losses are those of
+# the answers alone, over all their tokens. GPT-2 gets the rate and the epochs of the book.
+
+# %%
+if gpt2_folder is None:
+    epochs, batch_size, rate = (2 if settings.quick else 10), 16, 2e-3
+else:
+    epochs, batch_size, rate = 2, 8, 5e-5
+limit = 40 if gpt2_folder is None else 256  # tokens of an answer
+
+
+def tuned(model, name, passes=epochs, peak=rate, log=lambda line: None, **options):
+    """Fine-tune a model in place, and give it back with the log of its run."""
+    per_epoch = len(train_data) // batch_size
+    run = TrainConfig(
+        steps=passes * per_epoch, micro_batch=batch_size, learning_rate=peak,
+        eval_every=per_epoch, eval_batches=None, save_every=passes * per_epoch, log_every=0,
+    )  # fmt: skip
+    options = {"save_best": lambda *_: None} | options
+    with tempfile.TemporaryDirectory() as folder:
+        finetune_instructions(
+            model, tokenizer, train_data, val_data, run, folder=folder, log=log, **options
+        )
+        lines = read_metrics(folder)
+    losses = [line["val_loss"] for line in lines if line.get("val_loss") is not None]
+    print(
+        f"{name}: validation loss {losses[0]:.3f} after one epoch, {losses[-1]:.3f} after {passes}"
+    )
+    return model.eval(), lines
+
+
+def score(model, name, **options):
+    """Answer the test instructions, and print how many answers are right, by their kind."""
+    answers = answer(model, tokenizer, test_data, max_new_tokens=limit, **options)
+    kinds = defaultdict(list)
+    for entry, each in zip(test_data, answers, strict=True):
+        # As they are: to write in upper case is the very point of some instructions.
+        right = exact_match(each.text, entry["output"], normalise=False)
+        kinds[entry.get("kind", "all")].append(right)
+    ruled = [right for kind in RULES for right in kinds[kind]]
+    shown = ", ".join(f"{kind} {sum(kinds[kind])} of {len(kinds[kind])}" for kind in RULES)
+    if ruled:
+        print(f"{name}: exact match by rule {sum(ruled) / len(ruled):.1%} ({shown})")
+    rights = [right for found in kinds.values() for right in found]
+    print(f"{name}: exact match of all {sum(rights) / len(rights):.1%}")
+    print(f"{name}: stopped by itself in {stopped_share(answers):.1%} of the answers")
+    return answers
+
+
+RULES = ("conversion", "uppercase", "lowercase", "counting")
+start = time.perf_counter()
+model, lines = tuned(deepcopy(base), "Fine-tuning", log=print)
+print(f"Training completed in {(time.perf_counter() - start) / 60:.2f} minutes.")
+
+# %%
+chapter.show(settings, "ch07-loss", plot_runs, {"Fine-tuning": lines})
+
+# %% [markdown]
+# # 7.7 Extracting and saving responses
+#
+# First a look, at instructions that were never seen in training.
+
+# %%
+before = score(base, "Before")
+after = score(model, "After")
+
+# %%
+for entry, each in zip(test_data[:6], after, strict=False):
+    print("Instruction:", " | ".join(filter(None, (entry["instruction"], entry.get("input")))))
+    print("  right:", entry["output"])
+    print("  model:", each.text.strip())
+
+# %% [markdown]
+# Saved: the answers beside the right ones, and the model with its tokenizer in one folder, from
+# which it answers the same.
+
+# %%
+answered = [
+    {**entry, "model_response": each.text.strip()}
+    for entry, each in zip(test_data, after, strict=True)
+]
+path = out / "instruction-data-with-response.json"
+path.write_text(json.dumps(answered, indent=4, ensure_ascii=False), encoding="utf-8")
+print("Answers:", path)
+folder = save_model(model, out / "ch07-model", tokenizer)
+loaded, loaded_tokenizer = load_model(folder, device=device)
+again = answer(loaded, loaded_tokenizer, test_data[:16], max_new_tokens=limit)
+same = [each.text for each in again] == [each.text for each in after[:16]]
+print("The loaded model answers the same:", same)
+
+# %% [markdown]
+# # 7.8 Evaluating the fine-tuned LLM
+#
+# Where one answer is right, comparing is enough. `token_f1` gives credit for the words that two
+# answers have in common, so it also says something of an answer that is right in part.
+
+# %%
+references = [entry["output"] for entry in test_data]
+texts = {"before": [each.text for each in before], "after": [each.text for each in after]}
+for name, given in texts.items():
+    pairs = list(zip(given, references, strict=True))
+    match = sum(exact_match(*pair) for pair in pairs) / len(pairs)
+    f1 = sum(token_f1(*pair) for pair in pairs) / len(pairs)
+    print(f"{name}: exact match, normalised, {match:.1%}; F1 of the words {f1:.3f}")
+
+# %% [markdown]
+# Free answers can be right in many ways. The book lets a larger model judge them, on this machine,
+# by Ollama. `judge` shows it the answers before and after side by side, without names and in
+# shuffled order, and gives means with an interval; the replies are kept in a file.
+
+# %%
+try:
+    if not settings.judge:
+        raise JudgeError("no judge was named")
+    records = out / "ch07-judge.jsonl"
+    found = judge(test_data, texts, url="http://localhost:11434", model=settings.judge,
+                  records=records)  # fmt: skip
+    print(found.table())
+    print("after minus before:", found.difference("after", "before"))
+except JudgeError as error:
+    print(f"No judge: {error}; `ollama pull llama3`, then --judge llama3, scores the answers")
+
+# %% [markdown]
+# # 7.9 Conclusions
+#
+# That is the whole way: a tokenizer, attention, a GPT, pretraining, and two ways of fine-tuning. A
+# step that often follows is preference tuning, which learns from two answers which one is better
+# liked (`llm_scratch.finetuning.preference_tuning`). What limits the model here is what it has
+# read: rules it can pick up from a few hundred examples, facts it can't know.
+
+# %% [markdown]
+# # Exercises
+#
+# ## 7.1 Another prompt style
+#
+# The style of Phi-3 says the same in fewer tokens, so a step costs less.
+
+# %%
+phi_dataset = InstructionDatasetPhi(train_data, tokenizer)
+alpaca_dataset = InstructionDataset(train_data, tokenizer)
+print(PHI3.prompt(data[50]) + data[50]["output"])
+for name, dataset in (("Alpaca's style", alpaca_dataset), ("Phi-3's style", phi_dataset)):
+    print(f"{name}: {sum(map(len, dataset)) / len(dataset):.1f} tokens a text")
+
+few = 1 if settings.quick or gpt2_folder else 3
+phi_model, _ = tuned(deepcopy(base), "Phi-3's style", few, style=PHI3)
+score(phi_model, "Phi-3's style", style=PHI3)
+
+# %% [markdown]
+# ## 7.2 Masking instructions
+#
+# The three entries below have 64 tokens at the most. `custom_collate_with_masking_fn` is told how
+# long each instruction is, and keeps only what comes behind among the targets.
+
+# %%
+SAMPLE = [
+    {"instruction": "Write the text in upper case.", "input": "big river", "output": "BIG RIVER"},
+    {"instruction": "Sort the words in alphabetical order.", "input": "lamp, river, house",
+     "output": "house, lamp, river"},
+    {"instruction": "What is 3 + 4?", "input": "", "output": "3 + 4 = 7"},
+]  # fmt: skip
+masked = InstructionDatasetWithMasking(SAMPLE, gpt2_tokenizer)
+inputs, targets = custom_collate_with_masking_fn([masked[i] for i in range(len(masked))])
+print(inputs.shape, targets.shape)
+print(targets[1])
+print(gpt2_tokenizer.decode([id for id in targets[1].tolist() if id >= 0]))
+
+# %% [markdown]
+# The run of section 7.6 masks them. This one learns the prompts too: of all that it learns, the
+# answers are a small part.
+
+# %%
+whole_model, _ = tuned(deepcopy(base), "Prompts learned too", few, answer_only=False)
+score(whole_model, "Prompts learned too")
+
+# %% [markdown]
+# ## 7.3 The original Alpaca data
+#
+# 52,000 entries in the same form, of Stanford's, for research only (CC BY-NC 4.0). Saved under the
+# name of the book's file, this chapter runs on them as it is; it takes a GPU, and a batch size and
+# length that fit it.
+
+# %%
+print("https://github.com/tatsu-lab/stanford_alpaca has alpaca_data.json; put it into "
+      f"LLM_SCRATCH_DATA as {BOOK_FILE}")  # fmt: skip
+
+# %% [markdown]
+# ## 7.4 LoRA
+#
+# Two thin matrices beside each layer learn, all else is frozen (appendix E): few numbers to train
+# and to keep. With so few steps it learns less than training everything, unless the rate is higher.
+
+# %%
+lora_model = deepcopy(base)
+print(f"Trainable parameters before: {sum(p.numel() for p in lora_model.parameters()):,}")
+replace_linear_with_lora(lora_model, rank=16, alpha=16, freeze_base=True)
+count = sum(p.numel() for p in trainable_parameters(lora_model).values())
+print(f"Trainable parameters with LoRA: {count:,}")
+lora_model, _ = tuned(lora_model, "LoRA", few, 2 * rate)
+merge_lora(lora_model, unwrap=True)
+score(lora_model, "LoRA")

@@ -1,0 +1,156 @@
+"""Rows packed into one another teach what they teach alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from llm_scratch.finetuning.instruction_rows import PackedRows, pack
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
+from llm_scratch.training.steps import Engine, compute_gradients, evaluate
+
+LENGTH = 24
+
+
+def some_rows(count=23, vocab_size=50):
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for _ in range(count):
+        T = int(torch.randint(2, 13, (), generator=generator))
+        inputs = torch.randint(vocab_size, (T,), generator=generator).tolist()
+        rows.append((inputs, [IGNORE_INDEX] * (T // 2) + inputs[T // 2 :]))
+    return TokenRows(rows, pad_id=0, vocab_size=vocab_size)
+
+
+def build():
+    sizes = {"vocab_size": 50, "context_length": LENGTH, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
+    torch.manual_seed(1)
+    return GPTModel({**sizes, "drop_rate": 0.0})
+
+
+def engine_of(model):
+    return Engine(model, [torch.optim.SGD(model.parameters(), 0.1)], torch.device("cpu"))
+
+
+def test_pack_takes_every_row_once_and_no_pack_is_too_long():
+    lengths = some_rows(200).lengths.tolist()
+    packs = pack(lengths, LENGTH)
+    assert sorted(row for rows in packs for row in rows) == list(range(200))
+    assert max(sum(lengths[row] for row in rows) for rows in packs) <= LENGTH
+    assert len(packs) <= 1.02 * sum(lengths) / LENGTH + 1
+
+
+def test_pack_puts_a_row_where_the_least_room_is_left():
+    assert pack([5, 9, 3, 7], 12) == [[1, 2], [3, 0]]
+    assert pack([], 12) == []
+
+
+def test_packed_rows_have_positions_of_their_own_and_see_only_themselves():
+    rows = TokenRows([([1, 2, 3], [2, 3, 4]), ([5, 6], [-100, 7])], pad_id=0, vocab_size=9)
+    inputs, targets, positions, seen = PackedRows(rows, 6).packed([0])
+    assert inputs.tolist() == [[1, 2, 3, 5, 6]]
+    assert targets.tolist() == [[2, 3, 4, -100, 7]]
+    assert positions.tolist() == [[0, 1, 2, 0, 1]]
+    assert seen.dtype == torch.bool
+    assert seen[0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+
+
+def test_packed_rows_teach_what_the_rows_teach_alone():
+    rows, alone, together = some_rows(), build(), build()
+    packs = PackedRows(rows, LENGTH)
+    assert len(packs) < len(rows) / 2
+    loss, count = compute_gradients(engine_of(alone), [rows.padded([i]) for i in range(23)])
+    packed = compute_gradients(engine_of(together), [packs.packed(range(len(packs)))])
+    assert packed == (pytest.approx(loss, abs=1e-6), count)
+    for a, b in zip(alone.parameters(), together.parameters(), strict=True):
+        assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_loss_of_an_epoch_is_that_of_the_rows(size):
+    model, rows = build(), some_rows()
+    expected = evaluate(engine_of(model), rows.rows_in_order(LENGTH, 1))
+    packs = PackedRows(rows, LENGTH).rows_in_order(LENGTH, size)
+    assert evaluate(engine_of(model), packs) == pytest.approx(expected, abs=1e-6)
+
+
+def test_batch_gives_every_pack_once_an_epoch_in_another_order():
+    packs = PackedRows(some_rows(), LENGTH)
+    n = len(packs)
+    seen = [tuple(packs.batch(3, step, 1, LENGTH)[0][0].tolist()) for step in range(2 * n)]
+    everything = sorted(tuple(packs.packed([i])[0][0].tolist()) for i in range(n))
+    assert sorted(seen[:n]) == sorted(seen[n:]) == everything
+    assert seen[:n] != seen[n:]
+
+
+def test_batch_in_pieces_is_the_whole_step():
+    packs = PackedRows(some_rows(), LENGTH)
+    whole = packs.batch(1, 4, 6, LENGTH)
+    pieces = [packs.batch(1, 4, 2, LENGTH, first_row=i, step_rows=6) for i in (0, 2, 4)]
+    rows = [ids[ids != 0].tolist() for piece in pieces for ids in piece[0]]
+    assert rows == [ids[ids != 0].tolist() for ids in whole[0]]
+
+
+def test_packed_rows_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="at most 9 fit"):
+        PackedRows(some_rows(), 9)
+    with pytest.raises(ValueError, match=r"a pack has 2\d tokens, at most 20 fit"):
+        PackedRows(some_rows(), LENGTH).num_rows(20)
+    with pytest.raises(ValueError, match="rows=0 must be 1 or more"):
+        PackedRows(some_rows(), LENGTH).rows_in_order(LENGTH, 0)
+
+
+def test_gpt_model_keeps_texts_side_by_side_apart():
+    model = build().eval()
+    first, second = torch.randint(50, (1, 5)), torch.randint(50, (1, 7))
+    owners = torch.tensor([0] * 5 + [1] * 7)
+    logits = model(
+        torch.cat((first, second), dim=1),
+        attention_mask=(owners[:, None] == owners)[None],
+        positions=torch.tensor([*range(5), *range(7)]),
+    )
+    assert_close(logits[:, :5], model(first))
+    assert_close(logits[:, 5:], model(second))
+
+
+def test_gpt_model_never_looks_ahead_whatever_the_mask_says():
+    model, ids = build().eval(), torch.randint(50, (2, 6))
+    everything = torch.ones(2, 6, 6, dtype=torch.bool)
+    assert_close(model(ids, attention_mask=everything), model(ids))
+
+
+def test_gpt_model_stays_finite_where_a_token_may_look_at_nothing():
+    model, ids = build(), torch.randint(50, (2, 6))
+    logits = model(ids, attention_mask=torch.zeros(2, 6, 6, dtype=torch.bool))
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_gpt_model_takes_such_a_mask_with_a_cache():
+    model, ids = build().eval(), torch.randint(50, (2, 6))
+    mask = torch.ones(2, 6, 6, dtype=torch.bool)
+    mask[:, 4:, 1] = False
+    expected = model(ids, attention_mask=mask)
+    with torch.no_grad():
+        cache = KVCache.for_model(model, batch=2)
+        pieces = [
+            model(ids[:, :4], cache=cache, attention_mask=mask[:, :4, :4]),
+            model(ids[:, 4:], cache=cache, attention_mask=mask[:, 4:]),
+        ]
+    assert_close(torch.cat(pieces, dim=1), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 5, 6), (1, 6, 6), (2, 1, 6, 6)])
+def test_gpt_model_refuses_such_a_mask_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"\(2, 6\) is needed.*or \(2, 6, 6\)"):
+        build()(torch.zeros(2, 6, dtype=torch.int64), attention_mask=torch.ones(shape))
