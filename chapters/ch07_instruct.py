@@ -289,9 +289,9 @@ for name, loader in (("Training", train_loader), ("Validation", val_loader)):
     print(f"{name} loss: {loss:.4f}")
 
 # %% [markdown]
-# `finetune_instructions` learns in the loop for real runs: warm-up and cosine decay, clipping, a log
-# to draw from, and the best model kept. Only answers are learned here, so these losses are those of
-# the answers alone, over all their tokens. GPT-2 gets the rate and the epochs of the book.
+# `finetune_instructions` learns in the loop for real runs: warm-up, cosine decay and clipping, and
+# a log to draw from. Only answers are learned here, so its losses are those of the answers alone,
+# over all their tokens. GPT-2 gets the rate and the epochs of the book.
 
 # %%
 if gpt2_folder is None:
@@ -441,8 +441,8 @@ score(phi_model, "Phi-3's style", style=PHI3)
 # %% [markdown]
 # ## 7.2 Masking instructions
 #
-# The three entries below have 64 tokens at the most. `custom_collate_with_masking_fn` is told how
-# long each instruction is, and keeps only what comes behind among the targets.
+# `custom_collate_with_masking_fn` is told how long each instruction is, and keeps only what comes
+# behind it among the targets: the heading of the response, the answer, and one end mark.
 
 # %%
 SAMPLE = [
@@ -485,7 +485,8 @@ print("https://github.com/tatsu-lab/stanford_alpaca has alpaca_data.json; put it
 # %%
 lora_model = deepcopy(base)
 print(f"Trainable parameters before: {sum(p.numel() for p in lora_model.parameters()):,}")
-replace_linear_with_lora(lora_model, rank=16, alpha=16, freeze_base=True)
+layers = None if gpt2_folder else ("att", "ff")  # a small model's head is its embedding
+replace_linear_with_lora(lora_model, rank=16, alpha=16, targets=layers, freeze_base=True)
 count = sum(p.numel() for p in trainable_parameters(lora_model).values())
 print(f"Trainable parameters with LoRA: {count:,}")
 lora_model, _ = tuned(lora_model, "LoRA", few, 2 * rate)

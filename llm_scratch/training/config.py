@@ -96,6 +96,10 @@ class TrainConfig:
     tune_allocator: bool = True
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):  # NumPy's are floats too, and no checkpoint takes them
+                object.__setattr__(self, field.name, float(value))
         for name in ("steps", "micro_batch", "loss_chunk", "eval_every", "save_every", "keep_last"):
             _check_count(name, getattr(self, name), 1)
         for name in ("length", "tokens_per_step", "accumulation", "eval_batches", "patience"):

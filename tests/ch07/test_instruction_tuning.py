@@ -24,13 +24,14 @@ from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import load_model
 
 WORDS = ("tide", "clock", "rope", "gull", "ferry", "bell", "storm", "pilot", "lamp", "sail")
+REQUESTS = ("Say {}.", "Please say {}.", "What is {}?", "{}, please.", "I want {}.", "Only {}!")
 ENTRIES = [
-    {"instruction": f"Say {one}, then {other}.", "input": "", "output": f"{one} {other}"}
-    for one in WORDS
-    for other in WORDS
-    if one != other
+    {"instruction": request.format(word), "input": "", "output": f"The {word}"}
+    for word in WORDS
+    for request in REQUESTS
 ]
-TRAIN, VALIDATION = ENTRIES[:80], ENTRIES[80:]
+VALIDATION = ENTRIES[::7]
+TRAIN = [entry for entry in ENTRIES if entry not in VALIDATION]
 SETTINGS = {"learning_rate": 4e-3, "eval_batches": None, "log_every": 0, "precision": "float32"}
 SHORT = TrainConfig(steps=6, micro_batch=4, eval_every=3, save_every=3, **SETTINGS)
 
@@ -43,11 +44,11 @@ class StopHereError(Exception):
 def small():
     """A tokenizer with few tokens, for models whose heads cost nothing."""
     text = " ".join(PHI3.prompt(entry) + entry["output"] for entry in ENTRIES)
-    return BytePairTokenizer.train(text, 320)
+    return BytePairTokenizer.train(text, 300)
 
 
 def build(seed=1):
-    sizes = {"vocab_size": 320, "context_length": 128, "emb_dim": 32, "n_heads": 4, "n_layers": 2}
+    sizes = {"vocab_size": 300, "context_length": 128, "emb_dim": 32, "n_heads": 4, "n_layers": 2}
     torch.manual_seed(seed)
     return GPTModel({**sizes, "drop_rate": 0.0, "tie_weights": True})
 
@@ -65,7 +66,7 @@ def tune(model, tokenizer, config=SHORT, **options):
 def tuned(small):
     """A model that has learned to say two words."""
     model = build()
-    tune(model, small, TrainConfig(steps=160, micro_batch=16, eval_every=80, **SETTINGS))
+    tune(model, small, TrainConfig(steps=120, micro_batch=16, eval_every=60, **SETTINGS))
     return model
 
 
@@ -73,7 +74,7 @@ def test_finetune_instructions_teaches_to_answer_and_to_stop(small, tuned):
     untuned = answer(build(), small, VALIDATION, style=PHI3, max_new_tokens=12)
     found = answer(tuned, small, VALIDATION, style=PHI3, max_new_tokens=12)
     right = [each.text == entry["output"] for each, entry in zip(found, VALIDATION, strict=True)]
-    assert sum(right) >= 8
+    assert sum(right) >= 7  # of 9
     assert stopped_share(found) >= 0.95
     assert stopped_share(untuned) < 0.5
 
@@ -85,14 +86,14 @@ def test_finetune_instructions_says_what_is_learned(small):
     targets = sum(int((rows[i][1] >= 0).sum()) for i in range(len(rows)))
     share = round(100 * targets / int(rows.lengths.sum()))
     assert lines[0] == f"train: {rows}, {share}% of the tokens are learned"
-    assert lines[1].startswith("validation: TokenRows(10 rows")
+    assert lines[1].startswith("validation: TokenRows(9 rows")
 
 
 def test_finetune_instructions_keeps_the_best_model_with_its_tokenizer(small, tmp_path):
     model = build()
     tune(model, small, folder=tmp_path)
     loaded, tokenizer = load_model(tmp_path)
-    assert tokenizer.decode([300]) == small.decode([300])
+    assert tokenizer.decode([290]) == small.decode([290])
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(a, b)
     kept = (tmp_path / "metrics.jsonl").read_text("utf-8")
@@ -105,7 +106,7 @@ def test_finetune_instructions_goes_on_where_it_was_stopped(small, tmp_path, pac
     tune(whole, small, folder=tmp_path / "whole", packing=packing)
 
     def stop(line):
-        if "validation loss" in line:
+        if line.startswith("step 6: validation"):
             raise StopHereError
 
     with pytest.raises(StopHereError):
@@ -154,7 +155,7 @@ def test_finetune_instructions_names_the_row_that_does_not_fit(small):
 
 
 def test_answer_gives_each_what_it_gets_alone_in_the_order_asked(small, tuned):
-    entries = [{"instruction": "Say rope, " * n + "then tide."} for n in (5, 1, 3, 2)]
+    entries = [{"instruction": "Say " + "rope, " * n + "tide."} for n in (5, 1, 3, 2)]
     options = {"style": PHI3, "max_new_tokens": 8}
     alone = [answer(tuned, small, [entry], **options)[0] for entry in entries]
     for size in (1, 3, 16):

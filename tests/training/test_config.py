@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 
 from llm_scratch.training.config import TrainConfig, changed_settings, plan_step
@@ -76,3 +77,9 @@ def test_changed_settings_names_what_makes_another_run():
     config = TrainConfig()
     before = dataclasses.asdict(dataclasses.replace(config, seed=3, save_every=7))
     assert changed_settings(before, config) == ["seed: 3 before, 1234 now"]
+
+
+def test_train_config_takes_numpys_floats_as_plain_ones():
+    config = TrainConfig(learning_rate=np.float64(1e-3), clip=np.float64(2))
+    assert type(config.learning_rate) is float
+    assert type(config.clip) is float

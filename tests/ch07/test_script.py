@@ -1,0 +1,152 @@
+"""`chapters/ch07_instruct.py`, as somebody runs it who has just cloned the project."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "chapters" / "ch07_instruct.py"
+# Read by Python before the script starts: every connection is refused.
+OFFLINE = """
+import socket
+
+def refuse(*args, **kwargs):
+    raise OSError("the script tried to reach the network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+COLLATED = """\
+tensor([[    0,     1,     2,     3,     4],
+        [    5,     6, 50256, 50256, 50256],
+        [    7,     8,     9, 50256, 50256]])
+"""
+DRAFT_2 = """\
+tensor([[    1,     2,     3,     4, 50256],
+        [    6, 50256, 50256, 50256, 50256],
+        [    8,     9, 50256, 50256, 50256]])
+"""
+FINAL = """\
+tensor([[    1,     2,     3,     4, 50256],
+        [    6, 50256,  -100,  -100,  -100],
+        [    8,     9, 50256,  -100,  -100]])
+"""
+LOSSES = """\
+tensor(1.1269)
+tensor(0.7936)
+tensor(1.1269)
+The same as for two examples: True
+"""
+
+
+def run_script(tmp_path_factory, *options: str) -> tuple[Path, str]:
+    """A run from an empty folder, without a network or the book's data: the folder, the output."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    offline = tmp_path_factory.mktemp("offline")
+    (offline / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
+    env = {key: value for key, value in os.environ.items() if key != "LLM_SCRATCH_DATA"}
+    env |= {
+        "PYTHONPATH": os.pathsep.join([str(offline), str(SCRIPT.parents[1])]),
+        "LLM_SCRATCH_CACHE": str(folder / "cache"),
+        "PYTHONIOENCODING": "utf-8",
+    }
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *options],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=1800,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_script(tmp_path_factory, "--quick")
+
+
+def share_of(output: str, what: str) -> float:
+    """The first percentage that is printed behind these words."""
+    return float(re.search(rf"^{re.escape(what)}[^%\n]*?(\d+\.\d)%", output, re.MULTILINE)[1])
+
+
+def test_script_goes_on_without_the_files_of_the_book(run):
+    _, output = run
+    assert "python chapters/ch07_instruct.py --download brings it" in output
+    assert "llm-scratch weights fetch gpt2-medium brings it" in output
+    assert "No judge: " in output
+
+
+def test_script_splits_the_entries(run):
+    _, output = run
+    assert "Number of entries: 1100\n" in output
+    for part, size in (("Training", 935), ("Validation", 55), ("Test", 110)):
+        assert f"{part} set length: {size}\n" in output
+
+
+def test_script_prints_the_toy_batch_of_each_draft(run):
+    _, output = run
+    assert f"\n{COLLATED}{COLLATED}{DRAFT_2}{COLLATED}{FINAL}{LOSSES}" in output
+
+
+def test_script_shows_what_is_learned(run):
+    _, output = run
+    answer_only = re.findall(r"### Response:\n\[\[([^\n]+)<\|endoftext\|>\]\]\n", output)
+    assert len(answer_only) == 1
+
+
+def test_script_learns(run):
+    _, output = run
+    first, last = re.search(
+        r"Fine-tuning: validation loss (\S+) after one epoch, (\S+) after \d", output
+    ).groups()
+    assert float(last) < float(first)
+
+
+def test_script_saves_answers_and_model(run):
+    folder, output = run
+    assert "The loaded model answers the same: True" in output
+    path = folder / "chapter-output" / "instruction-data-with-response.json"
+    answered = json.loads(path.read_text(encoding="utf-8"))
+    assert len(answered) == 110
+    assert all(isinstance(entry["model_response"], str) for entry in answered)
+
+
+def test_script_solves_the_exercises(run):
+    _, output = run
+    for what in ("Phi-3's style", "Prompts learned too", "LoRA"):
+        assert share_of(output, f"{what}: exact match of all") >= 0
+    before, after = (
+        int(re.search(rf"{what}: ([\d,]+)\n", output)[1].replace(",", ""))
+        for what in ("Trainable parameters before", "Trainable parameters with LoRA")
+    )
+    assert 0 < after < before / 3
+    assert output.rstrip().splitlines()[-1].startswith("LoRA: stopped by itself in ")
+
+
+def test_script_writes_only_under_its_output_folder(run):
+    folder, _ = run
+    pictures = {"ch07-loss.png"} if importlib.util.find_spec("matplotlib") else set()
+    assert [path.name for path in folder.iterdir()] == ["chapter-output"]
+    written = {path.name for path in (folder / "chapter-output").iterdir()}
+    assert written == {"instruction-data-with-response.json", "ch07-model", *pictures}
+
+
+@pytest.mark.slow
+def test_script_follows_instructions(tmp_path_factory):
+    _, output = run_script(tmp_path_factory)
+    assert share_of(output, "Before: exact match by rule") == 0
+    assert share_of(output, "After: exact match by rule") >= 50
+    assert share_of(output, "After: stopped by itself") >= 95
+    first, last = re.search(
+        r"Fine-tuning: validation loss (\S+) after one epoch, (\S+) after \d", output
+    ).groups()
+    assert float(last) < float(first)
