@@ -22,7 +22,7 @@ def run_fetch(args: argparse.Namespace) -> int:
         print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
     if not args.names:
         for name, corpus in CORPORA.items():
-            print(f"{name:<16} {corpus.title:<34} {where_is(name)}")
+            print(f"{name:<32} {corpus.title:<34} {where_is(name)}")
     return 0
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from llm_scratch.download import download_file
+from llm_scratch.text.archives import unpack_member
 
 SEED = 123
 ARCHIVE_MEMBER = "SMSSpamCollection"
+MOST_BYTES = 10_000_000  # twenty times the collection
 
 Row = tuple[Any, str]
 
@@ -51,8 +51,7 @@ def download_and_unzip_spam_data(
         log: what a line is given to.
 
     Raises:
-        DownloadError: if no address gives the archive.
-        ValueError: if it is no archive, or holds no messages.
+        DownloadError: if no address gives the archive, or it is none, or holds no messages.
 
     Source:
         Book 6.2.
@@ -62,20 +61,9 @@ def download_and_unzip_spam_data(
         log(f"{target} already exists. Skipping download and extraction.")
         return target
     archive = download_file(url, Path(zip_path))
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.part")
     for folder in (Path(extracted_path), target.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(archive) as content, content.open(ARCHIVE_MEMBER) as member:
-            with open(unfinished, "wb") as file:
-                shutil.copyfileobj(member, file)
-        os.replace(unfinished, target)
-    except (zipfile.BadZipFile, KeyError) as err:
-        raise ValueError(
-            f"{archive} holds no {ARCHIVE_MEMBER} ({err}); remove it and fetch it again"
-        ) from err
-    finally:
-        unfinished.unlink(missing_ok=True)
+    unpack_member(archive, ARCHIVE_MEMBER, target, most_bytes=MOST_BYTES)
     log(f"File downloaded and saved as {target}")
     return target
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from llm_scratch.download import DownloadError
 from llm_scratch.finetuning.messages import (
     balanced_positions,
     create_balanced_dataset,
@@ -221,7 +222,7 @@ def test_download_and_unzip_spam_data_refuses_another_archive(tmp_path, content)
     else:
         path.write_bytes(content)
     target = tmp_path / "messages.tsv"
-    with pytest.raises(ValueError, match="holds no SMSSpamCollection"):
+    with pytest.raises(DownloadError, match="not the archive that was wanted"):
         download_and_unzip_spam_data("https://localhost:1/none", path, tmp_path, target)
     assert [found.name for found in tmp_path.iterdir()] == ["other.zip"]
 
@@ -231,6 +232,6 @@ def test_download_and_unzip_spam_data_leaves_no_part_of_a_damaged_archive(archiv
     place = content.index(b"ham\tplain")  # the member is stored as it is
     archive.write_bytes(content[:place] + b"jam" + content[place + 3 :])
     target = tmp_path / "messages.tsv"
-    with pytest.raises(ValueError, match="remove it and fetch it again"):
+    with pytest.raises(DownloadError, match="fetch it again"):
         download_and_unzip_spam_data("https://localhost:1/none", archive, tmp_path, target)
     assert [found.name for found in tmp_path.iterdir()] == [archive.name]

@@ -1,4 +1,4 @@
-"""Rows of instructions: what is learned, what is cut, and that neither padding nor packs matter."""
+"""Rows of instructions: what is learned, what is cut, and that padding does not matter."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.instruction_rows import (
-    PackedRows,
-    instruction_rows,
-    learned_share,
-    pack,
-    show_mask,
-)
+from llm_scratch.finetuning.instruction_rows import instruction_rows, learned_share, show_mask
 from llm_scratch.finetuning.prompts import ALPACA, PHI3, STYLES
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.simple import SimpleTokenizerV1
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.text.tokens import encode
-from llm_scratch.training.steps import Engine, compute_gradients, evaluate
+from llm_scratch.training.steps import Engine, evaluate
 
 BIRD = {"instruction": "Name a bird.", "input": "", "output": "A gull."}
 SORT = {"instruction": "Sort the words.", "input": "tide, bell", "output": "bell, tide"}
@@ -32,7 +24,7 @@ ENTRIES = [
     BIRD,
     SORT,
     {"instruction": "Say it.", "output": "It is written: ### Response: and <|endoftext|>."},
-    {"instruction": "Count.", "input": "bell bell bell", "output": "three " * 12 + "bells"},
+    {"instruction": "Count.", "input": "bell, rope " * 5, "output": "one and two " * 12 + "bells"},
 ]
 VOCAB, END = 300, 256
 
@@ -105,18 +97,14 @@ def test_end_mark_of_ones_own_is_the_last_target(small):
     assert inputs.tolist() == prompt_ids(small, BIRD) + answer_ids(small, BIRD)
 
 
-def test_row_that_is_too_long_loses_the_beginning_of_its_prompt(small, end):
+def test_row_that_is_too_long_loses_the_beginning_of_its_prompt(small):
     whole = instruction_rows(ENTRIES, small)
     most = int(whole.lengths.max()) - 5
-    with pytest.warns(UserWarning, match=f"1 of 4 rows are longer than {most} tokens and lost"):
+    with pytest.warns(UserWarning, match=f"^1 of 4 rows are longer than {most} tokens and lost"):
         rows = instruction_rows(ENTRIES, small, max_length=most)
-    for number in range(len(ENTRIES)):
-        over = max(0, len(whole[number][0]) - most)
-        assert over == (5 if len(whole[number][0]) == most + 5 else 0)
-        assert all(
-            a[over:].tolist() == b.tolist()
-            for a, b in zip(whole[number], rows[number], strict=True)
-        )
+    for number, cut in enumerate((0, 0, 0, 5)):
+        for a, b in zip(whole[number], rows[number], strict=True):
+            assert a[cut:].tolist() == b.tolist()
 
 
 @pytest.mark.parametrize("answer_only", [True, False])
@@ -149,8 +137,9 @@ def test_answer_that_is_too_long_names_its_row(small):
 
 def test_rows_without_output_are_left_out_and_counted(small):
     empty = {"instruction": "Say nothing.", "input": "", "output": ""}
+    entries = [empty, BIRD, {**empty, "output": " \n"}, SORT]
     with pytest.warns(UserWarning, match="2 of 4 rows have no output and are left out"):
-        rows = instruction_rows([empty, BIRD, empty, SORT], small)
+        rows = instruction_rows(entries, small)
     assert len(rows) == 2
     assert rows[1][0].tolist() == prompt_ids(small, SORT) + answer_ids(small, SORT)
 
@@ -181,7 +170,7 @@ def test_tokenizer_without_an_end_needs_one():
         instruction_rows([BIRD], words)
 
 
-def test_learned_share_counts_targets(small, end):
+def test_learned_share_counts_targets(small):
     rows = TokenRows(
         [([1] * 7, [IGNORE_INDEX] * 4 + [2, 3, 4]), ([1], [2])], pad_id=0, vocab_size=9
     )
@@ -204,12 +193,13 @@ def test_show_mask_sets_off_what_is_learned(small, end, padding):
     assert colored == f"\x1b[90m{prompt}\x1b[0m\x1b[32m{answer}\x1b[0m"
 
 
-def test_show_mask_shows_every_part(small):
-    ids = encode(small, "abcdef", "text")
+def test_show_mask_shows_every_part():
+    letters = BytePairTokenizer.train("abc" * 9, 257)
+    ids = encode(letters, "abcdef", "text")
     inputs = torch.tensor(ids[:-1])
     targets = torch.tensor(ids[1:])
     targets[2] = IGNORE_INDEX
-    assert show_mask(small, inputs, targets, color=False) == "a[[bc]]d[[ef]]"
+    assert show_mask(letters, inputs, targets, color=False) == "a[[bc]]d[[ef]]"
 
 
 def some_rows(count=23, seed=0, longest=40):
@@ -238,118 +228,15 @@ def test_logits_of_a_row_do_not_depend_on_its_neighbours(size, pad_id):
         assert_close(logits[place, : len(ids)], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_loss_of_an_epoch_does_not_depend_on_the_batch(small, size, packing):
-    model = engine_of(build())
-    rows = instruction_rows(ENTRIES * 3, small)
-    one = evaluate(model, rows.rows_in_order(256, 1))
-    data = PackedRows(rows, 256) if packing else rows
-    assert evaluate(model, data.rows_in_order(256, size)) == pytest.approx(one, abs=1e-6)
-
-
-@pytest.mark.parametrize("length", [39, 64, 256])
-def test_packs_have_loss_and_gradients_of_the_rows_alone(length):
-    rows = token_rows()
-    packed = PackedRows(rows, length)
-    alone, together = build(), build()
-    expected = compute_gradients(engine_of(alone), [rows.padded([i]) for i in range(len(rows))])
-    found = compute_gradients(engine_of(together), [packed.packed(range(len(packed)))])
-    assert found == pytest.approx(expected, abs=1e-6)
-    for a, b in zip(alone.parameters(), together.parameters(), strict=True):
-        assert_close(b.grad, a.grad, atol=1e-6, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_row_in_a_pack_has_the_logits_it_has_alone():
-    model, rows = build(), token_rows()
-    packed = PackedRows(rows, 128)
-    inputs, _, positions, seen = packed.packed(range(len(packed)))
-    logits = model(inputs, positions=positions, attention_mask=seen)
-    assert logits.isfinite().all()
-    for place, numbers in enumerate(packed.packs):
-        start = 0
-        for number in numbers:
-            ids = rows[number][0]
-            alone = model(ids[None])[0]
-            assert_close(logits[place, start : start + len(ids)], alone, atol=1e-5, rtol=0)
-            start += len(ids)
-
-
-def numbers_seen(packed, batch):
-    """The packs of a batch, told by their contents."""
-    whole = {}
-    for number in range(len(packed)):
-        inputs, targets, _, _ = packed.packed([number])
-        whole[tuple(inputs[0].tolist()), tuple(targets[0].tolist())] = number
-    found = []
-    for inputs, targets, _, seen in zip(*batch, strict=True):
-        tokens = int((seen[:, 0].cumprod(0)).sum())  # unused rows see the first token of none
-        del tokens
-        matches = [
-            number
-            for (ids, wanted), number in whole.items()
-            if inputs[: len(ids)].tolist() == list(ids)
-            and targets[: len(ids)].tolist() == list(wanted)
-            and bool((targets[len(ids) :] == IGNORE_INDEX).all())
-        ]
-        found.append(max(matches, key=lambda number: sum(map(len, packed.packs[number : number]))))
-    return found
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_packs_give_every_row_once_an_epoch(size):
-    packed = PackedRows(token_rows(), 64)
-    n = len(packed)
-    assert sorted(sum(packed.packs, [])) == list(range(23))
-    seen = [i for step in range(2 * n) for i in numbers_seen(packed, packed.batch(4, step, size, 64))]
-    for epoch in range(2 * size):
-        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
-    assert seen[:n] != seen[n : 2 * n]
-    in_order = [i for b in packed.rows_in_order(64, size) for i in numbers_seen(packed, b)]
-    assert in_order == list(range(n))
-
-
-def test_packs_of_a_step_in_pieces_are_the_whole_step():
-    packed = PackedRows(token_rows(), 64)
-    whole = numbers_seen(packed, packed.batch(1, 4, 6, 64))
-    pieces = [packed.batch(1, 4, 2, 64, first_row=i, step_rows=6) for i in (0, 2, 4)]
-    assert sum((numbers_seen(packed, piece) for piece in pieces), []) == whole
-
-
-@given(st.lists(st.integers(1, 20), max_size=40), st.integers(20, 50))
-def test_pack_holds_every_row_and_never_too_much(lengths, most):
-    packs = pack(lengths, most)
-    assert sorted(sum(packs, [])) == list(range(len(lengths)))
-    sizes = [sum(lengths[i] for i in numbers) for numbers in packs]
-    assert all(0 < size <= most for size in sizes)
-    # No two packs would have fitted into one.
-    assert all(a + b > most for k, a in enumerate(sizes) for b in sizes[:k])
-
-
-def test_packs_pad_next_to_nothing():
-    rows = token_rows(some_rows(400, longest=60))
-    packed = PackedRows(rows, 256)
-    tokens = int(rows.lengths.sum())
-    padded = sum(inputs.numel() for inputs, *_ in packed.rows_in_order(256, 4))
-    assert padded < 1.02 * tokens
-    assert repr(packed) == f"PackedRows(400 rows in {len(packed)} packs)"
-
-
-def test_packs_refuse_a_row_or_a_pack_that_is_too_long():
-    rows = token_rows([([1] * 4, [2] * 4), ([1] * 9, [2] * 9)])
-    with pytest.raises(ValueError, match="row 1 has 9 tokens"):
-        PackedRows(rows, 8)
-    packed = PackedRows(rows, 13)
-    assert packed.num_rows(13) == 1
-    with pytest.raises(ValueError, match="a pack has 13 tokens, at most 12 fit; pack them shorter"):
-        packed.batch(0, 0, 1, 12)
-    with pytest.raises(ValueError, match="rows=0 must be 1 or more"):
-        packed.rows_in_order(13, 0)
+def test_loss_of_an_epoch_does_not_depend_on_the_batch(small, size):
+    engine, rows = engine_of(build()), instruction_rows(ENTRIES * 3, small)
+    one = evaluate(engine, rows.rows_in_order(256, 1))
+    assert evaluate(engine, rows.rows_in_order(256, size)) == pytest.approx(one, abs=1e-6)
 
 
 @pytest.mark.parametrize("style", [ALPACA, PHI3])
-def test_targets_of_a_small_batch_are_these(style, end):
+def test_targets_of_a_small_batch_are_these(style):
     """A prompt of n ids hides n - 1 targets; what follows is learned to the last."""
     letters = BytePairTokenizer.train("abc" * 9, 257)
     entries = [{"instruction": "a", "output": "bc"}, {"instruction": "ab", "output": "c"}]

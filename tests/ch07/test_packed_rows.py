@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from llm_scratch.finetuning.instruction_rows import PackedRows, pack
@@ -41,6 +43,15 @@ def test_pack_takes_every_row_once_and_no_pack_is_too_long():
     assert sorted(row for rows in packs for row in rows) == list(range(200))
     assert max(sum(lengths[row] for row in rows) for rows in packs) <= LENGTH
     assert len(packs) <= 1.02 * sum(lengths) / LENGTH + 1
+
+
+@given(st.lists(st.integers(1, 20), max_size=40), st.integers(20, 50))
+def test_pack_never_leaves_two_packs_that_fit_into_one(lengths, most):
+    packs = pack(lengths, most)
+    assert sorted(sum(packs, [])) == list(range(len(lengths)))
+    sizes = [sum(lengths[row] for row in rows) for rows in packs]
+    assert all(0 < size <= most for size in sizes)
+    assert all(a + b > most for k, a in enumerate(sizes) for b in sizes[:k])
 
 
 def test_pack_puts_a_row_where_the_least_room_is_left():
@@ -90,6 +101,23 @@ def test_batch_gives_every_pack_once_an_epoch_in_another_order():
     everything = sorted(tuple(packs.packed([i])[0][0].tolist()) for i in range(n))
     assert sorted(seen[:n]) == sorted(seen[n:]) == everything
     assert seen[:n] != seen[n:]
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_batches_of_any_size_give_every_pack_once_an_epoch(size):
+    packs = PackedRows(some_rows(), LENGTH)
+    n = len(packs)
+    batches = [packs.batch(3, step, size, LENGTH)[0] for step in range(n)]
+    seen = [tuple(ids[ids != 0].tolist()) for batch in batches for ids in batch]
+    everything = sorted(tuple(ids[ids != 0].tolist()) for ids in packs.packed(range(n))[0])
+    for epoch in range(size):
+        assert sorted(seen[epoch * n : epoch * n + n]) == everything
+
+
+def test_batches_of_packs_have_next_to_no_padding():
+    rows = some_rows(400)
+    sizes = [inputs.numel() for inputs, *_ in PackedRows(rows, LENGTH).rows_in_order(LENGTH, 4)]
+    assert sum(sizes) < 1.02 * rows.lengths.sum()
 
 
 def test_batch_in_pieces_is_the_whole_step():

@@ -61,6 +61,13 @@ def test_extract_response_keeps_the_heading_inside_an_answer():
     assert extract_response(f"{prompt}\n\n{HEADER}\n{answer}", prompt) == answer
 
 
+def test_extract_response_knows_the_heading_of_each_style():
+    for style, form in ((ALPACA, format_input), (PHI3, format_input_phi)):
+        text = f"{style.prompt(WITH)} bell, tide\n"
+        assert extract_response(text, form(WITH), style=style) == "bell, tide"
+        assert extract_response(text, style.prompt(WITH), style=style) == "bell, tide"
+
+
 def test_extract_response_of_nothing_written_is_empty():
     assert extract_response(ALPACA.prompt(WITH), format_input(WITH)) == ""
 
