@@ -231,27 +231,49 @@ print(targets[0])
 # # 7.5 Loading a pretrained LLM
 #
 # The book takes GPT-2 with 355 million parameters; the smallest one hardly learns to follow. Where
-# its weights are missing, a small model is pretrained here and now. It reads the training entries
-# as plain text, without headings: so it comes to know the words and what tends to follow what, but
-# nothing of the form in which it will be asked.
+# its weights are missing, a small model is pretrained here and now, as in chapter 5. It reads the
+# training entries as plain text, without headings, and between them short lines that come twice,
+# one of them often in capitals: so it comes to know the words, and to look back and repeat them,
+# but nothing of the form in which it will be asked.
 
 
 # %%
-def pretrained(style=ALPACA):
-    """A small model that has read the entries as plain text, and nothing else."""
+def said_twice(words, generator):
+    """Two lines with the same words, drawn at random; the one or the other may be in capitals."""
+    count = int(torch.randint(2, 6, (), generator=generator))
+    chosen = torch.randint(len(words), (count,), generator=generator).tolist()
+    line = " ".join(words[i] for i in chosen)
+    form = int(torch.randint(3, (), generator=generator))
+    return ((line, line), (line.upper(), line), (line, line.upper()))[form]
+
+
+def plain_text(num_tokens):
+    """The training entries in ever new order, with such lines between them, as ids in a row."""
+    generator = torch.Generator().manual_seed(123)
+    entries = [[entry[part] for part in PARTS if entry.get(part)] for entry in train_data]
+    words = sorted({word for entry in train_data for word in entry.get("input", "").split()
+                    if word.isalpha() and word.islower()})  # fmt: skip
+    ids = []
+    while len(ids) < num_tokens:
+        texts = entries + [said_twice(words, generator) for _ in entries]
+        for place in torch.randperm(len(texts), generator=generator).tolist():
+            ids += [*encode(tokenizer, "\n".join(texts[place]), "text"), pad_id]
+    return ids
+
+
+def pretrained():
+    """A small model that has read the plain text once, and nothing else."""
+    sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
+        "emb_dim": 128, "n_heads": 4, "n_layers": 3}  # fmt: skip
+    config = {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.0}
     torch.manual_seed(123)
-    model = GPTModel(
-        {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.0,
-         "emb_dim": 64 if settings.quick else 128, "n_heads": 4 if settings.quick else 8,
-         "n_layers": 2 if settings.quick else 3, "qkv_bias": True, "tie_weights": True}
-    ).to(device)  # fmt: skip
-    lines = ["\n".join(filter(None, map(entry.get, PARTS))) for entry in train_data]
-    ids = [encode(tokenizer, line, "text") for line in lines]
-    rows = TokenRows(
-        [(each, [*each[1:], pad_id]) for each in ids], pad_id=pad_id, vocab_size=tokenizer.n_vocab
-    )
-    steps = 60 if settings.quick else 600
-    run = TrainConfig(steps=steps, micro_batch=32, learning_rate=3e-3, log_every=0)
+    model = GPTModel({**config, **sizes, "qkv_bias": True, "tie_weights": True}).to(device)
+    T = 96
+    ids = plain_text(60_000 if settings.quick else 800_000)
+    rows = [(ids[i : i + T], ids[i + 1 : i + T + 1]) for i in range(0, len(ids) - T, T)]
+    rows = TokenRows(rows, pad_id=pad_id, vocab_size=tokenizer.n_vocab)
+    steps = len(rows) // 8
+    run = TrainConfig(steps=steps, micro_batch=8, learning_rate=2e-3, log_every=0)
     state = train(model, rows, run)
     print(f"Loss after {steps} steps: {state.loss:.3f}")
     return model.eval()
