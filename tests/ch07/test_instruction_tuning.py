@@ -96,7 +96,7 @@ def test_finetune_instructions_keeps_the_best_model_with_its_tokenizer(small, tm
     assert tokenizer.decode([290]) == small.decode([290])
     for a, b in zip(model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(a, b)
-    kept = (tmp_path / "metrics.jsonl").read_text("utf-8")
+    kept = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert [json.loads(line)["step"] for line in kept.splitlines() if "val_loss" in line] == [3, 6]
 
 
@@ -118,14 +118,16 @@ def test_finetune_instructions_goes_on_where_it_was_stopped(small, tmp_path, pac
         assert torch.equal(a, b)
 
 
-def test_finetune_instructions_measures_packed_and_unpacked_alike(small, tmp_path):
-    losses = []
+def test_finetune_instructions_packs_many_rows_and_measures_them_alike(small, tmp_path):
+    losses, targets = [], []
     for packing in (False, True):
         config = TrainConfig(steps=1, micro_batch=4, **{**SETTINGS, "learning_rate": 0.0})
         tune(build(), small, config, folder=tmp_path / str(packing), packing=packing)
         metrics = read_metrics(tmp_path / str(packing))
         losses.append(next(line["val_loss"] for line in metrics if "val_loss" in line))
+        targets.append(next(line["tokens"] for line in metrics if "tokens" in line))
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert targets[1] > 3 * targets[0]
 
 
 def test_finetune_instructions_saves_an_adapter_when_asked(small, tmp_path):

@@ -157,6 +157,15 @@ def test_load_instructions_gives_the_entries(tmp_path):
     assert load_instructions(path) == load_instructions(str(path)) == entries
 
 
+def test_load_instructions_takes_a_null_input_for_none(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{**GOOD, "input": None}]), encoding="utf-8")
+    (entry,) = load_instructions(path)
+    assert format_input(entry) == format_input(GOOD)
+    with pytest.raises(ValueError, match="row 0: output is of type NoneType, not a text"):
+        check_entry(0, {**GOOD, "output": None})
+
+
 def test_load_instructions_takes_a_byte_order_mark(tmp_path):
     path = tmp_path / "data.json"
     path.write_text(json.dumps([GOOD]), encoding="utf-8-sig")
@@ -171,9 +180,9 @@ def test_load_instructions_takes_a_byte_order_mark(tmp_path):
         ({"text": "a"}, "row 1 has no instruction and no output; it has text"),
         ({**GOOD, "output": ""}, "row 1 has an empty output; leave the row out"),
         ({**GOOD, "output": " \n"}, "row 1 has an empty output"),
-        ({**GOOD, "output": 7}, "row 1: output is a int, not a text"),
-        ({**GOOD, "instruction": ["a"]}, "row 1: instruction is a list, not a text"),
-        ({**GOOD, "input": 1.5}, "row 1: input is a float, not a text"),
+        ({**GOOD, "output": 7}, "row 1: output is of type int, not a text"),
+        ({**GOOD, "instruction": ["a"]}, "row 1: instruction is of type list, not a text"),
+        ({**GOOD, "input": 1.5}, "row 1: input is of type float, not a text"),
         (["a"], "row 1 is a list, a dict is needed"),
         ("a", "row 1 is a str, a dict is needed"),
     ],

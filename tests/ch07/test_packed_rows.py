@@ -156,9 +156,10 @@ def test_gpt_model_never_looks_ahead_whatever_the_mask_says():
     assert_close(model(ids, attention_mask=everything), model(ids))
 
 
-def test_gpt_model_stays_finite_where_a_token_may_look_at_nothing():
+def test_gpt_model_lets_a_token_see_itself_where_it_may_look_at_nothing():
     model, ids = build(), torch.randint(50, (2, 6))
     logits = model(ids, attention_mask=torch.zeros(2, 6, 6, dtype=torch.bool))
+    assert_close(logits, model(ids, attention_mask=torch.eye(6).expand(2, 6, 6)))
     logits.sum().backward()
     assert logits.isfinite().all()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
