@@ -178,6 +178,7 @@ def test_judge_reads_texts_beyond_ascii(ask, server):
     answers = {"modèle": ["perfect: прилив 🌊 }"], "другая": ['middling: "潮"\n']}
     assert ask(entries, answers).scores == {"modèle": [95], "другая": [50]}
     assert "Übersetze: 潮" in questions(server)[0]
+    assert "прилив 🌊" in questions(server)[0]
 
 
 def test_judge_is_not_taken_in_by_an_answer_that_poses_as_others(ask):
