@@ -30,7 +30,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply every row with the weights: (..., C_in) -> (..., C_out)."""
-        if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
+        if _recorded() or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
             return super().forward(x)
         rows = x.numel() // x.shape[-1]
         kernel = kernel_for(self.weight, rows)
@@ -62,7 +62,7 @@ def kernel_for(weight: Tensor, rows: int) -> Kernel | None:
     """A kernel, `kernel(x, weight, bias)`, that is faster than PyTorch's; None is PyTorch's."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu" or not _is_amd_with_mkl():
         return None
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled("cpu") or type(weight) not in (Tensor, nn.Parameter):
         return None
     C_out, C_in = weight.shape
     if rows <= COLUMNS and C_in < WIDTH and C_in <= C_out and weight.is_contiguous():
@@ -80,6 +80,11 @@ def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer by oneDNN, with weights that lie either way: (B, C_in) -> (B, C_out)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _recorded() -> bool:
+    """Whether the model is being exported or compiled: for any machine, by PyTorch's own layer."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 @cache

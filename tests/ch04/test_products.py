@@ -100,3 +100,24 @@ def test_model_gives_the_same_logits_with_and_without_gradients(processor, token
     with torch.no_grad():
         found = model(ids)
     torch.testing.assert_close(found, model(ids).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_linear_is_exported_as_pytorchs_own(processor, monkeypatch):
+    layer, x = Linear(96, 48).eval(), torch.randn(3, 96)
+    monkeypatch.setattr(products, "kernel_for", lambda *_: pytest.fail("another kernel was taken"))
+    with torch.no_grad():
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
+        expected = layer(x)
+        monkeypatch.setattr(torch.jit, "is_tracing", lambda: False)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        torch.testing.assert_close(layer(x), expected)
+
+
+class Doubled(torch.Tensor):
+    """Stands for weights of another kind, such as quantized ones, which know their own products."""
+
+
+def test_linear_leaves_weights_of_another_kind_alone(monkeypatch):
+    monkeypatch.setattr(products, "_is_amd_with_mkl", lambda: True)
+    assert kernel_for(torch.randn(96, 48), 1) is not None
+    assert kernel_for(torch.randn(96, 48).as_subclass(Doubled), 1) is None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from llm_scratch.finetuning.instruction_tuning import answer, stopped_share
+from llm_scratch.weights.folder import load_model
 
 SCRIPT = Path(__file__).parents[2] / "chapters" / "ch07_instruct.py"
 # Read by Python before the script starts: every connection is refused.
@@ -140,9 +144,14 @@ def test_script_writes_only_under_its_output_folder(run):
     assert written == {"instruction-data-with-response.json", "ch07-model", *pictures}
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    return run_script(tmp_path_factory)
+
+
 @pytest.mark.slow
-def test_script_follows_instructions(tmp_path_factory):
-    _, output = run_script(tmp_path_factory)
+def test_script_follows_instructions(whole_run):
+    _, output = whole_run
     assert share_of(output, "Before: exact match by rule") == 0
     assert share_of(output, "After: exact match by rule") >= 50
     assert share_of(output, "After: stopped by itself") >= 95
@@ -150,3 +159,42 @@ def test_script_follows_instructions(tmp_path_factory):
         r"Fine-tuning: validation loss (\S+) after one epoch, (\S+) after \d", output
     ).groups()
     assert float(last) < float(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["conversion", "uppercase", "lowercase", "counting"])
+def test_script_is_right_about_every_rule(whole_run, kind):
+    _, output = whole_run
+    (line,) = re.findall(r"^After: exact match by rule .*$", output, re.MULTILINE)
+    assert int(re.search(rf"{kind} (\d+) of", line)[1]) > 0
+
+
+def unseen_entries(kind: str, count: int) -> list[dict[str, str]]:
+    """Entries after the rule of a kind, with the words of that kind, that the data do not have."""
+    data = json.loads((SCRIPT.parents[1] / "data" / "instructions.json").read_text("utf-8"))
+    known = [entry for entry in data if entry["kind"] == kind]
+    words = sorted({word for entry in known for word in entry["input"].split()})
+    rng, seen = random.Random(5), {entry["input"].lower() for entry in data}
+    found: list[dict[str, str]] = []
+    while len(found) < count:
+        chosen = rng.sample(words, rng.randint(2, 6) if kind == "counting" else 2)
+        text = " ".join(chosen)
+        if text.lower() in seen:
+            continue
+        seen.add(text.lower())
+        right = f"The text has {len(chosen)} words." if kind == "counting" else text.swapcase()
+        found.append({"instruction": known[0]["instruction"], "input": text, "output": right})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["uppercase", "lowercase", "counting"])
+def test_model_of_the_script_follows_the_rule_on_texts_of_its_own(whole_run, kind):
+    """The test part has one text to count alone; after a rule there are as many as one likes."""
+    folder, _ = whole_run
+    model, tokenizer = load_model(folder / "chapter-output" / "ch07-model")
+    entries = unseen_entries(kind, 40)
+    answers = answer(model, tokenizer, entries, max_new_tokens=40)
+    right = sum(a.text == entry["output"] for a, entry in zip(answers, entries, strict=True))
+    assert right >= 28
+    assert stopped_share(answers) >= 0.95
