@@ -440,7 +440,8 @@ except JudgeError as error:
 # That is the whole way: a tokenizer, attention, a GPT, pretraining, and two ways of fine-tuning. A
 # step that often follows is preference tuning, which learns from two answers which one is better
 # liked (`llm_scratch.finetuning.preference_tuning`). What limits the model here is what it has
-# read: rules it can pick up from a few hundred examples, facts it can't know.
+# read: rules it can pick up from a few hundred examples, in the form that they had there (it writes
+# "new door" in capitals, and stumbles over "door new"), facts it can't know.
 
 # %% [markdown]
 # # Exercises
@@ -456,8 +457,8 @@ print(PHI3.prompt(data[50]) + data[50]["output"])
 for name, dataset in (("Alpaca's style", alpaca_dataset), ("Phi-3's style", phi_dataset)):
     print(f"{name}: {sum(map(len, dataset)) / len(dataset):.1f} tokens a text")
 
-few = 1 if settings.quick or gpt2_folder else 3
-phi_model, _ = tuned(deepcopy(base), "Phi-3's style", few, style=PHI3)
+passes = 1 if settings.quick or gpt2_folder else epochs
+phi_model, _ = tuned(deepcopy(base), "Phi-3's style", passes, style=PHI3)
 score(phi_model, "Phi-3's style", style=PHI3)
 
 # %% [markdown]
@@ -484,7 +485,7 @@ print(gpt2_tokenizer.decode([id for id in targets[1].tolist() if id >= 0]))
 # answers are a small part.
 
 # %%
-whole_model, _ = tuned(deepcopy(base), "Prompts learned too", few, answer_only=False)
+whole_model, _ = tuned(deepcopy(base), "Prompts learned too", passes, answer_only=False)
 score(whole_model, "Prompts learned too")
 
 # %% [markdown]
@@ -502,7 +503,8 @@ print("https://github.com/tatsu-lab/stanford_alpaca has alpaca_data.json; put it
 # ## 7.4 LoRA
 #
 # Two thin matrices beside each layer learn, all else is frozen (appendix E): few numbers to train
-# and to keep. With so few steps it learns less than training everything, unless the rate is higher.
+# and to keep. They take a higher rate. In as many steps a model as small as this one learns less by
+# them than by training everything. The book's GPT-2, which knows more to begin with, loses nothing.
 
 # %%
 lora_model = deepcopy(base)
@@ -511,6 +513,6 @@ layers = None if gpt2_folder else ("att", "ff")  # a small model's head is its e
 replace_linear_with_lora(lora_model, rank=16, alpha=16, targets=layers, freeze_base=True)
 count = sum(p.numel() for p in trainable_parameters(lora_model).values())
 print(f"Trainable parameters with LoRA: {count:,}")
-lora_model, _ = tuned(lora_model, "LoRA", few, 2 * rate)
+lora_model, _ = tuned(lora_model, "LoRA", passes, 5 * rate)
 merge_lora(lora_model, unwrap=True)
 score(lora_model, "LoRA")

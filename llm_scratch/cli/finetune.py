@@ -18,7 +18,6 @@ from llm_scratch.finetuning.adapters import save_adapter
 from llm_scratch.finetuning.classifier import (
     Classifier,
     Trained,
-    evaluate_classifier,
     finetune_classifier,
     load_class_names,
     replace_head,
@@ -112,7 +111,7 @@ def run_classify_task(args: argparse.Namespace) -> int:
     )
     done(args, state)
     best = open_classifier(out_of(args), args.device)
-    matrix = evaluate_classifier(best.model, test)
+    matrix = best.evaluate(test)
     print(score_table(matrix, names))
     print(f"accuracy on {len(test)} test texts: {accuracy(matrix):.2%}")
     print(f'llm-scratch classify {out_of(args)} "a text"')

@@ -51,6 +51,19 @@ class Classifier(NamedTuple):
             self.model, self.tokenizer, texts, self.class_names, batch_size=batch_size
         )
 
+    def evaluate(self, dataset: ClassificationDataset, *, batch_size: int = 32) -> Tensor:
+        """The confusion matrix on labelled texts with the same classes; see `evaluate_classifier`.
+
+        Raises:
+            ValueError: if the data set has other classes, or has them in another order.
+        """
+        if dataset.class_names != self.class_names:
+            raise ValueError(
+                f"the data has the classes {', '.join(dataset.class_names)}, the classifier "
+                f"{', '.join(self.class_names)}; make the data with its class_names="
+            )
+        return evaluate_classifier(self.model, dataset, batch_size=batch_size)
+
 
 def replace_head(model: GPTModel, num_classes: int, train: Trained = "last block") -> GPTModel:
     """The same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
@@ -96,6 +109,8 @@ def class_probabilities(
     Raises:
         ValueError: if a row is empty or longer than the model's context, or no row is there.
     """
+    if batch_size < 1:
+        raise ValueError(f"{batch_size=} must be 1 or more")
     context_length = model.cfg.context_length
     rows = TokenRows(
         [(ids, [0] * len(ids)) for ids in encoded], pad_id=0, vocab_size=model.cfg.vocab_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
     """
     rows = []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             for number, fields in enumerate(
                 csv.reader(file, csv.excel_tab if quotes else AsItStands), 1
             ):
@@ -104,7 +104,18 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
                          "they stand") from err  # fmt: skip
     if not rows:
         raise ValueError(f"{path} holds no message; lines of a label, a tab and a text are needed")
+    if quotes:
+        _check_closed(path, rows)
     return rows
+
+
+def _check_closed(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+    """Refuse a file that ends inside of a quotation, which has swallowed the rows after it."""
+    if rows and rows[-1][1].endswith("\n"):
+        raise ValueError(
+            f"{path}: the quotation mark that opens the text {rows[-1][1][:30]!r}... is never "
+            "closed; close it, or leave it out"
+        )
 
 
 def create_balanced_dataset(rows: Any) -> Any:
@@ -202,20 +213,31 @@ def is_frame(rows: Any) -> bool:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := {"Label", "Text"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its first line "
-                             "must name Label and Text")  # fmt: skip
-        rows = [(row["Label"], row["Text"]) for row in reader]
-    return _checked((int(label) if label.strip().isdigit() else label, text)
-                    for label, text in rows)  # fmt: skip
+    rows = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := {"Label", "Text"} - set(reader.fieldnames or ()):
+                raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its first "
+                                 "line must name Label and Text")  # fmt: skip
+            for number, row in enumerate(reader):
+                if None in row or None in row.values():
+                    raise ValueError(
+                        f"row {number} of {path} has another number of fields than its first line; "
+                        "a text with commas stands between quotation marks"
+                    )
+                label = row["Label"].strip()
+                rows.append((int(label) if label.isdecimal() else label, row["Text"]))
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{path} is not UTF-8 ({err.reason}); save it as UTF-8") from err
+    _check_closed(path, rows)
+    return _checked(rows)
 
 
 def _checked(rows: Iterable[Any]) -> list[Row]:
     found = []
     for number, row in enumerate(rows):
-        if isinstance(row, str) or len(row) != 2:
+        if isinstance(row, str | Mapping) or not hasattr(row, "__len__") or len(row) != 2:
             raise TypeError(f"row {number} is {row!r:.60}; a pair (label, text) is needed")
         label, text = row
         if not isinstance(text, str):

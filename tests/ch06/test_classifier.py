@@ -10,6 +10,7 @@ import torch
 
 from llm_scratch.finetuning.classifier import (
     CLASSES_FILE,
+    Classifier,
     class_probabilities,
     classify_texts,
     evaluate_classifier,
@@ -214,6 +215,20 @@ def test_evaluate_classifier_counts_in_the_order_of_the_classes(model, data, tok
     assert torch.equal(matrix, expected)
     with pytest.raises(ValueError, match=r"has 2 classes, the data 3 .*replace_head\(model, 3\)"):
         evaluate_classifier(classifier(2), data)
+
+
+def test_classifier_evaluates_its_own_classes_only(model, data, tokenizer):
+    own = Classifier(model, tokenizer, NAMES)
+    assert torch.equal(own.evaluate(data), evaluate_classifier(model, data))
+    turned = ClassificationDataset(TEXTS, tokenizer, class_names=NAMES[::-1])
+    with pytest.raises(ValueError, match="the data has the classes question, order, greeting"):
+        own.evaluate(turned)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_class_probabilities_refuse_a_batch_size_below_one(model, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be 1 or more"):
+        class_probabilities(model, [[1]], batch_size=batch_size)
 
 
 RUN = {"steps": 30, "micro_batch": 4, "learning_rate": 1e-2, "eval_every": 10, "save_every": 10}

@@ -235,3 +235,40 @@ def test_download_and_unzip_spam_data_leaves_no_part_of_a_damaged_archive(archiv
     with pytest.raises(DownloadError, match="fetch it again"):
         download_and_unzip_spam_data("https://localhost:1/none", archive, tmp_path, target)
     assert [found.name for found in tmp_path.iterdir()] == [archive.name]
+
+
+@pytest.mark.parametrize("read", [read_sms, read_rows])
+def test_readers_pass_over_a_byte_order_mark(tmp_path, read):
+    path = tmp_path / "marked"
+    text = "ham\thi\nspam\tno\n" if read is read_sms else "Label,Text\nham,hi\nspam,no\n"
+    path.write_text(text, encoding="utf-8-sig")
+    assert read(path) == [("ham", "hi"), ("spam", "no")]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (read_sms, 'ham\t"open\nspam\ttwo\n', "never closed"),
+        (read_rows, 'Label,Text\nham,"open\nspam,two\n', "never closed"),
+        (read_rows, "Label,Text\nham,hello, world\n", "row 0 .* another number of fields"),
+        (read_rows, "Label,Text\nham\n", "row 0 .* another number of fields"),
+    ],
+)
+def test_readers_refuse_what_would_lose_text(tmp_path, read, text, message):
+    path = tmp_path / "broken.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+def test_read_rows_refuses_another_encoding(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_text("Label,Text\nham,h\u00e9\n", encoding="latin-1")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("row", [{"Label": "ham", "Text": "hi"}, 3])
+def test_read_rows_refuses_what_is_no_pair(row):
+    with pytest.raises(TypeError, match="row 0 is .* a pair"):
+        read_rows([row])
