@@ -281,7 +281,7 @@ def test_loading_a_state_dict_ends_the_merge():
     model, other = with_learned_lora(build()), with_learned_lora(build(), scale=0.5)
     merge_lora(model)
     model.load_state_dict(other.state_dict())
-    assert torch.equal(model(IDS), other(IDS))
+    torch.testing.assert_close(model(IDS), other(IDS))
 
 
 def test_unwrapped_model_is_plain_and_says_the_same(tmp_path):
@@ -293,7 +293,11 @@ def test_unwrapped_model_is_plain_and_says_the_same(tmp_path):
     assert model.state_dict().keys() == build().state_dict().keys()
     assert_same(model(IDS), before)
     save_model(model, tmp_path)
-    assert torch.equal(load_model(tmp_path)[0](IDS), model(IDS))
+    loaded = load_model(tmp_path)[0]
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    # Not to the bit: a product may hang on where in memory its weights begin.
+    assert_same(loaded(IDS), model(IDS))
 
 
 def test_model_with_lora_generates_what_the_unwrapped_one_does():

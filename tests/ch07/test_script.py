@@ -171,7 +171,9 @@ def test_script_is_right_about_every_rule(whole_run, kind):
 
 def unseen_entries(kind: str) -> list[dict[str, str]]:
     """Thirty entries of the form that a kind has in the data, with texts that are not there."""
-    data = json.loads((SCRIPT.parents[1] / "data" / "instructions.json").read_text("utf-8"))
+    data = json.loads(
+        (SCRIPT.parents[1] / "data" / "instructions.json").read_text(encoding="utf-8")
+    )
     known = [entry for entry in data if entry["kind"] == kind]
     seen, rng = {entry["input"].lower() for entry in data}, random.Random(5)
     inputs = [entry["input"].split() for entry in known]
