@@ -25,8 +25,8 @@ import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.corpora import load_text, read_text
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 ROUNDS = 5
 VOCAB_SIZE = 5000

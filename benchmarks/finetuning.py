@@ -36,7 +36,7 @@ from llm_scratch.finetuning.instructions import (
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.corpora import find_data
-from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.optimizers import build_optimizers
 from llm_scratch.training.steps import Engine, take_step

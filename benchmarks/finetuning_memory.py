@@ -91,7 +91,7 @@ def run_case(args: argparse.Namespace) -> dict:
     """Take the steps of one case in this process."""
     import torch
 
-    from llm_scratch.finetuning.lora import replace_linear_with_lora
+    from llm_scratch.lora.layers import replace_linear_with_lora
     from llm_scratch.model.config import gpt2_config
     from llm_scratch.model.gpt import GPTModel
     from llm_scratch.training.reporting import memory_in_use

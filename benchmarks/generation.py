@@ -39,7 +39,7 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.quantized import quantize_int8
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.model.products import Product, product_of
+from llm_scratch.model.linear import Product, product_of
 
 SIZES = {
     "124M": {},

@@ -25,22 +25,22 @@ import numpy as np
 import torch
 
 from llm_scratch.text.corpora import find_data
-from llm_scratch.text.shards import TokenFile
+from llm_scratch.text.token_file import TokenFile
 
 ROWS, LENGTH = 8, 1024
 
 # Both print the seconds of the work itself; the peak is of the whole process, imports included.
 WAYS = {
     "ours": """
-from llm_scratch.text.bpe_open import open_tokenizer
-from llm_scratch.text.shards import write_tokens
+from llm_scratch.tokenizers.bpe_open import open_tokenizer
+from llm_scratch.text.token_file import write_tokens
 tokenizer = open_tokenizer("gpt2")
 start = time.perf_counter()
 write_tokens(target, source, tokenizer, progress=False)
 """,
     "all at once": """
 import numpy
-from llm_scratch.text.gpt2 import GPT2Tokenizer  # tiktoken, with the table that is here
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer  # tiktoken, with the table that is here
 tokenizer = GPT2Tokenizer()._encoding
 start = time.perf_counter()
 text = source.read_bytes().decode("utf-8")

@@ -167,7 +167,7 @@ def build(case: str, config: dict) -> tuple[Any, Callable]:
 def build_ours(config: dict, chunked: bool) -> tuple[Any, Callable]:
     """This library's model, tied, with its loss in chunks or over all logits."""
     from llm_scratch.model.gpt import GPTModel
-    from llm_scratch.training.chunked_loss import chunked_head_loss
+    from llm_scratch.training.head_loss import chunked_head_loss
     from llm_scratch.training.losses import calc_loss_batch
 
     model = GPTModel({**config, "tie_weights": True})

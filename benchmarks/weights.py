@@ -214,7 +214,7 @@ def book_loader(path: Path):
     from safetensors.torch import load_file
 
     from llm_scratch.model.gpt import GPTModel
-    from llm_scratch.model.products import Linear
+    from llm_scratch.model.linear import Linear
 
     sizes = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config = {

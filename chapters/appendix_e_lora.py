@@ -19,15 +19,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from llm_scratch import chapter
-from llm_scratch.finetuning.adapter_loading import load_adapter
-from llm_scratch.finetuning.adapters import save_adapter
-from llm_scratch.finetuning.classification import (
+from llm_scratch.finetuning.dpo_training import finetune_preferences, preference_score
+from llm_scratch.finetuning.labelled_rows import create_balanced_dataset, random_split, read_sms
+from llm_scratch.finetuning.preference_rows import measure_reference, preference_rows
+from llm_scratch.finetuning.spam_classifier import (
     SpamDataset,
     calc_accuracy_loader,
     train_classifier_simple,
 )
-from llm_scratch.finetuning.classifier import replace_head
-from llm_scratch.finetuning.lora import (
+from llm_scratch.finetuning.text_classifier import replace_head
+from llm_scratch.generation.decoding import generate_text_simple
+from llm_scratch.lora.layers import (
     LinearWithLoRA,
     LoRALayer,
     freeze,
@@ -36,19 +38,17 @@ from llm_scratch.finetuning.lora import (
     replace_linear_with_lora,
     unmerge_lora,
 )
-from llm_scratch.finetuning.messages import create_balanced_dataset, random_split, read_sms
-from llm_scratch.finetuning.preference_rows import measure_reference, preference_rows
-from llm_scratch.finetuning.preference_tuning import finetune_preferences, preference_score
-from llm_scratch.generation.decoding import generate_text_simple
+from llm_scratch.lora.loading import load_adapter
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.plotting import plot_values
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.corpora import find_data, load_text
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
 from llm_scratch.text.token_rows import TokenRows
-from llm_scratch.text.tokens import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
 from llm_scratch.weights.gpt2 import load_gpt2

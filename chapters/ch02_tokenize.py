@@ -25,17 +25,17 @@ from torch import nn
 
 from llm_scratch.chapter import settings, show, story
 from llm_scratch.plotting import plot_positions
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_training import train_by_hand
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.simple import (
+from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_training import train_by_hand
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.simple import (
     SimpleTokenizerV1,
     SimpleTokenizerV2,
     UnknownTokenError,
     build_vocab,
     split_words,
 )
-from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
 
 args = settings(__doc__)
 print("torch version:", version("torch"))

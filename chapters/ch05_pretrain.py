@@ -23,9 +23,9 @@ from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.plotting import plot_losses, plot_sampling, plot_temperatures
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import create_dataloader_v1, split_text
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
 from llm_scratch.weights.gpt2 import load_gpt2

@@ -25,14 +25,21 @@ import torch
 from torch.utils.data import DataLoader
 
 from llm_scratch import chapter
-from llm_scratch.finetuning.classification import (
+from llm_scratch.finetuning.labelled_rows import (
+    create_balanced_dataset,
+    random_split,
+    read_sms,
+)
+from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.scores import accuracy, score_table
+from llm_scratch.finetuning.spam_classifier import (
     SpamDataset,
     calc_accuracy_loader,
     classify_review,
     last_position_loss,
     train_classifier_simple,
 )
-from llm_scratch.finetuning.classifier import (
+from llm_scratch.finetuning.text_classifier import (
     classify_texts,
     evaluate_classifier,
     finetune_classifier,
@@ -40,23 +47,16 @@ from llm_scratch.finetuning.classifier import (
     replace_head,
     save_classifier,
 )
-from llm_scratch.finetuning.labelled_texts import ClassificationDataset
-from llm_scratch.finetuning.messages import (
-    create_balanced_dataset,
-    random_split,
-    read_sms,
-)
-from llm_scratch.finetuning.scores import accuracy, score_table
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.plotting import plot_confusion, plot_values
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.corpora import find_data, load_text
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
-from llm_scratch.text.simple import split_words
 from llm_scratch.text.token_rows import TokenRows
-from llm_scratch.text.tokens import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer
+from llm_scratch.tokenizers.simple import split_words
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
 from llm_scratch.training.losses import calc_loss_loader
@@ -434,7 +434,7 @@ print([classify_review(text, loaded, tokenizer, device, length, pad_id) for text
 folder = save_classifier(exact, out / "ch06-classifier", tokenizer, parts[0].class_names)
 ELSEWHERE = """
 import json, sys
-from llm_scratch.finetuning.classifier import load_classifier
+from llm_scratch.finetuning.text_classifier import load_classifier
 print(json.dumps(load_classifier(sys.argv[1]).classify(json.load(sys.stdin)).classes))
 """
 test_texts = [text for _, text in test_rows]

@@ -42,19 +42,19 @@ from llm_scratch.finetuning.instructions import (
     download_and_load_file,
     load_instructions,
 )
-from llm_scratch.finetuning.judge import exact_match, judge, token_f1
-from llm_scratch.finetuning.judge_client import JudgeError
-from llm_scratch.finetuning.lora import merge_lora, replace_linear_with_lora, trainable_parameters
 from llm_scratch.finetuning.prompts import ALPACA, PHI3, extract_response, format_input
 from llm_scratch.generation.decoding import generate
+from llm_scratch.judging.client import JudgeError
+from llm_scratch.judging.judge import exact_match, judge, token_f1
+from llm_scratch.lora.layers import merge_lora, replace_linear_with_lora, trainable_parameters
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.plotting import plot_runs
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.corpora import find_data
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
 from llm_scratch.text.token_rows import TokenRows
-from llm_scratch.text.tokens import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import encode, text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
 from llm_scratch.training.losses import calc_loss_loader
@@ -439,7 +439,7 @@ except JudgeError as error:
 #
 # That is the whole way: a tokenizer, attention, a GPT, pretraining, and two ways of fine-tuning. A
 # step that often follows is preference tuning, which learns from two answers which one is better
-# liked (`llm_scratch.finetuning.preference_tuning`). What limits the model here is what it has
+# liked (`llm_scratch.finetuning.dpo_training`). What limits the model here is what it has
 # read: rules it can pick up from a few hundred examples, in the form that they had there (it writes
 # "new door" in capitals, and stumbles over "door new"), facts it can't know.
 

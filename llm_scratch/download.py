@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import os
 import re
-import secrets
 import socket
 import ssl
 import sys
@@ -20,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CHUNK_BYTES = 1 << 18
+from llm_scratch.files import CHUNK_BYTES, file_sha256, part_beside
+
 KEPT_BYTES = 1 << 20  # less is not worth going on from
 STALE_SECONDS = 24 * 3600
 MOST_ROUNDS = 20
@@ -88,7 +88,7 @@ def download_file(
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     wanted = _Wanted(sha256.lower() if sha256 else None, size, timeout, {})
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    part = part_beside(target)
     with _kept_for_later(part, target, wanted):
         failures = _from_any(addresses, part, wanted)
         if not failures:
@@ -106,15 +106,6 @@ def holds(path: Path, sha256: str | None, size: int | None = None) -> bool:
     if not path.is_file() or size not in (None, path.stat().st_size):
         return False
     return sha256 is None or file_sha256(path) == sha256.lower()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, read piece by piece."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 class _Wanted(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from llm_scratch.text.corpora import find_data, read_text
 
 if TYPE_CHECKING:
-    from llm_scratch.text.gpt2 import GPT2Tokenizer
+    from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
 # The table of the book's figures (in tests/book), and --impl (in tests/selfcheck).
 pytest_plugins = ["book_report", "impl_option"]
@@ -114,6 +114,6 @@ def verdict(book_file: Callable[[str], Path]) -> str:
 @pytest.fixture(scope="session")
 def tokenizer() -> GPT2Tokenizer:
     """GPT-2's tokenizer, loaded once."""
-    from llm_scratch.text.gpt2 import GPT2Tokenizer
+    from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
     return GPT2Tokenizer()

@@ -12,27 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from llm_scratch.cli.models import open_model
 from llm_scratch.cli.pretrain import about_settings, add_option
-from llm_scratch.finetuning.adapters import save_adapter
-from llm_scratch.finetuning.classifier import (
+from llm_scratch.finetuning.dpo_training import finetune_preferences
+from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
+from llm_scratch.finetuning.instruction_tuning import answer, finetune_instructions, stopped_share
+from llm_scratch.finetuning.instructions import load_instructions
+from llm_scratch.finetuning.labelled_rows import read_rows, read_sms
+from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.prompts import STYLES
+from llm_scratch.finetuning.scores import accuracy, score_table
+from llm_scratch.finetuning.text_classifier import (
     Classifier,
     Trained,
     finetune_classifier,
     load_class_names,
     replace_head,
 )
-from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
-from llm_scratch.finetuning.instruction_tuning import answer, finetune_instructions, stopped_share
-from llm_scratch.finetuning.instructions import load_instructions
-from llm_scratch.finetuning.judge import exact_match, token_f1
-from llm_scratch.finetuning.labelled_texts import ClassificationDataset
-from llm_scratch.finetuning.lora import replace_linear_with_lora
-from llm_scratch.finetuning.messages import read_rows, read_sms
-from llm_scratch.finetuning.preference_tuning import finetune_preferences
-from llm_scratch.finetuning.prompts import STYLES
-from llm_scratch.finetuning.scores import accuracy, score_table
+from llm_scratch.judging.judge import exact_match, token_f1
+from llm_scratch.lora.layers import replace_linear_with_lora
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.device import pick_device
+from llm_scratch.opening import open_model
 from llm_scratch.text.corpora import find_data
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.weights.folder import save_model
@@ -137,7 +137,7 @@ def run_instruct_task(args: argparse.Namespace) -> int:
         answer_only=not args.learn_prompt, **run_options(args, model),
     )  # fmt: skip
     done(args, state)
-    best, _ = open_model(out_of(args), pick_device(args.device))
+    best, _ = open_model(out_of(args), device=pick_device(args.device))
     found = answer(best, tokenizer, test, style=style, max_new_tokens=100)
     pairs = list(zip(found, test, strict=True))
     exact = sum(exact_match(mine.text, entry["output"]) for mine, entry in pairs) / len(pairs)
@@ -181,7 +181,7 @@ def run_classify(args: argparse.Namespace) -> int:
 def open_classifier(folder: str, device: str) -> Classifier:
     """The classifier in a run's folder, saved whole or as an adapter."""
     names = load_class_names(folder)
-    model, tokenizer = open_model(folder, pick_device(device))
+    model, tokenizer = open_model(folder, device=pick_device(device))
     return Classifier(model, tokenizer, names)
 
 
@@ -210,7 +210,7 @@ def split(rows: Sequence[Any], seed: int) -> tuple[list[Any], list[Any], list[An
 
 def model_with_tokenizer(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model to start from; with LoRA in its blocks, if that was asked for."""
-    model, tokenizer = open_model(args.model, pick_device(args.device))
+    model, tokenizer = open_model(args.model, device=pick_device(args.device))
     if tokenizer is None:
         raise ValueError(f"{args.model} has no tokenizer; save it with save_model first")
     if args.alpha is not None and args.lora is None:

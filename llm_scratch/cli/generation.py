@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from llm_scratch.cli.models import open_model
 from llm_scratch.finetuning.prompts import STYLES
 from llm_scratch.generation.quantized import quantize_int8
-from llm_scratch.generation.text import Generation, TextBatch, TextStream
+from llm_scratch.generation.texts import Generation, TextBatch, TextStream
 from llm_scratch.model.device import pick_device
+from llm_scratch.opening import open_model
 
 PRECISIONS = {
     "auto": None,
@@ -105,7 +105,7 @@ def model_for_text(source: str, device: str, precision: str) -> tuple[Any, Any]:
     place = pick_device(device)
     if precision == "int8" and place.type != "cpu":
         raise ValueError(f"int8 runs on the CPU, not on {place}; choose bfloat16, or --device cpu")
-    model, tokenizer = open_model(source, place, PRECISIONS[precision])
+    model, tokenizer = open_model(source, device=place, dtype=PRECISIONS[precision])
     if tokenizer is None:
         raise ValueError(
             f"{source} has no tokenizer; write it beside the model with save_model(model, folder, "

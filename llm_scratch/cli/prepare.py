@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.bpe_open import open_tokenizer
 from llm_scratch.text.corpora import CORPORA, find_data
-from llm_scratch.text.shards import TokenFile, write_tokens
+from llm_scratch.text.token_file import TokenFile, write_tokens
+from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
 EXAMPLE = "llm-scratch prepare the-tide-clock --out tide.bin"
 

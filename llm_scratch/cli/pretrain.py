@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from llm_scratch.cli.models import open_model
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.opening import open_model
 from llm_scratch.plotting import plot_runs
-from llm_scratch.text.shards import TokenFile
-from llm_scratch.text.tokens import fingerprint
+from llm_scratch.text.token_file import TokenFile
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.loop import train
 from llm_scratch.training.measuring import measure
@@ -165,7 +165,7 @@ def add_eval(subparsers: Any) -> None:
 def run_eval(args: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte."""
     data = TokenFile(args.data)
-    model, tokenizer = open_model(args.model, pick_device(args.device))
+    model, tokenizer = open_model(args.model, device=pick_device(args.device))
     if tokenizer is not None and fingerprint(tokenizer) != data.fingerprint:
         raise ValueError(
             f"{args.model} has the tokenizer {fingerprint(tokenizer)[:12]}..., {args.data} was "

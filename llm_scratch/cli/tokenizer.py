@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_display import token_text
-from llm_scratch.text.bpe_open import open_tokenizer
 from llm_scratch.text.corpora import CORPORA, find_data, read_text
-from llm_scratch.text.simple import END_OF_TEXT
-from llm_scratch.text.tokens import encode
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_display import token_text
+from llm_scratch.tokenizers.bpe_open import open_tokenizer
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 MISUSED = 2
 

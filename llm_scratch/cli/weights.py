@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from llm_scratch.model.config import gpt2_size
-from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import build_model, find_source
 from llm_scratch.weights.hub import HUB_NAMES, fetch_gpt2, fetch_openai, gpt2_folder
-from llm_scratch.weights.huggingface import export_huggingface
 from llm_scratch.weights.source import Source, open_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows, learned_share
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
-from llm_scratch.generation.text import Generation, generate_text
+from llm_scratch.generation.texts import Generation, generate_text
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train as run_training

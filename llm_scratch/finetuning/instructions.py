@@ -26,7 +26,7 @@ from llm_scratch.finetuning.prompts import (
     format_input,
 )
 from llm_scratch.text.token_rows import IGNORE_INDEX
-from llm_scratch.text.tokens import encode
+from llm_scratch.tokenizers.any_tokenizer import encode
 
 KEYS = ("instruction", "output")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm_scratch.finetuning.classification import warn_of_cut
-from llm_scratch.finetuning.messages import Row, read_rows
+from llm_scratch.finetuning.labelled_rows import Row, read_rows
+from llm_scratch.finetuning.spam_classifier import warn_of_cut
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.text.tokens import encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
 
 
 class ClassificationDataset(Dataset):

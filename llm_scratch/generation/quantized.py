@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.model.products import Product
+from llm_scratch.model.linear import Product
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
-from llm_scratch.model.products import Linear, Product, product_of
+from llm_scratch.model.linear import Linear, Product, product_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import ConfigError
-from llm_scratch.model.products import Linear
+from llm_scratch.model.linear import Linear
 
 
 def causal_mask(length: int, device: torch.device | str | None = None, past: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig, as_config
 from llm_scratch.model.initialization import SkipInitialization, init_gpt2
 from llm_scratch.model.layers import FeedForward, LayerNorm
-from llm_scratch.model.products import Linear
+from llm_scratch.model.linear import Linear
 
 
 class TransformerBlock(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_scratch.model.config import GPTConfig, as_config
-from llm_scratch.model.products import Linear
+from llm_scratch.model.linear import Linear
 
 
 def layer_norm_by_hand(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:

@@ -166,7 +166,7 @@ STORY = " ".join("the cat sat on the mat and saw the tide go out".split() * 4)
 
 
 def _story_ids() -> list[int]:
-    from llm_scratch.text.gpt2 import GPT2Tokenizer
+    from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
     return GPT2Tokenizer().encode(STORY)
 

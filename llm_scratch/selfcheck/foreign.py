@@ -57,7 +57,7 @@ def quiet_and_restored() -> Iterator[None]:
 @contextlib.contextmanager
 def offline_gpt2() -> Iterator[None]:
     """Let `tiktoken.get_encoding("gpt2")` answer from this package's table, without a network."""
-    from llm_scratch.text.gpt2 import _gpt2_encoding
+    from llm_scratch.tokenizers.gpt2 import _gpt2_encoding
 
     encoding = _gpt2_encoding()
     import tiktoken.registry

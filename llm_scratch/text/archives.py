@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
 import zlib
 from pathlib import Path
 
-from llm_scratch.download import CHUNK_BYTES, DownloadError, holds
+from llm_scratch.download import DownloadError, holds
+from llm_scratch.files import CHUNK_BYTES, part_beside
 
 # What the zip module raises for files that are broken, encrypted, or packed in a way it can't read.
 UNREADABLE = (
@@ -35,7 +35,7 @@ def unpack_member(
         DownloadError: if it is no zip archive, has no such file, or the file is longer than
             `most_bytes`, broken, or another one than `sha256` says.
     """
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    part = part_beside(target)
     try:
         _copy_member(archive, member, part, most_bytes)
         if not holds(part, sha256):

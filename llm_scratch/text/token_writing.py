@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import tempfile
 import warnings
 from array import array
@@ -16,10 +15,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import regex
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_pieces import file_blocks, text_blocks
-from llm_scratch.text.gpt2 import GPT2_PATTERN, GPT2Tokenizer
-from llm_scratch.text.simple import END_OF_TEXT
+from llm_scratch.files import written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -27,13 +23,17 @@ from llm_scratch.text.token_header import (
     is_token_file,
     padding,
 )
-from llm_scratch.text.tokens import (
+from llm_scratch.tokenizers.any_tokenizer import (
     check_surrogates,
     encode,
     fingerprint,
     special_tokens_of,
     vocab_size_of,
 )
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_pieces import file_blocks, text_blocks
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Empty = Literal["drop", "raise"]
@@ -274,21 +274,6 @@ def unpack_tokenizer(packed: bytes) -> Any:
         file = Path(folder) / "tokenizer.json"
         file.write_bytes(packed)
         return BytePairTokenizer.load(file)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its place when all of it is on the disk, or never."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(beside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextmanager

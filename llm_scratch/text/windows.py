@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.tokens import encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
 Tokens = TypeVar("Tokens", bound=Any)
 

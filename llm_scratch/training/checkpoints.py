@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_tensors, write_safetensors
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.weights.folder import WEIGHTS_FILE, load_model, save_model
 from llm_scratch.weights.folder_metadata import checksum
-from llm_scratch.weights.layouts import expected_shapes
+from llm_scratch.weights.gpt2_names import expected_shapes
 
 STATE_FILE, MANIFEST, TRAINED_FILE = "state.pt", "manifest.json", "trained.safetensors"
 VERSION = 1

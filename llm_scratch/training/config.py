@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llm_scratch.training.chunked_loss import CHUNK
+from llm_scratch.training.head_loss import CHUNK
 from llm_scratch.training.optimizers import OPTIMIZERS, OptimizerName
 from llm_scratch.training.precision import PRECISIONS, Precision
 from llm_scratch.training.schedules import Schedule, check_schedule, learning_rate

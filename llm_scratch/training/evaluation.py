@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.text.tokens import decode, text_to_token_ids
+from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.losses import LossFunction, calc_loss_loader, next_token_loss
 
 Loader = Iterable[tuple[Tensor, Tensor]]

@@ -19,7 +19,7 @@ import torch
 
 from llm_scratch.generation.decoding import generate
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.text.tokens import decode, text_to_token_ids
+from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
 from llm_scratch.training.config import StepPlan, TrainConfig

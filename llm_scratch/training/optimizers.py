@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.weights.stored import is_dense
+from llm_scratch.tensor_files.stored import is_dense
 
 if TYPE_CHECKING:
     from llm_scratch.training.muon import Muon

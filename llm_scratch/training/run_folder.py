@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import torch
 
-from llm_scratch.weights.tokenizer_files import write_text
+from llm_scratch.files import lines_of, write_json, write_text
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "tokens", "seconds", "val_loss")
 METRICS, SAMPLES, TABLE, LOCK = "metrics.jsonl", "samples.jsonl", "metrics.csv", ".lock"
@@ -68,7 +68,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a small file whole or not at all."""
-        write_text(self.path / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote; None where there is no such file, or it is damaged."""
@@ -135,7 +135,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     lines = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         try:
             value = json.loads(line)
         except ValueError:

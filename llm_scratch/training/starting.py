@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.tokens import fingerprint, text_to_token_ids
+from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
     clean,
     frozen_mark,

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.model.linear import Linear
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.model.products import Linear
-from llm_scratch.training.chunked_loss import CHUNK, chunked_head_loss
-from llm_scratch.training.head_in_pieces import head_loss_in_pieces
+from llm_scratch.training.head_loss import CHUNK, chunked_head_loss, head_loss_in_pieces
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.tokens import vocab_size_of
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import NAMES, write_safetensors
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.safetensors import NAMES, write_safetensors
+from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.weights.folder_metadata import write_metadata
 from llm_scratch.weights.gpt2 import build_model
-from llm_scratch.weights.layouts import compare, expected_shapes
+from llm_scratch.weights.gpt2_names import compare, expected_shapes
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import load_tokenizer, save_tokenizer
 

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from llm_scratch.model.config import ConfigError, as_config
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import octets
-from llm_scratch.weights.stored import Stored
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.safetensors import octets
+from llm_scratch.tensor_files.stored import Stored
 
 METADATA_KEY = "llm_scratch"
 CHECKSUM_KEY = "llm_scratch_crc32"  # of the text under the other key

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from llm_scratch.model.config import GPTConfig, as_config, gpt2_size
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.initialization import SkipInitialization
-from llm_scratch.model.products import Linear
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.model.linear import Linear
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import reading_thirds
+from llm_scratch.weights.gpt2_names import QKV, Part, compare, expected_shapes
 from llm_scratch.weights.hub import fetch_gpt2
-from llm_scratch.weights.layouts import QKV, Part, compare, expected_shapes
 from llm_scratch.weights.source import Source, config_of, open_source
-from llm_scratch.weights.stored import reading_thirds
 
 
 def load_gpt2(

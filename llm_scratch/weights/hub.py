@@ -8,11 +8,11 @@ from pathlib import Path
 
 from llm_scratch.download import DownloadError, cache_folder, download_file
 from llm_scratch.model.config import GPT2_CONFIGS, gpt2_size
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.text.corpora import data_folders
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_tensors
 from llm_scratch.weights.huggingface_files import find_weights
-from llm_scratch.weights.tensor_bundle import TensorBundle
 
 HUB_NAMES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
 HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_json, read_tensors
-from llm_scratch.weights.stored import Stored
+from llm_scratch.files import read_json
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.stored import Stored
 
+LONGEST_INDEX = 16 << 20  # bytes, of a hundred thousand tensors
 # In the order in which they are looked for: those that can't hold code come first.
 WEIGHT_FILES = (
     "model.safetensors",
@@ -47,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: if it is damaged, or of a model that computes something else than GPT-2.
     """
-    values = read_json(path)
+    values = read_json(path, error=WeightsError)
     for name, allowed in FIXED.items():
         if name in values and values[name] not in allowed:
             known = ", ".join(map(str, allowed))
@@ -72,7 +74,7 @@ def read_sharded(index: Path) -> dict[str, Stored]:
         FileNotFoundError: if one of the files is missing.
         WeightsError: if the index is damaged, or does not agree with the files.
     """
-    names = read_json(index).get("weight_map")
+    names = read_json(index, most_bytes=LONGEST_INDEX, error=WeightsError).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise WeightsError(index, "damaged: it has no weight_map from tensors to files")
     found: dict[str, Stored] = {}

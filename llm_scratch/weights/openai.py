@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.files import read_json
 from llm_scratch.model.config import GPT2_CONFIGS
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_json
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.tensor_files.tensor_bundle import TensorBundle
+from llm_scratch.weights.gpt2_names import compare, from_hugging_face, strip_prefixes
 from llm_scratch.weights.hub import fetch_openai
-from llm_scratch.weights.layouts import compare, from_hugging_face, strip_prefixes
-from llm_scratch.weights.stored import Stored
-from llm_scratch.weights.tensor_bundle import TensorBundle
 
 
 def download_and_load_gpt2(
@@ -47,7 +47,7 @@ def download_and_load_gpt2(
     if model_size not in GPT2_CONFIGS:
         raise ValueError(f"{model_size=} must be one of {', '.join(GPT2_CONFIGS)}")
     folder = fetch_openai(model_size, Path(models_dir) / model_size)
-    settings = read_json(folder / "hparams.json")
+    settings = read_json(folder / "hparams.json", error=WeightsError)
     return settings, load_gpt2_params_from_tf_ckpt(folder, settings)
 
 

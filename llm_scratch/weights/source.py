@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from llm_scratch.files import read_json
 from llm_scratch.model.config import ConfigError, GPTConfig, as_config
-from llm_scratch.weights.book_layout import from_book
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import TensorFile, read_json, read_tensors
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.stored import Stored, TensorFile
+from llm_scratch.tensor_files.tensor_bundle import TensorBundle
+from llm_scratch.weights.book_names import from_book
 from llm_scratch.weights.folder_metadata import is_ours, read_metadata, verify_checksums
-from llm_scratch.weights.huggingface_files import find_weights, read_config, read_sharded
-from llm_scratch.weights.layouts import (
+from llm_scratch.weights.gpt2_names import (
     BOOK,
     OPENAI,
     Part,
@@ -24,8 +26,7 @@ from llm_scratch.weights.layouts import (
     openai_as_hugging_face,
     strip_prefixes,
 )
-from llm_scratch.weights.stored import Stored
-from llm_scratch.weights.tensor_bundle import TensorBundle
+from llm_scratch.weights.huggingface_files import find_weights, read_config, read_sharded
 
 HPARAMS = {
     "n_vocab": "vocab_size",
@@ -159,7 +160,7 @@ def _open_bundle(path: Path) -> Source:
     opened = _sorted_into_parts(bundle.path, stored_of_bundle(bundle), None)
     hparams = bundle.path.parent / "hparams.json"
     if hparams.is_file():
-        values = read_json(hparams)
+        values = read_json(hparams, error=WeightsError)
         opened.known = {
             ours: values[theirs] for theirs, ours in HPARAMS.items() if theirs in values
         }

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.simple import SimpleTokenizerV1, SimpleTokenizerV2
-from llm_scratch.text.tokens import fingerprint
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_json
+from llm_scratch.files import read_json, write_text
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2
+
+LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
 
 WORDS: dict[str, Any] = {"words-1": SimpleTokenizerV1, "words-2": SimpleTokenizerV2}
 
@@ -80,20 +80,7 @@ def _read(kind: str, path: Path) -> Any:
         return GPT2Tokenizer()
     if kind == "bpe":
         return BytePairTokenizer.load(path)
-    content = read_json(path)
+    content = read_json(path, most_bytes=LONGEST_WORDS, error=WeightsError)
     if kind not in WORDS:
         raise ValueError(f"its kind {kind[:40]!r} is not known")
     return WORDS[kind](content["vocab"], keep_spaces=bool(content["keep_spaces"]))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

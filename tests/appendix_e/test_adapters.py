@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llm_scratch.finetuning.adapter_loading import adapter_base, load_adapter
-from llm_scratch.finetuning.adapters import save_adapter
-from llm_scratch.finetuning.lora import (
+from llm_scratch.lora.layers import (
     lora_layers,
     merge_lora,
     replace_linear_with_lora,
     trainable_parameters,
 )
+from llm_scratch.lora.loading import adapter_base, load_adapter
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.tokens import fingerprint
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 SIZES = {"vocab_size": 300, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
 IDS = torch.tensor([[1, 7, 3, 9, 22], [4, 4, 8, 0, 49]])

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.lora import (
+from llm_scratch.generation.decoding import generate
+from llm_scratch.generation.single_token import is_plain
+from llm_scratch.lora.layers import (
     LinearWithLoRA,
     LinearWithLoRAMerged,
     LoRALayer,
@@ -20,8 +22,6 @@ from llm_scratch.finetuning.lora import (
     trainable_parameters,
     unmerge_lora,
 )
-from llm_scratch.generation.decoding import generate
-from llm_scratch.generation.single_token import is_plain
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.weights.folder import load_model, save_model
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llm_scratch.finetuning.adapter_loading import load_adapter
-from llm_scratch.finetuning.adapters import save_adapter
-from llm_scratch.finetuning.lora import freeze, replace_linear_with_lora, trainable_parameters
-from llm_scratch.finetuning.preference_tuning import finetune_preferences
+from llm_scratch.finetuning.dpo_training import finetune_preferences
+from llm_scratch.lora.layers import freeze, replace_linear_with_lora, trainable_parameters
+from llm_scratch.lora.loading import load_adapter
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.token_parts import TokenPart
-from llm_scratch.training.chunked_loss import chunked_head_loss
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.head_loss import chunked_head_loss
 from llm_scratch.training.loop import train
 from llm_scratch.training.run_folder import read_lines
 from llm_scratch.training.steps import Engine

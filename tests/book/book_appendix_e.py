@@ -14,13 +14,13 @@ import torch
 from book_ch06 import LOG_LINE, TINY, loaders, percents
 from torch.utils.data import DataLoader, Subset
 
-from llm_scratch.finetuning.classification import SpamDataset, train_classifier_simple
-from llm_scratch.finetuning.classifier import replace_head
-from llm_scratch.finetuning.lora import freeze, replace_linear_with_lora
+from llm_scratch.finetuning.spam_classifier import SpamDataset, train_classifier_simple
+from llm_scratch.finetuning.text_classifier import replace_head
 from llm_scratch.generation.decoding import generate_text_simple
+from llm_scratch.lora.layers import freeze, replace_linear_with_lora
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 
 
 def trainable_numbers(size: str, classes: int | None) -> SimpleNamespace:

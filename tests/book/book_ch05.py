@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Subset
 from llm_scratch.generation.decoding import generate, generate_text_simple
 from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import create_dataloader_v1, split_text
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 from llm_scratch.training.evaluation import evaluate_model
 from llm_scratch.training.losses import calc_loss_batch
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple

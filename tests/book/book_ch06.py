@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from llm_scratch.finetuning.classification import (
+from llm_scratch.finetuning.labelled_rows import create_balanced_dataset, random_split, read_sms
+from llm_scratch.finetuning.spam_classifier import (
     SpamDataset,
     calc_accuracy_loader,
     classify_review,
     last_position_loss,
     train_classifier_simple,
 )
-from llm_scratch.finetuning.classifier import replace_head
-from llm_scratch.finetuning.messages import create_balanced_dataset, random_split, read_sms
+from llm_scratch.finetuning.text_classifier import replace_head
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.corpora import find_data
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 from llm_scratch.training.losses import calc_loss_loader
 
 SMS_FILES = ("SMSSpamCollection.tsv", "SMSSpamCollection")

@@ -23,8 +23,8 @@ from llm_scratch.finetuning.instructions import (
 from llm_scratch.finetuning.prompts import extract_response, format_input
 from llm_scratch.generation.decoding import generate
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.gpt2 import END_OF_TEXT
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 from llm_scratch.training.losses import calc_loss_loader
 from llm_scratch.training.simple import train_model_simple
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from llm_scratch.finetuning.preference import (
+from llm_scratch.finetuning.dpo_simple import (
     PreferenceDataset,
     compute_dpo_loss_loader,
     compute_logprobs,

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2_PATTERN
-from llm_scratch.text.simple import UnknownTokenError
-from llm_scratch.text.tokens import UnknownIdError, fingerprint, text_to_token_ids
+from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, fingerprint, text_to_token_ids
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN
+from llm_scratch.tokenizers.simple import UnknownTokenError
 
 MERGES = [(b"t", b"h"), (b" ", b"th"), (b" th", b"e")]
 SAMPLE = "Don't the cats  sit\r\n\n on the wall? Ça va, 漢字 🔥\x00 they thought.\t"

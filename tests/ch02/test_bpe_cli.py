@@ -8,9 +8,9 @@ import io
 import pytest
 
 from llm_scratch.cli import tokenizer as commands
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_files import TokenizerFileError
-from llm_scratch.text.gpt2 import END_OF_TEXT
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_files import TokenizerFileError
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 
 def run(*words: str) -> int:

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_display import token_text
-from llm_scratch.text.gpt2 import END_OF_TEXT
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_display import token_text
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 
 @pytest.fixture(scope="module")

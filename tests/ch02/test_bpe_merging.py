@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_merging import SHORT, PieceCache, merge_long, merge_short
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_merging import SHORT, PieceCache, merge_long, merge_short
 
 LONG = 200_000
 

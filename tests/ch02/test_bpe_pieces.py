@@ -10,8 +10,8 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_scratch.text.bpe_pieces import file_blocks, find_pieces, split_specials, text_blocks
-from llm_scratch.text.gpt2 import GPT2_PATTERN
+from llm_scratch.tokenizers.bpe_pieces import file_blocks, find_pieces, split_specials, text_blocks
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 
 UNICODE = regex.compile(GPT2_PATTERN)
 SPLIT_SENSITIVE = "aZ09'sdtmlvre_-.,! \t\n\r\v\f\x00\x1c\x1d\x1e\x1f\x7f"

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.text import bpe_training
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_training import (
+from llm_scratch.tokenizers import bpe_training
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_training import (
     count_pieces,
     learn_merges,
     replace_pair,
     train_by_hand,
 )
-from llm_scratch.text.gpt2 import END_OF_TEXT
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 TEXT = "The cat sat. The hat, the bat: that's what they had! <|endoftext|> The end, they said."
 

@@ -10,14 +10,14 @@ import torch
 from book_figures import Chapter
 from torch import nn
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.simple import (
+from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.simple import (
     SimpleTokenizerV1,
     SimpleTokenizerV2,
     build_vocab,
     split_words,
 )
-from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
 
 figure = Chapter("ch02")
 

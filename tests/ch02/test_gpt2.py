@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from llm_scratch.text import gpt2
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer, load_gpt2_ranks
-from llm_scratch.text.simple import UnknownTokenError
-from llm_scratch.text.tokens import UnknownIdError
+from llm_scratch.tokenizers import gpt2
+from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import UnknownTokenError
 
 TEA = "Hello, do you like tea? <|endoftext|> In the sunlit terracesof someunknownPlace."
 TEA_IDS = [15496, 11, 466, 345, 588, 8887, 30, 220, 50256, 554, 262, 4252, 18250, 8812, 2114]
@@ -129,7 +129,7 @@ def test_gpt2_instances_share_one_table(tokenizer):
 
 
 def test_gpt2_is_imported_without_tiktoken():
-    code = "import sys, llm_scratch.text.gpt2 as g; assert 'tiktoken' not in sys.modules"
+    code = "import sys, llm_scratch.tokenizers.gpt2 as g; assert 'tiktoken' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
-from llm_scratch.text.gpt2 import GPT2Tokenizer
 from llm_scratch.text.windows import GPTDatasetV1, create_dataloader_v1
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
 TEXT = " ".join(str(i) for i in range(103))
 

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_scratch.text.simple import (
+from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
+from llm_scratch.tokenizers.simple import (
     SimpleTokenizerV1,
     SimpleTokenizerV2,
     UnknownTokenError,
     build_vocab,
     split_words,
 )
-from llm_scratch.text.tokens import UnknownIdError
 
 SPECIALS = ("<|endoftext|>", "<|unk|>")
 QUOTED = (

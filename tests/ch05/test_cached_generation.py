@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from llm_scratch.generation import reading
 from llm_scratch.generation.decoding import generate, stream
 from llm_scratch.generation.reading import Reader
-from llm_scratch.generation.text import pad_left
+from llm_scratch.generation.texts import pad_left
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel
 

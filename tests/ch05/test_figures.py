@@ -17,8 +17,8 @@ from book_figures import Chapter
 
 from llm_scratch.generation.sampling import keep_top_k, sample_next
 from llm_scratch.model.config import GPT2_CONFIGS
-from llm_scratch.text.tokens import token_ids_to_text
 from llm_scratch.text.windows import split_text
+from llm_scratch.tokenizers.any_tokenizer import token_ids_to_text
 
 figure = Chapter("ch05")
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from llm_scratch.generation import text as generation_text
+from llm_scratch.generation import texts as generation_text
 from llm_scratch.generation.decoding import generate
-from llm_scratch.generation.text import (
+from llm_scratch.generation.texts import (
     Generation,
     TextBatch,
     end_of_text_id,
@@ -17,8 +17,8 @@ from llm_scratch.generation.text import (
     pad_left,
 )
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.simple import SimpleTokenizerV2, build_vocab, split_words
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.simple import SimpleTokenizerV2, build_vocab, split_words
 
 PROMPTS = ["One", "The clock stood still", "\u00e9 \U0001f525", "a " * 20]
 END = "<|endoftext|>"

@@ -11,7 +11,7 @@ from torch import nn
 from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.reading import Reader, takes_cache
 from llm_scratch.generation.single_token import FlatModel, is_plain
-from llm_scratch.generation.text import pad_left
+from llm_scratch.generation.texts import pad_left
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import LayerNorm
 

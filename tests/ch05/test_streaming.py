@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_scratch.generation.ending import StopStrings
-from llm_scratch.generation.text import TextStream, generate_text
+from llm_scratch.generation.texts import TextStream, generate_text
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 SAMPLE = "na\u00efve \u20ac5 \u6f22\u5b57 \U0001f525\U0001f469\u200d\U0001f680 stop. here"
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.weights import hub
-from llm_scratch.weights.errors import WeightsError
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.openai import (
     assign,
@@ -89,12 +89,12 @@ def test_load_weights_into_gpt_fills_the_readers_own_class(params):
 
 
 def test_load_weights_into_gpt_takes_hugging_faces_tensors(params):
+    from llm_scratch.tensor_files.tensor_bundle import TensorBundle
     from llm_scratch.weights.source import stored_of_bundle
-    from llm_scratch.weights.tensor_bundle import TensorBundle
 
     tensors = {}
     for name, stored in stored_of_bundle(TensorBundle(FIXTURE)).items():
-        from llm_scratch.weights.layouts import openai_as_hugging_face
+        from llm_scratch.weights.gpt2_names import openai_as_hugging_face
 
         tensors[openai_as_hugging_face(name)] = stored.tensor
     tensors["h.0.attn.bias"] = torch.ones(1, 1, 12, 12)

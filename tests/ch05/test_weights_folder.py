@@ -15,16 +15,16 @@ from torch import nn
 from llm_scratch.cli import weights as commands
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.simple import SimpleTokenizerV1, SimpleTokenizerV2, build_vocab
-from llm_scratch.weights import files
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.files import read_tensors
+from llm_scratch.tensor_files import safetensors
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2, build_vocab
+from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.hub import find_gpt2
-from llm_scratch.weights.huggingface import export_huggingface
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=280, context_length=10, emb_dim=12, n_heads=3, n_layers=2, drop_rate=0.1)
@@ -198,7 +198,7 @@ def test_save_model_leaves_the_old_one_when_it_fails(tmp_path, monkeypatch):
     def full(tensor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "octets", full)
+    monkeypatch.setattr(safetensors, "octets", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(random_model(replace(CFG, n_layers=1)), tmp_path)
     monkeypatch.undo()

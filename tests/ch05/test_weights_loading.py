@@ -14,11 +14,11 @@ from torch import nn
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import is_dense, owned
+from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.huggingface import export_huggingface
-from llm_scratch.weights.layouts import compare, expected_shapes, openai_as_hugging_face
-from llm_scratch.weights.stored import is_dense, owned
+from llm_scratch.weights.gpt2_names import compare, expected_shapes, openai_as_hugging_face
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.weights.gpt2 import load_gpt2
 
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_scratch.weights.checksum import crc32c, crc32c_numpy, unmask
-from llm_scratch.weights.errors import WeightsError
-from llm_scratch.weights.table_file import DamagedError, read_table, unsnappy
-from llm_scratch.weights.tensor_bundle import TensorBundle
+from llm_scratch.tensor_files.crc32c import crc32c, crc32c_numpy, unmask
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.table_file import DamagedError, read_table, unsnappy
+from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow"
 WRITER = runpy.run_path(str(FIXTURES / "bundle_writer.py"))

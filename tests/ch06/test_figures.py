@@ -13,8 +13,8 @@ import book_ch06
 import pytest
 from book_figures import Chapter
 
-from llm_scratch.finetuning.messages import balanced_positions, random_split, read_sms
-from llm_scratch.text.tokens import text_to_token_ids
+from llm_scratch.finetuning.labelled_rows import balanced_positions, random_split, read_sms
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids
 
 figure = Chapter("ch06")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
-from llm_scratch.text.gpt2 import END_OF_TEXT
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 NAMES = ("greeting", "order", "question")
 TEXTS = [

@@ -24,7 +24,7 @@ from llm_scratch.finetuning.instructions import (
     load_instructions,
 )
 from llm_scratch.finetuning.prompts import ALPACA
-from llm_scratch.text.gpt2 import END_OF_TEXT
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 figure = Chapter("ch07")
 BATCH = [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]]

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from llm_scratch.finetuning.instruction_rows import instruction_rows, learned_share, show_mask
 from llm_scratch.finetuning.prompts import ALPACA, PHI3, STYLES
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.simple import SimpleTokenizerV1
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.text.tokens import encode
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.simple import SimpleTokenizerV1
 from llm_scratch.training.steps import Engine, evaluate
 
 BIRD = {"instruction": "Name a bird.", "input": "", "output": "A gull."}

@@ -8,17 +8,17 @@ import json
 import pytest
 import torch
 
-from llm_scratch.finetuning.adapters import save_adapter
 from llm_scratch.finetuning.instruction_rows import instruction_rows
 from llm_scratch.finetuning.instruction_tuning import (
     answer,
     finetune_instructions,
     stopped_share,
 )
-from llm_scratch.finetuning.lora import replace_linear_with_lora
 from llm_scratch.finetuning.prompts import PHI3
+from llm_scratch.lora.layers import replace_linear_with_lora
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import load_model

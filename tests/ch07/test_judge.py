@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_scratch.finetuning.judge import judge, read_scores
-from llm_scratch.finetuning.judge_client import JudgeError, chat_address
+from llm_scratch.judging.client import JudgeError, chat_address
+from llm_scratch.judging.judge import judge, read_scores
 
 SERVER = runpy.run_path(str(Path(__file__).resolve().parents[1] / "fixtures" / "judge_server.py"))
 answers_in, fair, serve = (SERVER[name] for name in ("answers_in", "fair", "serve"))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_scratch.finetuning.judge import judge
-from llm_scratch.finetuning.judge_client import JudgeError
-from llm_scratch.finetuning.judge_records import Records
+from llm_scratch.judging.client import JudgeError
+from llm_scratch.judging.judge import judge
+from llm_scratch.judging.records import Records
 
 SERVER = runpy.run_path(str(Path(__file__).resolve().parents[1] / "fixtures" / "judge_server.py"))
 fair, serve = SERVER["fair"], SERVER["serve"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_scratch.finetuning import ollama
-from llm_scratch.finetuning.judge_client import JudgeError
-from llm_scratch.finetuning.ollama import (
+from llm_scratch.judging import ollama
+from llm_scratch.judging.client import JudgeError
+from llm_scratch.judging.ollama import (
     check_if_running,
     generate_model_scores,
     query_model,

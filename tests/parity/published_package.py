@@ -42,9 +42,9 @@ from llm_scratch.model.attention import (
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
 from llm_scratch.text.corpora import find_data
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.text.tokens import text_to_token_ids, token_ids_to_text
 from llm_scratch.text.windows import GPTDatasetV1, create_dataloader_v1
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.appendix_d import find_highest_gradient, train_model
 from llm_scratch.training.evaluation import evaluate_model, generate_and_print_sample
 from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader

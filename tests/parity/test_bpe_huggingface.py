@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_vocabulary import unspell
 from llm_scratch.text.corpora import load_text, read_text
-from llm_scratch.text.gpt2 import END_OF_TEXT
-from llm_scratch.text.tokens import encode
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_vocabulary import unspell
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 tokenizers = pytest.importorskip("tokenizers")
 

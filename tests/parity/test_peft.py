@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.adapter_loading import load_adapter
-from llm_scratch.finetuning.adapters import save_adapter
-from llm_scratch.finetuning.lora import (
+from llm_scratch.lora.layers import (
     freeze,
     lora_layers,
     merge_lora,
     replace_linear_with_lora,
     trainable_parameters,
 )
+from llm_scratch.lora.loading import load_adapter
+from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.training.losses import calc_loss_batch
 

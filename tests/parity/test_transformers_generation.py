@@ -14,9 +14,9 @@ from llm_scratch.generation.sampling import (
     next_probabilities,
     penalize_repetition,
 )
-from llm_scratch.generation.text import pad_left
+from llm_scratch.generation.texts import pad_left
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.weights.huggingface import export_huggingface
+from llm_scratch.weights.export import export_huggingface
 
 transformers = pytest.importorskip("transformers")
 

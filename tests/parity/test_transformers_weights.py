@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.gpt2 import GPT2Tokenizer
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.huggingface import export_huggingface
 
 transformers = pytest.importorskip("transformers")
 

@@ -9,7 +9,7 @@ import torch
 
 from llm_scratch.cli import main
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import save_model
 

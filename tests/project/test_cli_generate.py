@@ -12,9 +12,9 @@ import torch
 
 from llm_scratch.cli import generation as command
 from llm_scratch.cli import main
-from llm_scratch.generation.text import generate_text
+from llm_scratch.generation.texts import generate_text
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.weights.folder import load_model, save_model
 
 PROMPT = "The clock"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llm_scratch.cli import main
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.corpora import load_text
-from llm_scratch.text.gpt2 import END_OF_TEXT, GPT2Tokenizer
-from llm_scratch.text.shards import TokenFile
+from llm_scratch.text.token_file import TokenFile
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer
 
 
 @pytest.fixture

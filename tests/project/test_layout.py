@@ -17,11 +17,14 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".cfg", ""}
 
 # Who may import whom: a module imports from its own row or from one above.
 ROWS = (
-    ("download", "plotting"),
-    ("text", "model", "appendix_a"),
-    ("generation", "weights"),
+    ("files", "download", "plotting"),
+    ("tokenizers",),
+    ("text", "model", "tensor_files", "appendix_a"),
+    ("weights", "generation"),
     ("training",),
-    ("finetuning",),
+    ("lora",),
+    ("finetuning", "judging"),
+    ("opening",),
     ("selfcheck",),
     ("chapter",),
     ("cli",),

@@ -20,7 +20,7 @@ sys.path = [path for path in sys.path if Path(path or ".").resolve() != reposito
 import llm_scratch
 from llm_scratch.cli.notebook import find_chapter
 from llm_scratch.text.corpora import find_data, load_text
-from llm_scratch.text.gpt2 import GPT2Tokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 print(json.dumps({
     "package": llm_scratch.__file__,
     "story": str(find_data("the-tide-clock")),

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_scratch.text import bpe_files
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.bpe_files import TokenizerFileError
-from llm_scratch.text.bpe_vocabulary import BYTE_TOKENS, recover_merges, spell, unspell
 from llm_scratch.text.corpora import load_text
-from llm_scratch.text.gpt2 import END_OF_TEXT
-from llm_scratch.text.tokens import encode
+from llm_scratch.tokenizers import bpe_files
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_files import TokenizerFileError
+from llm_scratch.tokenizers.bpe_vocabulary import BYTE_TOKENS, recover_merges, spell, unspell
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 TEXT = f"The tide,\r\n the clock: don't é漢🔥\x00 wait.{END_OF_TEXT}  12 End\n"
 FORMATS = ("saved", "tokenizer.json", "tiktoken", "openai")
@@ -109,7 +109,7 @@ def test_bpe_loaded_in_a_new_process_gives_equal_ids(tokenizer, tmp_path):
     (tmp_path / "text.txt").write_bytes(TEXT.encode())
     code = (
         "import sys, json\n"
-        "from llm_scratch.text.bpe import BytePairTokenizer\n"
+        "from llm_scratch.tokenizers.bpe import BytePairTokenizer\n"
         "from llm_scratch.text.corpora import read_text\n"
         "tokenizer = BytePairTokenizer.load('t.json')\n"
         "print(json.dumps([tokenizer.fingerprint, tokenizer.encode(read_text('text.txt'),"

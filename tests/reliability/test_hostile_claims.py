@@ -10,7 +10,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.weights.gpt2 import load_gpt2
 
 # What torch and pickletools say about damaged pickles before they give up on them.

@@ -20,12 +20,12 @@ import torch
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.weights.errors import WeightsError
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.table_file import read_table
+from llm_scratch.tensor_files.tensor_bundle import TensorBundle
+from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.huggingface import export_huggingface
-from llm_scratch.weights.table_file import read_table
-from llm_scratch.weights.tensor_bundle import TensorBundle
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow"
 WRITER = runpy.run_path(str(FIXTURES / "bundle_writer.py"))

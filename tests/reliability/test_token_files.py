@@ -14,10 +14,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.shards import TokenFile, TokenFileError, write_tokens
+from llm_scratch.text.token_file import TokenFile, TokenFileError, write_tokens
 from llm_scratch.text.token_header import HEADER_BYTES
-from llm_scratch.text.tokens import UnknownIdError
+from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 TEXTS = ["one text", "another one"]
 CASES = 300
@@ -208,8 +208,8 @@ def test_full_disk_leaves_what_was_there(path, good, tokenizer, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.shards import write_tokens
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.text.token_file import write_tokens
 def texts():
     for number in range(100):
         if number == 50:

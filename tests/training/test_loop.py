@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_scratch.text.bpe import BytePairTokenizer
 from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training import loop
 from llm_scratch.training.checkpoints import checkpoints_in
 from llm_scratch.training.config import TrainConfig, plan_step

@@ -13,9 +13,9 @@ import torch
 from llm_scratch.cli import main
 from llm_scratch.cli.pretrain import about_settings
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.bpe import BytePairTokenizer
-from llm_scratch.text.shards import TokenFile, write_tokens
+from llm_scratch.text.token_file import TokenFile, write_tokens
 from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.measuring import measure
 from llm_scratch.training.presets import PRESETS

@@ -1,0 +1,154 @@
+"""Files on disk, once for everybody: written whole or not at all, checksums, texts, JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+CHUNK_BYTES = 1 << 18
+LONGEST_JSON = 1 << 20  # bytes: configurations and notes; callers name more where a format has more
+PART = ".part"  # ends the names of files and folders that are not complete yet
+
+
+class FileError(ValueError):
+    """A file that is damaged, or holds something else than what was asked for.
+
+    Args:
+        path: the file or folder at fault.
+        hint: what is wrong with it, and the way out.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], hint: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {hint}")
+        self.path = os.fspath(path)
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[FileError], tuple[str, str]]:
+        return type(self), (self.path, self.hint)
+
+
+def part_beside(path: Path) -> Path:
+    """Return a name beside `path` that nobody else uses, for what is not complete yet."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file that takes its place when all of it is on the disk, or never.
+
+    The bytes go to a file beside it, which is renamed last; its folder is made when missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_beside(path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    r"""Write a text file in UTF-8, whole or not at all; its lines end as `text` has them."""
+    with written_whole(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], content: Any, *, indent: int = 1) -> None:
+    """Write a JSON file for people to read, whole or not at all."""
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, read piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a UTF-8 file, line ends as they are, without a byte order mark.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: if it is not UTF-8; UTF-16 is called by its name.
+    """
+    return decode_text(path, Path(path).read_bytes())
+
+
+def decode_text(path: str | os.PathLike[str], data: bytes) -> str:
+    """Return the text in a file's bytes; see `read_text`."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        byte = f"byte 0x{data[err.start]:02x} at position {err.start}"
+        raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Return the lines of a text, which end at "\n" (or "\r\n") and nowhere else.
+
+    `str.splitlines` also cuts at U+2028 and others, which JSON and ordinary texts hold inside of a
+    line.
+    """
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    *,
+    most_bytes: int = LONGEST_JSON,
+    error: type[FileError] = FileError,
+) -> dict[str, Any]:
+    """Return the object in a JSON file of bounded size.
+
+    Args:
+        path: the file.
+        most_bytes: a larger file is refused before it is parsed.
+        error: what to raise, for callers with an error class of their own.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: if it is too large, damaged, or holds something else than an object.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise error(path, f"has more than {most_bytes:,} bytes, which no file of its kind has")
+    return parse_json(path, data, error=error)
+
+
+def parse_json(
+    path: str | os.PathLike[str], data: bytes, *, error: type[FileError] = FileError
+) -> dict[str, Any]:
+    """Return the object in the JSON of a file's bytes; see `read_json`."""
+    try:
+        value = json.loads(decode_text(path, data))
+    except FileError as err:
+        raise error(path, err.hint) from err
+    except (ValueError, RecursionError) as err:
+        raise error(path, f"is damaged: {first_line(err)}; download or save it again") from err
+    if not isinstance(value, dict):
+        raise error(path, "is damaged: its JSON is not an object; download or save it again")
+    return value
+
+
+def first_line(err: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(err).strip() or type(err).__name__).splitlines()[0][:200]

@@ -1,0 +1,366 @@
+"""Direct preference optimisation as the book's bonus material has it (book 7, preference tuning).
+
+Of two answers to a prompt, the chosen one is to become likelier than the rejected one, measured
+against a reference: the model as it was before. `preference_tuning` has the loop for real runs,
+which needs no second model.
+
+Shape letters: B pairs, T tokens, V vocabulary.
+
+Source:
+    Rafailov et al. 2023, arXiv:2305.18290.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from llm_scratch.finetuning.prompts import format_input
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.training.evaluation import generate_and_print_sample
+
+ANSWER_HEADER = "\n\n### Response:\n"
+ANSWERS = ("chosen", "rejected")
+PairLoader = Iterable[Mapping[str, Any]]
+
+
+class PreferenceDataset(Dataset):
+    """Pairs of answers as token ids: a dict with prompt, chosen and rejected, three lists of ids.
+
+    "chosen" and "rejected" are the whole texts, the prompt included; "answer_start" is where the
+    answer begins in both, known from the lengths of its parts instead of being searched for. A
+    special token written in a text is ordinary text.
+
+    Args:
+        data: dicts with instruction, input, chosen and rejected.
+        tokenizer: any tokenizer.
+
+    Raises:
+        ValueError: naming the first entry that lacks a key, or has an empty answer.
+
+    Source:
+        Book chapter 7, bonus material on DPO.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], tokenizer: Any) -> None:
+        self.data = data
+        self.encoded_texts: list[dict[str, Any]] = []
+        for number, entry in enumerate(data):
+            check_pair(number, entry)
+            prompt = format_input(entry)
+            start = encode(tokenizer, prompt + ANSWER_HEADER, "text")
+            texts = {name: start + encode(tokenizer, entry[name], "text") for name in ANSWERS}
+            prompt_ids = encode(tokenizer, prompt, "text")
+            self.encoded_texts.append({"prompt": prompt_ids, "answer_start": len(start), **texts})
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.encoded_texts[index]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def check_pair(number: int, entry: Mapping[str, Any]) -> None:
+    """Refuse an entry that is no pair of answers to a prompt.
+
+    Raises:
+        ValueError: naming the entry by its number, and what is missing or empty.
+    """
+    missing = [name for name in ("instruction", *ANSWERS) if name not in entry]
+    if missing:
+        raise ValueError(
+            f"entry {number} has no {' and no '.join(missing)}; every entry needs instruction, "
+            "chosen and rejected, and may have an input"
+        )
+    for name in ANSWERS:
+        if not isinstance(entry[name], str) or not entry[name].strip():
+            raise ValueError(f"entry {number} has an empty {name} answer; leave the entry out")
+
+
+def preference_collate(
+    batch: Sequence[Mapping[str, Any]],
+    pad_token_id: int = 50256,
+    allowed_max_length: int | None = None,
+    mask_prompt_tokens: bool = True,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Padded pairs with their masks: chosen and rejected (B, T) ids, both masks (B, T) booleans.
+
+    A mask is True where a token counts. Where that is follows from the lengths, never from the
+    ids, so that an end-of-text id inside of a text counts like any other. (The book masks all of
+    the prompt but the line "### Response:"; here that line is masked too.) "prompt" is a list of
+    (length,) ids.
+
+    Args:
+        batch: items of a `PreferenceDataset`.
+        pad_token_id: what shorter rows are filled with; any id will do.
+        allowed_max_length: what is beyond it is cut off.
+        mask_prompt_tokens: whether the prompt does not count.
+        device: where the tensors go. With worker processes, leave it and move the batch later.
+
+    Raises:
+        ValueError: if `allowed_max_length` leaves nothing of an answer.
+
+    Source:
+        Book chapter 7, bonus material on DPO, where it is called `custom_collate_fn`.
+    """
+    longest = max(len(item[name]) for item in batch for name in ANSWERS)
+    T = longest if allowed_max_length is None else min(longest, allowed_max_length)
+    result: dict[str, Any] = {"prompt": [torch.tensor(i["prompt"], device=device) for i in batch]}
+    for name in ANSWERS:
+        ids = torch.full((len(batch), T), pad_token_id)  # (B, T)
+        mask = torch.zeros((len(batch), T), dtype=torch.bool)
+        for row, item in enumerate(batch):
+            kept = torch.tensor(item[name][:T])
+            start = item.get("answer_start", len(item["prompt"]) + 2) if mask_prompt_tokens else 0
+            if start >= len(kept):
+                raise ValueError(
+                    f"{allowed_max_length=} leaves nothing of the {name} answer of row {row}, "
+                    f"which begins at token {start}; raise it, or leave the entry out"
+                )
+            ids[row, : len(kept)] = kept
+            mask[row, start : len(kept)] = True
+        result[name], result[f"{name}_mask"] = ids.to(device), mask.to(device)
+    return result
+
+
+def compute_logprobs(
+    logits: Tensor, labels: Tensor, selection_mask: Tensor | None = None
+) -> Tensor:
+    """The mean log-probability that each row of tokens has, in nats: (B,).
+
+    A token is compared with the logits one place before it; the first has none. (The paper takes
+    the sum over an answer; the book the mean, which long answers do not lower.)
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T) ids.
+        selection_mask: (B, T), True or 1 where a token counts; None is everywhere.
+
+    Raises:
+        ValueError: if no token of a row counts, whose mean would be NaN.
+
+    Source:
+        Book chapter 7, bonus material on DPO.
+    """
+    targets = labels[:, 1:]  # (B, T - 1)
+    losses = F.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none"
+    )
+    logprobs = -losses.view(targets.shape)  # (B, T - 1)
+    if selection_mask is None:
+        return logprobs.mean(dim=-1)
+    mask = selection_mask[:, 1:].to(logprobs.dtype)
+    counts = mask.sum(dim=-1)  # (B,)
+    if not bool(counts.all()):
+        row = int((counts == 0).nonzero()[0])
+        raise ValueError(
+            f"no token of row {row} counts, so it has no mean; was its answer cut off?"
+        )
+    return (logprobs * mask).sum(dim=-1) / counts
+
+
+def compute_dpo_loss(
+    model_chosen_logprobs: Tensor,
+    model_rejected_logprobs: Tensor,
+    reference_chosen_logprobs: Tensor,
+    reference_rejected_logprobs: Tensor,
+    beta: float = 0.1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss of some pairs, and the mean rewards of both answers: three scalars.
+
+    The reward of an answer is how much likelier the model has made it. The loss is
+    -log sigmoid(beta * (reward of the chosen one - reward of the rejected one)): ln 2 where the
+    model is the reference.
+
+    Args:
+        model_chosen_logprobs: (B,), as all four.
+        model_rejected_logprobs: of the model that is trained.
+        reference_chosen_logprobs: of the model that it was before.
+        reference_rejected_logprobs: the same.
+        beta: how soon the loss is content, usually 0.1 to 0.5.
+
+    Source:
+        Book chapter 7, bonus material on DPO; Rafailov et al. 2023, equation 7.
+    """
+    chosen_rewards = model_chosen_logprobs - reference_chosen_logprobs  # (B,)
+    rejected_rewards = model_rejected_logprobs - reference_rejected_logprobs  # (B,)
+    losses = -F.logsigmoid(beta * (chosen_rewards - rejected_rewards))
+    return losses.mean(), chosen_rewards.detach().mean(), rejected_rewards.detach().mean()
+
+
+def compute_dpo_loss_batch(
+    batch: Mapping[str, Any], policy_model: Any, reference_model: Any, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean loss and mean rewards of a batch of `preference_collate`: three scalars.
+
+    Args:
+        batch: on the device of the models.
+        policy_model: the model that is trained.
+        reference_model: the model that it was before; no gradient reaches it.
+        beta: see `compute_dpo_loss`.
+    """
+
+    def logprobs(model: Any) -> list[Tensor]:
+        return [
+            compute_logprobs(model(batch[name]), batch[name], batch[f"{name}_mask"])
+            for name in ANSWERS
+        ]
+
+    policy = logprobs(policy_model)
+    with torch.no_grad():
+        reference = logprobs(reference_model)
+    return compute_dpo_loss(policy[0], policy[1], reference[0], reference[1], beta)
+
+
+@torch.no_grad()
+def compute_dpo_loss_loader(
+    data_loader: PairLoader,
+    policy_model: Any,
+    reference_model: Any,
+    beta: float,
+    num_batches: int | None = None,
+) -> tuple[float, float, float]:
+    """Loss and rewards of a loader, averaged over its pairs: three numbers.
+
+    (The book averages over batches, in which a short last one weighs too much.)
+
+    Args:
+        data_loader: gives batches of `preference_collate`.
+        policy_model: the model that is trained.
+        reference_model: the model that it was before.
+        beta: see `compute_dpo_loss`.
+        num_batches: at most so many batches; None is all of them.
+
+    Raises:
+        ValueError: if the loader gives no batch.
+    """
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for batch in islice(data_loader, num_batches):
+        pairs = len(batch["chosen"])
+        means = compute_dpo_loss_batch(batch, policy_model, reference_model, beta)
+        sums += torch.stack(means).double().cpu() * pairs
+        count += pairs
+    if not count:
+        raise ValueError("the loader gives no batch; are there fewer pairs than one batch has?")
+    loss, chosen, rejected = (sums / count).tolist()
+    return loss, chosen, rejected
+
+
+def evaluate_dpo_loss_loader(
+    policy_model: Any,
+    reference_model: Any,
+    train_loader: PairLoader,
+    val_loader: PairLoader,
+    beta: float,
+    eval_iter: int | None,
+) -> dict[str, float]:
+    """Loss and rewards of both parts without dropout; modes are left as found.
+
+    Returns:
+        train_loss, train_chosen_reward, train_rejected_reward, and the same with val_.
+    """
+    result: dict[str, float] = {}
+    with evaluation_mode(policy_model), evaluation_mode(reference_model):
+        for part, loader in (("train", train_loader), ("val", val_loader)):
+            values = compute_dpo_loss_loader(loader, policy_model, reference_model, beta, eval_iter)
+            names = ("loss", "chosen_reward", "rejected_reward")
+            result |= {f"{part}_{name}": v for name, v in zip(names, values, strict=True)}
+    return result
+
+
+def train_model_dpo_simple(
+    policy_model: Any,
+    reference_model: Any,
+    train_loader: PairLoader,
+    val_loader: PairLoader,
+    optimizer: torch.optim.Optimizer,
+    num_epochs: int,
+    beta: float,
+    eval_freq: int,
+    eval_iter: int | None,
+    start_context: str,
+    tokenizer: Any,
+    *,
+    log: Callable[[str], object] = print,
+) -> dict[str, list[float]]:
+    """Train on pairs for some epochs: what was measured on the way, a list each.
+
+    Args:
+        policy_model: the model that is trained; its modes are left as found.
+        reference_model: the model that it was before, in evaluation mode.
+        train_loader: gives batches of `preference_collate` on the models' device.
+        val_loader: the same, to measure on.
+        optimizer: made from the parameters of `policy_model`.
+        num_epochs: how often the training part is gone through.
+        beta: see `compute_dpo_loss`.
+        eval_freq: steps from one evaluation to the next.
+        eval_iter: how many batches an evaluation takes of each part.
+        start_context: what the sample of text after each epoch starts with.
+        tokenizer: the one that the data was made with.
+        log: what each line is given to.
+
+    Returns:
+        train_losses, train_chosen_rewards, train_rejected_rewards, the same with val_, and
+        tokens_seen.
+
+    Raises:
+        ValueError: if a number is below 1, or the training loader gives no batch.
+
+    Source:
+        Book chapter 7, bonus material on DPO.
+    """
+    if num_epochs < 1 or eval_freq < 1:
+        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
+    plural = {"loss": "losses", "chosen_reward": "chosen_rewards"}
+    plural |= {"rejected_reward": "rejected_rewards"}
+    tracked: dict[str, list[float]] = {
+        f"{p}_{n}": [] for p in ("train", "val") for n in plural.values()
+    }
+    tracked["tokens_seen"] = []
+    tokens_seen, step = 0, -1
+    device = next(policy_model.parameters()).device
+    with evaluation_mode(policy_model):  # for its way out: modes as they were before the run
+        for epoch in range(1, num_epochs + 1):
+            policy_model.train()
+            for batch in train_loader:
+                optimizer.zero_grad()
+                loss, _, _ = compute_dpo_loss_batch(batch, policy_model, reference_model, beta)
+                loss.backward()
+                optimizer.step()
+                tokens_seen += batch["chosen"].numel()
+                step += 1
+                if step % eval_freq == 0:
+                    values = evaluate_dpo_loss_loader(
+                        policy_model, reference_model, train_loader, val_loader, beta, eval_iter
+                    )
+                    for part in ("train", "val"):
+                        for name, names in plural.items():
+                            tracked[f"{part}_{names}"].append(values[f"{part}_{name}"])
+                    tracked["tokens_seen"].append(tokens_seen)
+                    log(_line(epoch, step, values))
+            if step < 0:
+                raise ValueError("the training loader gives no batch")
+            generate_and_print_sample(policy_model, tokenizer, device, start_context, log=log)
+    return tracked
+
+
+def _line(epoch: int, step: int, values: Mapping[str, float]) -> str:
+    margins = [
+        values[f"{part}_chosen_reward"] - values[f"{part}_rejected_reward"]
+        for part in ("train", "val")
+    ]
+    return (
+        f"Ep {epoch} (Step {step:06d}): Train loss {values['train_loss']:.3f}, "
+        f"Val loss {values['val_loss']:.3f}, Train reward margins {margins[0]:.3f}, "
+        f"Val reward margins {margins[1]:.3f}"
+    )

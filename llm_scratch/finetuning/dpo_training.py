@@ -1,0 +1,211 @@
+"""Preference tuning in the loop for real runs: one model in memory, and a reference of numbers.
+
+The reference never changes, so neither do its log-probabilities: they are measured once for the
+whole data set, before the first step.
+
+Shape letters: B pairs of a batch, T tokens, n all pairs.
+
+Source:
+    Rafailov et al. 2023, arXiv:2305.18290.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llm_scratch.finetuning.dpo_simple import compute_dpo_loss
+from llm_scratch.finetuning.preference_rows import (
+    PreferenceRows,
+    answer_logprobs,
+    measure_reference,
+    pair_logprobs,
+    preference_rows,
+    prompt_text,
+)
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.safetensors import write_safetensors
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train as run_training
+from llm_scratch.training.objective import Objective
+from llm_scratch.training.precision import Precision
+from llm_scratch.training.starting import RunState
+from llm_scratch.weights.folder import save_model
+
+REFERENCE_FILE = "reference.safetensors"
+
+
+@dataclass(frozen=True)
+class PreferenceScore:
+    """How far a model prefers the chosen answers.
+
+    Args:
+        loss: the mean DPO loss; ln 2 before training.
+        margin: by how many nats the chosen answers have gained on the rejected ones, on average.
+        accuracy: the share of pairs in which they have gained.
+        likelier: the share of pairs in which the chosen answer is the likelier one.
+    """
+
+    loss: float
+    margin: float
+    accuracy: float
+    likelier: float
+
+
+def dpo_objective(beta: float = 0.1, *, average: bool = False) -> Objective:
+    """The loss of `compute_dpo_loss` for the training loop, over batches of `PreferenceRows`.
+
+    Args:
+        beta: see `compute_dpo_loss`.
+        average: whether an answer counts by its mean log-probability, as in the book, instead of
+            the sum over it, as in the paper.
+
+    Raises:
+        ValueError: if beta is not above 0.
+    """
+    if not beta > 0:
+        raise ValueError(f"{beta=} must be above 0, or nothing is learned; 0.1 is common")
+
+    def loss(model: Any, inputs: Tensor, targets: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+        chosen, rejected = answer_logprobs(model, inputs, targets, average=average).chunk(2)
+        mean, _, _ = compute_dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1], beta)
+        return mean * len(chosen), len(chosen)
+
+    return Objective(loss, count=lambda batch: len(batch[2]))
+
+
+def preference_score(
+    model: Any,
+    rows: PreferenceRows,
+    *,
+    beta: float = 0.1,
+    average: bool = False,
+    batch_size: int = 8,
+    precision: Precision = "float32",
+) -> PreferenceScore:
+    """What a model makes of pairs, measured against the reference that they hold.
+
+    Args:
+        model: the model that was trained; its modes are left as found.
+        rows: after `measure_reference`.
+        beta: as in training; changes the loss alone.
+        average: as in training.
+        batch_size: pairs at a time.
+        precision: as in training.
+
+    Raises:
+        ValueError: if the reference was not measured.
+    """
+    if rows.reference is None:
+        raise ValueError("the reference is not known yet; call measure_reference(model, rows)")
+    now = pair_logprobs(model, rows, average=average, batch_size=batch_size, precision=precision)
+    margins = (now - rows.reference) @ torch.tensor([1.0, -1.0])  # (n,)
+    return PreferenceScore(
+        loss=-F.logsigmoid(beta * margins).mean().item(),
+        margin=margins.mean().item(),
+        accuracy=(margins > 0).float().mean().item(),
+        likelier=(now[:, 0] > now[:, 1]).float().mean().item(),
+    )
+
+
+def finetune_preferences(
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Mapping[str, Any]] | PreferenceRows,
+    validation: Sequence[Mapping[str, Any]] | PreferenceRows | None,
+    config: TrainConfig,
+    *,
+    beta: float = 0.1,
+    average: bool = False,
+    prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    log: Callable[[str], object] = print,
+    save_best: Callable[[Any, Path, Any], object] = save_model,
+) -> RunState:
+    """Train a model to prefer the chosen answers, and say where the run then stands.
+
+    The reference is the model as it is given, whose log-probabilities are measured once and kept
+    beside the best model; a run that goes on reads them there. A step takes `micro_batch` pairs.
+
+    Args:
+        model: a `GPTModel` that follows instructions, with LoRA or without; updated in place.
+        tokenizer: the one that it was trained with.
+        train: dicts with instruction, input, chosen and rejected, or rows of `preference_rows`.
+        validation: the same, to measure on.
+        config: the settings of the run. A learning rate of about a tenth of the one that the
+            model was fine-tuned with is usual.
+        beta: see `compute_dpo_loss`.
+        average: see `dpo_objective`.
+        prompt_of: the text before the answer, as the model was fine-tuned with.
+        folder: where the run is kept; None keeps nothing.
+        resume: whether a run in the folder goes on; `model` is what it was started with.
+        progress: whether there is a progress bar.
+        log: what each line is given to.
+        save_best: `save_best(model, folder, tokenizer)` writes the best model; `save_adapter` for
+            LoRA.
+
+    Raises:
+        ValueError: if an entry is no pair, or model, data and settings do not fit each other; see
+            `training.loop.train`.
+    """
+    objective = dpo_objective(beta, average=average)
+    length = config.length or model.cfg.context_length
+    parts = {
+        name: part
+        if isinstance(part, PreferenceRows)
+        else preference_rows(part, tokenizer, length=length, prompt_of=prompt_of)
+        for name, part in (("train", train), ("validation", validation))
+        if part is not None
+    }
+    kept = None if folder is None or not resume else _read_reference(Path(folder), parts)
+    for name, rows in parts.items():
+        if kept is not None:
+            rows.reference = kept[name]
+        else:
+            options: dict[str, Any] = {"average": average, "precision": config.precision}
+            measure_reference(model, rows, batch_size=config.micro_batch, **options)
+    log(f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}")
+
+    def save(model: Any, folder: Path, tokenizer: Any) -> None:
+        save_best(model, folder, tokenizer)
+        if not (folder / REFERENCE_FILE).exists():
+            tensors = {name: p.reference for name, p in parts.items() if p.reference is not None}
+            write_safetensors(folder / REFERENCE_FILE, tensors, {})
+
+    return run_training(
+        model,
+        parts["train"],
+        config,
+        validation=parts.get("validation"),
+        folder=folder,
+        tokenizer=tokenizer,
+        resume=resume,
+        progress=progress,
+        log=log,
+        objective=objective,
+        save_best=save,
+    )
+
+
+def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[str, Tensor] | None:
+    """The reference that a run was started with; None where it was stopped before it was kept."""
+    path = folder / REFERENCE_FILE
+    if not path.is_file():
+        return None
+    tensors = {n: stored.tensor for n, stored in read_tensors(path, mapped=False).tensors.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: (len(rows), 2) for name, rows in parts.items()}
+    if shapes != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        hint = f"is of other data: {shapes} where {expected} is needed"
+        raise WeightsError(path, f"{hint}; give the pairs that the run was started with")
+    return tensors

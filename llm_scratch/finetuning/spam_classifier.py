@@ -1,0 +1,321 @@
+"""A spam classifier as the book builds it: data, accuracy, training loop, use (book chapter 6).
+
+The book pads every message to one length and reads the answer at the end of the padded row, so
+that it hangs on the padding too. What reads at the last real token stands in `labelled_texts` and
+`classifier`; `calc_accuracy_loader` and `train_classifier_simple` take the batches of both.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from llm_scratch.finetuning.labelled_rows import Row, read_rows
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.training.evaluation import Loader, evaluate_model
+from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
+
+SPAM_LABELS = {"ham": 0, "spam": 1}
+
+
+class SpamDataset(Dataset):
+    """Messages as rows of ids of one length: item -> (max_length,) int64 and its label.
+
+    Args:
+        csv_file: a CSV file with the head "Label,Text"; also rows (label, text), or a DataFrame.
+            Labels are 0 and 1, or "ham" and "spam".
+        tokenizer: any tokenizer.
+        max_length: ids of a row. Longer messages are cut, with a warning that counts them; None
+            takes the longest message.
+        pad_token_id: what shorter messages are filled up with.
+
+    Attributes:
+        data: {"Label": [...], "Text": [...]}, labels as numbers.
+        encoded_texts: a list of `max_length` ids for each message.
+        max_length: ids of a row.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if there is no message, a column is missing, or a label is another one.
+
+    Source:
+        Book 6.3.
+    """
+
+    def __init__(
+        self,
+        csv_file: str | os.PathLike[str] | Iterable[Row] | Any,
+        tokenizer: Any,
+        max_length: int | None = None,
+        pad_token_id: int = 50256,
+    ) -> None:
+        rows = read_rows(csv_file)
+        if not rows:
+            raise ValueError("there are no messages to learn from")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"{max_length=} must be 1 or more; None takes the longest message")
+        labels = [_spam_label(number, label) for number, (label, _) in enumerate(rows)]
+        texts = [text for _, text in rows]
+        self.data: dict[str, list[Any]] = {"Label": labels, "Text": texts}
+        encoded = [encode(tokenizer, text, "text") for text in texts]
+        self.max_length = max(map(len, encoded)) if max_length is None else max_length
+        warn_of_cut(encoded, self.max_length)
+        self.encoded_texts = [
+            ids[: self.max_length] + [pad_token_id] * (self.max_length - len(ids))
+            for ids in encoded
+        ]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.encoded_texts[index]), torch.tensor(self.data["Label"][index])
+
+    def __len__(self) -> int:
+        return len(self.encoded_texts)
+
+
+def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
+    """Warn with the number of texts that are cut to `max_length` tokens, if any are."""
+    lengths = [len(ids) for ids in encoded]
+    cut = sum(length > max_length for length in lengths)
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(lengths)} texts are cut to {max_length} tokens; the longest has "
+            f"{max(lengths)}",
+            stacklevel=3,
+        )
+
+
+def class_logits(
+    model: Any, inputs: Tensor, targets: Tensor, *, position: int = -1
+) -> tuple[Tensor, Tensor]:
+    """Logits where the rows of a batch are read, and the labels: (n, N) float32, and (n,).
+
+    Args:
+        model: maps (B, T) ids to (B, T, N) logits.
+        inputs: (B, T) ids.
+        targets: (B,) labels, read at `position`; or (B, T) targets that hold the label at the
+            place to read at and -100 elsewhere, as `ClassificationDataset` gives them.
+        position: -1 is the end of the padded row, 0 the first token.
+
+    Raises:
+        ValueError: if both the targets and `position` say where to read.
+    """
+    logits = model(inputs).float()  # (B, T, N)
+    if targets.dim() == 1:
+        return logits[:, position], targets
+    if position != -1:
+        raise ValueError(f"{position=} has no effect: these targets say themselves where to read")
+    real = targets != IGNORE_INDEX  # (B, T)
+    return logits[real], targets[real]
+
+
+def classification_loss(
+    model: Any, inputs: Tensor, targets: Tensor, *, position: int = -1
+) -> tuple[Tensor, Tensor]:
+    """Sum of cross entropies in nats, and how many labels there are: two scalars.
+
+    The `loss_fn=` of a classifier, for both kinds of batches; arguments as `class_logits`.
+    """
+    logits, labels = class_logits(model, inputs, targets, position=position)
+    return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(labels))
+
+
+def last_position_loss(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The book's loss, read at the end of each padded row: sum and count, two scalars.
+
+    `calc_loss_batch(..., loss_fn=last_position_loss)` is the book's function of that name, and
+    so are `calc_loss_loader` and `evaluate_model`.
+
+    Args:
+        model: maps (B, T) ids to (B, T, N) logits.
+        inputs: (B, T) ids.
+        labels: (B,) labels, 0 to N - 1.
+
+    Source:
+        Book 6.6.
+    """
+    if labels.dim() != 1:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)}; one a row is needed, and classification_loss "
+            "reads at the place that the targets mark"
+        )
+    return classification_loss(model, inputs, labels)
+
+
+@torch.no_grad()
+def calc_accuracy_loader(
+    data_loader: Iterable[tuple[Tensor, Tensor]],
+    model: Any,
+    device: torch.device | str,
+    num_batches: int | None = None,
+    *,
+    position: int = -1,
+) -> float:
+    """The share of rows whose likeliest class is the right one, 0 to 1.
+
+    The modes of the model are left as found (the book leaves it in eval mode).
+
+    Args:
+        data_loader: gives (inputs, labels), read at the end of the padded row as in the book, or
+            (inputs, targets) of a `ClassificationDataset`, read at the last real token.
+        model: maps (B, T) ids to (B, T, N) logits.
+        device: where the batches are moved to.
+        num_batches: at most so many batches; None is all of them.
+        position: another place to read labels at; 0 is the first token.
+
+    Raises:
+        ValueError: if the loader gives no batch.
+
+    Source:
+        Book 6.6.
+    """
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
+    correct, count = 0, 0
+    with evaluation_mode(model):
+        for inputs, targets in islice(data_loader, num_batches):
+            batch = inputs.to(device), targets.to(device)
+            logits, labels = class_logits(model, *batch, position=position)
+            correct += int((logits.argmax(dim=-1) == labels).sum())
+            count += len(labels)
+    if not count:
+        raise ValueError("the loader gives no batch; are there fewer rows than one batch has?")
+    return correct / count
+
+
+def train_classifier_simple(
+    model: Any,
+    train_loader: Loader,
+    val_loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+    eval_freq: int,
+    eval_iter: int | None,
+    *,
+    position: int = -1,
+    log: Callable[[str], object] = print,
+) -> tuple[list[float], list[float], list[float], list[float], int]:
+    """Train for some epochs: losses and accuracies on both parts, and how many examples were seen.
+
+    Losses are measured every `eval_freq` steps, accuracies after each epoch. With the book's seed
+    and settings the numbers are the book's. The modes of the model are left as found.
+
+    Args:
+        model: a `GPTModel` with a head for classes, on `device`.
+        train_loader: gives what `calc_accuracy_loader` takes, to learn from.
+        val_loader: the same to measure on.
+        optimizer: made from the model's parameters.
+        device: where the model is.
+        num_epochs: how often the training part is gone through.
+        eval_freq: steps from one evaluation to the next.
+        eval_iter: how many batches an evaluation takes of each part; None is all of them.
+        position: another place to read labels at; 0 is the first token.
+        log: what each line is given to.
+
+    Returns:
+        train_losses, val_losses, train_accs, val_accs, examples_seen.
+
+    Raises:
+        ValueError: if a number is below 1, or a loader gives no batch.
+        TypeError: if a loader is an iterator, which would be used up after one pass.
+
+    Source:
+        Book 6.7.
+    """
+    if min(num_epochs, eval_freq, 1 if eval_iter is None else eval_iter) < 1:
+        raise ValueError(f"{num_epochs=}, {eval_freq=} and {eval_iter=} must be 1 or more")
+    if isinstance(train_loader, Iterator) or isinstance(val_loader, Iterator):
+        raise TypeError("a loader is an iterator, used up after one pass; give a DataLoader")
+    losses: tuple[list[float], list[float]] = ([], [])
+    accuracies: tuple[list[float], list[float]] = ([], [])
+    examples_seen, step = 0, -1
+    loss_fn = partial(classification_loss, position=position)
+    with evaluation_mode(model):  # for its way out: modes as they were before the run
+        for epoch in range(1, num_epochs + 1):
+            model.train()
+            for inputs, targets in train_loader:
+                optimizer.zero_grad()
+                calc_loss_batch(inputs, targets, model, device, loss_fn=loss_fn).backward()
+                optimizer.step()
+                examples_seen += len(inputs)
+                step += 1
+                if step % eval_freq == 0:
+                    both = evaluate_model(
+                        model, train_loader, val_loader, device, eval_iter, loss_fn=loss_fn
+                    )
+                    for values, value in zip(losses, both, strict=True):
+                        values.append(value)
+                    log(
+                        f"Ep {epoch} (Step {step:06d}): "
+                        f"Train loss {both[0]:.3f}, Val loss {both[1]:.3f}"
+                    )
+            shares = [
+                calc_accuracy_loader(loader, model, device, eval_iter, position=position)
+                for loader in (train_loader, val_loader)
+            ]
+            for values, value in zip(accuracies, shares, strict=True):
+                values.append(value)
+            log(f"Training accuracy: {shares[0]:.2%} | Validation accuracy: {shares[1]:.2%}")
+    return *losses, *accuracies, examples_seen
+
+
+@torch.no_grad()
+def classify_review(
+    text: str,
+    model: Any,
+    tokenizer: Any,
+    device: torch.device | str,
+    max_length: int | None = None,
+    pad_token_id: int = 50256,
+) -> str:
+    """Say "spam" or "not spam" of a message.
+
+    Args:
+        text: the message; what is beyond `max_length` or the model's context is not read.
+        model: a `GPTModel` with a head for two classes.
+        tokenizer: the one that the model was trained with.
+        device: where the model is.
+        max_length: shorter messages are padded to it, and read at the end of the padding, as the
+            model of the book was trained. None reads at the last token of the message itself.
+        pad_token_id: what is padded with.
+
+    Raises:
+        ValueError: if the message has no token, or `max_length` is out of range.
+
+    Source:
+        Book 6.8.
+    """
+    context_length = model.pos_emb.weight.shape[0]
+    if max_length is not None and not 1 <= max_length <= context_length:
+        raise ValueError(
+            f"{max_length=} must be from 1 to the model's context length of {context_length}"
+        )
+    ids = encode(tokenizer, text, "text")[: max_length or context_length]
+    if not ids:
+        raise ValueError("the message has no token; there is nothing to classify")
+    ids += [pad_token_id] * ((max_length or 0) - len(ids))
+    with evaluation_mode(model):
+        logits = model(torch.tensor([ids], device=device))[0, -1]  # (N,)
+    if len(logits) != 2:
+        raise ValueError(f"the model has {len(logits)} classes, two are needed; use classify_texts")
+    return "spam" if logits.argmax() == 1 else "not spam"
+
+
+def _spam_label(number: int, label: Any) -> int:
+    found = SPAM_LABELS.get(label, label) if isinstance(label, str) else label
+    if found not in (0, 1):
+        raise ValueError(
+            f"row {number} has the label {label!r}; 0 or ham, and 1 or spam, are the labels here "
+            "(ClassificationDataset takes any)"
+        )
+    return int(found)

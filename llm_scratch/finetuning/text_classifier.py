@@ -1,0 +1,323 @@
+"""Classifiers for any number of classes: a new head, training, use, and keeping them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from llm_scratch.files import read_json, write_json
+from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.scores import confusion_matrix
+from llm_scratch.finetuning.spam_classifier import warn_of_cut
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.linear import Linear
+from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.text.token_rows import TokenRows
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train as run_training
+from llm_scratch.training.starting import RunState
+from llm_scratch.weights.folder import load_model, save_model
+
+Trained = Literal["last block", "all", "head"]
+CLASSES_FILE = "classes.json"
+
+
+class Classified(NamedTuple):
+    """What a classifier says of n texts: a class's name each, and (n, N) probabilities."""
+
+    classes: list[str]
+    probabilities: Tensor
+
+
+class Classifier(NamedTuple):
+    """A model with a head for classes, the tokenizer that belongs to it, and the classes' names."""
+
+    model: GPTModel
+    tokenizer: Any
+    class_names: tuple[str, ...]
+
+    def classify(self, texts: Sequence[str], *, batch_size: int = 32) -> Classified:
+        """The likeliest class of each text, and the probabilities; see `classify_texts`."""
+        return classify_texts(
+            self.model, self.tokenizer, texts, self.class_names, batch_size=batch_size
+        )
+
+    def evaluate(self, dataset: ClassificationDataset, *, batch_size: int = 32) -> Tensor:
+        """The confusion matrix on labelled texts with the same classes; see `evaluate_classifier`.
+
+        Raises:
+            ValueError: if the data set has other classes, or has them in another order.
+        """
+        if dataset.class_names != self.class_names:
+            raise ValueError(
+                f"the data has the classes {', '.join(dataset.class_names)}, the classifier "
+                f"{', '.join(self.class_names)}; make the data with its class_names="
+            )
+        return evaluate_classifier(self.model, dataset, batch_size=batch_size)
+
+
+def replace_head(model: GPTModel, num_classes: int, train: Trained = "last block") -> GPTModel:
+    """The same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
+
+    The head has a bias and is drawn as the book draws it: after the seed, nothing else is.
+
+    Args:
+        model: changed in place.
+        num_classes: 2 or more.
+        train: what an optimizer will change: "last block" with the final norm and the head, as in
+            the book; "all"; or the "head" alone. The other parameters are frozen.
+
+    Raises:
+        ValueError: if there are fewer than two classes, or `train` is another word.
+
+    Source:
+        Book 6.5.
+    """
+    if num_classes < 2:
+        raise ValueError(f"{num_classes=} must be 2 or more")
+    if train not in get_args(Trained):
+        known = ", ".join(map(repr, get_args(Trained)))
+        raise ValueError(f"{train=} must be one of {known}")
+    for parameter in model.parameters():
+        parameter.requires_grad_(train == "all")
+    like = model.tok_emb.weight
+    head = Linear(model.cfg.emb_dim, num_classes)
+    model.out_head = head.to(device=like.device, dtype=like.dtype)
+    if train == "last block":
+        for part in (model.trf_blocks[-1], model.final_norm):
+            part.requires_grad_(True)
+    return model
+
+
+@torch.no_grad()
+def class_probabilities(
+    model: GPTModel, encoded: Sequence[Sequence[int]], *, batch_size: int = 32
+) -> Tensor:
+    """Probabilities of the classes, read at the last token of each row of ids: (n, N) float32.
+
+    Rows of about the same length are computed together; the result is in the order given.
+
+    Raises:
+        ValueError: if a row is empty or longer than the model's context, or no row is there.
+    """
+    if batch_size < 1:
+        raise ValueError(f"{batch_size=} must be 1 or more")
+    context_length = model.cfg.context_length
+    rows = TokenRows(
+        [(ids, [0] * len(ids)) for ids in encoded], pad_id=0, vocab_size=model.cfg.vocab_size
+    )
+    rows.num_rows(context_length)
+    device = model.tok_emb.weight.device
+    order = rows.lengths.argsort(kind="stable").tolist()
+    probabilities: list[Tensor] = [torch.empty(0)] * len(rows)
+    with evaluation_mode(model):
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            hidden = model.hidden_states(rows.padded(chosen)[0].to(device))  # (B, T, C)
+            last = torch.from_numpy(rows.lengths[chosen] - 1).to(device)  # (B,)
+            logits = model.out_head(hidden[torch.arange(len(chosen), device=device), last])
+            for row, values in zip(chosen, logits.float().softmax(dim=-1).cpu(), strict=True):
+                probabilities[row] = values
+    return torch.stack(probabilities)
+
+
+def classify_texts(
+    model: GPTModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    *,
+    batch_size: int = 32,
+) -> Classified:
+    """The likeliest class of each text, and the probabilities of all classes.
+
+    A text's answer is read at its last token and does not hang on the others. What is beyond the
+    model's context is not read; a warning counts such texts.
+
+    Args:
+        model: a `GPTModel` with a head for classes.
+        tokenizer: the one that the model was trained with.
+        texts: one or more texts. A special token written in one is read as ordinary text.
+        class_names: the classes' names; None calls them "0", "1", ...
+        batch_size: texts that are computed together.
+
+    Raises:
+        ValueError: if there is no text, one has no token, or there is not one name a class.
+        TypeError: if `texts` is one text instead of a list.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts is one text; give a list of texts")
+    N = num_classes_of(model)
+    names = [str(number) for number in range(N)] if class_names is None else list(class_names)
+    if len(names) != N:
+        raise ValueError(f"{len(names)} class names for a model of {N} classes; give one for each")
+    encoded = [encode(tokenizer, text, "text") for text in texts]
+    for number, ids in enumerate(encoded):
+        if not ids:
+            raise ValueError(f"text {number} has no token; there is nothing to classify")
+    warn_of_cut(encoded, model.cfg.context_length)
+    encoded = [ids[: model.cfg.context_length] for ids in encoded]
+    probabilities = class_probabilities(model, encoded, batch_size=batch_size)
+    return Classified([names[i] for i in probabilities.argmax(dim=-1).tolist()], probabilities)
+
+
+def evaluate_classifier(
+    model: GPTModel, dataset: ClassificationDataset, *, batch_size: int = 32
+) -> Tensor:
+    """The confusion matrix of a model on labelled texts: (N, N) counts, rows are the true classes.
+
+    Raises:
+        ValueError: if the model has another number of classes, or a text exceeds its context.
+    """
+    check_classes(model, dataset.class_names)
+    encoded = [dataset[row][0].tolist() for row in range(len(dataset))]
+    predicted = class_probabilities(model, encoded, batch_size=batch_size).argmax(dim=-1)
+    return confusion_matrix(dataset.labels, predicted, len(dataset.class_names))
+
+
+def finetune_classifier(
+    model: GPTModel,
+    tokenizer: Any,
+    train: ClassificationDataset,
+    validation: ClassificationDataset | None,
+    config: TrainConfig,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    log: Callable[[str], object] = print,
+    save_best: Callable[[Any, Path, Any], object] = save_model,
+) -> RunState:
+    """Train a classifier in the loop for real runs, and say where the run then stands.
+
+    The folder gets what every run writes, and the classes' names beside the best model;
+    `load_classifier` reads it. The loss is the mean over texts, whatever the batches are.
+
+    Args:
+        model: with a head for the classes (`replace_head`); updated in place.
+        tokenizer: the one that the data sets were made with.
+        train: the texts to learn from, with an example of every class.
+        validation: the texts to measure on, with the same classes in the same order.
+        config: the settings of the run. A step takes `micro_batch` texts.
+        folder: where the run is kept; None keeps nothing.
+        resume: whether a run in the folder goes on.
+        progress: whether there is a progress bar.
+        log: what each line is given to.
+        save_best: `save_best(model, folder, tokenizer)` writes the best model in another form.
+
+    Raises:
+        ValueError: if model, data and settings do not fit each other; see `training.loop.train`.
+    """
+    check_classes(model, train.class_names)
+    if empty := [name for name, count in train.counts().items() if not count]:
+        raise ValueError(f"no training text has the class {', '.join(empty)}; nothing teaches it")
+    if validation is not None and validation.class_names != train.class_names:
+        raise ValueError(
+            f"the validation part has the classes {', '.join(validation.class_names)}, the "
+            f"training part {', '.join(train.class_names)}; make both with the same class_names="
+        )
+
+    def save(model: Any, folder: Path, tokenizer: Any) -> None:
+        save_best(model, folder, tokenizer)
+        save_class_names(folder, train.class_names)
+
+    return run_training(
+        model,
+        train.rows,
+        config,
+        validation=None if validation is None else validation.rows,
+        folder=folder,
+        tokenizer=tokenizer,
+        resume=resume,
+        progress=progress,
+        log=log,
+        save_best=save,
+    )
+
+
+def save_classifier(
+    model: GPTModel,
+    folder: str | os.PathLike[str],
+    tokenizer: Any,
+    class_names: Sequence[str],
+) -> Path:
+    """The folder that now holds the model, its tokenizer and the names of the classes.
+
+    Raises:
+        ValueError: if there is not one name for each class of the model.
+    """
+    check_classes(model, class_names)
+    folder = save_model(model, folder, tokenizer)
+    save_class_names(folder, class_names)
+    return folder
+
+
+def save_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Write the names of the classes beside a model."""
+    write_json(folder / CLASSES_FILE, {"classes": list(class_names)})
+
+
+def load_classifier(
+    folder: str | os.PathLike[str], *, device: torch.device | str | None = None
+) -> Classifier:
+    """The classifier that `save_classifier` or `finetune_classifier` wrote.
+
+    Raises:
+        FileNotFoundError: if no model, or no names of classes, were saved there.
+        WeightsError: if a file is damaged, or names and model do not belong together.
+    """
+    model, tokenizer = load_model(folder, device=device)
+    names = load_class_names(folder)
+    if len(names) != num_classes_of(model):
+        hint = f"{len(names)} names for a model of {num_classes_of(model)} classes"
+        raise WeightsError(Path(folder) / CLASSES_FILE, f"{hint}; use the file saved with it")
+    return Classifier(model, tokenizer, names)
+
+
+def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the classes that stand beside a model.
+
+    Raises:
+        FileNotFoundError: if there are none: the model is no classifier.
+        WeightsError: if the file is damaged.
+    """
+    path = Path(folder) / CLASSES_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: no classifier was saved in {folder}")
+    names = read_json(path, error=WeightsError).get("classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(path, 'holds no names of classes; {"classes": [names]} is expected')
+    return tuple(names)
+
+
+def num_classes_of(model: GPTModel) -> int:
+    """How many classes the head of a model tells apart.
+
+    Raises:
+        ValueError: if the model has no head for classes.
+    """
+    head: Any = model.out_head
+    head = getattr(head, "linear", head)  # LoRA stands around it
+    if head.bias is None:
+        raise ValueError("the model has no head for classes; replace_head gives it one")
+    return head.out_features
+
+
+def check_classes(model: GPTModel, class_names: Sequence[str]) -> None:
+    """Refuse a model whose head has another number of classes.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if len(class_names) != num_classes_of(model):
+        raise ValueError(
+            f"the model has {num_classes_of(model)} classes, the data {len(class_names)} "
+            f"({', '.join(class_names)}); replace_head(model, {len(class_names)}) fits"
+        )

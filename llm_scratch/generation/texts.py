@@ -1,0 +1,342 @@
+"""Prompts in, texts out: `generate_text` for all at once, `TextStream` piece by piece."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.generation.decoding import stream
+from llm_scratch.generation.ending import StopStrings
+from llm_scratch.generation.reading import Model
+from llm_scratch.generation.sampling import Generators, check_generators
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.tokenizers.any_tokenizer import (
+    IncrementalDecoder,
+    Special,
+    encode,
+    special_tokens_of,
+    vocab_size_of,
+)
+from llm_scratch.tokenizers.simple import END_OF_TEXT
+
+FinishReason = Literal["length", "eos", "stop", "interrupted"]
+SEED_IDS = 8  # ids of the prompt that tell a decoder whether a blank stands before the next word
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote after a prompt.
+
+    Args:
+        prompt: the text that it went on from.
+        text: what it wrote, without the end mark or stop string.
+        ids: the ids that it chose, with those that ended it.
+        finish_reason: "length" (all tokens that were asked for), "eos", "stop", or "interrupted".
+        prompt_tokens: length of the prompt.
+        new_tokens: how many ids it chose.
+        prefill_tokens_per_second: prompt tokens of the whole batch by the time until the first ids.
+        decode_tokens_per_second: tokens of the whole batch after the first; None without any.
+    """
+
+    prompt: str
+    text: str
+    ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    new_tokens: int
+    prefill_tokens_per_second: float | None
+    decode_tokens_per_second: float | None
+
+
+@overload
+def generate_text(
+    model: Model, tokenizer: Any, prompts: str, max_new_tokens: int = 100, **options: Any
+) -> Generation: ...
+@overload
+def generate_text(
+    model: Model, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 100, **options: Any
+) -> list[Generation]: ...
+def generate_text(
+    model: Model,
+    tokenizer: Any,
+    prompts: str | Sequence[str],
+    max_new_tokens: int = 100,
+    **options: Any,
+) -> Generation | list[Generation]:
+    """What a model writes after one text, or after each of several of any lengths.
+
+    Prompts are run together, padded on the left and masked, so that each gets what it would get
+    alone. Ids that the tokenizer does not have are never chosen.
+
+    Args:
+        model: a `GPTModel`, or any callable that maps (B, T) ids to (B, T, V) logits (then prompts
+            of different lengths run one after the other).
+        tokenizer: the one that the model was trained with.
+        prompts: a text, or several. An empty one begins with the end-of-text token, which in
+            training stands between documents.
+        max_new_tokens: 0 or more, for each prompt.
+        options: `stop` (a string or several, of which nothing is shown), `stop_ids`, `eos_id`
+            ("auto" is the tokenizer's end of text, None never ends), `special` ("text" reads
+            "<|endoftext|>" in a prompt as characters, "allow" as the token); and what `generate`
+            takes: `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`,
+            `presence_penalty`, `banned`, `n_vocab`, `generator` (one, or one for each prompt),
+            `context_size`, `use_cache`.
+
+    Returns:
+        A `Generation` for a text, a list of them for several.
+
+    Raises:
+        TypeError: if a prompt is no text.
+        ValueError: if an option is out of range.
+    """
+    if isinstance(prompts, str):
+        return _written(model, tokenizer, [prompts], max_new_tokens, options)[0]
+    prompts = list(prompts)
+    generator = options.pop("generator", None)
+    check_generators(generator, len(prompts))
+    together = isinstance(getattr(model, "_orig_mod", model), GPTModel)
+    if together or len(prompts) < 2:
+        return _written(model, tokenizer, prompts, max_new_tokens, options, generator)
+    own = generator if isinstance(generator, Sequence) else [generator] * len(prompts)
+    return [
+        _written(model, tokenizer, [prompt], max_new_tokens, options, each)[0]
+        for prompt, each in zip(prompts, own, strict=True)
+    ]
+
+
+def _written(
+    model: Model,
+    tokenizer: Any,
+    prompts: list[str],
+    max_new_tokens: int,
+    options: dict[str, Any],
+    generator: Generators = None,
+) -> list[Generation]:
+    if generator is not None:
+        options = {**options, "generator": generator}
+    batch = TextBatch(model, tokenizer, prompts, max_new_tokens, **options)
+    for _ in batch:
+        pass
+    return batch.results()
+
+
+class TextStream:
+    """The text that a model writes after a prompt, as it comes: an iterator of pieces.
+
+    No piece holds half a character or a part of a stop string; joined they are the text of
+    `generate_text`. `result` can be asked for at any time.
+
+    Args:
+        model: as in `generate_text`, like all that follows.
+        tokenizer: the one that the model was trained with.
+        prompt: the text to go on from.
+        max_new_tokens: 0 or more.
+        options: as in `generate_text`.
+    """
+
+    def __init__(
+        self, model: Model, tokenizer: Any, prompt: str, max_new_tokens: int = 100, **options: Any
+    ) -> None:
+        self._batch = TextBatch(model, tokenizer, [prompt], max_new_tokens, **options)
+        self._pieces = (pieces[0] for pieces in self._batch if pieces[0])
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces that have not been given yet."""
+        return self
+
+    def __next__(self) -> str:
+        """The next piece, never empty."""
+        return next(self._pieces)
+
+    def result(self) -> Generation:
+        """What was written so far; `finish_reason` is "interrupted" before the end."""
+        return self._batch.results()[0]
+
+
+class TextBatch:
+    """Several prompts on their way: iterating gives, step by step, each prompt's piece of text.
+
+    Args:
+        model: as in `generate_text`, like all that follows.
+        tokenizer: the one that the model was trained with.
+        prompts: texts of any lengths.
+        max_new_tokens: 0 or more, for each prompt.
+        stop: strings that end a text and are never shown.
+        stop_ids: ids that end a text.
+        eos_id: "auto" is the tokenizer's end of text, None never ends one.
+        special: how special tokens in a prompt are read.
+        n_vocab: ids from here on are never chosen; None asks the tokenizer.
+        options: what `stream` takes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,
+        prompts: list[str],
+        max_new_tokens: int,
+        *,
+        stop: str | Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        eos_id: int | Literal["auto"] | None = "auto",
+        special: Special = "text",
+        n_vocab: int | None = None,
+        **options: Any,
+    ) -> None:
+        end = end_of_text_id(tokenizer)
+        eos_id = end if eos_id == "auto" else eos_id
+        encoded = [_encode_prompt(tokenizer, prompt, special, end) for prompt in prompts]
+        stop = [stop] if isinstance(stop, str) else list(stop)
+        self._rows = [
+            _Row(tokenizer, prompt, ids, StopStrings(stop), eos_id, set(stop_ids))
+            for prompt, ids in zip(prompts, encoded, strict=True)
+        ]
+        self._max_new_tokens = max_new_tokens
+        self._prefill_seconds = self._decode_seconds = 0.0
+        self._steps: Iterator[Tensor] = iter(())
+        if not prompts:
+            return
+        ids, mask = pad_left(encoded, _device_of(model))
+        self._steps = stream(
+            model,
+            ids,
+            max_new_tokens,
+            eos_id=eos_id,
+            stop=list(stop_ids),
+            attention_mask=mask,
+            n_vocab=vocab_size_of(tokenizer) if n_vocab is None else n_vocab,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[list[str]]:
+        """Each step's pieces, "" where nothing can be shown yet; to be read once."""
+        new_ids, self._prefill_seconds = self._timed_step()
+        yield self._push(new_ids)
+        while not all(row.finish_reason for row in self._rows):
+            new_ids, seconds = self._timed_step()
+            self._decode_seconds += seconds
+            yield self._push(new_ids)
+
+    def _timed_step(self) -> tuple[list[int] | None, float]:
+        """The next id of each row, None after the last, and the seconds that it took."""
+        start = time.perf_counter()
+        chosen = next(self._steps, None)
+        new_ids = None if chosen is None else chosen[:, 0].tolist()  # waits for a GPU
+        return new_ids, time.perf_counter() - start
+
+    def _push(self, new_ids: list[int] | None) -> list[str]:
+        if new_ids is None:
+            return [row.finish("length") for row in self._rows]
+        return [row.push(i) for row, i in zip(self._rows, new_ids, strict=True)]
+
+    def results(self) -> list[Generation]:
+        """What each prompt has got so far."""
+        prompt_tokens = sum(row.prompt_tokens for row in self._rows)
+        decoded = sum(len(row.ids) - 1 for row in self._rows if row.ids)
+        rates = (
+            prompt_tokens / self._prefill_seconds if self._prefill_seconds else None,
+            decoded / self._decode_seconds if decoded and self._decode_seconds else None,
+        )
+        return [
+            Generation(
+                row.prompt,
+                row.text,
+                list(row.ids),
+                row.finish_reason or "interrupted",
+                row.prompt_tokens,
+                len(row.ids),
+                *rates,
+            )
+            for row in self._rows
+        ]
+
+
+class _Row:
+    """One prompt's continuation: its ids, its text, and what ended it."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt: str,
+        prompt_ids: list[int],
+        stop: StopStrings,
+        eos_id: int | None,
+        stop_ids: set[int],
+    ) -> None:
+        self.prompt, self.prompt_tokens = prompt, len(prompt_ids)
+        self.text, self.ids = "", list[int]()
+        self.finish_reason: FinishReason | None = None
+        self._stop, self._eos_id, self._stop_ids = stop, eos_id, stop_ids
+        self._decoder = IncrementalDecoder(tokenizer)
+        for token_id in prompt_ids[-SEED_IDS:] if prompt else ():
+            self._decoder.push(token_id)
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that can be shown with it."""
+        if self.finish_reason:
+            return ""
+        self.ids.append(token_id)
+        if token_id == self._eos_id:
+            return self.finish("eos")
+        if token_id in self._stop_ids:
+            return self.finish("stop")
+        piece = self._stop.push(self._decoder.push(token_id))
+        if self._stop.found is not None:
+            self.finish_reason = "stop"
+        self.text += piece
+        return piece
+
+    def finish(self, reason: FinishReason) -> str:
+        """End the row and return the text that was held back."""
+        if self.finish_reason:
+            return ""
+        piece = self._stop.push(self._decoder.flush()) + self._stop.flush()
+        self.finish_reason = "stop" if self._stop.found else reason
+        self.text += piece
+        return piece
+
+
+def end_of_text_id(tokenizer: Any) -> int | None:
+    """The id that ends a document in this tokenizer's vocabulary, None where there is none."""
+    if isinstance(token_id := getattr(tokenizer, "eos_token_id", None), int):  # transformers
+        return token_id
+    if END_OF_TEXT not in special_tokens_of(tokenizer):
+        return None
+    ids = encode(tokenizer, END_OF_TEXT, special="allow")
+    return ids[0] if len(ids) == 1 else None
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], device: torch.device | str | None = None, pad_id: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids of any lengths as one batch: (B, T) ids and (B, T) booleans, False at padding."""
+    T = max(len(row) for row in rows)
+    ids = torch.full((len(rows), T), pad_id, dtype=torch.int64)
+    mask = torch.zeros(len(rows), T, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, T - len(row) :] = torch.tensor(row)
+        mask[index, T - len(row) :] = True
+    return ids.to(device), mask.to(device)
+
+
+def _encode_prompt(tokenizer: Any, prompt: str, special: Special, end: int | None) -> list[int]:
+    if not isinstance(prompt, str):
+        raise TypeError(f"a prompt is a text, got {type(prompt).__name__}")
+    ids = encode(tokenizer, prompt, special)
+    if ids:
+        return ids
+    if end is None:
+        raise ValueError(
+            f"an empty prompt, and this tokenizer has no {END_OF_TEXT} to begin with; give a text"
+        )
+    return [end]
+
+
+def _device_of(model: Any) -> torch.device:
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device

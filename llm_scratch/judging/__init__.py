@@ -1,0 +1,1 @@
+"""Answers compared: exact match, and a model as judge (book 7.8)."""

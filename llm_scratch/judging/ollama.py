@@ -1,0 +1,199 @@
+"""Ask a model that Ollama runs, by Ollama's own protocol, as the book does (book 7.8)."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm_scratch.judging.client import (
+    TIMEOUT_SECONDS,
+    JudgeError,
+    PassingError,
+    Pause,
+    json_object,
+    patiently,
+    post,
+)
+from llm_scratch.judging.judge import HIGHEST, check_keys, task_of
+
+OLLAMA_CHAT = "http://localhost:11434/api/chat"
+PROCESSES = Path("/proc")
+COMM_LENGTH = 15  # Linux keeps so many characters of a process's name
+
+
+def query_model(
+    prompt: str,
+    model: str = "llama3",
+    url: str = OLLAMA_CHAT,
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    retries: int = 3,
+    pause: Pause = time.sleep,
+) -> str:
+    """The reply of a model that Ollama runs, greedy and with a fixed seed, as in the book.
+
+    Ollama reads 2,048 tokens here, prompt and reply together, and silently drops what is before
+    them. The book gives up after 30 seconds, which loading the model alone may take.
+
+    Args:
+        prompt: what is asked.
+        model: its name in `ollama list`.
+        url: the address of Ollama's own chat protocol.
+        timeout: seconds that the server may stay silent.
+        retries: how often a question is sent again after a failure that may pass.
+        pause: what waits some seconds between tries.
+
+    Raises:
+        JudgeError: if nothing answers there, or the model is not there.
+        ValueError: if `url` is no web address.
+
+    Source:
+        Book 7.8.
+    """
+    payload = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "options": {"seed": 123, "temperature": 0, "num_ctx": 2048},
+    }
+    return patiently(
+        lambda: _streamed_text(post(url, payload, timeout), url, model), url, retries, pause
+    )
+
+
+def generate_model_scores(
+    json_data: Sequence[Mapping[str, Any]],
+    json_key: str,
+    model: str = "llama3",
+    *,
+    url: str = OLLAMA_CHAT,
+    timeout: float = TIMEOUT_SECONDS,
+    retries: int = 3,
+    pause: Pause = time.sleep,
+    log: Callable[[str], object] = print,
+) -> list[int]:
+    """The scores, 0 to 100, that a model gives to the answers of some items.
+
+    A reply without one whole number from 0 to 100 is left out, and a line says how many were:
+    the list may be shorter than the data. `judge` compares models more fairly, in fewer questions.
+
+    Args:
+        json_data: items with "instruction", "output", "input" where there is one, and the answer.
+        json_key: the key of the answer, "model_response" in the book.
+        model: its name in `ollama list`.
+        url: the address of Ollama's own chat protocol.
+        timeout: seconds that the server may stay silent.
+        retries: how often a question is sent again after a failure that may pass.
+        pause: what waits some seconds between tries.
+        log: what the line is given to.
+
+    Raises:
+        ValueError: if an item misses a key; names it.
+        JudgeError: if nothing answers at `url`, or the model is not there.
+
+    Source:
+        Book 7.8.
+    """
+    check_keys(json_data, ("instruction", "output", json_key))
+    scores, unreadable = [], []
+    for entry in json_data:
+        prompt = (
+            f"Task:\n{task_of(entry)}\n\nReference answer:\n{entry['output']}\n\n"
+            f"Answer to grade:\n{entry[json_key]}\n\n"
+            f"Grade the answer from 0, wrong, to {HIGHEST}, as good as the reference. "
+            "Reply with that whole number and nothing else."
+        )
+        reply = query_model(prompt, model, url, timeout=timeout, retries=retries, pause=pause)
+        score = read_score(reply)
+        if score is None:
+            unreadable.append(reply)
+        else:
+            scores.append(score)
+    if unreadable:
+        log(
+            f"{len(unreadable)} of {len(json_data)} scores could not be read and are left out; "
+            f"the first reply was {unreadable[0][:80]!r}"
+        )
+    return scores
+
+
+def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
+    """The text that Ollama sends piece by piece, one JSON object a line."""
+    pieces = []
+    for line in filter(bytes.strip, lines):
+        part = json_object(line)
+        if "error" in part:
+            raise JudgeError(f"{url} stopped in the reply of {model!r}: {part['error']}")
+        message = part.get("message")
+        content = message.get("content") if isinstance(message, dict) else None
+        pieces.append(content if isinstance(content, str) else "")
+        if part.get("done"):
+            return "".join(pieces)
+    raise PassingError("the reply broke off")
+
+
+def read_score(reply: str) -> int | None:
+    """The one whole number from 0 to 100 in a reply, also as "85/100"; None if there is none."""
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(/|out of)\s*100\b", "", reply))
+    if len(numbers) != 1 or not numbers[0].isascii() or not numbers[0].isdigit():
+        return None
+    score = int(numbers[0]) if len(numbers[0]) <= len(str(HIGHEST)) else HIGHEST + 1
+    return score if score <= HIGHEST else None
+
+
+def check_if_running(process_name: str) -> bool:
+    """Whether a process runs whose name contains `process_name`, as "ollama".
+
+    The names come from what the platform has: `/proc` on Linux, `tasklist` on Windows, else `ps`.
+    Whether the server in it answers, the first question tells.
+
+    Raises:
+        ValueError: if the name is empty, which every name contains.
+        OSError: if the platform has none of the three.
+
+    Source:
+        Book 7.8.
+    """
+    if not process_name:
+        raise ValueError("process_name is empty, which every name contains; give one")
+    if (PROCESSES / "self" / "comm").exists():
+        names = _names_in_proc()
+    elif sys.platform == "win32":
+        names = _names_in_tasklist(_output("tasklist", "/fo", "csv", "/nh"))
+    else:
+        names = [
+            Path(line.strip()).name for line in _output("ps", "-A", "-o", "comm=").splitlines()
+        ]
+    return any(process_name in name for name in names)
+
+
+def _names_in_proc() -> list[str]:
+    names = []
+    for folder in PROCESSES.glob("[0-9]*"):
+        try:
+            name = (folder / "comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+            if len(name.encode()) >= COMM_LENGTH:  # the rest may stand in the command line
+                command = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
+                whole = Path(command.split("\0")[0]).name
+                name = whole if whole.startswith(name) else name
+        except OSError:  # it has ended meanwhile, or is not ours to look at
+            continue
+        names.append(name)
+    return names
+
+
+def _names_in_tasklist(output: str) -> list[str]:
+    return [row[0] for row in csv.reader(output.splitlines()) if row]
+
+
+def _output(*command: str) -> str:
+    """What a command of the platform prints; names are ASCII as a rule, the rest does not count."""
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=True
+    )
+    return done.stdout

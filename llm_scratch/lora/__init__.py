@@ -1,0 +1,1 @@
+"""LoRA: layers, and adapters on disk (book appendix E)."""

@@ -1,0 +1,106 @@
+"""What an adapter stands on: the tensors of its base, and how they are told from another's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from llm_scratch.lora.layers import LinearWithLoRA, lora_layers
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.weights.folder_metadata import checksum
+from llm_scratch.weights.gpt2_names import expected_shapes
+
+# The options of a model that change what its weights compute.
+OPTIONS = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias")
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of a model without its LoRA, by the names that it has without LoRA."""
+    layers = lora_layers(model)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        owner = next((n for n in _owners(name) if n in layers), None)
+        if owner is None:
+            tensors[name] = tensor
+        elif name.startswith(f"{owner}.linear."):
+            tensors[f"{owner}.{name.removeprefix(f'{owner}.linear.')}"] = tensor
+    return tensors
+
+
+def tensors_beside(model: GPTModel) -> list[str]:
+    """The tensors that an adapter has to hold beside LoRA: those that learn, and a new head's.
+
+    Names are those without LoRA.
+
+    Raises:
+        ValueError: if a layer under LoRA learns too: its base would be another at each step.
+    """
+    layers = lora_layers(model)
+    for name, layer in layers.items():
+        if any(p.requires_grad for p in layer.linear.parameters()):
+            raise ValueError(
+                f"{name} learns beside its LoRA, so an adapter would not be all that was learned; "
+                "freeze(model) before replace_linear_with_lora, or merge and save the whole model"
+            )
+    inside = tuple(f"{name}." for name in layers)
+    learning = {
+        name for name, p in model.named_parameters(remove_duplicate=False)
+        if p.requires_grad and not name.startswith(inside)
+    }  # fmt: skip
+    expected = expected_shapes(model.cfg)
+    changed = {
+        name for name, tensor in base_tensors(model).items()
+        if name.startswith("out_head.") and expected.get(name) != tuple(tensor.shape)
+    }  # fmt: skip
+    if changed:
+        changed |= {name for name in base_tensors(model) if name.startswith("out_head.")}
+    # Whole modules, as PEFT keeps them: a bias that learns brings its weight along.
+    modules = {name.rpartition(".")[0] for name in learning | changed}
+    return [name for name in base_tensors(model) if name.rpartition(".")[0] in modules]
+
+
+def describe_base(model: GPTModel, without: Collection[str]) -> dict[str, Any]:
+    """A base as plain data: its options, and a checksum of each tensor that is not left out."""
+    config = asdict(model.cfg)
+    tensors = base_tensors(model)
+    return {
+        "options": {name: config[name] for name in OPTIONS},
+        "crc32": {name: checksum(t) for name, t in tensors.items() if name not in without},
+    }
+
+
+def fingerprint_of(base: Mapping[str, Any]) -> str:
+    """16 hex digits that tell a base from another."""
+    text = json.dumps([base["options"], base["crc32"]], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What tells two bases apart, in a few words; both as `describe_base` gives them."""
+    options = [
+        f"{name} {value!r} there, {ours['options'].get(name)!r} here"
+        for name, value in theirs["options"].items()
+        if ours["options"].get(name) != value
+    ]
+    if options:
+        return ", ".join(options)
+    names = [*theirs["crc32"], *(name for name in ours["crc32"] if name not in theirs["crc32"])]
+    differing = [n for n in names if theirs["crc32"].get(n) != ours["crc32"].get(n)]
+    return f"{len(differing)} of {len(names)} tensors differ, the first is {differing[0]}"
+
+
+def _owners(name: str) -> list[str]:
+    """The modules that a tensor is in, by name, from the outermost."""
+    parts = name.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+def base_linear(layer: nn.Module) -> nn.Linear | None:
+    """The linear layer itself, without LoRA around it; None where it is none."""
+    layer = layer.linear if isinstance(layer, LinearWithLoRA) else layer
+    return layer if isinstance(layer, nn.Linear) else None

@@ -1,0 +1,299 @@
+"""Adapters from a folder onto their base: read, checked whole, and only then put in.
+
+Shape letters: C emb_dim, N classes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.files import read_json
+from llm_scratch.lora.base import (
+    base_linear,
+    base_tensors,
+    describe_base,
+    difference,
+    fingerprint_of,
+)
+from llm_scratch.lora.layers import LinearWithLoRA, freeze, lora_layers, wrap_linear
+from llm_scratch.lora.saving import CONFIG_FILE, PREFIX, WEIGHTS_FILE
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.initialization import SkipInitialization
+from llm_scratch.model.linear import Linear
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.weights.folder import unwrapped
+from llm_scratch.weights.folder_metadata import is_ours, read_metadata, verify_checksums
+from llm_scratch.weights.tokenizer_files import load_tokenizer
+
+# What PEFT's adapters may have that these layers can't compute, and the values that mean "no".
+FEATURES = [
+    *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
+]
+
+
+@dataclass
+class Adapter:
+    """What a folder holds.
+
+    Args:
+        path: the file of the tensors.
+        pairs: the matrices of each layer, as PEFT has them: (rank, in) and (out, rank).
+        alphas: of each layer.
+        beside: other tensors by the name that they have without LoRA.
+        under: those of them that stand under LoRA, and do not learn.
+        mark: the fingerprint of the base; None where nothing is said.
+        metadata: what else this library wrote.
+    """
+
+    path: Path
+    pairs: dict[str, tuple[Tensor, Tensor]]
+    alphas: dict[str, float]
+    beside: dict[str, Tensor] = field(default_factory=dict)
+    under: set[str] = field(default_factory=set)
+    mark: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def load_adapter(
+    model: nn.Module, folder: str | os.PathLike[str], *, check_base: bool = True
+) -> Any | None:
+    """Put a saved adapter onto its base, in place: the tokenizer saved with it, or None.
+
+    Nothing is changed unless all of it fits. The base is frozen then, the adapter can be trained
+    on. Where the model has LoRA in the same layers already, the matrices take the file's values.
+
+    Args:
+        model: the `GPTModel` that the adapter was trained on. A head that belongs to the adapter
+            takes the place of the model's.
+        folder: from `save_adapter`, or from PEFT for a `GPTModel`.
+        check_base: whether a base with other numbers is refused. PEFT's own files say nothing
+            about their base; there the shapes alone are compared.
+
+    Raises:
+        FileNotFoundError: if there is no adapter in the folder.
+        WeightsError: if a file is damaged, is of another base (it says what differs), or has
+            matrices that the model has no layers for.
+        ValueError: if the model has LoRA in other layers, or of another rank.
+    """
+    model = unwrapped(model)
+    folder = Path(folder)
+    adapter = _read_adapter(folder)
+    _check_layers(model, adapter)
+    if check_base and adapter.mark is not None:
+        _check_base(model, adapter)
+    description = adapter.metadata.get("tokenizer")
+    tokenizer = load_tokenizer(description, folder) if isinstance(description, dict) else None
+    _put_in(model, adapter)
+    return tokenizer
+
+
+def adapter_base(folder: str | os.PathLike[str]) -> str | None:
+    """Where an adapter's base was loaded from, as `save_adapter(..., base=)` noted it.
+
+    Raises:
+        FileNotFoundError: if there is no adapter in the folder.
+        WeightsError: if its description is damaged.
+    """
+    base = _read_config(Path(folder)).get("base_model_name_or_path")
+    return base if isinstance(base, str) else None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: no adapter was saved in {folder}")
+    config = read_json(path, error=WeightsError)
+    if config.get("peft_type") != "LORA":
+        kind = str(config.get("peft_type"))[:40]
+        raise WeightsError(path, f"is an adapter of type {kind!r}; LORA is the one that fits")
+    unknown = [name for name in FEATURES if config.get(name)]
+    if config.get("bias", "none") != "none":
+        unknown.append("bias")
+    if unknown:
+        raise WeightsError(path, f"uses {', '.join(unknown)}, which plain LoRA does not have")
+    return config
+
+
+def _read_adapter(folder: Path) -> Adapter:
+    config = _read_config(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        path = path.with_suffix(".bin")  # as older versions of PEFT wrote it
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder / WEIGHTS_FILE} is missing: the adapter's matrices")
+    tensors, texts = read_tensors(path, mapped=False)
+    metadata = read_metadata(path, texts) if is_ours(texts) else {}
+    if metadata:
+        verify_checksums(path, tensors, metadata)
+    adapter = Adapter(path, {}, {}, metadata=metadata, mark=_mark_of(path, config, metadata))
+    _sort(adapter, {name: stored.tensor for name, stored in tensors.items()})
+    for name, (A, _) in adapter.pairs.items():
+        rank = _value_for(name, config, "rank_pattern", "r", folder)
+        if rank != A.shape[0]:
+            hint = f"{name} has matrices of rank {A.shape[0]}, {CONFIG_FILE} says {rank}"
+            raise WeightsError(path, f"{hint}; the two files are not of one adapter")
+        adapter.alphas[name] = _value_for(name, config, "alpha_pattern", "lora_alpha", folder)
+    return adapter
+
+
+def _mark_of(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+    """The fingerprint of an adapter's base, which must be the same in both files."""
+    notes = config.get("auto_mapping")
+    noted = notes.get("base_fingerprint") if isinstance(notes, dict) else None
+    base = metadata.get("base")
+    if base is None:
+        return noted if isinstance(noted, str) else None
+    try:
+        mark = fingerprint_of(base)
+        dict(base["options"]), dict(base["crc32"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise WeightsError(path, "its description of the base is damaged") from err
+    if noted is not None and noted != mark:
+        hint = f"was trained on base {mark}, {CONFIG_FILE} says {str(noted)[:16]}"
+        raise WeightsError(path, f"{hint}; the two files are not of one adapter")
+    return mark
+
+
+def _value_for(name: str, config: Mapping[str, Any], pattern: str, key: str, folder: Path) -> Any:
+    """A layer's rank or alpha: what the first fitting pattern says, else what all have."""
+    patterns = config.get(pattern) or {}
+    value = config.get(key)
+    if not isinstance(patterns, dict):
+        raise WeightsError(folder / CONFIG_FILE, f"damaged: {pattern} is no object")
+    for ending, special in patterns.items():
+        if not re.fullmatch(r"\^?[\w.]+", ending):
+            hint = f"{pattern} has {ending[:60]!r}; only names of layers are understood"
+            raise WeightsError(folder / CONFIG_FILE, hint)
+        if name == ending.lstrip("^") or name.endswith(f".{ending}"):
+            value = special
+            break
+    kinds = (int, float) if key == "lora_alpha" else (int,)
+    if value is None or type(value) not in kinds or not 0 < value < 1e9:
+        raise WeightsError(folder / CONFIG_FILE, f"damaged: {key}={str(value)[:40]} of {name}")
+    return value
+
+
+def _sort(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
+    """Sort a file's tensors into pairs of matrices and others."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix(PREFIX)
+        match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
+        if not tensor.is_floating_point() or name == full_name:
+            hint = f"{full_name[:100]!r} of type {tensor.dtype} is no part of a LoRA adapter"
+            raise WeightsError(adapter.path, hint)
+        if match:
+            halves.setdefault(match[1], {})[match[2]] = tensor
+            continue
+        plain = name.replace(".base_layer.", ".")
+        adapter.beside[plain] = tensor
+        if plain != name:
+            adapter.under.add(plain)
+    for name, half in halves.items():
+        A, B = half.get("A"), half.get("B")
+        if A is None or B is None or A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1]:
+            shapes = {letter: tuple(tensor.shape) for letter, tensor in half.items()}
+            hint = f"the matrices of {name[:100]} are no pair of (rank, in) and (out, rank)"
+            raise WeightsError(adapter.path, f"{hint}: {shapes}")
+        adapter.pairs[name] = A, B
+    if not adapter.pairs:
+        raise WeightsError(adapter.path, "holds no LoRA matrices")
+
+
+def _check_layers(model: GPTModel, adapter: Adapter) -> None:
+    """Compare every tensor with the place that it is for; nothing is changed yet."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
+    layers = lora_layers(model)
+    if (head := _head_of(adapter)) is not None and "out_head" not in layers:
+        shapes = {n: shape for n, shape in shapes.items() if not n.startswith("out_head.")}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in head.items()}
+    for name, tensor in adapter.beside.items():
+        if shapes.get(name) != tuple(tensor.shape):
+            found = f"{name[:100]} of shape {tuple(tensor.shape)}"
+            raise WeightsError(adapter.path, f"holds {found}, the model has {shapes.get(name)}")
+    modules = dict(model.named_modules())
+    for name, (A, B) in adapter.pairs.items():
+        linear = base_linear(modules[name]) if name in modules else None
+        size = shapes.get(f"{name}.weight")
+        if linear is None or size != (B.shape[0], A.shape[1]):
+            hint = f"has matrices for {name[:100]}, a layer of {(B.shape[0], A.shape[1])}"
+            has = "no such linear layer" if linear is None else f"one of {size}"
+            raise WeightsError(adapter.path, f"{hint}; the model has {has}")
+    here = {name: layer.lora.rank for name, layer in layers.items()}
+    there = {name: A.shape[0] for name, (A, _) in adapter.pairs.items()}
+    if here and here != there:
+        raise ValueError(
+            f"the model has LoRA in {len(here)} layers, the adapter in {len(there)}, and not the "
+            "same ones with the same ranks; load it onto a model without LoRA"
+        )
+
+
+def _head_of(adapter: Adapter) -> dict[str, Tensor] | None:
+    """The head's tensors where the adapter has its own: (N, C), and (N,) for a bias."""
+    head = {n: t for n, t in adapter.beside.items() if n.startswith("out_head.")}
+    if not head:
+        return None
+    weight, bias = head.get("out_head.weight"), head.get("out_head.bias")
+    fits = weight is not None and weight.dim() == 2 and len(head) == 1 + (bias is not None)
+    if weight is None or not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        shapes = {name: tuple(tensor.shape) for name, tensor in head.items()}
+        raise WeightsError(adapter.path, f"the head in it is not whole: {shapes}")
+    return head
+
+
+def _check_base(model: GPTModel, adapter: Adapter) -> None:
+    """Refuse an adapter that was trained on a base with other numbers."""
+    ours = describe_base(model, adapter.beside)
+    mark = fingerprint_of(ours)
+    if mark == adapter.mark:
+        return
+    theirs = adapter.metadata.get("base")
+    what = f": {difference(theirs, ours)}" if theirs else ""
+    raise WeightsError(
+        adapter.path,
+        f"was trained on another base, {adapter.mark}, this model is {mark}{what}; load the model "
+        "that it was trained on, in the same dtype",
+    )
+
+
+@torch.no_grad()
+def _put_in(model: GPTModel, adapter: Adapter) -> None:
+    """Give the model what the adapter holds; everything has been checked."""
+    like = model.tok_emb.weight
+    layers = lora_layers(model)
+    head = _head_of(adapter)
+    if head is not None and "out_head" not in layers:
+        n_out, width = head["out_head.weight"].shape
+        with SkipInitialization():  # of the classes that a language model and a classifier have
+            plain = Linear(width, n_out, bias="out_head.bias" in head)
+        model.out_head = plain.to(like.device, like.dtype)
+    freeze(model)
+    tensors = base_tensors(model)
+    for name, tensor in adapter.beside.items():
+        tensors[name].copy_(tensor)
+    parameters = dict(model.named_parameters())
+    for name in adapter.beside.keys() - adapter.under:
+        parameters[name].requires_grad = True
+    for name, (A, B) in adapter.pairs.items():
+        alpha = adapter.alphas[name]
+        layer = layers.get(name) or _wrapped(model, name, A.shape[0], alpha)
+        layer.lora.A.copy_(A.T)
+        layer.lora.B.copy_(B.T)
+        layer.lora.alpha = alpha
+        layer.lora.requires_grad_(True)
+        layer.merged_weight = None
+
+
+def _wrapped(model: GPTModel, name: str, rank: int, alpha: float) -> LinearWithLoRA:
+    with SkipInitialization():  # nothing random is drawn for what a file fills
+        return wrap_linear(model, name, rank, alpha)

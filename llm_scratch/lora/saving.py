@@ -1,0 +1,121 @@
+"""LoRA matrices in a folder of their own, in the form that PEFT writes and reads.
+
+`adapter_config.json` has ranks, alphas and names; `adapter_model.safetensors` the matrices, and in
+its header what tells the base that they were trained on from another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from llm_scratch.files import write_json
+from llm_scratch.lora.base import (
+    base_tensors,
+    describe_base,
+    fingerprint_of,
+    tensors_beside,
+)
+from llm_scratch.lora.layers import LinearWithLoRA, lora_layers
+from llm_scratch.tensor_files.safetensors import write_safetensors
+from llm_scratch.weights.folder import check_vocabulary, unwrapped
+from llm_scratch.weights.folder_metadata import write_metadata
+from llm_scratch.weights.tokenizer_files import save_tokenizer
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    tokenizer: Any | None = None,
+    *,
+    base: str | os.PathLike[str] | None = None,
+) -> Path:
+    """The folder that now holds a model's LoRA matrices, without the model they stand in.
+
+    Parts that learn beside them are saved too, and a head that is not the base's own. PEFT loads
+    the folder onto the same `GPTModel`. `train(..., save_best=save_adapter)` keeps the best ones.
+
+    Args:
+        model: a `GPTModel` with LoRA.
+        folder: is made when missing.
+        tokenizer: this library's or GPT-2's, to be saved beside them.
+        base: where the base was loaded from, for those who load the adapter.
+
+    Raises:
+        ValueError: if the model has no LoRA, or layers under LoRA learn too.
+        TypeError: if it is no `GPTModel`, or the tokenizer can't be saved.
+    """
+    model = unwrapped(model)
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError("the model has no LoRA to save; save_model saves the whole model")
+    beside = tensors_beside(model)
+    if tokenizer is not None:
+        check_vocabulary(model, tokenizer)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = describe_base(model, beside)
+    mark = fingerprint_of(description)
+    metadata: dict[str, Any] = {"model": "LoRA", "config": asdict(model.cfg), "base": description}
+    metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
+    tensors = {name: p.detach() for name, p in _adapter_tensors(model, layers, beside).items()}
+    modules = {name.rpartition(".")[0] for name in beside} - layers.keys()
+    config = _peft_config(layers, sorted(modules), mark, None if base is None else os.fspath(base))
+    write_json(folder / CONFIG_FILE, config, indent=2)
+    write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
+    return folder
+
+
+def _adapter_tensors(
+    model: nn.Module, layers: dict[str, LinearWithLoRA], beside: list[str]
+) -> dict[str, Tensor]:
+    """Every tensor of an adapter by PEFT's name: (rank, in) and (out, rank), as it has them."""
+    tensors = {}
+    for name, layer in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora.A.T.contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora.B.T.contiguous()
+    whole = base_tensors(model)
+    for name in beside:
+        module, _, kind = name.rpartition(".")
+        inner = f"{module}.base_layer.{kind}" if module in layers else name
+        tensors[PREFIX + inner] = whole[name]
+    return tensors
+
+
+def _peft_config(
+    layers: dict[str, LinearWithLoRA], modules: list[str], mark: str, base: str | None
+) -> dict[str, Any]:
+    """The content of `adapter_config.json`; what it leaves out has PEFT's defaults."""
+    ranks = {name: layer.lora.rank for name, layer in layers.items()}
+    alphas = {name: layer.lora.alpha for name, layer in layers.items()}
+    (rank, _), (alpha, _) = (Counter(v.values()).most_common(1)[0] for v in (ranks, alphas))
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "inference_mode": True,
+        "base_model_name_or_path": base,
+        # PEFT's own notes on a base that is no transformers model, to which one more is added.
+        "auto_mapping": {
+            "base_model_class": "GPTModel",
+            "parent_library": "llm_scratch.model.gpt",
+            "base_fingerprint": mark,
+        },
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": list(layers),
+        "modules_to_save": modules or None,
+        "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
+        "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
+    }

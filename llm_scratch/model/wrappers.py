@@ -1,0 +1,43 @@
+"""Any model, seen through what may be wrapped around it: compiling, data parallel, sharding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+WRAPPERS = ("_orig_mod.", "module.")  # what compiling and data parallel put before names
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model itself, without what compiling or data parallel wraps around it."""
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif type(model).__module__.startswith("torch.") and isinstance(
+            inner := getattr(model, "module", None), nn.Module
+        ):  # DataParallel, DistributedDataParallel and their like
+            model = inner
+        else:
+            return model
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's parameters are: the first one's device, the CPU without any."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def context_length_of(model: Any) -> int:
+    """Return how many tokens a model sees: its configuration's, or the book's position rows.
+
+    Raises:
+        ValueError: if the model says neither.
+    """
+    model = unwrapped(model)
+    if (cfg := getattr(model, "cfg", None)) is not None:
+        return int(cfg["context_length"])
+    if isinstance(positions := getattr(model, "pos_emb", None), nn.Embedding):
+        return positions.num_embeddings  # a model typed from the book keeps no configuration
+    raise ValueError("this model has no cfg that tells its context length; pass context_size")

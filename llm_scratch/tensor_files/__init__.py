@@ -1,0 +1,1 @@
+"""Files of tensors: safetensors, pickles, TensorFlow's bundles."""

@@ -1,0 +1,175 @@
+"""A tensor that lies in a file: mapped, looked at for free, and read only where it must be."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm_scratch.tensor_files.errors import WeightsError
+
+CHUNK_BYTES = 1 << 20  # stays in a processor's cache
+LARGE_PAGE = 1 << 21
+ALIGNMENT = 64  # a cache line, at which PyTorch's own tensors begin too
+MOST_THREADS = 4  # more do not read faster
+Octets = NDArray[np.uint8]
+
+
+@dataclass
+class Stored:
+    """One tensor of a file.
+
+    Args:
+        tensor: the tensor, usually mapped: its memory is the file until somebody writes to it.
+        path: the file its bytes are in.
+        offset: where they begin, row after row; None when it may only be read through `tensor`.
+        thirds: what `reading_thirds` made of its last axis.
+    """
+
+    tensor: Tensor
+    path: Path
+    offset: int | None = None
+    thirds: tuple[Tensor, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, which is what lies along the last axis."""
+        return self.shape[-1] * self.tensor.element_size()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.tensor.numel() * self.tensor.element_size()
+
+    def rows(self) -> Iterator[tuple[int, Octets]]:
+        """The bytes of all rows, a few rows at a time, each time with the number of the first."""
+        n_rows = self.tensor.numel() // self.shape[-1]
+        step = max(1, CHUNK_BYTES // self.row_bytes)
+        if self.offset is None:
+            data = self.tensor.contiguous().view(-1).view(torch.uint8).numpy()
+            yield 0, data.reshape(n_rows, self.row_bytes)
+            return
+        buffer = np.empty((min(step, n_rows), self.row_bytes), dtype=np.uint8)
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, n_rows, step):
+                chunk = buffer[: n_rows - start]
+                fill(chunk.reshape(-1), file, self.path)
+                yield start, chunk
+
+
+class TensorFile(NamedTuple):
+    """The tensors of a file by name, and the texts that came with them."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
+
+
+@contextmanager
+def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
+    """Set `thirds` of each, the three thirds of its last axis, while the caller does other things.
+
+    Each is dense with storage of its own. They are read from the file rather than through the
+    map, since pages that are mapped *and* copied would both count as memory of the process.
+    """
+    tensors = list(tensors)
+    room = _fresh_memory(sum(_rounded(stored.n_bytes) for stored in tensors))
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        running, start = [], 0
+        for stored in tensors:
+            running.append(pool.submit(_set_thirds, stored, room[start : start + stored.n_bytes]))
+            start += _rounded(stored.n_bytes)
+        yield
+        for each in running:
+            each.result()
+
+
+def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
+    """The three thirds of a tensor's last axis, read now unless they have been."""
+    if stored.thirds is None:
+        _set_thirds(stored, _fresh_memory(stored.n_bytes))
+    return stored.thirds or ()
+
+
+def _set_thirds(stored: Stored, room: Octets) -> None:
+    width = stored.row_bytes // 3
+    blocks = room.reshape(3, -1, width)
+    for start, rows in stored.rows():
+        for third, block in enumerate(blocks):
+            block[start : start + len(rows)] = rows[:, third * width : (third + 1) * width]
+    shape = (*stored.shape[:-1], stored.shape[-1] // 3)
+    stored.thirds = tuple(
+        torch.from_numpy(block.reshape(-1)).view(stored.tensor.dtype).view(shape)
+        for block in blocks
+    )
+
+
+def _rounded(n_bytes: int) -> int:
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _fresh_memory(n_bytes: int) -> Octets:
+    """Memory that is about to be written to in full.
+
+    Where the system has large pages, it takes a fifth of the time to hand out as many bytes.
+    """
+    if n_bytes >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # switched off: small ones do
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, dtype=np.uint8)
+    return torch.empty(n_bytes, dtype=torch.uint8).numpy()
+
+
+def fill(data: Octets, file: io.FileIO, path: Path) -> None:
+    """Read as many bytes as `data` has from an open file into it.
+
+    Raises:
+        WeightsError: if the file ends before.
+    """
+    done = 0
+    while done < len(data):
+        n_bytes = file.readinto(data[done:].data)
+        if not n_bytes:
+            raise WeightsError(path, "became shorter while it was read")
+        done += n_bytes
+
+
+def owned(tensor: Tensor) -> Tensor:
+    """The tensor itself when it is dense and alone in its storage, else a copy that is.
+
+    The fused optimizers walk through the memory of a parameter, its gradient and its averages
+    side by side, and compute nonsense where the three are laid out differently.
+    """
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    if alone and is_dense(tensor):
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the numbers fill their stretch of memory without gaps, in whatever order of axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,1 @@
+"""Text to token ids and back (book 2.1 to 2.5)."""

@@ -1,0 +1,406 @@
+"""Byte-pair encoding from scratch: the tokenizer of GPT-2, trained and run in plain Python.
+
+Read it in this order: `bpe_pieces` splits a text into words and marks, `bpe_training` learns
+which bytes belong together, `bpe_vocabulary` numbers the tokens, `bpe_merging` applies what was
+learned, and this file puts them together. `bpe_files` and `bpe_display` are for keeping and seeing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from itertools import chain
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from llm_scratch.tokenizers import bpe_files
+from llm_scratch.tokenizers.any_tokenizer import (
+    IncrementalDecoder,
+    Special,
+    check_special_tokens,
+    check_surrogates,
+    encode,
+    fingerprint,
+)
+from llm_scratch.tokenizers.bpe_display import MergeStep, TokenDisplay, merge_steps
+from llm_scratch.tokenizers.bpe_files import PathLike
+from llm_scratch.tokenizers.bpe_merging import PieceCache
+from llm_scratch.tokenizers.bpe_pieces import (
+    character_offsets,
+    find_pieces,
+    split_specials,
+    text_blocks,
+)
+from llm_scratch.tokenizers.bpe_training import Texts, learn_merges
+from llm_scratch.tokenizers.bpe_vocabulary import (
+    Merges,
+    SpecialTokens,
+    build_vocabulary,
+    recover_merges,
+)
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN, Specials, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import UnknownTokenError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tiktoken
+
+
+class BytePairTokenizer:
+    """A byte-level BPE: text -> ids -> the same text, for every text that UTF-8 can write.
+
+    Every byte is a token, so nothing is ever unknown; merges make longer tokens out of pairs.
+    A piece of text that is a token as it stands is taken as it stands.
+    Methods that tiktoken's `Encoding` has too are called in the same way and do the same, except
+    that a lone surrogate is an error and unknown ids raise an `UnknownIdError`, which is a
+    `ValueError` as well.
+
+    Args:
+        merges: pairs of tokens in the order of learning, as bytes: [(b"t", b"h"), (b"th", b"e")].
+        special_tokens: names, whose ids follow the merges, or {name: id}; the other tokens then
+            take the ids that are free, in order.
+        pattern: the regular expression that splits a text into pieces.
+        name: what to call it.
+
+    Raises:
+        ValueError: if a merge builds on a token that is not there yet, or something stands twice.
+
+    Source:
+        Book 2.5 and its bonus on BPE; Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019.
+    """
+
+    def __init__(
+        self,
+        merges: Merges,
+        special_tokens: SpecialTokens = (END_OF_TEXT,),
+        pattern: str = GPT2_PATTERN,
+        name: str = "bpe",
+    ) -> None:
+        if not isinstance(name, str) or not isinstance(pattern, str):
+            raise TypeError(f"name and pattern must be str, got {name!r} and {pattern!r}")
+        find_pieces("", pattern)  # raises if it is no regular expression
+        self.name = name
+        self.pattern = pattern
+        self.merges = list(merges)
+        self._vocabulary = build_vocabulary(self.merges, special_tokens)
+        self._cache = PieceCache(self._vocabulary.ordinary, self._vocabulary.pairs)
+
+    # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
+
+    @classmethod
+    def train(
+        cls,
+        texts: Texts,
+        vocab_size: int,
+        special_tokens: SpecialTokens = (END_OF_TEXT,),
+        pattern: str = GPT2_PATTERN,
+        *,
+        name: str = "bpe",
+        progress: bool = True,
+    ) -> BytePairTokenizer:
+        """Learn a vocabulary: again and again, the most frequent pair of tokens becomes a token.
+
+        Of equally frequent pairs the one with the lowest ids is taken: every machine learns the
+        same. With GPT-2's pattern, memory grows with the number of different words only.
+
+        Args:
+            texts: a text, a `Path` (UTF-8, read in blocks), or several of them.
+            vocab_size: 256 bytes + merges + special tokens. If the texts give fewer, learning
+                stops early with a warning; `n_vocab` is the true size.
+            special_tokens: as above; they are cut out of the texts first.
+            pattern: as above.
+            name: as above.
+            progress: show a bar when it takes longer than a second.
+
+        Raises:
+            ValueError: if there is no text, or `vocab_size` has no room for bytes and specials.
+        """
+        merges = learn_merges(texts, vocab_size, special_tokens, pattern, progress=progress)
+        return cls(merges, special_tokens, pattern, name)
+
+    @classmethod
+    def gpt2(cls) -> BytePairTokenizer:
+        """Return GPT-2's tokenizer, from the table that ships with this package."""
+        return cls(_gpt2_merges(), name="gpt2")
+
+    @classmethod
+    def load(cls, path: PathLike) -> BytePairTokenizer:
+        """Read a tokenizer that `save` wrote.
+
+        Raises:
+            TokenizerFileError: if the file is damaged, was edited, or is of another kind.
+        """
+        with bpe_files.file_errors(path, "saved tokenizer"):
+            return cls(*bpe_files.read_saved(path))
+
+    @classmethod
+    def from_files(
+        cls,
+        vocab_bpe: PathLike,
+        encoder_json: PathLike,
+        special_tokens: Sequence[str] = (END_OF_TEXT,),
+    ) -> BytePairTokenizer:
+        """Read GPT-2's `vocab.bpe` and `encoder.json` (merges.txt and vocab.json elsewhere)."""
+        with bpe_files.file_errors(f"{vocab_bpe} with {encoder_json}", "pair of BPE files"):
+            return cls(*bpe_files.read_openai_files(vocab_bpe, encoder_json, special_tokens))
+
+    @classmethod
+    def from_tokenizer_json(cls, path: PathLike) -> BytePairTokenizer:
+        """Read a byte-level BPE from Hugging Face's `tokenizer.json`; the ids are kept."""
+        with bpe_files.file_errors(path, "tokenizer.json"):
+            return cls(*bpe_files.read_tokenizer_json(path))
+
+    @classmethod
+    def from_tiktoken(
+        cls,
+        path: PathLike,
+        special_tokens: SpecialTokens = (END_OF_TEXT,),
+        pattern: str = GPT2_PATTERN,
+    ) -> BytePairTokenizer:
+        """Read a `.tiktoken` file, which holds neither special tokens nor the pattern."""
+        with bpe_files.file_errors(path, ".tiktoken file"):
+            return cls(*bpe_files.read_tiktoken(path, special_tokens, pattern))
+
+    def save(self, path: PathLike) -> None:
+        """Write the tokenizer as JSON with a version and a checksum, whole or not at all."""
+        bpe_files.write_saved(self, path)
+
+    def to_files(self, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
+        """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
+        bpe_files.write_openai_files(self, vocab_bpe, encoder_json)
+
+    def to_tokenizer_json(self, path: PathLike) -> None:
+        """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
+        bpe_files.write_tokenizer_json(self, path)
+
+    def to_tiktoken(self, path: PathLike | None = None) -> tiktoken.Encoding:
+        """Return the same tokenizer as tiktoken's `Encoding`; with a path, write the file too."""
+        import tiktoken
+
+        if path is not None:
+            bpe_files.write_tiktoken(self, path)
+        return tiktoken.Encoding(
+            self.name,
+            pat_str=self.pattern,
+            mergeable_ranks=bpe_files.mergeable_ranks(self),
+            special_tokens=self.special_tokens,
+        )
+
+    # Text -> ids.
+
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: Specials = frozenset(),
+        disallowed_special: Specials = "all",
+    ) -> list[int]:
+        """Encode a text: str -> list of ids.
+
+        Args:
+            text: the text.
+            allowed_special: special tokens that become their one id, or "all".
+            disallowed_special: tokens whose text is an error; "all" are those not allowed,
+                () takes special tokens as ordinary text.
+
+        Raises:
+            ValueError: if the text holds a disallowed token or a lone surrogate.
+        """
+        _check_text(text)
+        check_surrogates(text)  # here, so that the error counts from the beginning of the text
+        special = self._vocabulary.special
+        allowed = check_special_tokens(text, special, allowed_special, disallowed_special)
+        ids: list[int] = []
+        # Ordinary text and special tokens take turns.
+        for i, part in enumerate(split_specials(text, allowed & special.keys())):
+            ids.extend([special[part]] if i % 2 else self.encode_ordinary(part))
+        return ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Encode a text without special tokens: `<|endoftext|>` is text like any other."""
+        _check_text(text)
+        check_surrogates(text)
+        ids: list[int] = []
+        ids_of = self._cache.__getitem__
+        for block in text_blocks(text, self.pattern):
+            pieces = find_pieces(block, self.pattern)
+            ids.extend(chain.from_iterable(map(ids_of, pieces)))
+        return ids
+
+    def encode_to_numpy(
+        self,
+        text: str,
+        *,
+        allowed_special: Specials = frozenset(),
+        disallowed_special: Specials = "all",
+    ) -> np.ndarray:
+        """Encode a text like `encode`, as a uint32 array: (T,)."""
+        import numpy as np
+
+        ids = self.encode(
+            text, allowed_special=allowed_special, disallowed_special=disallowed_special
+        )
+        return np.array(ids, dtype=np.uint32)
+
+    def encode_batch(
+        self,
+        text: list[str],
+        *,
+        num_threads: int = 8,
+        allowed_special: Specials = frozenset(),
+        disallowed_special: Specials = "all",
+    ) -> list[list[int]]:
+        """Encode several texts, as `encode` does; threads help where Python has no global lock."""
+        one = partial(
+            self.encode, allowed_special=allowed_special, disallowed_special=disallowed_special
+        )
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(one, text))
+
+    def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
+        """Encode several texts, as `encode_ordinary` does."""
+        return self.encode_batch(text, num_threads=num_threads, disallowed_special=())
+
+    def encode_single_token(self, text_or_bytes: str | bytes) -> int:
+        """Return the id of one token, special or not.
+
+        Raises:
+            UnknownTokenError: if it is not a single token.
+        """
+        token = text_or_bytes
+        if isinstance(token, str):
+            check_surrogates(token)
+            token = token.encode("utf-8")
+        if (token_id := self._vocabulary.id_of(token)) is None:
+            raise UnknownTokenError(f"{text_or_bytes!r} is not one token; encode() splits it")
+        return token_id
+
+    # Ids -> text.
+
+    def decode(self, tokens: Iterable[int], errors: str = "replace") -> str:
+        """Decode ids: list, array or tensor of T ids -> str.
+
+        Args:
+            tokens: the ids.
+            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+
+        Raises:
+            UnknownIdError: if an id is not in the vocabulary.
+        """
+        return self.decode_bytes(tokens).decode("utf-8", errors=errors)
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """Decode ids to bytes: list, array or tensor of T ids -> bytes."""
+        return b"".join(self.decode_tokens_bytes(tokens))
+
+    def decode_tokens_bytes(self, tokens: Iterable[int]) -> list[bytes]:
+        """Return the bytes of each id: T ids -> T pieces."""
+        ids = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
+        try:
+            return list(map(self._vocabulary.tokens.__getitem__, map(index, ids)))
+        except (KeyError, TypeError):
+            # The slow way finds the id that is to blame.
+            return [self._vocabulary.bytes_of(i, f" at position {at}") for at, i in enumerate(ids)]
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of one id."""
+        return self._vocabulary.bytes_of(token)
+
+    decode_single_token_bytes = token_bytes  # tiktoken's name
+
+    def decode_with_offsets(self, tokens: Iterable[int]) -> tuple[str, list[int]]:
+        """Return the text and, for each id, the index of its first character in it."""
+        pieces = self.decode_tokens_bytes(tokens)
+        return b"".join(pieces).decode("utf-8"), character_offsets(pieces)
+
+    def decode_batch(
+        self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
+    ) -> list[str]:
+        """Decode several lists of ids, as `decode` does."""
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(partial(self.decode, errors=errors), batch))
+
+    def decode_bytes_batch(
+        self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
+    ) -> list[bytes]:
+        """Decode several lists of ids, as `decode_bytes` does."""
+        with ThreadPoolExecutor(num_threads) as pool:
+            return list(pool.map(self.decode_bytes, batch))
+
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Yield the text of ids as they come, whole characters only."""
+        decoder = IncrementalDecoder(self)
+        yield from filter(None, map(decoder.push, tokens))
+        if rest := decoder.flush():
+            yield rest
+
+    # What is in the vocabulary.
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of ids that a model needs: the highest id and one."""
+        return self.max_token_value + 1
+
+    @cached_property
+    def max_token_value(self) -> int:
+        """The highest id."""
+        return max(self._vocabulary.tokens)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return dict(self._vocabulary.special)
+
+    @property
+    def special_tokens_set(self) -> set[str]:
+        """The special tokens."""
+        return set(self._vocabulary.special)
+
+    @property
+    def eot_token(self) -> int:
+        """The id of `<|endoftext|>`."""
+        return self.encode_single_token(END_OF_TEXT)
+
+    def is_special_token(self, token: int) -> bool:
+        """Say whether an id is a special token's."""
+        return token in self._vocabulary.special.values()
+
+    def token_byte_values(self) -> list[bytes]:
+        """Return the bytes of all ordinary tokens, sorted by bytes as tiktoken does."""
+        return sorted(self._vocabulary.ordinary)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits, equal for tokenizers that give equal ids; kept beside token files."""
+        return fingerprint(self)
+
+    # Seeing it at work.
+
+    def explain(self, text: str) -> Iterator[MergeStep]:
+        """Yield, for each word of a text, its bytes and then what it is after each merge."""
+        _check_text(text)
+        check_surrogates(text)
+        return merge_steps(self, find_pieces(text, self.pattern))
+
+    def show(self, text: str, special: Special = "allow") -> TokenDisplay:
+        """Return a text in its tokens, for the eye: colours and ids, in terminals and notebooks."""
+        ids = encode(self, text, special)
+        return TokenDisplay(tuple(ids), tuple(self.decode_tokens_bytes(ids)))
+
+    def __repr__(self) -> str:
+        return f"BytePairTokenizer(name={self.name!r}, n_vocab={self.n_vocab})"
+
+    def __reduce__(self) -> tuple[Callable[..., BytePairTokenizer], tuple[Any, ...]]:
+        # Copies and pickles carry what makes the tokenizer, not its cache.
+        return type(self), (self.merges, self.special_tokens, self.pattern, self.name)
+
+
+@cache
+def _gpt2_merges() -> list[tuple[bytes, bytes]]:
+    return recover_merges(list(load_gpt2_ranks()))
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")

@@ -1,0 +1,124 @@
+"""Seeing a tokenizer at work: tokens in colours, and the merges of a word step by step."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm_scratch.tokenizers.bpe import BytePairTokenizer
+
+# Five pale backgrounds that take turns, for a terminal (256 colours) and for a web page.
+_TERMINAL = (153, 157, 223, 218, 183)
+_PAGE = ("#bfdcff", "#c3f0c3", "#ffdfae", "#ffc9dd", "#dccbff")
+
+
+def token_text(token: bytes) -> str:
+    r"""Return a token as text that can be shown: half characters as `\xe2`, line breaks as ↵."""
+    text = token.decode("utf-8", errors="backslashreplace")
+    signs = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+    return "".join(
+        signs.get(char) or (char if char.isprintable() else ascii(char)[1:-1]) for char in text
+    )
+
+
+@dataclass(frozen=True)
+class TokenDisplay:
+    """A text cut into its tokens, to look at: colours in a notebook and in a terminal.
+
+    Where output is no terminal, or the environment variable NO_COLOR is set, bars stand between
+    the tokens instead.
+
+    Args:
+        ids: the id of each token.
+        tokens: the bytes of each token.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        return self.coloured() if _terminal_has_colours() else self.plain()
+
+    __repr__ = __str__
+
+    def plain(self) -> str:
+        """Return two lines: the tokens between bars, and their ids."""
+        return "|".join(map(token_text, self.tokens)) + "\n" + " ".join(map(str, self.ids))
+
+    def coloured(self) -> str:
+        """Return one line for a terminal: each token on its colour, its id behind it."""
+        cells = []
+        for i, (token_id, token) in enumerate(zip(self.ids, self.tokens, strict=True)):
+            background = f"\x1b[30;48;5;{_TERMINAL[i % len(_TERMINAL)]}m"
+            cells.append(f"{background}{token_text(token)}\x1b[0m\x1b[2m{token_id}\x1b[0m")
+        return " ".join(cells)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        cells = []
+        for i, (token_id, token) in enumerate(zip(self.ids, self.tokens, strict=True)):
+            text = html.escape(token_text(token))
+            cells.append(
+                f'<span style="background:{_PAGE[i % len(_PAGE)]};color:#222;padding:1px 0;'
+                f'border-radius:3px" title="id {token_id}: {html.escape(repr(token))}">{text}'
+                f'<sub style="color:#666">{token_id}</sub></span>'
+                # A line break in the text breaks the line here too.
+                + ("<br>" if token.endswith(b"\n") else "")
+            )
+        return (
+            '<div style="font-family:monospace;line-height:2;white-space:pre-wrap">'
+            + "<wbr>".join(cells)
+            + "</div>"
+        )
+
+
+def _terminal_has_colours() -> bool:
+    if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(getattr(sys.stdout, "isatty", lambda: False)())
+
+
+@dataclass(frozen=True)
+class MergeStep:
+    """One step on the way from the bytes of a word to its tokens.
+
+    Args:
+        tokens: what the word consists of after the step.
+        merged: the two tokens that this step joined, None at the start.
+        token_id: the id of the token that they became, None at the start.
+    """
+
+    tokens: tuple[bytes, ...]
+    merged: tuple[bytes, bytes] | None = None
+    token_id: int | None = None
+
+    def __str__(self) -> str:
+        line = "|".join(map(token_text, self.tokens))
+        if self.merged is None:
+            return line
+        left, right = map(token_text, self.merged)
+        return f"{line}   ({left!r} + {right!r} = token {self.token_id})"
+
+
+def merge_steps(tokenizer: BytePairTokenizer, pieces: Iterable[str]) -> Iterator[MergeStep]:
+    """Yield the way of each piece from its bytes to its tokens, a merge a step."""
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    for piece in pieces:
+        tokens = [bytes([byte]) for byte in piece.encode("utf-8")]
+        yield MergeStep(tuple(tokens))
+        yield from _merges_of(tokens, ranks, tokenizer)
+
+
+def _merges_of(
+    tokens: list[bytes], ranks: dict[tuple[bytes, bytes], int], tokenizer: BytePairTokenizer
+) -> Iterator[MergeStep]:
+    while known := [pair for pair in zip(tokens, tokens[1:], strict=False) if pair in ranks]:
+        first = min(known, key=ranks.__getitem__)
+        at = next(i for i in range(len(tokens)) if tuple(tokens[i : i + 2]) == first)
+        tokens[at : at + 2] = [first[0] + first[1]]
+        yield MergeStep(tuple(tokens), first, tokenizer.encode_single_token(tokens[at]))

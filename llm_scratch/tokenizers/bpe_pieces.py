@@ -1,0 +1,156 @@
+"""From a text to pieces: the split that happens before any merge.
+
+Byte-pair encoding never joins across pieces. GPT-2's pattern cuts a text into words, numbers and
+marks, each with the one blank before it, so that no token ever spans two words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import TextIO
+
+import regex
+
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
+
+# The same split for text of plain ASCII, where a letter is [A-Za-z] and a digit [0-9]: the
+# standard library reads it twice as fast as the tables of Unicode are searched.
+ASCII_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s"
+
+# Unicode grows, and whether a character is a letter must not hang on the version of a library:
+# GPT-2's ids, as tiktoken gives them, are those of Unicode 16. These are the letters and digits
+# that came later, which `regex` may know already. They are split like any unknown character.
+_LATER_BELOW = (
+    "\u0558\u058b-\u058c\u088f\u0c5c\u0cdc\u208f\u209d-\u209f\ua7ce-\ua7cf\ua7d2\ua7d4\ua7dd-\ua7f1"
+    "\uab6c-\uab6d"
+)
+_LATER_ABOVE = (
+    "\U000107bb-\U000107bf\U00010940-\U00010959\U00010ec5-\U00010eee\U00011b0a\U00011db0-\U00011df1"
+    "\U0001246f\U00012475-\U0001247f\U00012550-\U00012686\U00016ea0-\U00016ed3\U00016ff2-\U00016ff6"
+    "\U000187f8-\U000187ff\U00018cd6-\U00018cda\U00018d09-\U000191d2\U0001b123-\U0001b128\U0001b168"
+    "\U0001d6a6\U0001df1f-\U0001df24\U0001df2b-\U0001dfff\U0001e6c0-\U0001e6ff\U0002b73a-\U0002b73f"
+    "\U0002b81e\U0002cea2-\U0002cead\U000323b0-\U0003fc3f"
+)
+_LATER = re.compile(f"[{_LATER_BELOW}{_LATER_ABOVE}]")
+_PERHAPS_LATER = re.compile(f"[{_LATER_BELOW}{_LATER_ABOVE[0]}-{_LATER_ABOVE[-1]}]")  # found faster
+_UNKNOWN = "\uffff"
+
+# White space that follows something else always begins a new piece of GPT-2's pattern, so a text
+# cut in front of it splits into the same pieces. (A cut *after* a line break would not.)
+_CUT = regex.compile(r"\S(?=\s)")
+_LAST_CUT = regex.compile(r"\S(?=\s)", regex.REVERSE)
+
+BLOCK = 1 << 15  # characters: long enough to be fast, short enough that most blocks are ASCII
+
+
+@lru_cache(maxsize=32)
+def piece_finder(pattern: str) -> Callable[[str], list[str]]:
+    """Return the function that splits a text into pieces after a pattern: str -> list of str.
+
+    Raises:
+        ValueError: if the pattern is not a regular expression.
+    """
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as err:
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {err}") from err
+    find_all = partial(_whole_matches, compiled) if compiled.groups else compiled.findall
+    find_in_ascii = find_all
+    if pattern == GPT2_PATTERN:
+        find_in_ascii = re.compile(ASCII_PATTERN, re.ASCII).findall
+
+    def find(text: str) -> list[str]:
+        if text.isascii():
+            return find_in_ascii(text)
+        if _PERHAPS_LATER.search(text) and _LATER.search(text):
+            matches = compiled.finditer(_LATER.sub(_UNKNOWN, text))
+            return [text[match.start() : match.end()] for match in matches]
+        return find_all(text)
+
+    return find
+
+
+def _whole_matches(compiled: regex.Pattern[str], text: str) -> list[str]:
+    """Return what the whole pattern matched; `findall` would give the groups in it."""
+    return [match.group() for match in compiled.finditer(text)]
+
+
+def find_pieces(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
+    """Split a text into pieces: str -> list of str whose concatenation is the text.
+
+    Raises:
+        ValueError: if the pattern leaves a part of the text out.
+    """
+    pieces = piece_finder(pattern)(text)
+    if pattern == GPT2_PATTERN:
+        return pieces
+    pieces = [piece for piece in pieces if piece]
+    if (kept := sum(map(len, pieces))) != len(text):
+        raise ValueError(
+            f"the pattern {pattern!r} matches {kept} of {len(text)} characters and would lose the "
+            r"others; let it match every character, for example by adding '|\s+|.' at its end"
+        )
+    return pieces
+
+
+def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
+    """Yield a long text in blocks of about `size` characters that split into the same pieces.
+
+    Only GPT-2's pattern is known to allow it; a text for another pattern comes whole.
+    """
+    start = 0
+    while pattern == GPT2_PATTERN and len(text) - start > size:
+        if not (found := _CUT.search(text, start + size - 1)):
+            break
+        yield text[start : found.end()]
+        start = found.end()
+    yield text[start:]
+
+
+def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Iterator[str]:
+    """Yield an open text file in blocks that split into the same pieces as the whole.
+
+    Args:
+        file: the file, open for reading text.
+        whole: yield everything at once, for patterns or special tokens that a cut could break.
+        size: characters that are read at a time.
+    """
+    if whole:
+        yield file.read()
+        return
+    held: list[str] = []  # what was read since the last cut
+    while chunk := file.read(size):
+        if found := _LAST_CUT.search(chunk):
+            yield "".join([*held, chunk[: found.end()]])
+            held = [chunk[found.end() :]]
+        else:
+            held.append(chunk)
+    yield "".join(held)
+
+
+@lru_cache(maxsize=64)
+def _special_splitter(special_tokens: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(special_tokens, key=lambda token: (-len(token), token))
+    return re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")
+
+
+def split_specials(text: str, special_tokens: Collection[str]) -> list[str]:
+    """Cut special tokens out of a text: [text, special, text, special, ..., text].
+
+    Where one special token begins with another one, the longer one is taken.
+    """
+    if not special_tokens:
+        return [text]
+    return _special_splitter(frozenset(special_tokens)).split(text)
+
+
+def character_offsets(tokens: Sequence[bytes]) -> list[int]:
+    """Return, for each token of a text, the index of the first character that it has a part of."""
+    offsets, begun = [], 0  # characters whose first byte was seen
+    for token in tokens:
+        within = 0x80 <= token[0] < 0xC0  # the token begins inside a character
+        offsets.append(max(0, begun - within))
+        begun += sum(not 0x80 <= byte < 0xC0 for byte in token)
+    return offsets

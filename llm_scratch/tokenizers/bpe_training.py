@@ -1,0 +1,257 @@
+"""Learning merges from text: byte-pair encoding as it is trained.
+
+The idea fits in `train_by_hand`: count how often each pair of neighbours occurs, make the most
+frequent pair a token, replace it everywhere, start again. `learn_merges` does exactly this and is
+thousands of times faster, by three observations:
+
+1. A text repeats its words, so it is enough to keep every *different* piece once, with a number.
+2. A merge changes few words, so only the pairs in those words are counted anew.
+3. The most frequent pair is at the top of a heap; nothing else needs looking at.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Any
+
+from llm_scratch.tokenizers.any_tokenizer import check_surrogates
+from llm_scratch.tokenizers.bpe_pieces import (
+    file_blocks,
+    find_pieces,
+    split_specials,
+    text_blocks,
+)
+from llm_scratch.tokenizers.bpe_vocabulary import BYTE_TOKENS, SpecialTokens, number_special_tokens
+from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN
+
+Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+_BYTES = len(BYTE_TOKENS)
+_BYTE_IDS = {token[0]: i for i, token in enumerate(BYTE_TOKENS)}
+# Byte -> the character with the number of its id, for `str.translate` over Latin-1.
+_CHARACTER_OF_BYTE = {byte: chr(i) for byte, i in _BYTE_IDS.items()}
+_MOST_TOKENS = 0x110000  # as many as there are characters, see _Words
+
+
+def train_by_hand(
+    text: str,
+    vocab_size: int,
+    special_tokens: SpecialTokens = (END_OF_TEXT,),
+    pattern: str = GPT2_PATTERN,
+) -> list[tuple[bytes, bytes]]:
+    """Learn merges by counting everything again after each one: str -> pairs of bytes, in order.
+
+    The plain method, to be read; `BytePairTokenizer.train` learns the same merges quickly. Of
+    pairs that are equally frequent, the one with the lowest ids is taken.
+
+    Source:
+        Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019 (GPT-2).
+    """
+    parts = split_specials(text, list(special_tokens))[::2]
+    pieces = [piece for part in parts for piece in find_pieces(part, pattern)]
+    words = [[_BYTE_IDS[byte] for byte in piece.encode("utf-8")] for piece in pieces]
+    tokens, merges = list(BYTE_TOKENS), []
+    while len(tokens) < vocab_size - len(list(special_tokens)):
+        counts = Counter(pair for word in words for pair in zip(word, word[1:], strict=False))
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = [replace_pair(word, best, len(tokens)) for word in words]
+        merges.append((tokens[best[0]], tokens[best[1]]))
+        tokens.append(tokens[best[0]] + tokens[best[1]])
+    return merges
+
+
+def replace_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """Write `new` for each occurrence of a pair, from left to right: [a, a, a] -> [aa, a]."""
+    out: list[int] = []
+    for token in ids:
+        if out and (out[-1], token) == pair:
+            out[-1] = new  # a token made here can't be the left part again: it is new
+        else:
+            out.append(token)
+    return out
+
+
+def learn_merges(
+    texts: Texts,
+    vocab_size: int,
+    special_tokens: SpecialTokens = (END_OF_TEXT,),
+    pattern: str = GPT2_PATTERN,
+    *,
+    progress: bool = True,
+) -> list[tuple[bytes, bytes]]:
+    """Learn merges from texts or files: -> pairs of bytes, in the order of learning.
+
+    Args:
+        texts: a text, a path (read as UTF-8, in blocks), or several of them.
+        vocab_size: bytes + merges + special tokens.
+        special_tokens: cut out of the texts first, and never merged.
+        pattern: the regular expression that splits a text into pieces.
+        progress: show a bar when it takes longer than a second.
+
+    Raises:
+        ValueError: if there is no text, or `vocab_size` leaves no room for bytes and specials.
+    """
+    specials = list(number_special_tokens(special_tokens, first=0))
+    _check_size(vocab_size, len(specials))
+    counts = count_pieces(texts, specials, pattern, progress=progress)
+    if not counts:
+        raise ValueError("there is no text to learn from: give at least one that is not empty")
+    words = _Words(counts)
+    tokens, merges = list(BYTE_TOKENS), []
+    for new in _with_bar(range(_BYTES, vocab_size - len(specials)), "merges", progress):
+        if (pair := words.most_frequent_pair()) is None:
+            warnings.warn(
+                f"the text has no pair left to merge: the vocabulary has {new + len(specials)} "
+                f"tokens, not {vocab_size}; take the model's vocab_size from n_vocab",
+                stacklevel=3,
+            )
+            break
+        words.merge(pair, chr(new))
+        left, right = tokens[ord(pair[0])], tokens[ord(pair[1])]
+        merges.append((left, right))
+        tokens.append(left + right)
+    return merges
+
+
+def _check_size(vocab_size: int, num_special: int) -> None:
+    if not isinstance(vocab_size, int):
+        raise TypeError(f"vocab_size must be an int, got {vocab_size!r}")
+    if not _BYTES + num_special <= vocab_size <= _MOST_TOKENS:
+        raise ValueError(
+            f"{vocab_size=} must be at least {_BYTES + num_special} (256 bytes and {num_special} "
+            f"special tokens) and at most {_MOST_TOKENS}; what is above the least are merges"
+        )
+
+
+def count_pieces(
+    texts: Texts,
+    special_tokens: Iterable[str] = (),
+    pattern: str = GPT2_PATTERN,
+    *,
+    progress: bool = False,
+) -> Counter[str]:
+    """Count how often each piece occurs: texts or files -> {piece: count}.
+
+    Memory grows with the number of different pieces, not with the length of the texts.
+    """
+    specials = list(special_tokens)
+    # A cut before white space could fall into a special token that has some.
+    whole = pattern != GPT2_PATTERN or any(char.isspace() for name in specials for char in name)
+    counts: Counter[str] = Counter()
+    for chunk in _with_bar(_read(texts, whole), "blocks of text", progress):
+        check_surrogates(chunk)
+        for part in split_specials(chunk, specials)[::2]:
+            for block in text_blocks(part, pattern):
+                counts.update(find_pieces(block, pattern))
+    return counts
+
+
+def _read(texts: Any, whole: bool) -> Iterator[str]:
+    if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
+        raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
+    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
+        if isinstance(text, str):
+            if len(text) < 256 and os.path.isfile(text):
+                warnings.warn(
+                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                    stacklevel=2,
+                )
+            yield text
+        elif isinstance(text, os.PathLike):
+            try:
+                with open(text, encoding="utf-8", newline="") as file:  # line ends stay as they are
+                    yield from file_blocks(file, whole)
+            except UnicodeDecodeError as err:
+                raise ValueError(f"{os.fspath(text)} is not UTF-8 text: {err}") from err
+        else:
+            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+
+
+def _with_bar(items: Iterable[Any], unit: str, progress: bool) -> Iterable[Any]:
+    if not progress:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, desc="BPE training", unit=f" {unit}", delay=1.0, leave=False)
+
+
+class _Words:
+    """Every different word once, with its number, and the pairs in all of them, counted.
+
+    A word is a str with one character a token: the character whose number is the token's id.
+    Then a pair is a str of two, a merge is `str.replace` (from left to right, without overlap),
+    and pairs compare like their ids.
+    """
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.words = [
+            piece.encode("utf-8").decode("latin-1").translate(_CHARACTER_OF_BYTE)
+            for piece in counts
+        ]
+        self.numbers = list(counts.values())
+        self.pair_counts: defaultdict[str, int] = defaultdict(int)
+        self.words_with: defaultdict[str, set[int]] = defaultdict(set)
+        for i, (word, number) in enumerate(zip(self.words, self.numbers, strict=True)):
+            for left, right in zip(word, word[1:], strict=False):
+                self.pair_counts[left + right] += number
+                self.words_with[left + right].add(i)
+        # The smallest entry is the highest count and, among equals, the lowest pair of ids.
+        self.heap = [(-number, pair) for pair, number in self.pair_counts.items()]
+        heapify(self.heap)
+
+    def most_frequent_pair(self) -> str | None:
+        """Return the next pair to merge, None if there is none left.
+
+        Counts fall as other pairs merge. The heap learns of it here, when such an entry comes to
+        the top: it goes back with its true count.
+        """
+        while self.heap:
+            count, pair = self.heap[0]
+            now = self.pair_counts.get(pair, 0)
+            if now == -count:
+                return pair
+            if now > 0:
+                heapreplace(self.heap, (-now, pair))
+            else:
+                heappop(self.heap)
+        return None
+
+    def merge(self, pair: str, new: str) -> None:
+        """Replace a pair by a new token in the words that hold it, and count their pairs anew."""
+        changes: defaultdict[str, int] = defaultdict(int)
+        for i in self.words_with.pop(pair):
+            word = self.words[i].replace(pair, new)
+            self.words[i] = word
+            self._count_around(word, i, pair, new, changes)
+        for changed, by in changes.items():
+            self.pair_counts[changed] += by
+            if by > 0:  # a pair with the new token, seen for the first time
+                heappush(self.heap, (-by, changed))
+        del self.pair_counts[pair]
+
+    def _count_around(
+        self, word: str, i: int, pair: str, new: str, changes: defaultdict[str, int]
+    ) -> None:
+        """Add to `changes` which pairs a word lost and gained on both sides of each new token."""
+        left, right = pair[0], pair[1]
+        number = self.numbers[i]
+        last = len(word) - 1
+        at = word.find(new)
+        while at >= 0:
+            if at > 0:
+                neighbour = word[at - 1]
+                # Where the neighbour is new as well, its right half stood here before.
+                changes[(right if neighbour == new else neighbour) + left] -= number
+                changes[neighbour + new] += number
+                self.words_with[neighbour + new].add(i)
+            if at < last and (neighbour := word[at + 1]) != new:
+                changes[right + neighbour] -= number
+                changes[new + neighbour] += number
+                self.words_with[new + neighbour].add(i)
+            at = word.find(new, at + 1)

@@ -1,0 +1,191 @@
+"""Which number means which bytes: the order of the bytes, the merges and the special tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from operator import index
+from typing import Any
+
+from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, check_surrogates
+from llm_scratch.tokenizers.bpe_merging import Pairs, merge_piece
+from llm_scratch.tokenizers.simple import END_OF_TEXT
+
+Merges = Sequence[tuple[bytes, bytes]]
+SpecialTokens = Sequence[str] | Mapping[str, int]
+
+
+def _bytes_in_order() -> list[int]:
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]  # ! to ~, ¡ to ¬, ® to ÿ
+    return [*visible, *(byte for byte in range(256) if byte not in visible)]
+
+
+# GPT-2 numbers the bytes that Latin-1 prints as visible letters first, then the others.
+BYTE_TOKENS = [bytes([byte]) for byte in _bytes_in_order()]
+
+# Text files spell a token with one letter a byte. A visible byte is its own letter, the others
+# take the letters from U+0100 on, so a blank is 'Ġ' (U+0120) and a line break 'Ċ' (U+010A).
+_LETTERS = [chr(token[0]) if i < 188 else chr(256 + i - 188) for i, token in enumerate(BYTE_TOKENS)]
+_LETTER_OF_BYTE = {token[0]: letter for token, letter in zip(BYTE_TOKENS, _LETTERS, strict=True)}
+_BYTE_OF_LETTER = {letter: byte for byte, letter in _LETTER_OF_BYTE.items()}
+
+
+def spell(token: bytes) -> str:
+    """Write a token with one printable letter a byte, as GPT-2's files do: b" a" -> "Ġa"."""
+    return "".join([_LETTER_OF_BYTE[byte] for byte in token])
+
+
+def unspell(word: str) -> bytes:
+    """Read a token from its letters: "Ġa" -> b" a".
+
+    Raises:
+        ValueError: if a letter stands for no byte.
+    """
+    try:
+        return bytes([_BYTE_OF_LETTER[letter] for letter in word])
+    except KeyError as err:
+        raise ValueError(f"{err.args[0]!r} in {word!r} stands for no byte") from None
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The numbers of a tokenizer.
+
+    Args:
+        tokens: id -> bytes of every token, special ones included, in the order of the ids.
+        pairs: what merges: (left id, right id) -> id.
+        ordinary: bytes -> id of the tokens that are not special.
+        special: special token -> id.
+    """
+
+    tokens: dict[int, bytes]
+    pairs: Pairs
+    ordinary: dict[bytes, int]
+    special: dict[str, int]
+
+    def id_of(self, token: bytes) -> int | None:
+        """Return the id of a token, special or not, None if it is not one."""
+        if (found := self.ordinary.get(token)) is not None:
+            return found
+        ids = (i for name, i in self.special.items() if name.encode("utf-8") == token)
+        return next(ids, None)
+
+    def bytes_of(self, token_id: Any, where: str = "") -> bytes:
+        """Return the bytes of an id.
+
+        Raises:
+            UnknownIdError: if no token has it.
+        """
+        try:
+            return self.tokens[index(token_id)]
+        except TypeError:
+            raise TypeError(f"an id must be a whole number, got {token_id!r}{where}") from None
+        except KeyError:
+            raise UnknownIdError(
+                f"id {token_id}{where} is not in this vocabulary (its highest id is "
+                f"{max(self.tokens)}): was the text encoded with another tokenizer?"
+            ) from None
+
+
+def build_vocabulary(merges: Merges, special_tokens: SpecialTokens) -> Vocabulary:
+    """Number bytes, merges and special tokens.
+
+    The bytes come first, in GPT-2's order, then what each merge makes, then the special tokens.
+    Special tokens that bring their own ids keep them, and the others fill the free numbers.
+
+    Raises:
+        ValueError: if a merge uses a token that no earlier merge made, or makes a token twice.
+    """
+    special = number_special_tokens(special_tokens, first=len(BYTE_TOKENS) + len(merges))
+    taken = set(special.values())
+    ids = list(islice((i for i in count() if i not in taken), len(BYTE_TOKENS) + len(merges)))
+    ordinary = dict(zip(BYTE_TOKENS, ids, strict=False))
+    pairs: Pairs = {}
+    for number, (merge, new) in enumerate(zip(merges, ids[len(BYTE_TOKENS) :], strict=True)):
+        left, right = _parts(merge, number, ordinary)
+        pairs[ordinary[left], ordinary[right]] = new
+        ordinary[left + right] = new
+    tokens = {i: token for token, i in ordinary.items()}
+    tokens |= {i: token.encode("utf-8") for token, i in special.items()}
+    return Vocabulary(dict(sorted(tokens.items())), pairs, ordinary, special)
+
+
+def _parts(merge: Any, number: int, known: Mapping[bytes, int]) -> tuple[bytes, bytes]:
+    try:
+        left, right = merge
+        if not isinstance(left, bytes) or not isinstance(right, bytes):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TypeError(f"merge {number} must be a pair of bytes, got {merge!r}") from None
+    for part in (left, right):
+        if part not in known:
+            raise ValueError(
+                f"merge {number} joins {left!r} and {right!r}, but {part!r} is not a byte and no "
+                "earlier merge makes it; give the merges in the order in which they were learned"
+            )
+    if left + right in known:
+        raise ValueError(f"merge {number} makes {left + right!r}, which is a token already")
+    return left, right
+
+
+def number_special_tokens(special_tokens: SpecialTokens, first: int) -> dict[str, int]:
+    """Give each special token its id: its own, or numbers from `first` on.
+
+    Raises:
+        ValueError: if a token or an id comes twice, or a token is empty.
+        TypeError: if a token is not a str.
+    """
+    if not isinstance(special_tokens, (tuple, list, Mapping)):  # a set has no order to number by
+        raise TypeError(
+            "special_tokens must be a tuple or list of names, or {name: id}, "
+            f"got {special_tokens!r}; a single one is written ({END_OF_TEXT!r},)"
+        )
+    names = list(special_tokens)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a special token must be a str, got {name!r}")
+        if not name:
+            raise ValueError("a special token can't be empty: it would be found everywhere")
+        check_surrogates(name)
+    _refuse_twice(names, "special token")
+    if isinstance(special_tokens, Mapping):
+        ids = [index(i) for i in special_tokens.values()]
+    else:
+        ids = list(range(first, first + len(names)))
+    if min(ids, default=0) < 0:
+        raise ValueError(f"the id of a special token must be 0 or more, got {min(ids)}")
+    _refuse_twice(ids, "the id of a special token,")
+    return dict(zip(names, ids, strict=True))
+
+
+def _refuse_twice(values: Sequence[Any], what: str) -> None:
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if list(values).count(value) > 1)
+        raise ValueError(f"{what} {twice!r} is given twice; each may stand once only")
+
+
+def recover_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Find the merges behind a list of tokens in the order of learning, bytes first.
+
+    A token was made from the two tokens that its bytes merge into when only the merges before it
+    are known.
+
+    Raises:
+        ValueError: if the list does not begin with the 256 bytes, or a token is not made of two.
+    """
+    if list(tokens[: len(BYTE_TOKENS)]) != BYTE_TOKENS:
+        raise ValueError("the first 256 tokens are not the single bytes in GPT-2's order")
+    byte_ids = {token[0]: i for i, token in enumerate(BYTE_TOKENS)}
+    pairs: Pairs = {}
+    merges = []
+    for new in range(len(BYTE_TOKENS), len(tokens)):
+        parts = merge_piece([byte_ids[byte] for byte in tokens[new]], pairs)
+        if len(parts) != 2:
+            raise ValueError(
+                f"token {new}, {tokens[new]!r}, is made of {len(parts)} earlier tokens, not of 2"
+            )
+        left, right = parts
+        pairs[left, right] = new
+        merges.append((tokens[left], tokens[right]))
+    return merges

@@ -1,0 +1,222 @@
+"""Output head and cross entropy in one, a chunk of tokens at a time.
+
+The logits of a whole batch, often the largest tensor of a step, never exist.
+
+Shape letters: N tokens of a batch, C emb_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_scratch.training.losses import IGNORE_INDEX
+
+CHUNK = 1024
+ALIGNMENT = 64
+# So few rows of logits stay in a processor's cache while they become probabilities.
+ROWS_IN_CACHE = 32
+SLAB = 4096
+
+
+def chunked_head_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
+) -> Tensor:
+    """Sum of cross entropies of all targets over `divisor`: a scalar to call `backward` on.
+
+    Equal to `cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor`, value and
+    gradients. The gradients are computed together with the value, chunk by chunk: memory for
+    `chunk` x V logits is needed instead of N x V, and nothing is computed twice.
+
+    Args:
+        hidden: (..., C), what the final norm gives.
+        weight: (V, C), of the head, which has no bias.
+        targets: (...,) ids; -100 means no target.
+        divisor: usually the number of targets of the whole step.
+        chunk: how many tokens at a time.
+
+    Raises:
+        ValueError: if `chunk` is below 1, or the shapes do not belong together.
+    """
+    if chunk < 1:
+        raise ValueError(f"{chunk=} must be 1 or more")
+    if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != weight.shape[-1]:
+        raise ValueError(
+            f"hidden states {tuple(hidden.shape)}, a head of {tuple(weight.shape)} and targets "
+            f"{tuple(targets.shape)} do not belong together"
+        )
+    total = _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), divisor, chunk)
+    return total
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: float, chunk: int
+    ) -> Tensor:
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        dtype = _matrix_dtype(hidden)
+        states, head = hidden.to(dtype), weight.to(dtype)
+        grad_hidden = torch.empty_like(states) if for_hidden else None
+        grad_weight: Tensor | None = None
+        if for_weight:  # sums of many chunks need float32
+            kind = weight.dtype if len(states) <= chunk else torch.float32
+            grad_weight = torch.empty(weight.shape, dtype=kind, device=weight.device)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        room = _aligned_rows(states, min(chunk, len(states)), len(head))  # (chunk, V)
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
+            logits = room[: len(states[part])]  # (n, V)
+            torch.mm(states[part], head.T, out=logits)
+            total += _loss_to_gradient(logits, targets[part], divisor, for_hidden or for_weight)
+            if grad_hidden is not None:
+                torch.mm(logits, head, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, logits, states[part], is_first=start == 0)
+        # Kept as attributes: nothing else can change them, and `backward` runs once.
+        ctx.gradients = grad_hidden, grad_weight
+        ctx.kinds = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        found, ctx.gradients = ctx.gradients, None
+        if found is None:
+            raise RuntimeError("the gradients of this loss were used before; compute it again")
+        (factor,) = outer
+        gradients = [
+            gradient if gradient is None else gradient.to(kind)
+            for gradient, kind in zip(found, ctx.kinds, strict=True)
+        ]
+        if factor.device.type != "cpu" or factor.item() != 1.0:
+            gradients = [g if g is None else g.mul_(factor) for g in gradients]
+        return *gradients, None, None, None
+
+
+def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
+    """Room for (rows, columns) whose rows start at whole cache lines, as the columns allow.
+
+    GPT-2's 50,257 columns are odd; matrix products into aligned rows were half as fast again.
+    The columns beyond are zero: oneDNN's bfloat16 product on Intel's matrix units reads some of
+    them, times 0, which is NaN where unset memory happens to hold one.
+    """
+    room = like.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT)
+    room[:, columns:] = 0
+    return room[:, :columns]
+
+
+def _matrix_dtype(hidden: Tensor) -> torch.dtype:
+    """The type that products are computed in: autocast's where that is on."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
+
+
+def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
+    """The loss of some rows; their logits become its gradient in place, if wanted."""
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
+    for part, ids in zip(logits.split(rows), targets.split(rows), strict=True):
+        counts = ids != IGNORE_INDEX  # (n,)
+        columns = ids.where(counts, 0)[:, None]  # (n, 1)
+        values = part.float()
+        chosen = values.gather(-1, columns)  # (n, 1)
+        if not wanted:
+            losses = values.logsumexp(dim=-1, keepdim=True) - chosen
+            total += losses[:, 0].where(counts, 0.0).sum()
+            continue
+        highest = values.amax(dim=-1, keepdim=True)
+        probabilities = torch.softmax(values, dim=-1)
+        # The largest probability is 1 / sum(exp(x - highest)): no second row of exponentials.
+        log_sums = highest - probabilities.amax(dim=-1, keepdim=True).log()
+        total += (log_sums - chosen)[:, 0].where(counts, 0.0).sum()
+        share = counts[:, None].to(values.dtype) / divisor  # (n, 1), 0 where there is no target
+        probabilities.mul_(share).scatter_add_(-1, columns, -share)
+        part.copy_(probabilities)
+    return total / divisor
+
+
+def _add_product(total: Tensor, gradient: Tensor, states: Tensor, is_first: bool) -> None:
+    """Add a chunk's share to the gradient of the head, (V, C): (n, V), (n, C).
+
+    On a CPU by slabs of the vocabulary: the products are a fifth faster, and are added, or change
+    their type, while they are in a processor's cache.
+    """
+    rows = SLAB if total.device.type == "cpu" else len(total)
+    for slab, part in zip(total.split(rows), gradient.split(rows, dim=1), strict=True):
+        if gradient.dtype != total.dtype:
+            product = part.T @ states
+            slab.copy_(product) if is_first else slab.add_(product)
+        elif is_first:
+            torch.mm(part.T, states, out=slab)
+        else:
+            slab.addmm_(part.T, states)
+
+
+def head_loss_in_pieces(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
+) -> Tensor:
+    """What `chunked_head_loss` gives, for any head: a scalar to call `backward` on.
+
+    Here too the gradients are computed together with the value, by autograd for each piece. It
+    needs about four times the memory of the logits, so a piece has a fourth of `chunk` tokens.
+
+    Args:
+        head: (n, C) -> (n, V).
+        hidden: (..., C), what the final norm gives.
+        targets: (...,) ids; -100 means no target.
+        divisor: usually the number of targets of the whole step.
+        chunk: see above.
+    """
+    learning = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    states, size = hidden.flatten(0, -2), max(1, chunk // 4)
+    total = _PiecesLoss.apply(head, states, targets.flatten(), divisor, size, *learning)
+    return total
+
+
+class _PiecesLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        head: nn.Module,
+        states: Tensor,
+        targets: Tensor,
+        divisor: float,
+        size: int,
+        *learning: Tensor,
+    ) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        wanted = any(ctx.needs_input_grad)
+        gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if wanted]
+        for start in range(0, len(states), size):
+            part = slice(start, start + size)
+            with torch.set_grad_enabled(wanted):
+                piece = states[part].detach().requires_grad_(wanted)
+                loss = _sum_of_losses(head, piece, targets[part]) / divisor
+            total += loss.detach()
+            if wanted:
+                found = torch.autograd.grad(loss, (piece, *learning))
+                gradients[0][part] = found[0]
+                for gradient, share in zip(gradients[1:], found[1:], strict=True):
+                    gradient += share
+        # Kept as an attribute: nothing else can change them, and `backward` runs once.
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of this loss were used before; compute it again")
+        (factor,) = outer
+        states, *learning = (gradient.mul_(factor) for gradient in gradients)
+        return None, states, None, None, None, *learning
+
+
+def _sum_of_losses(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    logits = head(states).float()  # (n, V)
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
