@@ -10,13 +10,20 @@ from typing import Any
 import torch
 
 from llm_scratch.files import read_json
-from llm_scratch.model.config import ConfigError, GPTConfig, as_config
+from llm_scratch.model.config import ConfigError, GPTConfig
+from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights.book_names import from_book
-from llm_scratch.weights.folder_metadata import is_ours, read_metadata, verify_checksums
+from llm_scratch.weights.folder_metadata import (
+    is_ours,
+    read_metadata,
+    saved_config,
+    saved_head,
+    verify_checksums,
+)
 from llm_scratch.weights.gpt2_names import (
     BOOK,
     OPENAI,
@@ -57,6 +64,16 @@ class Source:
     surplus: list[str] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head | None:
+        """The head where it is not a language model's: as stated, else told by its bias."""
+        if self.metadata:
+            return saved_head(self.metadata)
+        bias = self.parts.get("out_head.bias")
+        return (
+            Head("classes", bias.shape[0], bias=True) if bias is not None and bias.shape else None
+        )
 
 
 def open_source(
@@ -109,7 +126,7 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
     if config is not None:
         return config
     if source.metadata:
-        return as_config(source.metadata["config"])
+        return saved_config(source.metadata)
     n_heads = next(iter(heads.values()), N_HEADS.get(sizes["emb_dim"]))
     if n_heads is None:
         raise WeightsError(
