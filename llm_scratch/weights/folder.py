@@ -14,10 +14,11 @@ from llm_scratch.model.families import family_of, language_model, parameter_shap
 from llm_scratch.model.heads import head_of
 from llm_scratch.model.interface import LanguageModel
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import NAMES, write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.weights.building import build_model
-from llm_scratch.weights.folder_metadata import write_metadata
+from llm_scratch.weights.folder_metadata import is_ours, write_metadata
 from llm_scratch.weights.gpt2_names import compare
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import load_tokenizer, save_tokenizer
@@ -87,6 +88,16 @@ def load_model(
     description = source.metadata.get("tokenizer")
     tokenizer = load_tokenizer(description, folder) if isinstance(description, dict) else None
     return build_model(source, device=device, dtype=dtype), tokenizer
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Return whether a folder holds what `save_model` wrote; reads a file's header, no more.
+
+    Raises:
+        WeightsError: if the header is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    return path.is_file() and is_ours(read_tensors(path).metadata)
 
 
 def tensors_of(model: LanguageModel) -> dict[str, Tensor]:

@@ -96,6 +96,8 @@ def open_source(
         if (path / "config.json").is_file():
             opened.known = {**read_config(path / "config.json"), **opened.known}
         return opened
+    if path.is_dir() and not any(path.glob("*.index")):
+        raise FileNotFoundError(_nothing_in(path))
     if path.is_dir() or path.suffix == ".index" or path.with_name(f"{path.name}.index").is_file():
         return _open_bundle(path)
     if not path.exists():
@@ -104,6 +106,22 @@ def open_source(
     if opened.layout != BOOK and (path.parent / "config.json").is_file():
         opened.known = {**read_config(path.parent / "config.json"), **opened.known}
     return opened
+
+
+def _nothing_in(folder: Path) -> str:
+    """Say that a folder holds no model, and what to do where a run has not written one yet."""
+    checkpoints = sorted(folder.glob("checkpoints/step-*"))
+    if checkpoints:
+        return (
+            f"{folder} is a run that has no best model yet; its newest checkpoint is "
+            f"{checkpoints[-1]}, and --resume goes on with the run"
+        )
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    return (
+        f"{folder} holds no model: neither model.safetensors nor pytorch_model.bin, nor OpenAI's "
+        "files, nor an adapter"
+    )
 
 
 def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
