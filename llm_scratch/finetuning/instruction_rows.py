@@ -17,10 +17,9 @@ from torch import Tensor
 
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
-from llm_scratch.generation.texts import end_of_text_id
 from llm_scratch.text.shuffling import epoch_order
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import decode, encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import decode, encode, end_of_text_id, vocab_size_of
 
 COLORS = {True: "\x1b[32m", False: "\x1b[90m"}  # learned: green, not learned: grey
 RESET = "\x1b[0m"

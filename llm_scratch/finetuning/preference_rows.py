@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
 from llm_scratch.finetuning.prompts import format_input
-from llm_scratch.generation.texts import end_of_text_id
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.text.shuffling import epoch_order
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 from llm_scratch.training.precision import Precision, autocast, pick_precision
 
 Row = tuple[list[int], list[int]]

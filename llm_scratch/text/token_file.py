@@ -25,7 +25,8 @@ from llm_scratch.text.token_writing import (
     unpack_tokenizer,
     write_token_file,
 )
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, fingerprint
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.simple import UnknownIdError
 
 FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance sizes
 BLOCK = 1 << 22  # bytes

@@ -26,6 +26,7 @@ from llm_scratch.text.token_header import (
 from llm_scratch.tokenizers.any_tokenizer import (
     check_surrogates,
     encode,
+    end_of_text_id,
     fingerprint,
     special_tokens_of,
     vocab_size_of,
@@ -102,7 +103,8 @@ class _Writer:
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
         self.whole = not _can_be_cut(tokenizer)
-        self.mark = _end_mark(tokenizer)
+        end = end_of_text_id(tokenizer)
+        self.mark = NO_MARK if end is None else end
         self.file = file
         self.digest = hashlib.sha256()
         self.starts = array("Q")  # of documents
@@ -244,13 +246,6 @@ def _can_be_cut(tokenizer: Any) -> bool:
     pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
     specials = special_tokens_of(tokenizer)
     return pattern == GPT2_PATTERN and not any(c.isspace() for name in specials for c in name)
-
-
-def _end_mark(tokenizer: Any) -> int:
-    """Return the id that stands between documents, NO_MARK if the tokenizer has none."""
-    name = getattr(tokenizer, "eos_token", None) or END_OF_TEXT  # transformers' name for its own
-    ids = encode(tokenizer, name) if name in special_tokens_of(tokenizer) else []
-    return ids[0] if len(ids) == 1 else NO_MARK
 
 
 def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:

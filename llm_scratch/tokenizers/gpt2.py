@@ -10,12 +10,8 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from llm_scratch.tokenizers.any_tokenizer import (
-    UnknownIdError,
-    check_special_tokens,
-    check_surrogates,
-)
-from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownTokenError
+from llm_scratch.tokenizers.any_tokenizer import check_special_tokens, check_surrogates
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError, UnknownTokenError
 
 if TYPE_CHECKING:
     import numpy as np
