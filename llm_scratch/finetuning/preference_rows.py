@@ -17,6 +17,7 @@ from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
 from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.text.shuffling import epoch_order
+from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 from llm_scratch.training.precision import Precision, autocast, pick_precision
@@ -83,18 +84,14 @@ class PreferenceRows:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
         """
         n = self.num_rows(length)
-        first = step * (rows if step_rows is None else step_rows) + first_row
         chosen: list[int] = []
-        for epoch in range(first // n, (first + rows - 1) // n + 1):
-            begin, end = max(first - epoch * n, 0), min(first + rows - epoch * n, n)
+        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
             chosen += epoch_order(seed, epoch, n, begin, end).tolist()
         return self.pairs(chosen)
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield every pair once, `rows` at a time."""
-        self.num_rows(length)
-        places = range(len(self))
-        return (self.pairs(places[i : i + rows]) for i in range(0, len(self), rows))
+        return map(self.pairs, rows_in_turn(self.num_rows(length), rows))
 
     def pairs(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Some pairs as a batch: inputs (2B, T), targets (2B, T), reference (B, 2)."""
