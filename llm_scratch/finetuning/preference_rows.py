@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
 from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.text.shuffling import epoch_order
 from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
@@ -226,7 +227,7 @@ def pair_logprobs(
 
     The modes of the model are left as found. Arguments as `measure_reference`.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     found, places = [], range(len(rows))
     with evaluation_mode(model), autocast(device, pick_precision(precision, device)):
         for first in range(0, len(rows), batch_size):
