@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 PathLike = str | os.PathLike[str]
 
@@ -91,13 +91,35 @@ def read_text(path: PathLike) -> str:
 
 def decode_text(path: PathLike, data: bytes) -> str:
     """Return the text in a file's bytes; see `read_text`."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
+    _refuse_utf16(path, data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         byte = f"byte 0x{data[err.start]:02x} at position {err.start}"
         raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+
+
+@contextmanager
+def open_text(path: PathLike) -> Iterator[TextIO]:
+    """Open a text file of any size, to be read in pieces as `read_text` reads it whole.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: at the piece that is not UTF-8.
+    """
+    with open(path, "rb") as start:
+        _refuse_utf16(path, start.read(2))
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as err:
+            byte = f"byte 0x{err.object[err.start]:02x}"
+            raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+
+
+def _refuse_utf16(path: PathLike, start: bytes) -> None:
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
 
 
 def lines_of(text: str) -> list[str]:

@@ -26,12 +26,13 @@ from llm_scratch.tokenizers.any_tokenizer import (
 from llm_scratch.tokenizers.bpe_display import MergeStep, TokenDisplay, merge_steps
 from llm_scratch.tokenizers.bpe_merging import PieceCache
 from llm_scratch.tokenizers.bpe_pieces import (
+    Texts,
     character_offsets,
     find_pieces,
     split_specials,
     text_blocks,
 )
-from llm_scratch.tokenizers.bpe_training import Texts, learn_merges
+from llm_scratch.tokenizers.bpe_training import learn_merges
 from llm_scratch.tokenizers.bpe_vocabulary import (
     Merges,
     SpecialTokens,

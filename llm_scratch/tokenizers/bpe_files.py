@@ -32,7 +32,8 @@ from llm_scratch.tokenizers.bpe_vocabulary import (
     spell,
     unspell,
 )
-from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 LONGEST_FILE = 256 << 20
 FORMAT, VERSION = "llm_scratch.BytePairTokenizer", 1

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.text.corpora import load_text, read_text
+from llm_scratch.files import read_text
+from llm_scratch.text.corpora import load_text
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_pieces import piece_finder
