@@ -25,7 +25,8 @@ import tiktoken
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from llm_scratch.text.corpora import load_text, read_text
+from llm_scratch.files import read_text
+from llm_scratch.text.corpora import load_text
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 ROUNDS = 5

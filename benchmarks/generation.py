@@ -253,7 +253,8 @@ def peak_memory() -> float:
 
 def quality(args: argparse.Namespace) -> None:
     """Perplexity of one model, trained here on a text, in three precisions."""
-    from llm_scratch.text.corpora import find_data, read_text
+    from llm_scratch.files import read_text
+    from llm_scratch.text.corpora import find_data
     from llm_scratch.training.losses import next_token_loss
 
     try:

@@ -25,8 +25,9 @@ import torch
 from torch.nn import functional as F
 from training import make_stick
 
+from llm_scratch.files import read_text
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.corpora import find_data, read_text
+from llm_scratch.text.corpora import find_data
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train

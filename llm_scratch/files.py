@@ -9,7 +9,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
+
+PathLike = str | os.PathLike[str]
 
 CHUNK_BYTES = 1 << 18
 LONGEST_JSON = 1 << 20  # bytes: configurations and notes; callers name more where a format has more
@@ -24,7 +26,7 @@ class FileError(ValueError):
         hint: what is wrong with it, and the way out.
     """
 
-    def __init__(self, path: str | os.PathLike[str], hint: str) -> None:
+    def __init__(self, path: PathLike, hint: str) -> None:
         super().__init__(f"{os.fspath(path)}: {hint}")
         self.path = os.fspath(path)
         self.hint = hint
@@ -39,7 +41,7 @@ def part_beside(path: Path) -> Path:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def written_whole(path: PathLike) -> Iterator[BinaryIO]:
     """Open a file that takes its place when all of it is on the disk, or never.
 
     The bytes go to a file beside it, which is renamed last; its folder is made when missing.
@@ -57,13 +59,13 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     r"""Write a text file in UTF-8, whole or not at all; its lines end as `text` has them."""
     with written_whole(path) as file:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: str | os.PathLike[str], content: Any, *, indent: int = 1) -> None:
+def write_json(path: PathLike, content: Any, *, indent: int = 1) -> None:
     """Write a JSON file for people to read, whole or not at all."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
@@ -77,7 +79,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: PathLike) -> str:
     """Return the text of a UTF-8 file, line ends as they are, without a byte order mark.
 
     Raises:
@@ -87,15 +89,37 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return decode_text(path, Path(path).read_bytes())
 
 
-def decode_text(path: str | os.PathLike[str], data: bytes) -> str:
+def decode_text(path: PathLike, data: bytes) -> str:
     """Return the text in a file's bytes; see `read_text`."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
+    _refuse_utf16(path, data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         byte = f"byte 0x{data[err.start]:02x} at position {err.start}"
         raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+
+
+@contextmanager
+def open_text(path: PathLike) -> Iterator[TextIO]:
+    """Open a text file of any size, to be read in pieces as `read_text` reads it whole.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        FileError: at the piece that is not UTF-8.
+    """
+    with open(path, "rb") as start:
+        _refuse_utf16(path, start.read(2))
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            yield file
+        except UnicodeDecodeError as err:
+            byte = f"byte 0x{err.object[err.start]:02x}"
+            raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+
+
+def _refuse_utf16(path: PathLike, start: bytes) -> None:
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
 
 
 def lines_of(text: str) -> list[str]:
@@ -111,7 +135,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_json(
-    path: str | os.PathLike[str],
+    path: PathLike,
     *,
     most_bytes: int = LONGEST_JSON,
     error: type[FileError] = FileError,
@@ -135,7 +159,7 @@ def read_json(
 
 
 def parse_json(
-    path: str | os.PathLike[str], data: bytes, *, error: type[FileError] = FileError
+    path: PathLike, data: bytes, *, error: type[FileError] = FileError
 ) -> dict[str, Any]:
     """Return the object in the JSON of a file's bytes; see `read_json`."""
     try:

@@ -20,14 +20,12 @@ NEEDED = {
     "numpy": ("2.2", "2.4"),
     "tiktoken": ("0.14", "0.14"),
     "regex": ("2026.9.29", "2026.11.19"),
-    "safetensors": ("0.8", "0.8"),
     "tqdm": ("4.70", "4.70"),
 }
 OPTIONAL = {
     "matplotlib": ("3.10", "3.11"),
     "transformers": ("5.20", "5.24"),
-    "tokenizers": ("0.23", "0.23"),
-    "huggingface-hub": ("2.4", "2.4"),
+    "safetensors": ("0.8", "0.8"),
 }
 PYTHON = ("3.11", "3.11")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

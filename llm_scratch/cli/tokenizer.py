@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.corpora import CORPORA, find_data, read_text
+from llm_scratch.files import read_text
+from llm_scratch.text.corpora import CORPORA, find_data
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_display import token_text

@@ -1,7 +1,7 @@
 """Direct preference optimisation as the book's bonus material has it (book 7, preference tuning).
 
 Of two answers to a prompt, the chosen one is to become likelier than the rejected one, measured
-against a reference: the model as it was before. `preference_tuning` has the loop for real runs,
+against a reference: the model as it was before. `dpo_training` has the loop for real runs,
 which needs no second model.
 
 Shape letters: B pairs, T tokens, V vocabulary.
@@ -23,7 +23,9 @@ from torch.utils.data import Dataset
 
 from llm_scratch.finetuning.prompts import format_input
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import generate_and_print_sample
 
 ANSWER_HEADER = "\n\n### Response:\n"
@@ -314,43 +316,45 @@ def train_model_dpo_simple(
         tokens_seen.
 
     Raises:
-        ValueError: if a number is below 1, or the training loader gives no batch.
+        ValueError: if a number is below 1, a loader gives no batch, or `start_context` no token.
+        TypeError: if a loader is an iterator, which would be used up after one pass.
 
     Source:
         Book chapter 7, bonus material on DPO.
     """
-    if num_epochs < 1 or eval_freq < 1:
-        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
+    check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
+    check_start(start_context, tokenizer)
     plural = {"loss": "losses", "chosen_reward": "chosen_rewards"}
     plural |= {"rejected_reward": "rejected_rewards"}
     tracked: dict[str, list[float]] = {
         f"{p}_{n}": [] for p in ("train", "val") for n in plural.values()
     }
     tracked["tokens_seen"] = []
-    tokens_seen, step = 0, -1
-    device = next(policy_model.parameters()).device
-    with evaluation_mode(policy_model):  # for its way out: modes as they were before the run
-        for epoch in range(1, num_epochs + 1):
-            policy_model.train()
-            for batch in train_loader:
-                optimizer.zero_grad()
-                loss, _, _ = compute_dpo_loss_batch(batch, policy_model, reference_model, beta)
-                loss.backward()
-                optimizer.step()
-                tokens_seen += batch["chosen"].numel()
-                step += 1
-                if step % eval_freq == 0:
-                    values = evaluate_dpo_loss_loader(
-                        policy_model, reference_model, train_loader, val_loader, beta, eval_iter
-                    )
-                    for part in ("train", "val"):
-                        for name, names in plural.items():
-                            tracked[f"{part}_{names}"].append(values[f"{part}_{name}"])
-                    tracked["tokens_seen"].append(tokens_seen)
-                    log(_line(epoch, step, values))
-            if step < 0:
-                raise ValueError("the training loader gives no batch")
-            generate_and_print_sample(policy_model, tokenizer, device, start_context, log=log)
+    device = device_of(policy_model)
+
+    def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
+        values = evaluate_dpo_loss_loader(
+            policy_model, reference_model, train_loader, val_loader, beta, eval_iter
+        )
+        for part in ("train", "val"):
+            for name, names in plural.items():
+                tracked[f"{part}_{names}"].append(values[f"{part}_{name}"])
+        tracked["tokens_seen"].append(tokens_seen)
+        log(_line(epoch, step, values))
+
+    run_epochs(
+        policy_model,
+        train_loader,
+        optimizer,
+        num_epochs,
+        eval_freq,
+        loss_of=lambda pairs: compute_dpo_loss_batch(pairs, policy_model, reference_model, beta)[0],
+        size_of=lambda pairs: pairs["chosen"].numel(),
+        evaluate=evaluate,
+        close_epoch=lambda: generate_and_print_sample(
+            policy_model, tokenizer, device, start_context, log=log
+        ),
+    )
     return tracked
 
 

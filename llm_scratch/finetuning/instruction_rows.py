@@ -17,10 +17,10 @@ from torch import Tensor
 
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
-from llm_scratch.generation.texts import end_of_text_id
 from llm_scratch.text.shuffling import epoch_order
+from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import decode, encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import decode, encode, end_of_text_id, vocab_size_of
 
 COLORS = {True: "\x1b[32m", False: "\x1b[90m"}  # learned: green, not learned: grey
 RESET = "\x1b[0m"
@@ -146,21 +146,16 @@ class PackedRows:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The packs of a training step, as `TokenRows.batch` chooses its rows."""
         n = self.num_rows(length)
-        first = step * (rows if step_rows is None else step_rows) + first_row
-        chosen = [
-            int(epoch_order(seed, place // n, n, place % n, place % n + 1)[0])
-            for place in range(first, first + rows)
-        ]
+        chosen: list[int] = []
+        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
+            chosen += epoch_order(seed, epoch, n, begin, end).tolist()
         return self.packed(chosen)
 
     def rows_in_order(
         self, length: int, rows: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Yield every pack once, `rows` at a time."""
-        n = self.num_rows(length)
-        if rows < 1:
-            raise ValueError(f"{rows=} must be 1 or more")
-        return (self.packed(range(i, min(i + rows, n))) for i in range(0, n, rows))
+        return map(self.packed, rows_in_turn(self.num_rows(length), rows))
 
     def packed(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llm_scratch.download import download_file
+from llm_scratch.files import open_text
 from llm_scratch.text.archives import unpack_member
 
 SEED = 123
@@ -87,7 +88,7 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
     """
     rows = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open_text(path) as file:
             for number, fields in enumerate(
                 csv.reader(file, csv.excel_tab if quotes else AsItStands), 1
             ):
@@ -97,8 +98,6 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
                     raise ValueError(f"row {number} of {path} has {len(fields)} fields; "
                                      "a label, a tab and a text are needed")  # fmt: skip
                 rows.append((fields[0], fields[1]))
-    except UnicodeDecodeError as err:
-        raise ValueError(f"{path} is not UTF-8 ({err.reason}); save it as UTF-8") from err
     except csv.Error as err:
         raise ValueError(f"{path} can't be read ({err}); quotes=False takes quotation marks as "
                          "they stand") from err  # fmt: skip
@@ -214,22 +213,21 @@ def is_frame(rows: Any) -> bool:
 
 def _read_csv(path: Path) -> list[Row]:
     rows = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := {"Label", "Text"} - set(reader.fieldnames or ()):
-                raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; its first "
-                                 "line must name Label and Text")  # fmt: skip
-            for number, row in enumerate(reader):
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"row {number} of {path} has another number of fields than its first line; "
-                        "a text with commas stands between quotation marks"
-                    )
-                label = row["Label"].strip()
-                rows.append((int(label) if label.isdecimal() else label, row["Text"]))
-    except UnicodeDecodeError as err:
-        raise ValueError(f"{path} is not UTF-8 ({err.reason}); save it as UTF-8") from err
+    with open_text(path) as file:
+        reader = csv.DictReader(file)
+        if missing := {"Label", "Text"} - set(reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} has no column {', '.join(sorted(missing))}; its first line must name "
+                "Label and Text"
+            )
+        for number, row in enumerate(reader):
+            if None in row or None in row.values():
+                raise ValueError(
+                    f"row {number} of {path} has another number of fields than its first line; "
+                    "a text with commas stands between quotation marks"
+                )
+            label = row["Label"].strip()
+            rows.append((int(label) if label.isdecimal() else label, row["Text"]))
     _check_closed(path, rows)
     return _checked(rows)
 

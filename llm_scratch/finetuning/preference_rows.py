@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
 from llm_scratch.finetuning.prompts import format_input
-from llm_scratch.generation.texts import end_of_text_id
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.text.shuffling import epoch_order
+from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 from llm_scratch.training.precision import Precision, autocast, pick_precision
 
 Row = tuple[list[int], list[int]]
@@ -84,18 +85,14 @@ class PreferenceRows:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
         """
         n = self.num_rows(length)
-        first = step * (rows if step_rows is None else step_rows) + first_row
         chosen: list[int] = []
-        for epoch in range(first // n, (first + rows - 1) // n + 1):
-            begin, end = max(first - epoch * n, 0), min(first + rows - epoch * n, n)
+        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
             chosen += epoch_order(seed, epoch, n, begin, end).tolist()
         return self.pairs(chosen)
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield every pair once, `rows` at a time."""
-        self.num_rows(length)
-        places = range(len(self))
-        return (self.pairs(places[i : i + rows]) for i in range(0, len(self), rows))
+        return map(self.pairs, rows_in_turn(self.num_rows(length), rows))
 
     def pairs(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Some pairs as a batch: inputs (2B, T), targets (2B, T), reference (B, 2)."""
@@ -230,7 +227,7 @@ def pair_logprobs(
 
     The modes of the model are left as found. Arguments as `measure_reference`.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     found, places = [], range(len(rows))
     with evaluation_mode(model), autocast(device, pick_precision(precision, device)):
         for first in range(0, len(rows), batch_size):

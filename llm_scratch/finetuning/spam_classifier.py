@@ -1,15 +1,16 @@
 """A spam classifier as the book builds it: data, accuracy, training loop, use (book chapter 6).
 
 The book pads every message to one length and reads the answer at the end of the padded row, so
-that it hangs on the padding too. What reads at the last real token stands in `labelled_texts` and
-`classifier`; `calc_accuracy_loader` and `train_classifier_simple` take the batches of both.
+that it depends on the padding too. What reads at the last real token stands in `labelled_texts`
+and `text_classifier`; `calc_accuracy_loader` and `train_classifier_simple` take both kinds of
+batches.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -21,7 +22,9 @@ from torch.utils.data import Dataset
 
 from llm_scratch.finetuning.labelled_rows import Row, read_rows
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import context_length_of
 from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.training.epochs import check_run, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model
 from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
 
@@ -232,40 +235,37 @@ def train_classifier_simple(
     Source:
         Book 6.7.
     """
-    if min(num_epochs, eval_freq, 1 if eval_iter is None else eval_iter) < 1:
-        raise ValueError(f"{num_epochs=}, {eval_freq=} and {eval_iter=} must be 1 or more")
-    if isinstance(train_loader, Iterator) or isinstance(val_loader, Iterator):
-        raise TypeError("a loader is an iterator, used up after one pass; give a DataLoader")
+    check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     losses: tuple[list[float], list[float]] = ([], [])
     accuracies: tuple[list[float], list[float]] = ([], [])
-    examples_seen, step = 0, -1
     loss_fn = partial(classification_loss, position=position)
-    with evaluation_mode(model):  # for its way out: modes as they were before the run
-        for epoch in range(1, num_epochs + 1):
-            model.train()
-            for inputs, targets in train_loader:
-                optimizer.zero_grad()
-                calc_loss_batch(inputs, targets, model, device, loss_fn=loss_fn).backward()
-                optimizer.step()
-                examples_seen += len(inputs)
-                step += 1
-                if step % eval_freq == 0:
-                    both = evaluate_model(
-                        model, train_loader, val_loader, device, eval_iter, loss_fn=loss_fn
-                    )
-                    for values, value in zip(losses, both, strict=True):
-                        values.append(value)
-                    log(
-                        f"Ep {epoch} (Step {step:06d}): "
-                        f"Train loss {both[0]:.3f}, Val loss {both[1]:.3f}"
-                    )
-            shares = [
-                calc_accuracy_loader(loader, model, device, eval_iter, position=position)
-                for loader in (train_loader, val_loader)
-            ]
-            for values, value in zip(accuracies, shares, strict=True):
-                values.append(value)
-            log(f"Training accuracy: {shares[0]:.2%} | Validation accuracy: {shares[1]:.2%}")
+
+    def evaluate(epoch: int, step: int, _: int) -> None:
+        both = evaluate_model(model, train_loader, val_loader, device, eval_iter, loss_fn=loss_fn)
+        for values, value in zip(losses, both, strict=True):
+            values.append(value)
+        log(f"Ep {epoch} (Step {step:06d}): Train loss {both[0]:.3f}, Val loss {both[1]:.3f}")
+
+    def close_epoch() -> None:
+        shares = [
+            calc_accuracy_loader(loader, model, device, eval_iter, position=position)
+            for loader in (train_loader, val_loader)
+        ]
+        for values, value in zip(accuracies, shares, strict=True):
+            values.append(value)
+        log(f"Training accuracy: {shares[0]:.2%} | Validation accuracy: {shares[1]:.2%}")
+
+    examples_seen = run_epochs(
+        model,
+        train_loader,
+        optimizer,
+        num_epochs,
+        eval_freq,
+        loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device, loss_fn=loss_fn),
+        size_of=lambda batch: len(batch[0]),
+        evaluate=evaluate,
+        close_epoch=close_epoch,
+    )
     return *losses, *accuracies, examples_seen
 
 
@@ -295,7 +295,7 @@ def classify_review(
     Source:
         Book 6.8.
     """
-    context_length = model.pos_emb.weight.shape[0]
+    context_length = context_length_of(model)
     if max_length is not None and not 1 <= max_length <= context_length:
         raise ValueError(
             f"{max_length=} must be from 1 to the model's context length of {context_length}"

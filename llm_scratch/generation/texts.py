@@ -22,7 +22,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
     IncrementalDecoder,
     Special,
     encode,
-    special_tokens_of,
+    end_of_text_id,
     vocab_size_of,
 )
 from llm_scratch.tokenizers.simple import END_OF_TEXT
@@ -340,16 +340,6 @@ class _Row:
         self.finish_reason = "stop" if self._stop.found else reason
         self.text += piece
         return piece
-
-
-def end_of_text_id(tokenizer: Any) -> int | None:
-    """The id that ends a document in this tokenizer's vocabulary, None where there is none."""
-    if isinstance(token_id := getattr(tokenizer, "eos_token_id", None), int):  # transformers
-        return token_id
-    if END_OF_TEXT not in special_tokens_of(tokenizer):
-        return None
-    ids = encode(tokenizer, END_OF_TEXT, special="allow")
-    return ids[0] if len(ids) == 1 else None
 
 
 def pad_left(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_scratch.files import parse_json
+
 FIRST_KEY = b'{"question": '
 
 
@@ -60,9 +62,9 @@ class Records:
     def _take(self, line: bytes) -> bool:
         """Remember the reply in a line; whether there is one."""
         try:
-            record = json.loads(line)
+            record = parse_json(self.path or "", line)
             question, reply = record["question"], record["reply"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             return False
         if not isinstance(question, str) or not isinstance(reply, str):
             return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_scratch.download import cache_folder, download_file, holds
+from llm_scratch.files import read_text
 from llm_scratch.text.archives import unpack_member
 
 
@@ -138,23 +139,13 @@ def find_data(name: str) -> Path:
 
 
 def load_text(name: str) -> str:
-    """Return a named text, or the text of a data file, with the line ends that the file has."""
-    return read_text(find_data(name))
-
-
-def read_text(path: str | Path) -> str:
-    """Return the text of a UTF-8 file with its line ends as they are, the same on every platform.
+    """Return a named text, or the text of a data file, with the line ends that the file has.
 
     Raises:
-        ValueError: if the file is not UTF-8.
+        FileNotFoundError: as `find_data`.
+        FileError: if the file is not UTF-8.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        try:
-            return file.read()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
-            ) from error
+    return read_text(find_data(name))
 
 
 def fetch(name: str) -> Path:

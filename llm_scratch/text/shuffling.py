@@ -48,6 +48,8 @@ def _chunk(seed: int, epoch: int, n: int, number: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
+    if seed < 0:
+        raise ValueError(f"{seed=} must be 0 or more")
     return np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64)
 
 
@@ -61,7 +63,7 @@ def _feistel(items: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
 
 
 def _hash(values: np.ndarray) -> np.ndarray:
-    """Scramble 64 bits, so that every bit of the result hangs on every bit of the value.
+    """Scramble 64 bits, so that every bit of the result depends on every bit of the value.
 
     Source:
         Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators" (SplitMix64).

@@ -20,12 +20,13 @@ from llm_scratch.text.token_header import HEADER_BYTES, REMEDY, TokenFileError, 
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.token_writing import (
     Empty,
-    Texts,
     progress_bar,
     unpack_tokenizer,
     write_token_file,
 )
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, fingerprint
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe_pieces import Texts
+from llm_scratch.tokenizers.simple import UnknownIdError
 
 FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance sizes
 BLOCK = 1 << 22  # bytes

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
+from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_header import TokenFileError
 
 
@@ -90,12 +91,11 @@ class TokenPart:
     ) -> tuple[Tensor, Tensor]:
         """Return the windows of a training step, inputs and targets: each (rows, length) int64.
 
-        The result hangs on the arguments alone: a run that goes on at step 1,000 gets what it
-        would have got, and several processes share a step without speaking to one another.
-        Windows come epoch after epoch, in each of them in a new order and every one once. The
-        grid that they are cut by begins at another token in each epoch, up to `length` later, so
-        that a token is not always seen behind the same ones; the last window then ends with the
-        part, and tokens before the grid wait for another epoch.
+        The result depends on the arguments alone; see `rows_of_step`. Windows come epoch after
+        epoch, in each of them in a new order and every one once. The grid that they are cut by
+        begins at another token in each epoch, up to `length` later, so that a token is not always
+        seen behind the same ones; the last window then ends with the part, and tokens before the
+        grid wait for another epoch.
 
         Args:
             seed: 0 or more; another seed, another order.
@@ -110,17 +110,8 @@ class TokenPart:
             TokenFileError: if an id is not in the vocabulary.
         """
         windows = self.num_rows(length)
-        _check_place(seed, step, rows, first_row)
-        if step_rows is not None and first_row + rows > step_rows:
-            raise ValueError(
-                f"rows {first_row} to {first_row + rows - 1} are not all among the {step_rows} of "
-                f"a step; take fewer rows, or raise {step_rows=}"
-            )
-        first = step * (rows if step_rows is None else step_rows) + first_row
         starts: list[int] = []
-        for epoch in range(first // windows, (first + rows - 1) // windows + 1):
-            begin = max(first - epoch * windows, 0)
-            end = min(first + rows - epoch * windows, windows)
+        for epoch, begin, end in rows_of_step(windows, step, rows, first_row, step_rows):
             order = epoch_order(seed, epoch, windows, begin, end)
             moved = order * length + epoch_shift(seed, epoch) % length
             starts += np.minimum(moved, len(self) - 1 - length).tolist()
@@ -135,17 +126,13 @@ class TokenPart:
         Raises:
             ValueError: if there is not one window, or `rows` is below 1.
         """
-        windows = self.num_rows(length)
-        if rows < 1:
-            raise ValueError(f"{rows=} must be 1 or more")
-        return self._in_order(windows, length, rows)
+        return self._in_order(rows_in_turn(self.num_rows(length), rows), length)
 
-    def _in_order(self, windows: int, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, windows, rows):
-            last = min(first + rows, windows)
-            yield self._cut([i * length for i in range(first, last)], length)
-        if left := len(self) - 1 - windows * length:
-            yield self._cut([windows * length], left)
+    def _in_order(self, turns: Iterator[range], length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for places in turns:
+            yield self._cut([i * length for i in places], length)
+        if left := (len(self) - 1) % length:
+            yield self._cut([len(self) - 1 - left], left)
 
     def _cut(self, starts: list[int], length: int) -> tuple[Tensor, Tensor]:
         rows = np.stack([self._array[start : start + length + 1] for start in starts])
@@ -159,17 +146,6 @@ class TokenPart:
             torch.from_numpy(rows[:, :-1].astype(np.int64)),
             torch.from_numpy(rows[:, 1:].astype(np.int64)),
         )
-
-
-def _check_place(seed: int, step: int, rows: int, first_row: int) -> None:
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("step", step, 0),
-        ("first_row", first_row, 0),
-        ("rows", rows, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value} must be {least} or more")
 
 
 def _outside(found: int, vocab_size: int) -> str:

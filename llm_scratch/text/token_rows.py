@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
+from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 
 IGNORE_INDEX = -100
 """The target that means "no target here", as in PyTorch's cross entropy."""
@@ -105,8 +106,8 @@ class TokenRows:
     ) -> tuple[Tensor, Tensor]:
         """The rows of a training step: inputs and targets, each (rows, T) int64.
 
-        The result hangs on the arguments alone, as with `TokenPart.batch`: every row comes once
-        an epoch, in another order in each.
+        The result depends on the arguments alone; see `rows_of_step`. Every row comes once an
+        epoch, in another order in each.
 
         Args:
             seed: 0 or more; another seed, another order.
@@ -117,14 +118,13 @@ class TokenRows:
             step_rows: all rows of a step that is taken in pieces; `rows` if it is not given.
 
         Raises:
-            ValueError: if a row is longer than `length`.
+            ValueError: if a row is longer than `length`, or an argument is below its range.
         """
         n = self.num_rows(length)
-        first = step * (rows if step_rows is None else step_rows) + first_row
         chosen: list[int] = []
-        for epoch in range(first // n, (first + rows - 1) // n + 1):
-            order = self._order(seed, epoch, rows)
-            chosen += order[max(first - epoch * n, 0) : first + rows - epoch * n].tolist()
+        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
+            order = _epoch_order(seed, epoch, n, rows, self._order_key)
+            chosen += order[begin:end].tolist()
         return self.padded(chosen)
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -133,11 +133,9 @@ class TokenRows:
         Raises:
             ValueError: if a row is longer than `length`, or `rows` is below 1.
         """
-        self.num_rows(length)
-        if rows < 1:
-            raise ValueError(f"{rows=} must be 1 or more")
-        order = self.lengths.argsort(kind="stable") if self.buckets else np.arange(len(self))
-        return (self.padded(order[i : i + rows].tolist()) for i in range(0, len(self), rows))
+        n = self.num_rows(length)
+        order = self.lengths.argsort(kind="stable") if self.buckets else np.arange(n)
+        return (self.padded(order[places].tolist()) for places in rows_in_turn(n, rows))
 
     def padded(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Some rows as a batch: inputs and targets, each (B, T) int64."""
@@ -149,10 +147,6 @@ class TokenRows:
             inputs[place, :size] = self._inputs[end - size : end]
             targets[place, :size] = self._targets[end - size : end]
         return torch.from_numpy(inputs), torch.from_numpy(targets)
-
-    def _order(self, seed: int, epoch: int, rows: int) -> np.ndarray:
-        """The rows of an epoch in the order of its batches: (n,) int64."""
-        return _epoch_order(seed, epoch, len(self), rows, self._order_key)
 
 
 def _check_row(

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import regex
 
-from llm_scratch.files import written_whole
+from llm_scratch.files import open_text, written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -26,16 +26,16 @@ from llm_scratch.text.token_header import (
 from llm_scratch.tokenizers.any_tokenizer import (
     check_surrogates,
     encode,
+    end_of_text_id,
     fingerprint,
     special_tokens_of,
     vocab_size_of,
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
-from llm_scratch.tokenizers.bpe_pieces import file_blocks, text_blocks
+from llm_scratch.tokenizers.bpe_pieces import Texts, each_text, file_blocks, text_blocks
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
-Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Empty = Literal["drop", "raise"]
 
 GPT2 = b"gpt2"  # in the place of the tokenizer: the one that ships with this library
@@ -60,7 +60,7 @@ class _Text(NamedTuple):
 def write_token_file(
     path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, progress: bool
 ) -> None:
-    """Encode texts into a token file; `shards.write_tokens` says how."""
+    """Encode texts into a token file; `token_file.write_tokens` says how."""
     if empty not in ("drop", "raise"):
         raise ValueError(f"{empty=} must be 'drop' or 'raise'")
     named: Iterable[_Text] = _named(texts)
@@ -102,7 +102,8 @@ class _Writer:
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
         self.whole = not _can_be_cut(tokenizer)
-        self.mark = _end_mark(tokenizer)
+        end = end_of_text_id(tokenizer)
+        self.mark = NO_MARK if end is None else end
         self.file = file
         self.digest = hashlib.sha256()
         self.starts = array("Q")  # of documents
@@ -182,27 +183,17 @@ class _Writer:
         self.file.write(data)
 
 
-def _named(texts: Any) -> Iterator[_Text]:
+def _named(texts: Texts) -> Iterator[_Text]:
     """Yield texts and files with what to call them; a folder stands for the .txt files in it."""
-    if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
-        raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
     number = 0
-    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
-        if isinstance(text, str):
-            if len(text) < 256 and os.path.isfile(text):
-                warnings.warn(
-                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
-                    stacklevel=5,
-                )
-            check_surrogates(text)
+    for text in each_text(texts):
+        for source in [text] if isinstance(text, str) else _files(text):
             number += 1
-            yield _Text(f"text {number}", text)
-        elif isinstance(text, os.PathLike):
-            for path in _files(Path(text)):
-                number += 1
-                yield _Text(f"text {number} ({path})", path)
-        else:
-            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+            if isinstance(source, str):
+                check_surrogates(source)
+                yield _Text(f"text {number}", source)
+            else:
+                yield _Text(f"text {number} ({source})", source)
 
 
 def _files(path: Path) -> list[Path]:
@@ -230,13 +221,8 @@ def _blocks(source: str | Path, whole: bool) -> Iterator[str]:
     if isinstance(source, str):
         yield from [source] if whole else text_blocks(source, GPT2_PATTERN, BLOCK)
         return
-    with open(source, encoding="utf-8", newline="") as file:
-        try:
-            yield from file_blocks(file, whole, BLOCK)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{source} is not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
-            ) from error
+    with open_text(source) as file:
+        yield from file_blocks(file, whole, BLOCK)
 
 
 def _can_be_cut(tokenizer: Any) -> bool:
@@ -244,13 +230,6 @@ def _can_be_cut(tokenizer: Any) -> bool:
     pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
     specials = special_tokens_of(tokenizer)
     return pattern == GPT2_PATTERN and not any(c.isspace() for name in specials for c in name)
-
-
-def _end_mark(tokenizer: Any) -> int:
-    """Return the id that stands between documents, NO_MARK if the tokenizer has none."""
-    name = getattr(tokenizer, "eos_token", None) or END_OF_TEXT  # transformers' name for its own
-    ids = encode(tokenizer, name) if name in special_tokens_of(tokenizer) else []
-    return ids[0] if len(ids) == 1 else NO_MARK
 
 
 def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llm_scratch.tokenizers.simple import END_OF_TEXT
+
 Special = Literal["allow", "text", "raise"]
 
 # Letters, contractions, digits, runs of blanks, line breaks and characters of two to four bytes:
@@ -24,17 +26,6 @@ Special = Literal["allow", "text", "raise"]
 PROBE_TEXT = (
     "Don't panic:  it's 1908,\n\n\tna\u00efve \u20ac5 \u6f22\u5b57 \U0001f525!  we'll see ..."
 )
-
-
-class UnknownIdError(ValueError, KeyError, OverflowError):
-    """An id that the vocabulary does not hold.
-
-    It is a `ValueError`, and also what tiktoken raises in its place, so that code written for
-    tiktoken still catches it.
-    """
-
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would print the message in quotes
 
 
 def encode(tokenizer: Any, text: str, special: Special = "allow") -> list[int]:
@@ -85,16 +76,6 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode(_as_list(ids), **options)
 
 
-def decode_bytes_of(tokenizer: Any, ids: Sequence[int]) -> bytes:
-    """Decode ids to UTF-8 bytes with any tokenizer: exact where it can give bytes."""
-    ids = _as_list(ids)
-    if hasattr(tokenizer, "decode_bytes"):
-        return bytes(tokenizer.decode_bytes(ids))
-    if hasattr(tokenizer, "decode_single_token_bytes"):
-        return b"".join(tokenizer.decode_single_token_bytes(i) for i in ids)
-    return decode(tokenizer, ids).encode("utf-8")
-
-
 def vocab_size_of(tokenizer: Any) -> int | None:
     """Return the number of ids that a model for this tokenizer needs, None where it is not told."""
     if isinstance(size := getattr(tokenizer, "n_vocab", None), int):
@@ -120,6 +101,19 @@ def special_tokens_of(tokenizer: Any) -> set[str]:
     if callable(added := getattr(tokenizer, "get_added_tokens_decoder", None)):  # tokenizers
         return {token.content for token in added().values() if token.special}
     return set()
+
+
+def end_of_text_id(tokenizer: Any) -> int | None:
+    """Return the id that ends a document in a tokenizer's vocabulary, None where there is none.
+
+    It is the tokenizer's own end of a text, as transformers names it, else `<|endoftext|>`, where
+    that is a special token.
+    """
+    if isinstance(token_id := getattr(tokenizer, "eos_token_id", None), int):
+        return token_id
+    name = getattr(tokenizer, "eos_token", None) or END_OF_TEXT
+    ids = encode(tokenizer, name) if name in special_tokens_of(tokenizer) else []
+    return ids[0] if len(ids) == 1 else None
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -293,7 +287,7 @@ def _encode_plain(
     if special == "raise":
         check_special_tokens(text, specials, (), "all")
     if "allowed_special" in names:  # the book's own BPE class
-        allowed = specials or {"<|endoftext|>"}
+        allowed = specials or {END_OF_TEXT}
         options["allowed_special"] = allowed if special == "allow" else set()
     elif special == "text" and specials and (found := _any_of(frozenset(specials)).search(text)):
         raise ValueError(

@@ -2,21 +2,21 @@
 
 Read it in this order: `bpe_pieces` splits a text into words and marks, `bpe_training` learns
 which bytes belong together, `bpe_vocabulary` numbers the tokens, `bpe_merging` applies what was
-learned, and this file puts them together. `bpe_files` and `bpe_display` are for keeping and seeing.
+learned, and this file puts them together. `bpe_files`, `tokenizer_json` and `bpe_display` are for
+keeping and seeing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.tokenizers import bpe_files
+from llm_scratch.files import PathLike
+from llm_scratch.tokenizers import bpe_files, tokenizer_json
 from llm_scratch.tokenizers.any_tokenizer import (
-    IncrementalDecoder,
     Special,
     check_special_tokens,
     check_surrogates,
@@ -24,23 +24,23 @@ from llm_scratch.tokenizers.any_tokenizer import (
     fingerprint,
 )
 from llm_scratch.tokenizers.bpe_display import MergeStep, TokenDisplay, merge_steps
-from llm_scratch.tokenizers.bpe_files import PathLike
 from llm_scratch.tokenizers.bpe_merging import PieceCache
 from llm_scratch.tokenizers.bpe_pieces import (
+    Texts,
     character_offsets,
     find_pieces,
     split_specials,
     text_blocks,
 )
-from llm_scratch.tokenizers.bpe_training import Texts, learn_merges
+from llm_scratch.tokenizers.bpe_training import learn_merges
 from llm_scratch.tokenizers.bpe_vocabulary import (
     Merges,
     SpecialTokens,
     build_vocabulary,
     recover_merges,
 )
-from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN, Specials, load_gpt2_ranks
-from llm_scratch.tokenizers.simple import UnknownTokenError
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, Specials, in_threads, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownTokenError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +149,7 @@ class BytePairTokenizer:
     def from_tokenizer_json(cls, path: PathLike) -> BytePairTokenizer:
         """Read a byte-level BPE from Hugging Face's `tokenizer.json`; the ids are kept."""
         with bpe_files.file_errors(path, "tokenizer.json"):
-            return cls(*bpe_files.read_tokenizer_json(path))
+            return cls(*tokenizer_json.read_tokenizer_json(path))
 
     @classmethod
     def from_tiktoken(
@@ -164,26 +164,26 @@ class BytePairTokenizer:
 
     def save(self, path: PathLike) -> None:
         """Write the tokenizer as JSON with a version and a checksum, whole or not at all."""
-        bpe_files.write_saved(self, path)
+        bpe_files.write_saved(self._recipe, path)
 
     def to_files(self, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
         """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
-        bpe_files.write_openai_files(self, vocab_bpe, encoder_json)
+        bpe_files.write_openai_files(self._recipe, vocab_bpe, encoder_json)
 
     def to_tokenizer_json(self, path: PathLike) -> None:
         """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
-        bpe_files.write_tokenizer_json(self, path)
+        tokenizer_json.write_tokenizer_json(self._recipe, path)
 
     def to_tiktoken(self, path: PathLike | None = None) -> tiktoken.Encoding:
         """Return the same tokenizer as tiktoken's `Encoding`; with a path, write the file too."""
         import tiktoken
 
         if path is not None:
-            bpe_files.write_tiktoken(self, path)
+            bpe_files.write_tiktoken(self._recipe, path)
         return tiktoken.Encoding(
             self.name,
             pat_str=self.pattern,
-            mergeable_ranks=bpe_files.mergeable_ranks(self),
+            mergeable_ranks=bpe_files.mergeable_ranks(self._recipe),
             special_tokens=self.special_tokens,
         )
 
@@ -207,8 +207,7 @@ class BytePairTokenizer:
         Raises:
             ValueError: if the text holds a disallowed token or a lone surrogate.
         """
-        _check_text(text)
-        check_surrogates(text)  # here, so that the error counts from the beginning of the text
+        _check_text(text)  # here, so that the error counts from the beginning of the text
         special = self._vocabulary.special
         allowed = check_special_tokens(text, special, allowed_special, disallowed_special)
         ids: list[int] = []
@@ -220,7 +219,6 @@ class BytePairTokenizer:
     def encode_ordinary(self, text: str) -> list[int]:
         """Encode a text without special tokens: `<|endoftext|>` is text like any other."""
         _check_text(text)
-        check_surrogates(text)
         ids: list[int] = []
         ids_of = self._cache.__getitem__
         for block in text_blocks(text, self.pattern):
@@ -255,8 +253,7 @@ class BytePairTokenizer:
         one = partial(
             self.encode, allowed_special=allowed_special, disallowed_special=disallowed_special
         )
-        with ThreadPoolExecutor(num_threads) as pool:
-            return list(pool.map(one, text))
+        return in_threads(one, text, num_threads)
 
     def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
         """Encode several texts, as `encode_ordinary` does."""
@@ -318,22 +315,13 @@ class BytePairTokenizer:
         self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
     ) -> list[str]:
         """Decode several lists of ids, as `decode` does."""
-        with ThreadPoolExecutor(num_threads) as pool:
-            return list(pool.map(partial(self.decode, errors=errors), batch))
+        return in_threads(partial(self.decode, errors=errors), batch, num_threads)
 
     def decode_bytes_batch(
         self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
     ) -> list[bytes]:
         """Decode several lists of ids, as `decode_bytes` does."""
-        with ThreadPoolExecutor(num_threads) as pool:
-            return list(pool.map(self.decode_bytes, batch))
-
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Yield the text of ids as they come, whole characters only."""
-        decoder = IncrementalDecoder(self)
-        yield from filter(None, map(decoder.push, tokens))
-        if rest := decoder.flush():
-            yield rest
+        return in_threads(self.decode_bytes, batch, num_threads)
 
     # What is in the vocabulary.
 
@@ -380,8 +368,8 @@ class BytePairTokenizer:
     def explain(self, text: str) -> Iterator[MergeStep]:
         """Yield, for each word of a text, its bytes and then what it is after each merge."""
         _check_text(text)
-        check_surrogates(text)
-        return merge_steps(self, find_pieces(text, self.pattern))
+        pieces = find_pieces(text, self.pattern)
+        return merge_steps(pieces, self.merges, self._vocabulary.ordinary)
 
     def show(self, text: str, special: Special = "allow") -> TokenDisplay:
         """Return a text in its tokens, for the eye: colours and ids, in terminals and notebooks."""
@@ -393,7 +381,11 @@ class BytePairTokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., BytePairTokenizer], tuple[Any, ...]]:
         # Copies and pickles carry what makes the tokenizer, not its cache.
-        return type(self), (self.merges, self.special_tokens, self.pattern, self.name)
+        return type(self), tuple(self._recipe)
+
+    @property
+    def _recipe(self) -> bpe_files.Recipe:
+        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name)
 
 
 @cache
@@ -404,3 +396,4 @@ def _gpt2_merges() -> list[tuple[bytes, bytes]]:
 def _check_text(text: Any) -> None:
     if not isinstance(text, str):
         raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")
+    check_surrogates(text)

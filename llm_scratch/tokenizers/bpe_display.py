@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 # Five pale backgrounds that take turns, for a terminal (256 colours) and for a web page.
 _TERMINAL = (153, 157, 223, 218, 183)
@@ -105,20 +101,28 @@ class MergeStep:
         return f"{line}   ({left!r} + {right!r} = token {self.token_id})"
 
 
-def merge_steps(tokenizer: BytePairTokenizer, pieces: Iterable[str]) -> Iterator[MergeStep]:
-    """Yield the way of each piece from its bytes to its tokens, a merge a step."""
-    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+def merge_steps(
+    pieces: Iterable[str], merges: Iterable[tuple[bytes, bytes]], ids: Mapping[bytes, int]
+) -> Iterator[MergeStep]:
+    """Yield the way of each piece from its bytes to its tokens, one merge per step.
+
+    Args:
+        pieces: what a text is split into.
+        merges: in the order of learning.
+        ids: the id of each token.
+    """
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
     for piece in pieces:
         tokens = [bytes([byte]) for byte in piece.encode("utf-8")]
         yield MergeStep(tuple(tokens))
-        yield from _merges_of(tokens, ranks, tokenizer)
+        yield from _merges_of(tokens, ranks, ids)
 
 
 def _merges_of(
-    tokens: list[bytes], ranks: dict[tuple[bytes, bytes], int], tokenizer: BytePairTokenizer
+    tokens: list[bytes], ranks: Mapping[tuple[bytes, bytes], int], ids: Mapping[bytes, int]
 ) -> Iterator[MergeStep]:
     while known := [pair for pair in zip(tokens, tokens[1:], strict=False) if pair in ranks]:
         first = min(known, key=ranks.__getitem__)
         at = next(i for i in range(len(tokens)) if tuple(tokens[i : i + 2]) == first)
         tokens[at : at + 2] = [first[0] + first[1]]
-        yield MergeStep(tuple(tokens), first, tokenizer.encode_single_token(tokens[at]))
+        yield MergeStep(tuple(tokens), first, ids[tokens[at]])

@@ -6,20 +6,25 @@ marks, each with the one blank before it, so that no token ever spans two words.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import regex
 
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 
+Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
 # The same split for text of plain ASCII, where a letter is [A-Za-z] and a digit [0-9]: the
 # standard library reads it twice as fast as the tables of Unicode are searched.
 ASCII_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s"
 
-# Unicode grows, and whether a character is a letter must not hang on the version of a library:
+# Unicode grows, and whether a character is a letter must not depend on the version of a library:
 # GPT-2's ids, as tiktoken gives them, are those of Unicode 16. These are the letters and digits
 # that came later, which `regex` may know already. They are split like any unknown character.
 _LATER_BELOW = (
@@ -107,6 +112,28 @@ def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
         yield text[start : found.end()]
         start = found.end()
     yield text[start:]
+
+
+def each_text(texts: Any) -> Iterator[str | Path]:
+    """Yield texts as they are and the paths of files, from one of them or any number.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
+        raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
+    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
+        if isinstance(text, os.PathLike):
+            yield Path(text)
+        elif not isinstance(text, str):
+            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+        else:
+            if len(text) < 256 and os.path.isfile(text):
+                warnings.warn(
+                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                    stacklevel=5,
+                )
+            yield text
 
 
 def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Iterator[str]:

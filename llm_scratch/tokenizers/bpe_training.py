@@ -11,24 +11,26 @@ thousands of times faster, by three observations:
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
+from pathlib import Path
 from typing import Any
 
+from llm_scratch.files import open_text
 from llm_scratch.tokenizers.any_tokenizer import check_surrogates
 from llm_scratch.tokenizers.bpe_pieces import (
+    Texts,
+    each_text,
     file_blocks,
     find_pieces,
     split_specials,
     text_blocks,
 )
 from llm_scratch.tokenizers.bpe_vocabulary import BYTE_TOKENS, SpecialTokens, number_special_tokens
-from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN
-
-Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 _BYTES = len(BYTE_TOKENS)
 _BYTE_IDS = {token[0]: i for i, token in enumerate(BYTE_TOKENS)}
@@ -152,25 +154,13 @@ def count_pieces(
     return counts
 
 
-def _read(texts: Any, whole: bool) -> Iterator[str]:
-    if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
-        raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
-    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
-        if isinstance(text, str):
-            if len(text) < 256 and os.path.isfile(text):
-                warnings.warn(
-                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
-                    stacklevel=2,
-                )
-            yield text
-        elif isinstance(text, os.PathLike):
-            try:
-                with open(text, encoding="utf-8", newline="") as file:  # line ends stay as they are
-                    yield from file_blocks(file, whole)
-            except UnicodeDecodeError as err:
-                raise ValueError(f"{os.fspath(text)} is not UTF-8 text: {err}") from err
+def _read(texts: Texts, whole: bool) -> Iterator[str]:
+    for text in each_text(texts):
+        if isinstance(text, Path):
+            with open_text(text) as file:
+                yield from file_blocks(file, whole)
         else:
-            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+            yield text
 
 
 def _with_bar(items: Iterable[Any], unit: str, progress: bool) -> Iterable[Any]:

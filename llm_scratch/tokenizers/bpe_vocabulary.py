@@ -8,9 +8,9 @@ from itertools import count, islice
 from operator import index
 from typing import Any
 
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, check_surrogates
+from llm_scratch.tokenizers.any_tokenizer import check_surrogates
 from llm_scratch.tokenizers.bpe_merging import Pairs, merge_piece
-from llm_scratch.tokenizers.simple import END_OF_TEXT
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError
 
 Merges = Sequence[tuple[bytes, bytes]]
 SpecialTokens = Sequence[str] | Mapping[str, int]

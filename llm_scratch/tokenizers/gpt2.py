@@ -10,12 +10,8 @@ from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from llm_scratch.tokenizers.any_tokenizer import (
-    UnknownIdError,
-    check_special_tokens,
-    check_surrogates,
-)
-from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownTokenError
+from llm_scratch.tokenizers.any_tokenizer import check_special_tokens, check_surrogates
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError, UnknownTokenError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,11 +173,11 @@ class GPT2Tokenizer:
         one = partial(
             self.encode, allowed_special=allowed_special, disallowed_special=disallowed_special
         )
-        return _in_threads(one, text, num_threads)
+        return in_threads(one, text, num_threads)
 
     def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
         """Encode several texts at once, as `encode_ordinary` does."""
-        return _in_threads(self.encode_ordinary, text, num_threads)
+        return in_threads(self.encode_ordinary, text, num_threads)
 
     def encode_single_token(self, text_or_bytes: str | bytes) -> int:
         """Return the id of one token, special or not.
@@ -240,13 +236,13 @@ class GPT2Tokenizer:
         self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
     ) -> list[str]:
         """Decode several lists of ids at once, as `decode` does."""
-        return _in_threads(partial(self.decode, errors=errors), batch, num_threads)
+        return in_threads(partial(self.decode, errors=errors), batch, num_threads)
 
     def decode_bytes_batch(
         self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
     ) -> list[bytes]:
         """Decode several lists of ids at once, as `decode_bytes` does."""
-        return _in_threads(self.decode_bytes, batch, num_threads)
+        return in_threads(self.decode_bytes, batch, num_threads)
 
     def _check_ids(self, ids: list[int]) -> None:
         for position, token in enumerate(ids):
@@ -264,6 +260,7 @@ def _as_ids(tokens: Any) -> list[int]:
     return tokens if isinstance(tokens, list) else list(tokens)
 
 
-def _in_threads(one: Callable[[In], Out], batch: Iterable[In], num_threads: int) -> list[Out]:
+def in_threads(one: Callable[[In], Out], batch: Iterable[In], num_threads: int) -> list[Out]:
+    """Return what a function makes of each item, worked on side by side, in their order."""
     with ThreadPoolExecutor(num_threads) as pool:
         return list(pool.map(one, batch))

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
-
 # A piece is a mark of punctuation, a double dash, a blank, or what stands between them.
 WORD_PATTERN = r"""([,.:;?_!"()']|--|\s)"""
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unk|>"
+
+
+class UnknownIdError(ValueError, KeyError, OverflowError):
+    """An id that the vocabulary does not hold.
+
+    It is a `ValueError`, and also what tiktoken raises in its place, so that code written for
+    tiktoken still catches it.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would print the message in quotes
 
 
 class UnknownTokenError(ValueError, KeyError):

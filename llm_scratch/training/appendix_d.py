@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
-from llm_scratch.training.losses import calc_loss_batch
-from llm_scratch.training.simple import check_run, with_targets
+from llm_scratch.training.epochs import check_run, check_start
+from llm_scratch.training.evaluation import Loader
+from llm_scratch.training.optimizers import set_learning_rate
+from llm_scratch.training.simple import run_on_texts
 
 MOST_GRADIENT = 1.0
 
@@ -124,47 +124,32 @@ def train_model(
     """
     if min(initial_lr, min_lr) < 0:
         raise ValueError(f"{initial_lr=} and {min_lr=} must be 0 or more")
-    check_run(train_loader, val_loader, eval_iter, start_context, tokenizer)
-    total_steps = _count_steps(train_loader, n_epochs, eval_freq, warmup_steps)
+    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
+        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
+    check_run(train_loader, val_loader, n_epochs, eval_freq, eval_iter)
+    check_start(start_context, tokenizer)
+    total_steps = _count_steps(train_loader, n_epochs, warmup_steps)
     peak_lr = optimizer.param_groups[0]["lr"]
     schedule = {"total_steps": total_steps, "warmup_steps": warmup_steps, "peak_lr": peak_lr}
     first_clipped = warmup_steps + 1 if orig_book_version else warmup_steps
-    train_losses: list[float] = []
-    val_losses: list[float] = []
-    tokens_at: list[int] = []
     rates: list[float] = []
-    tokens_seen, step = 0, -1
-    with evaluation_mode(model):  # for its way out: modes as they were before the run
-        for epoch in range(1, n_epochs + 1):
-            model.train()
-            for inputs, targets in with_targets(train_loader):
-                step += 1
-                optimizer.zero_grad()
-                rate = book_learning_rate(step, **schedule, initial_lr=initial_lr, min_lr=min_lr)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                rates.append(rate)
-                calc_loss_batch(inputs, targets, model, device).backward()
-                if step >= first_clipped:
-                    nn.utils.clip_grad_norm_(model.parameters(), max_norm=MOST_GRADIENT)
-                optimizer.step()
-                tokens_seen += inputs.numel()
-                if step % eval_freq == 0:
-                    losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
-                    train_losses.append(losses[0])
-                    val_losses.append(losses[1])
-                    tokens_at.append(tokens_seen)
-                    log(
-                        f"Ep {epoch} (Iter {step:06d}): "
-                        f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
-                    )
-            generate_and_print_sample(model, tokenizer, device, start_context, log=log)
-    return train_losses, val_losses, tokens_at, rates
+
+    def update(step: int) -> None:
+        rate = book_learning_rate(step, **schedule, initial_lr=initial_lr, min_lr=min_lr)
+        rates.append(rate)
+        set_learning_rate([optimizer], rate)
+        if step >= first_clipped:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm=MOST_GRADIENT)
+        optimizer.step()
+
+    losses = run_on_texts(
+        model, train_loader, val_loader, optimizer, device, n_epochs, eval_freq, eval_iter,
+        start_context, tokenizer, log=log, step_name="Iter", update=update,
+    )  # fmt: skip
+    return *losses, rates
 
 
-def _count_steps(train_loader: Any, n_epochs: int, eval_freq: int, warmup_steps: int) -> int:
-    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
-        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
+def _count_steps(train_loader: Any, n_epochs: int, warmup_steps: int) -> int:
     try:
         batches = len(train_loader)
     except TypeError:

@@ -16,7 +16,6 @@ import json
 import os
 import pickle
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.files import PART, file_sha256, part_beside, read_json, write_text, written_whole
 from llm_scratch.model.families import parameter_shapes
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.errors import WeightsError
@@ -36,7 +36,6 @@ from llm_scratch.weights.folder_metadata import checksum
 STATE_FILE, MANIFEST, TRAINED_FILE = "state.pt", "manifest.json", "trained.safetensors"
 VERSION = 1
 NAME = re.compile(r"step-(\d{8})")
-PART = ".part"
 
 
 class CheckpointError(WeightsError):
@@ -61,7 +60,7 @@ def save_run(
     """
     check_plain(state)
     target = folder / f"step-{step:08d}"
-    part = folder / f"{target.name}.{secrets.token_hex(4)}{PART}"
+    part = part_beside(target)
     part.mkdir(parents=True)
     try:
         if is_plain(model):
@@ -69,14 +68,14 @@ def save_run(
         else:
             learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
             write_safetensors(part / TRAINED_FILE, learning, {})
-        with open(part / STATE_FILE, "wb") as file:
+        with written_whole(part / STATE_FILE) as file:
             torch.save(dict(state), file)
-            _to_disk(file)
-        files = {path.name: describe(path) for path in sorted(part.iterdir())}
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            for path in sorted(part.iterdir())
+        }
         manifest = {"version": VERSION, "step": step, "files": files}
-        with open(part / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            _to_disk(file)
+        write_text(part / MANIFEST, json.dumps(manifest, indent=1))
         sync_folder(part)
         _take_place(part, target)
         sync_folder(folder)
@@ -104,7 +103,7 @@ def frozen_mark(model: nn.Module) -> str:
 def _take_place(part: Path, target: Path) -> None:
     """Rename a finished checkpoint; one of the same step, left by an earlier try, goes first."""
     if target.exists():
-        old = target.with_name(f"{target.name}.{secrets.token_hex(4)}{PART}")
+        old = part_beside(target)
         os.rename(target, old)
         os.rename(part, target)
         shutil.rmtree(old, ignore_errors=True)
@@ -128,7 +127,7 @@ def keep_newest(folder: Path, count: int) -> None:
     """Remove all but the newest checkpoints, and what interrupted writing left behind."""
     for old in checkpoints_in(folder)[count:]:
         # Renamed first: a removal that is interrupted leaves nothing that looks like a checkpoint.
-        away = old.with_name(f"{old.name}.{secrets.token_hex(4)}{PART}")
+        away = part_beside(old)
         os.rename(old, away)
         shutil.rmtree(away, ignore_errors=True)
     clean(folder)
@@ -170,7 +169,7 @@ def verify(checkpoint: Path) -> None:
     """
     path = checkpoint / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         files, version = dict(manifest["files"]), manifest["version"]
         expected = {
             str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()
@@ -191,7 +190,7 @@ def verify(checkpoint: Path) -> None:
         if file.stat().st_size != size:
             found = file.stat().st_size
             raise CheckpointError(file, f"is damaged: {found} bytes long, {size} were written")
-        if describe(file)["sha256"] != digest:
+        if file_sha256(file) != digest:
             raise CheckpointError(file, "is damaged: its checksum does not agree")
 
 
@@ -242,21 +241,6 @@ def check_plain(value: Any, name: str = "state") -> None:
             f"{name} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, "
             "lists and dicts"
         )
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """The size and the SHA-256 of a file."""
-    digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _to_disk(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import context_length_of
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.losses import LossFunction, calc_loss_loader, next_token_loss
 
@@ -74,6 +75,6 @@ def generate_and_print_sample(
         Book 5.2.
     """
     idx = text_to_token_ids(start_context, tokenizer).to(device)
-    context_size = model.pos_emb.weight.shape[0]
+    context_size = context_length_of(model)
     ids = generate_text_simple(model, idx, max_new_tokens=50, context_size=context_size)
     log(decode(tokenizer, ids[0].tolist()).replace("\n", " "))

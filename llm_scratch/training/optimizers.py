@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from llm_scratch.tensor_files.stored import is_dense
-
-if TYPE_CHECKING:
-    from llm_scratch.training.muon import Muon
 
 OptimizerName = Literal["adamw", "muon"]
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
@@ -87,7 +84,7 @@ def build_optimizers(
     inside = {id(p) for p in matrices}
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in inside]
-    muon: Muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
+    muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
     return [muon, torch.optim.AdamW([g for g in groups if g["params"]], **options)]
 
 

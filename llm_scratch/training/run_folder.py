@@ -18,12 +18,13 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from llm_scratch.files import lines_of, write_json, write_text
+from llm_scratch.files import FileError, parse_json, read_text, write_json, write_text
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "tokens", "seconds", "val_loss")
 METRICS, SAMPLES, TABLE, LOCK = "metrics.jsonl", "samples.jsonl", "metrics.csv", ".lock"
@@ -73,7 +74,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote; None where there is no such file, or it is damaged."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json.loads(read_text(self.path / name))
         except (OSError, ValueError):
             return None
 
@@ -129,19 +130,13 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log; a last line that was not finished is left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
+    """The objects of a log; a line that is not whole, as the last of a killed run, is left out."""
     lines = []
-    for line in lines_of(text):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            lines.append(value)
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with suppress(FileError):
+            value = parse_json(path, line)
+            if isinstance(value.get("step"), int):
+                lines.append(value)
     return lines
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.model.wrappers import WRAPPERS
-from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.files import first_line, written_whole
+from llm_scratch.model.wrappers import WRAPPERS, unwrapped
 from llm_scratch.training.checkpoints import check_plain
+from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
-from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
+from llm_scratch.training.losses import calc_loss_batch
 
 
 def train_model_simple(
@@ -61,94 +61,63 @@ def train_model_simple(
     Source:
         Book 5.2.
     """
-    if num_epochs < 1 or eval_freq < 1:
-        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
-    check_run(train_loader, val_loader, eval_iter, start_context, tokenizer)
-    train_losses: list[float] = []
-    val_losses: list[float] = []
-    tokens_at: list[int] = []
-    tokens_seen, step = 0, -1
-    with evaluation_mode(model):  # for its way out: modes as they were before the run
-        for epoch in range(1, num_epochs + 1):
-            model.train()
-            for inputs, targets in with_targets(train_loader):
-                optimizer.zero_grad()
-                loss = calc_loss_batch(inputs, targets, model, device)
-                loss.backward()
-                optimizer.step()
-                tokens_seen += inputs.numel()
-                step += 1
-                if step % eval_freq == 0:
-                    losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
-                    train_losses.append(losses[0])
-                    val_losses.append(losses[1])
-                    tokens_at.append(tokens_seen)
-                    log(
-                        f"Ep {epoch} (Step {step:06d}): "
-                        f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
-                    )
-            generate_and_print_sample(model, tokenizer, device, start_context, log=log)
-    return train_losses, val_losses, tokens_at
+    check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
+    check_start(start_context, tokenizer)
+    return run_on_texts(
+        model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter,
+        start_context, tokenizer, log=log,
+    )  # fmt: skip
 
 
-def check_run(
+def run_on_texts(
+    model: Any,
     train_loader: Loader,
     val_loader: Loader,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device | str,
+    num_epochs: int,
+    eval_freq: int,
     eval_iter: int | None,
     start_context: str,
     tokenizer: Any,
-) -> None:
-    """Refuse, before the first step, what would end a run of the book's loops later on."""
-    if eval_iter is not None and eval_iter < 1:
-        raise ValueError(f"{eval_iter=} must be 1 or more; None is all batches")
-    _check_loader("training", train_loader)
-    _check_loader("validation", val_loader)
-    if not encode(tokenizer, start_context):
-        raise ValueError(f"{start_context=} gives no token to start a sample from; give a word")
+    *,
+    log: Callable[[str], object],
+    step_name: str = "Step",
+    update: Callable[[int], object] | None = None,
+) -> tuple[list[float], list[float], list[int]]:
+    """Run the loop of chapter 5, which appendix D shares; arguments as there and in `run_epochs`.
 
-
-def with_targets(train_loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of an epoch that have a target: without one there is no loss to learn from.
-
-    Raises:
-        ValueError: at the end, if there was none.
+    `step_name` is what the log calls a step.
     """
-    count, masked = 0, []
-    for inputs, targets in train_loader:
-        if bool((targets != IGNORE_INDEX).any()):
-            yield inputs, targets
-        else:
-            masked.append(count)
-        count += 1
-    if not count:
-        raise ValueError("the training loader gives no batch")
-    if len(masked) == count:
-        raise ValueError(
-            f"all targets of the {count} training batches are masked: nothing to learn"
-        )
-    if masked:
-        warnings.warn(
-            f"{len(masked)} of {count} training batches had no target, all of them masked with "
-            f"{IGNORE_INDEX}, and were passed over: {', '.join(map(str, masked[:10]))}"
-            f"{' ...' if len(masked) > 10 else ''} (from 0); their texts may be cut too early",
-            stacklevel=3,
+    train_losses: list[float] = []
+    val_losses: list[float] = []
+    tokens_at: list[int] = []
+
+    def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
+        losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+        train_losses.append(losses[0])
+        val_losses.append(losses[1])
+        tokens_at.append(tokens_seen)
+        log(
+            f"Ep {epoch} ({step_name} {step:06d}): "
+            f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
         )
 
-
-def _check_loader(name: str, loader: Loader) -> None:
-    if isinstance(loader, Iterator):
-        raise TypeError(
-            f"the {name} loader is an iterator, used up after one pass; give a DataLoader or a list"
-        )
-    try:
-        batches = len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a stream, whose length nobody knows
-        return
-    if not batches:
-        raise ValueError(
-            f"the {name} loader gives no batch; use more text, or a smaller max_length or "
-            "batch_size"
-        )
+    run_epochs(
+        model,
+        train_loader,
+        optimizer,
+        num_epochs,
+        eval_freq,
+        loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device),
+        size_of=lambda batch: batch[0].numel(),
+        evaluate=evaluate,
+        close_epoch=lambda: generate_and_print_sample(
+            model, tokenizer, device, start_context, log=log
+        ),
+        update=update,
+    )
+    return train_losses, val_losses, tokens_at
 
 
 def save_checkpoint(
@@ -168,21 +137,12 @@ def save_checkpoint(
         Book 5.4.
     """
     state = {
-        "model_state_dict": _without_wrapper(model).state_dict(),
+        "model_state_dict": unwrapped(model).state_dict(),
         "optimizer_state_dict": optimizer.state_dict(),
     }
     check_plain(state)
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(unfinished, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before it takes the old file's place
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(
@@ -204,7 +164,7 @@ def load_checkpoint(
     state = _read_checkpoint(Path(path))
     if optimizer is not None and "optimizer_state_dict" not in state:
         raise ValueError(f"{path} holds a model and no optimizer; load it without an optimizer")
-    model = _without_wrapper(model)
+    model = unwrapped(model)
     weights = _without_prefixes(path, state.get("model_state_dict", state))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
@@ -217,17 +177,6 @@ def load_checkpoint(
         raise ValueError(
             f"{path} does not fit: {reason}; build model and optimizer as they were when saved"
         ) from err
-
-
-def _without_wrapper(model: Any) -> nn.Module:
-    """The model itself, without what compiling or data parallel wraps around it."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
 
 
 def _without_prefixes(path: str | os.PathLike[str], weights: Any) -> Any:
@@ -258,7 +207,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             "run code"
         ) from err
     except Exception as err:  # a foreign format: damage shows as many types of error
-        reason = f"{type(err).__name__}: {err}".partition("\n")[0][:200]
+        reason = f"{type(err).__name__}: {first_line(err)}"
         raise ValueError(f"{path} is damaged or no checkpoint ({reason})") from err
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint")

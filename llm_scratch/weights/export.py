@@ -14,7 +14,7 @@ from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import language_model
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
-from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.any_tokenizer import end_of_text_id, fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
@@ -140,7 +140,7 @@ def _config(cfg: GPTConfig, tied: bool, dtype: torch.dtype, end: int | None) -> 
 def _end_of_text(cfg: GPTConfig, bpe: BytePairTokenizer | None) -> int | None:
     """The id that ends a text, None where there is none: the default lies outside small models."""
     if bpe is not None:
-        return bpe.special_tokens.get(END_OF_TEXT)
+        return end_of_text_id(bpe)
     return GPT2_END_OF_TEXT_ID if cfg.vocab_size > GPT2_END_OF_TEXT_ID else None
 
 

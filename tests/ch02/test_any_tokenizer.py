@@ -11,14 +11,15 @@ from llm_scratch.tokenizers.any_tokenizer import (
     check_special_tokens,
     check_surrogates,
     decode,
-    decode_bytes_of,
     encode,
+    end_of_text_id,
     fingerprint,
     special_tokens_of,
     text_to_token_ids,
     token_ids_to_text,
     vocab_size_of,
 )
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import load_gpt2_ranks
 from llm_scratch.tokenizers.simple import (
     SimpleTokenizerV1,
@@ -183,13 +184,6 @@ def test_encode_refuses_an_unknown_policy(tokenizer):
 # --- what a tokenizer says about itself
 
 
-def test_decode_bytes_of_gives_half_a_character_where_the_tokenizer_can(tokenizer):
-    ids = tokenizer.encode("🔥")
-    assert decode_bytes_of(tokenizer, ids[:1]) == b"\xf0\x9f"
-    assert decode_bytes_of(tokenizer, torch.tensor(ids)) == "🔥".encode()
-    assert decode_bytes_of(Bytes(), list("é".encode())) == "é".encode()
-
-
 def test_decode_does_not_clean_up_blanks(theirs):
     text = "well ? yes ."
     assert decode(theirs, encode(theirs, text)) == text
@@ -223,6 +217,23 @@ def test_fingerprint_is_the_same_for_the_same_tokenizer(tokenizer, words, huggin
     assert fingerprint(words) == fingerprint(twin)
     assert len({fingerprint(t) for t in (tokenizer, words, hugging_face, Bytes())}) == 4
     assert len(fingerprint(tokenizer)) == 64
+
+
+def test_end_of_text_id_is_endoftext_where_that_is_a_special_token(tokenizer):
+    assert end_of_text_id(tokenizer) == 50256
+    assert end_of_text_id(BytePairTokenizer([], (EOT,))) == 256
+    assert end_of_text_id(BytePairTokenizer([], ("<|other|>",))) is None
+    assert end_of_text_id(Bytes()) is None
+
+
+def test_end_of_text_id_is_the_one_that_a_tokenizer_names_itself():
+    tokenizer = BytePairTokenizer([], (EOT, "</s>"))
+    tokenizer.eos_token = "</s>"
+    assert end_of_text_id(tokenizer) == 257
+    tokenizer.eos_token = "never"  # no special token: it would be text
+    assert end_of_text_id(tokenizer) is None
+    tokenizer.eos_token_id = 7
+    assert end_of_text_id(tokenizer) == 7
 
 
 def test_fingerprint_tells_vocabularies_of_one_size_apart():

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, fingerprint, text_to_token_ids
+from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2_PATTERN
-from llm_scratch.tokenizers.simple import UnknownTokenError
+from llm_scratch.tokenizers.simple import UnknownIdError, UnknownTokenError
 
 MERGES = [(b"t", b"h"), (b" ", b"th"), (b" th", b"e")]
 SAMPLE = "Don't the cats  sit\r\n\n on the wall? Ça va, 漢字 🔥\x00 they thought.\t"
@@ -124,12 +124,6 @@ def test_bpe_decode_with_offsets_points_to_characters(small):
 @pytest.mark.parametrize("make", [list, tuple, np.array, torch.tensor, iter])
 def test_bpe_decode_takes_ids_of_any_kind(small, make):
     assert small.decode(make(small.encode("the 🔥"))) == "the 🔥"
-
-
-def test_bpe_decode_stream_gives_whole_characters_only(small):
-    ids = small.encode("a 🔥 the é")
-    assert list(small.decode_stream(ids)) == ["a", " ", "🔥", " the", " ", "é"]
-    assert list(small.decode_stream(ids[:4])) == ["a", " ", "\ufffd"]
 
 
 def test_bpe_decode_replaces_half_a_character_unless_told_otherwise(small):

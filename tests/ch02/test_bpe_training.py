@@ -177,7 +177,7 @@ def test_train_on_a_file_sees_special_tokens_with_blanks(tmp_path, monkeypatch):
 def test_train_names_the_file_that_is_not_utf8(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("café".encode("latin-1"))
-    with pytest.raises(ValueError, match=re.escape(f"{path} is not UTF-8 text")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: is not UTF-8: byte 0xe9")):
         BytePairTokenizer.train(path, 300)
     with pytest.raises(FileNotFoundError):
         BytePairTokenizer.train(Path("nowhere.txt"), 300)

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from llm_scratch.tokenizers import gpt2
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer, load_gpt2_ranks
-from llm_scratch.tokenizers.simple import UnknownTokenError
+from llm_scratch.tokenizers.simple import UnknownIdError, UnknownTokenError
 
 TEA = "Hello, do you like tea? <|endoftext|> In the sunlit terracesof someunknownPlace."
 TEA_IDS = [15496, 11, 466, 345, 588, 8887, 30, 220, 50256, 554, 262, 4252, 18250, 8812, 2114]

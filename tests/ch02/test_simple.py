@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
 from llm_scratch.tokenizers.simple import (
     SimpleTokenizerV1,
     SimpleTokenizerV2,
+    UnknownIdError,
     UnknownTokenError,
     build_vocab,
     split_words,

@@ -13,7 +13,6 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.texts import (
     Generation,
     TextBatch,
-    end_of_text_id,
     generate_text,
     pad_left,
 )
@@ -275,13 +274,6 @@ def test_text_batch_tells_what_there_is_before_its_end(model, bpe):
     assert [r.finish_reason for r in results] == ["interrupted"] * 2
     assert [r.new_tokens for r in results] == [4, 4]
     assert [r.text for r in results] == ["".join(row) for row in zip(*pieces, strict=True)]
-
-
-def test_end_of_text_id_is_found_in_any_tokenizer(bpe, tokenizer):
-    assert end_of_text_id(tokenizer) == 50256
-    assert end_of_text_id(bpe) == bpe.eot_token
-    assert end_of_text_id(BytePairTokenizer([], special_tokens=())) is None
-    assert end_of_text_id(type("Other", (), {"eos_token_id": 7})()) == 7
 
 
 def test_pad_left_marks_the_padding():

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.text.corpora import load_text, read_text
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, fingerprint
+from llm_scratch.files import read_text
+from llm_scratch.text.corpora import load_text
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_pieces import piece_finder
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import UnknownIdError
 
 tiktoken = pytest.importorskip("tiktoken")
 openai_public = pytest.importorskip("tiktoken_ext.openai_public")

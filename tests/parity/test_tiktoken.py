@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError, encode, fingerprint
+from llm_scratch.tokenizers.any_tokenizer import encode, fingerprint
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import UnknownIdError
 
 tiktoken = pytest.importorskip("tiktoken")
 openai_public = pytest.importorskip("tiktoken_ext.openai_public")

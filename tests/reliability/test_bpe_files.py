@@ -349,7 +349,7 @@ def test_bpe_save_that_fails_leaves_the_old_file(tokenizer, tmp_path, monkeypatc
     def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(bpe_files.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         BytePairTokenizer([]).save(path)
     assert path.read_bytes() == before

@@ -16,8 +16,8 @@ import pytest
 
 from llm_scratch.text.token_file import TokenFile, TokenFileError, write_tokens
 from llm_scratch.text.token_header import HEADER_BYTES
-from llm_scratch.tokenizers.any_tokenizer import UnknownIdError
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.simple import UnknownIdError
 
 TEXTS = ["one text", "another one"]
 CASES = 300

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from llm_scratch.finetuning.instruction_rows import PackedRows
+from llm_scratch.finetuning.preference_rows import PreferenceRows
+from llm_scratch.text.step_rows import rows_of_step
+from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
@@ -21,6 +25,7 @@ CONFIG = TrainConfig(
     steps=6, micro_batch=3, learning_rate=3e-3, save_every=2, eval_every=3, log_every=0
 )
 VOCAB = 50
+OPTIONS = {"pad_id": 0, "vocab_size": VOCAB}
 
 
 def some_rows(count=11, seed=0, longest=12):
@@ -33,7 +38,7 @@ def some_rows(count=11, seed=0, longest=12):
 
 
 def token_rows(rows=None, **options):
-    return TokenRows(rows or some_rows(), **{"pad_id": 0, "vocab_size": VOCAB, **options})
+    return TokenRows(rows or some_rows(), **OPTIONS | options)
 
 
 def real(batch):
@@ -45,8 +50,43 @@ def real(batch):
     return found
 
 
+def kinds_of_rows():
+    """Every kind of rows that a run can learn from, four rows or more each."""
+    pairs = PreferenceRows(list(zip(some_rows(), some_rows(seed=1), strict=True)), **OPTIONS)
+    pairs.reference = torch.zeros(len(pairs), 2)
+    part = TokenPart.from_tokens(range(49), VOCAB)
+    return {"windows": part, "rows": token_rows(), "packs": PackedRows(token_rows(), 12),
+            "pairs": pairs}  # fmt: skip
+
+
 def as_tuples(rows):
     return [(tuple(inputs), tuple(targets)) for inputs, targets in rows]
+
+
+def test_rows_of_step_go_through_the_epochs_one_after_the_other():
+    assert rows_of_step(10, 0, 4) == [(0, 0, 4)]
+    assert rows_of_step(10, 2, 4) == [(0, 8, 10), (1, 0, 2)]
+    assert rows_of_step(3, 1, 7) == [(2, 1, 3), (3, 0, 3), (4, 0, 2)]
+    assert rows_of_step(10, 2, 2, first_row=3, step_rows=8) == [(1, 9, 10), (2, 0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["windows", "rows", "packs", "pairs"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"step": -1}, "step=-1 must be 0 or more"),
+        ({"rows": 0}, "rows=0 must be 1 or more"),
+        ({"first_row": -2}, "first_row=-2 must be 0 or more"),
+        ({"first_row": 3, "step_rows": 4}, "rows 3 to 4 are not all among the 4 of a step"),
+    ],
+)
+def test_batch_refuses_a_place_that_is_none(kind, change, message):
+    data = kinds_of_rows()[kind]
+    with pytest.raises(ValueError, match=message):
+        data.batch(**{"seed": 0, "step": 0, "rows": 2, "length": 12} | change)
+    with pytest.raises(ValueError, match="rows=0 must be 1 or more"):
+        data.rows_in_order(12, 0)
 
 
 @pytest.mark.parametrize("buckets", [True, False])

@@ -1,0 +1,51 @@
+"""Which rows belong to a training step: the one rule, for rows of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def rows_of_step(
+    n: int, step: int, rows: int, first_row: int = 0, step_rows: int | None = None
+) -> list[tuple[int, int, int]]:
+    """Return where a step's rows stand: (epoch, begin, end), their places in the epoch's order.
+
+    Rows come epoch after epoch, so that a step may take the last rows of one and the first of the
+    next. The result depends on the arguments alone: a run that goes on at step 1,000 gets what it
+    would have got, and several processes share a step without speaking to one another.
+
+    Args:
+        n: how many rows an epoch has.
+        step: which step, from 0.
+        rows: how many rows.
+        first_row: how many rows to pass over first, for a step that is taken in pieces.
+        step_rows: all rows of a step that is taken in pieces; `rows` if it is not given.
+
+    Raises:
+        ValueError: if an argument is below its range, or the rows are not all among the step's.
+    """
+    for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("rows", rows, 1)):
+        if value < least:
+            raise ValueError(f"{name}={value} must be {least} or more")
+    if step_rows is not None and first_row + rows > step_rows:
+        raise ValueError(
+            f"rows {first_row} to {first_row + rows - 1} are not all among the {step_rows} of "
+            f"a step; take fewer rows, or raise {step_rows=}"
+        )
+    first = step * (rows if step_rows is None else step_rows) + first_row
+    last = first + rows - 1
+    return [
+        (epoch, max(first - epoch * n, 0), min(last + 1 - epoch * n, n))
+        for epoch in range(first // n, last // n + 1)
+    ]
+
+
+def rows_in_turn(n: int, rows: int) -> Iterator[range]:
+    """Return the places of all n rows in order, `rows` at a time; the last ones may be fewer.
+
+    Raises:
+        ValueError: at the call, if `rows` is below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"{rows=} must be 1 or more")
+    return (range(first, min(first + rows, n)) for first in range(0, n, rows))
