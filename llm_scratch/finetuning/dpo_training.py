@@ -11,11 +11,10 @@ Source:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.objective import Objective
 from llm_scratch.training.precision import Precision
@@ -126,11 +126,7 @@ def finetune_preferences(
     beta: float = 0.1,
     average: bool = False,
     prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
-    folder: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    log: Callable[[str], object] = print,
-    save_best: Callable[[Any, Path, Any], object] = save_model,
+    **run: Unpack[RunOptions],
 ) -> RunState:
     """Train a model to prefer the chosen answers, and say where the run then stands.
 
@@ -147,12 +143,10 @@ def finetune_preferences(
         beta: see `compute_dpo_loss`.
         average: see `dpo_objective`.
         prompt_of: the text before the answer, as the model was fine-tuned with.
-        folder: where the run is kept; None keeps nothing.
-        resume: whether a run in the folder goes on; `model` is what it was started with.
-        progress: whether there is a progress bar.
-        log: what each line is given to.
-        save_best: `save_best(model, folder, tokenizer)` writes the best model; `save_adapter` for
-            LoRA.
+        run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
+            `training.loop.train`.
+            With `resume`, `model` is what the run was started with; LoRA is kept by
+            `save_best=save_adapter`.
 
     Raises:
         ValueError: if an entry is no pair, or model, data and settings do not fit each other; see
@@ -167,14 +161,19 @@ def finetune_preferences(
         for name, part in (("train", train), ("validation", validation))
         if part is not None
     }
-    kept = None if folder is None or not resume else _read_reference(Path(folder), parts)
+    folder, save_best = run.get("folder"), run.get("save_best", save_model)
+    kept = None
+    if folder is not None and run.get("resume", False):
+        kept = _read_reference(Path(folder), parts)
     for name, rows in parts.items():
         if kept is not None:
             rows.reference = kept[name]
         else:
             options: dict[str, Any] = {"average": average, "precision": config.precision}
             measure_reference(model, rows, batch_size=config.micro_batch, **options)
-    log(f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}")
+    run.get("log", print)(
+        f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}"
+    )
 
     def save(model: Any, folder: Path, tokenizer: Any) -> None:
         save_best(model, folder, tokenizer)
@@ -182,18 +181,15 @@ def finetune_preferences(
             tensors = {name: p.reference for name, p in parts.items() if p.reference is not None}
             write_safetensors(folder / REFERENCE_FILE, tensors, {})
 
+    run["save_best"] = save
     return run_training(
         model,
         parts["train"],
         config,
         validation=parts.get("validation"),
-        folder=folder,
         tokenizer=tokenizer,
-        resume=resume,
-        progress=progress,
-        log=log,
         objective=objective,
-        save_best=save,
+        **run,
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows, learned_share
@@ -13,9 +11,9 @@ from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions, generate_text
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.starting import RunState
-from llm_scratch.weights.folder import save_model
 
 
 def finetune_instructions(
@@ -28,11 +26,7 @@ def finetune_instructions(
     style: PromptStyle = ALPACA,
     answer_only: bool = True,
     packing: bool = False,
-    folder: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    log: Callable[[str], object] = print,
-    save_best: Callable[[Any, Path, Any], object] = save_model,
+    **run: Unpack[RunOptions],
 ) -> RunState:
     """Train a model on instructions with answers, and say where the run then stands.
 
@@ -47,12 +41,9 @@ def finetune_instructions(
         style: how an instruction becomes a prompt.
         answer_only: whether the prompt is not learned.
         packing: whether several rows share one of the model's whole context.
-        folder: where the run is kept; None keeps nothing.
-        resume: whether a run in the folder goes on.
-        progress: whether there is a progress bar.
-        log: what each line is given to.
-        save_best: `save_best(model, folder, tokenizer)` writes the best model; `save_adapter` for
-            LoRA.
+        run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
+            `training.loop.train`.
+            LoRA is kept by `save_best=save_adapter`.
 
     Raises:
         ValueError: naming the row that is no instruction with an answer, or if model, data and
@@ -68,19 +59,17 @@ def finetune_instructions(
             rows = instruction_rows(
                 rows, tokenizer, style=style, answer_only=answer_only, max_length=length
             )
-        log(f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned")
+        run.get("log", print)(
+            f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned"
+        )
         parts[name] = PackedRows(rows, length) if packing else rows
     return run_training(
         model,
         parts["train"],
         config,
         validation=parts.get("validation"),
-        folder=folder,
         tokenizer=tokenizer,
-        resume=resume,
-        progress=progress,
-        log=log,
-        save_best=save_best,
+        **run,
     )
 
 

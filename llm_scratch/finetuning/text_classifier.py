@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.starting import RunState
 from llm_scratch.weights.folder import load_model, save_model
@@ -189,12 +190,7 @@ def finetune_classifier(
     train: ClassificationDataset,
     validation: ClassificationDataset | None,
     config: TrainConfig,
-    *,
-    folder: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    log: Callable[[str], object] = print,
-    save_best: Callable[[Any, Path, Any], object] = save_model,
+    **run: Unpack[RunOptions],
 ) -> RunState:
     """Train a classifier in the loop for real runs, and say where the run then stands.
 
@@ -207,11 +203,8 @@ def finetune_classifier(
         train: the texts to learn from, with an example of every class.
         validation: the texts to measure on, with the same classes in the same order.
         config: the settings of the run. A step takes `micro_batch` texts.
-        folder: where the run is kept; None keeps nothing.
-        resume: whether a run in the folder goes on.
-        progress: whether there is a progress bar.
-        log: what each line is given to.
-        save_best: `save_best(model, folder, tokenizer)` writes the best model in another form.
+        run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
+            `training.loop.train`.
 
     Raises:
         ValueError: if model, data and settings do not fit each other; see `training.loop.train`.
@@ -226,22 +219,15 @@ def finetune_classifier(
             f"training part {', '.join(train.class_names)}; make both with the same class_names="
         )
 
+    save_best = run.get("save_best", save_model)
+
     def save(model: Any, folder: Path, tokenizer: Any) -> None:
         save_best(model, folder, tokenizer)
         save_class_names(folder, train.class_names)
 
-    return run_training(
-        model,
-        train.rows,
-        config,
-        validation=None if validation is None else validation.rows,
-        folder=folder,
-        tokenizer=tokenizer,
-        resume=resume,
-        progress=progress,
-        log=log,
-        save_best=save,
-    )
+    run["save_best"] = save
+    rows = None if validation is None else validation.rows
+    return run_training(model, train.rows, config, validation=rows, tokenizer=tokenizer, **run)
 
 
 def save_classifier(

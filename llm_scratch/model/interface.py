@@ -10,7 +10,7 @@ Shape letters: B batch, T tokens, S tokens in a cache, C emb_dim, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class ModelConfig(Protocol):
     """The sizes of a model; each family's frozen dataclass has more options of its own."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def vocab_size(self) -> int:
@@ -58,7 +60,10 @@ class ModelConfig(Protocol):
 class LanguageModel(Protocol):
     """An `nn.Module` that maps token ids (B, T) to logits (B, T, V)."""
 
-    cfg: Any
+    @property
+    def cfg(self) -> ModelConfig:
+        """The sizes and options."""
+
     tok_emb: nn.Embedding
     trf_blocks: nn.Sequential
     final_norm: nn.Module

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -29,8 +28,10 @@ from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.reporting import Reporter
 from llm_scratch.training.run_folder import RunFolder, environment
 from llm_scratch.training.starting import (
+    Log,
     Run,
     RunState,
+    SaveBest,
     build_engine,
     reporter_of,
     start_run,
@@ -45,6 +46,16 @@ from llm_scratch.training.steps import (
 from llm_scratch.weights.folder import save_model
 
 
+class RunOptions(TypedDict, total=False):
+    """What every run can be told beside its settings; see `train`."""
+
+    folder: str | os.PathLike[str] | None
+    resume: bool
+    progress: bool
+    log: Log
+    save_best: SaveBest
+
+
 def train(
     model: Any,
     data: TrainData,
@@ -55,9 +66,9 @@ def train(
     tokenizer: Any = None,
     resume: bool = False,
     progress: bool = False,
-    log: Callable[[str], object] = print,
+    log: Log = print,
     objective: Objective | None = None,
-    save_best: Callable[[Any, Path, Any], object] = save_model,
+    save_best: SaveBest = save_model,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 

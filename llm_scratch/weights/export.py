@@ -45,6 +45,7 @@ def export_huggingface(
     """
     inner = language_model(model)
     tensors, head = tensors_of(inner), head_of(inner)
+    cfg: Any = inner.cfg
     if head.kind == "classes":
         raise ValueError(
             f"a head with {head.size} classes is no language model's; save_model keeps it"
@@ -55,14 +56,14 @@ def export_huggingface(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tied = "out_head.weight" not in tensors
-    end = _end_of_text(inner.cfg, bpe)
-    config = _config(inner.cfg, tied, tensors["tok_emb.weight"].dtype, end)
+    end = _end_of_text(cfg, bpe)
+    config = _config(cfg, tied, tensors["tok_emb.weight"].dtype, end)
     write_json(folder / "config.json", config, indent=2)
     ends = {"bos_token_id": end, "eos_token_id": end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
     if bpe is not None:
-        _write_tokenizer(folder, bpe, inner.cfg)
-    write_safetensors(folder / "model.safetensors", to_hugging_face(tensors, inner.cfg), {})
+        _write_tokenizer(folder, bpe, cfg)
+    write_safetensors(folder / "model.safetensors", to_hugging_face(tensors, cfg), {})
     return folder
 
 

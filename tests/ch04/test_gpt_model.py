@@ -310,3 +310,19 @@ def test_gpt_model_compiles_in_one_piece():
     model, ids = make(), random_ids()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_close(compiled(ids), model(ids))
+
+
+def test_gpt_model_offers_what_a_language_model_offers():
+    from llm_scratch.model.interface import LanguageModel, ModelConfig
+
+    model = GPTModel(TINY)
+    for protocol, thing in ((LanguageModel, model), (ModelConfig, model.cfg)):
+        wanted = {*vars(protocol), *protocol.__annotations__}
+        names = {name for name in wanted if not name.startswith("_")} | {"forward"}
+        if protocol is ModelConfig:
+            names -= {"forward"}
+        assert [name for name in names if not hasattr(thing, name)] == []
+    assert (model.cfg.n_kv_heads, model.cfg.head_dim) == (
+        model.cfg.n_heads,
+        model.cfg.emb_dim // model.cfg.n_heads,
+    )
