@@ -49,7 +49,7 @@ def finetune_instructions(
         ValueError: naming the row that is no instruction with an answer, or if model, data and
             settings do not fit each other; see `training.loop.train`.
     """
-    length = config.length or model.cfg.context_length
+    length, log = config.length or model.cfg.context_length, run.get("log", print)
     parts: dict[str, Any] = {}
     for name, part in (("train", train), ("validation", validation)):
         if part is None:
