@@ -171,9 +171,8 @@ def finetune_preferences(
         else:
             options: dict[str, Any] = {"average": average, "precision": config.precision}
             measure_reference(model, rows, batch_size=config.micro_batch, **options)
-    run.get("log", print)(
-        f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}"
-    )
+    log = run.get("log", print)
+    log(f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}")
 
     def save(model: Any, folder: Path, tokenizer: Any) -> None:
         save_best(model, folder, tokenizer)

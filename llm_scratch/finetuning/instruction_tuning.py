@@ -59,9 +59,7 @@ def finetune_instructions(
             rows = instruction_rows(
                 rows, tokenizer, style=style, answer_only=answer_only, max_length=length
             )
-        run.get("log", print)(
-            f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned"
-        )
+        log(f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned")
         parts[name] = PackedRows(rows, length) if packing else rows
     return run_training(
         model,
