@@ -244,10 +244,9 @@ def unpack_tokenizer(packed: bytes) -> Any:
     """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
     if packed in (b"", GPT2):
         return GPT2Tokenizer() if packed else None
-    with file_errors("the tokenizer", "saved tokenizer"):
-        return BytePairTokenizer(
-            *saved_recipe("the tokenizer", parse_json("the tokenizer", packed))
-        )
+    path = "the tokenizer"
+    with file_errors(path, "saved tokenizer"):
+        return BytePairTokenizer(*saved_recipe(path, parse_json(path, packed)))
 
 
 def progress_bar(total: int | None, what: str, show: bool) -> Any:

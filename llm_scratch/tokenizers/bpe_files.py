@@ -120,7 +120,7 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# tiktoken: a line a token, its bytes in base64 and its rank. Neither the pattern nor the special
+# tiktoken: one line per token, its bytes in base64 and its rank. Neither the pattern nor the special
 # tokens are in the file.
 
 
