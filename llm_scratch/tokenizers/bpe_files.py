@@ -120,8 +120,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# tiktoken: one line per token, its bytes in base64 and its rank. Neither the pattern nor the special
-# tokens are in the file.
+# tiktoken: one line per token, its bytes in base64 and its rank. The file holds neither the pattern
+# nor the special tokens.
 
 
 def write_tiktoken(recipe: Recipe, path: PathLike) -> None:
