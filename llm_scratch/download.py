@@ -325,21 +325,16 @@ def _copy(response: Any, file: Any, total: int | None, name: str) -> tuple[int, 
     """Copy the response into the file; return the number of bytes and their SHA-256."""
     digest = hashlib.sha256()
     received, at_last_look, last_look = 0, 0, time.monotonic()
-    bar = _progress_bar(total, name)
-    try:
+    with _progress_bar(total, name) as bar:
         while chunk := _read(response):
             file.write(chunk)
             digest.update(chunk)
             received += len(chunk)
-            if bar is not None:
-                bar.update(len(chunk))
+            bar.update(len(chunk))
             if time.monotonic() - last_look > STALL_SECONDS:
                 if received - at_last_look < STALL_BYTES:
                     raise _MirrorError("no more than a trickle of bytes", passing=True)
                 at_last_look, last_look = received, time.monotonic()
-    finally:
-        if bar is not None:
-            bar.close()
     return received, digest.hexdigest()
 
 
@@ -366,12 +361,11 @@ def _reason(error: Exception) -> str:
 
 
 def _progress_bar(total: int | None, name: str) -> Any:
-    """Return a bar when somebody watches standard error, else None."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        return None
+    """Return a bar, which shows when somebody watches standard error."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=name, leave=False)
+    look: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
+    return tqdm(total=total, desc=name, disable=None if sys.stderr else True, **look)
 
 
 def _absolute_or_none(variable: str) -> Path | None:

@@ -93,7 +93,7 @@ def judge(
     """The scores that a judge gives to the answers of some models, 0 to 100 for each item.
 
     One question an item: the judge sees the task, the reference, and all answers, without names
-    and in a shuffled order that hangs on `seed` and the item. It is asked for JSON. A score that
+    and in a shuffled order that depends on `seed` and the item. It is asked for JSON. A score that
     can't be read, or is out of range, is left out and counted (`Judgement.unreadable`).
 
     Any server that speaks OpenAI's chat protocol will do, Ollama among them. Proxies and
@@ -119,6 +119,8 @@ def judge(
             the file of records holds something else.
         JudgeError: if nothing answers there, the judge is not there, or replies are no chat.
     """
+    from tqdm import tqdm
+
     names = _checked_answers(entries, answers)
     chat_address(url)
     key = _api_key(api_key_variable)
@@ -127,7 +129,7 @@ def judge(
     kept = Records(records)
     scores: dict[str, list[float | None]] = {name: [] for name in names}
     orders, asked = [], 0
-    for item, entry in enumerate(_with_bar(entries, progress)):
+    for item, entry in enumerate(tqdm(entries, desc="judged", leave=False, disable=not progress)):
         order = shuffled(names, f"{seed} {json.dumps(task_of(entry))}")
         messages = question_for(entry, [answers[name][item] for name in order])
         digest = _digest({"model": model, "messages": messages, **fields})
@@ -145,7 +147,7 @@ def judge(
 
 
 def shuffled(names: Iterable[str], seed: str) -> list[str]:
-    """The names in an order that hangs on them and the seed alone, and not on the Python used."""
+    """The names in an order that depends on them and the seed alone, not on the Python used."""
     return sorted(names, key=lambda name: _digest([seed, name]))
 
 
@@ -253,11 +255,3 @@ def _api_key(variable: str | None) -> str | None:
 def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _with_bar(items: Iterable[Any], progress: bool) -> Iterable[Any]:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, desc="judged", leave=False)

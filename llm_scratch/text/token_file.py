@@ -161,11 +161,11 @@ class TokenFile:
             TokenFileError: if it was changed since it was written.
         """
         digest, size = hashlib.sha256(), self._header.file_bytes
-        with open(self.path, "rb") as file, progress_bar(size, "verifying", progress) as advance:
+        with open(self.path, "rb") as file, progress_bar(size, "verifying", progress) as bar:
             file.seek(HEADER_BYTES)
             while block := file.read(BLOCK):
                 digest.update(block)
-                advance(len(block))
+                bar.update(len(block))
         if digest.digest() != self._header.sha256:
             raise TokenFileError(f"{self.path} was changed since it was written; {REMEDY}")
         _ = self.tokenizer  # raises if it is not the one of the ids

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import regex
 
-from llm_scratch.files import open_text, written_whole
+from llm_scratch.files import open_text, parse_json, written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -32,6 +30,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
     vocab_size_of,
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_files import file_errors, saved_recipe, saved_text
 from llm_scratch.tokenizers.bpe_pieces import Texts, each_text, file_blocks, text_blocks
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
@@ -69,11 +68,11 @@ def write_token_file(
         named = known = list(named)  # says what is missing before work is done
         total = sum(text.size for text in known)
     _check_place(path)
-    with written_whole(path) as file, progress_bar(total, "encoding", progress) as advance:
+    with written_whole(path) as file, progress_bar(total, "encoding", progress) as bar:
         writer = _Writer(file, tokenizer)
         blanks = []
         for text in named:
-            if not writer.add_text(text, advance):
+            if not writer.add_text(text, bar.update):
                 blanks.append(text.name)
                 if empty == "raise":
                     raise ValueError(f"{text.name} is empty; leave it out, or pass empty='drop'")
@@ -237,31 +236,22 @@ def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
     split_like_gpt2 = getattr(tokenizer, "pattern", GPT2_PATTERN) == GPT2_PATTERN
     if split_like_gpt2 and identity == fingerprint(GPT2Tokenizer()):
         return GPT2
-    if not isinstance(tokenizer, BytePairTokenizer):
-        return b""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tokenizer.json"
-        tokenizer.save(file)
-        return file.read_bytes()
+    ours = isinstance(tokenizer, BytePairTokenizer)
+    return saved_text(tokenizer.recipe).encode("utf-8") if ours else b""
 
 
 def unpack_tokenizer(packed: bytes) -> Any:
     """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
     if packed in (b"", GPT2):
         return GPT2Tokenizer() if packed else None
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tokenizer.json"
-        file.write_bytes(packed)
-        return BytePairTokenizer.load(file)
+    path = "the tokenizer"
+    with file_errors(path, "saved tokenizer"):
+        return BytePairTokenizer(*saved_recipe(path, parse_json(path, packed)))
 
 
-@contextmanager
-def progress_bar(total: int | None, what: str, show: bool) -> Iterator[Callable[[int], Any]]:
-    """Show how many bytes are done when it takes longer than a second; gives what moves it on."""
-    if not show:
-        yield lambda n: None
-        return
+def progress_bar(total: int | None, what: str, show: bool) -> Any:
+    """Return a bar that shows how many bytes are done when it takes longer than a second."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=1.0, leave=False) as bar:
-        yield bar.update
+    look: dict[str, Any] = {"desc": what, "unit": "B", "unit_scale": True, "leave": False}
+    return tqdm(total=total, delay=1.0, disable=not show, **look)

@@ -14,7 +14,7 @@ from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.files import PathLike
+from llm_scratch.files import PathLike, write_text
 from llm_scratch.tokenizers import bpe_files, tokenizer_json
 from llm_scratch.tokenizers.any_tokenizer import (
     Special,
@@ -132,7 +132,7 @@ class BytePairTokenizer:
             TokenizerFileError: if the file is damaged, was edited, or is of another kind.
         """
         with bpe_files.file_errors(path, "saved tokenizer"):
-            return cls(*bpe_files.read_saved(path))
+            return cls(*bpe_files.saved_recipe(path, bpe_files.read_tokenizer_file(path)))
 
     @classmethod
     def from_files(
@@ -164,26 +164,26 @@ class BytePairTokenizer:
 
     def save(self, path: PathLike) -> None:
         """Write the tokenizer as JSON with a version and a checksum, whole or not at all."""
-        bpe_files.write_saved(self._recipe, path)
+        write_text(path, bpe_files.saved_text(self.recipe))
 
     def to_files(self, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
         """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
-        bpe_files.write_openai_files(self._recipe, vocab_bpe, encoder_json)
+        bpe_files.write_openai_files(self.recipe, vocab_bpe, encoder_json)
 
     def to_tokenizer_json(self, path: PathLike) -> None:
         """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
-        tokenizer_json.write_tokenizer_json(self._recipe, path)
+        tokenizer_json.write_tokenizer_json(self.recipe, path)
 
     def to_tiktoken(self, path: PathLike | None = None) -> tiktoken.Encoding:
         """Return the same tokenizer as tiktoken's `Encoding`; with a path, write the file too."""
         import tiktoken
 
         if path is not None:
-            bpe_files.write_tiktoken(self._recipe, path)
+            bpe_files.write_tiktoken(self.recipe, path)
         return tiktoken.Encoding(
             self.name,
             pat_str=self.pattern,
-            mergeable_ranks=bpe_files.mergeable_ranks(self._recipe),
+            mergeable_ranks=bpe_files.mergeable_ranks(self.recipe),
             special_tokens=self.special_tokens,
         )
 
@@ -326,6 +326,11 @@ class BytePairTokenizer:
     # What is in the vocabulary.
 
     @property
+    def recipe(self) -> bpe_files.Recipe:
+        """What makes the tokenizer: the arguments of its class."""
+        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name)
+
+    @property
     def n_vocab(self) -> int:
         """The number of ids that a model needs: the highest id and one."""
         return self.max_token_value + 1
@@ -380,12 +385,7 @@ class BytePairTokenizer:
         return f"BytePairTokenizer(name={self.name!r}, n_vocab={self.n_vocab})"
 
     def __reduce__(self) -> tuple[Callable[..., BytePairTokenizer], tuple[Any, ...]]:
-        # Copies and pickles carry what makes the tokenizer, not its cache.
-        return type(self), tuple(self._recipe)
-
-    @property
-    def _recipe(self) -> bpe_files.Recipe:
-        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name)
+        return type(self), tuple(self.recipe)  # without its cache
 
 
 @cache

@@ -79,8 +79,8 @@ def file_errors(path: PathLike, kind: str) -> Iterator[None]:
 # This library's own file: JSON with a version and a checksum.
 
 
-def write_saved(recipe: Recipe, path: PathLike) -> None:
-    """Write a tokenizer as JSON: merges as pairs of token numbers, tokens spelled for the eye."""
+def saved_text(recipe: Recipe) -> str:
+    """Return a tokenizer as JSON: merges as pairs of token numbers, tokens spelled for the eye."""
     vocabulary = recipe.vocabulary()
     numbers = {token: i for i, token in enumerate(vocabulary.ordinary)}
     content = {
@@ -94,12 +94,11 @@ def write_saved(recipe: Recipe, path: PathLike) -> None:
     }
     content["sha256"] = _checksum(content)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    write_text(path, f"{{\n{lines}\n}}\n")
+    return f"{{\n{lines}\n}}\n"
 
 
-def read_saved(path: PathLike) -> Recipe:
-    """Read what `write_saved` wrote, checked against its checksum."""
-    content = read_tokenizer_file(path)
+def saved_recipe(path: PathLike, content: dict[str, Any]) -> Recipe:
+    """Return what `saved_text` made a text of, from its JSON, checked against its checksum."""
     if content.get("format") != FORMAT:
         hint = f"{FORMAT!r} is not in it"
         if isinstance(content.get("model"), dict):
@@ -121,8 +120,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# tiktoken: a line a token, its bytes in base64 and its rank. Neither the pattern nor the special
-# tokens are in the file.
+# tiktoken: one line per token, its bytes in base64 and its rank. The file holds neither the pattern
+# nor the special tokens.
 
 
 def write_tiktoken(recipe: Recipe, path: PathLike) -> None:

@@ -164,11 +164,10 @@ def _read(texts: Texts, whole: bool) -> Iterator[str]:
 
 
 def _with_bar(items: Iterable[Any], unit: str, progress: bool) -> Iterable[Any]:
-    if not progress:
-        return items
     from tqdm import tqdm
 
-    return tqdm(items, desc="BPE training", unit=f" {unit}", delay=1.0, leave=False)
+    look: dict[str, Any] = {"desc": "BPE training", "unit": f" {unit}", "leave": False}
+    return tqdm(items, delay=1.0, disable=not progress, **look)
 
 
 class _Words:

@@ -130,7 +130,7 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log; a line that is not whole, as the last of a killed run, is left out."""
+    """Return the objects of a log without lines that are not whole, as a killed run leaves one."""
     lines = []
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
         with suppress(FileError):

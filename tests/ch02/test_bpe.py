@@ -258,3 +258,10 @@ def test_bpe_fingerprint_tells_vocabularies_apart(small, tokenizer, gpt2):
     prints = {small.fingerprint, *(other.fingerprint for other in others)}
     assert len(prints) == 5
     assert BytePairTokenizer(MERGES).fingerprint == small.fingerprint
+
+
+def test_bpe_recipe_makes_the_tokenizer_again():
+    made = BytePairTokenizer([(b"t", b"h")], {"<|end|>": 3}, r"\w+|\W", "again")
+    again = BytePairTokenizer(*made.recipe)
+    assert again.recipe == made.recipe == ([(b"t", b"h")], {"<|end|>": 3}, r"\w+|\W", "again")
+    assert again.fingerprint == made.fingerprint

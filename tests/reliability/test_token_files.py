@@ -242,7 +242,7 @@ def test_writing_over_anything_but_a_token_file_is_refused(path, good, tokenizer
 def test_text_that_is_not_utf8_is_named(path, tokenizer):
     bad = path.with_name("latin.txt")
     bad.write_bytes(b"na\xefve")
-    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8: byte 0xef"):
+    with pytest.raises(ValueError, match=r"latin\.txt: is not UTF-8: byte 0xef"):
         write_tokens(path, ["fine", bad], tokenizer)
     with pytest.raises(ValueError, match=r"lone surrogate .* at position 3"):
         write_tokens(path, "ab \ud800", tokenizer)
