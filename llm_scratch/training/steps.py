@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from llm_scratch.model.linear import Linear
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.training.head_loss import CHUNK, chunked_head_loss, head_loss_in_pieces
+from llm_scratch.training.config import CHUNK
+from llm_scratch.training.head_loss import chunked_head_loss, head_loss_in_pieces
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
