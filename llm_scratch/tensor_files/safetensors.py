@@ -66,19 +66,14 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
         # Mode "c": pages are shared with the file until somebody writes to them.
         whole: np.ndarray = np.memmap(path, dtype=np.uint8, mode="c")
     else:
-        whole = _read_aligned(path, size)
+        # Memory that begins where PyTorch's tensors do, at a multiple of 64 bytes.
+        whole = torch.empty(size, dtype=torch.uint8).numpy()
+        with open(path, "rb") as file:
+            fill(whole, file, path)
     tensors = {}
     for name, (dtype, shape, begin, end) in places.items():
         tensors[name] = stored(whole, path, start + begin, start + end, dtype, shape)
     return TensorFile(tensors, metadata)
-
-
-def _read_aligned(path: Path, size: int) -> np.ndarray:
-    """Read a file into memory that begins where PyTorch's tensors do, at a multiple of 64 bytes."""
-    whole: np.ndarray = torch.empty(size, dtype=torch.uint8).numpy()
-    with open(path, "rb", buffering=0) as file:
-        fill(whole, file, path)
-    return whole
 
 
 def stored(

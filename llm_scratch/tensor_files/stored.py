@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +65,7 @@ class Stored:
             yield 0, data.reshape(n_rows, self.row_bytes)
             return
         buffer = np.empty((min(step, n_rows), self.row_bytes), dtype=np.uint8)
-        with open(self.path, "rb", buffering=0) as file:
+        with open(self.path, "rb") as file:
             file.seek(self.offset)
             for start in range(0, n_rows, step):
                 chunk = buffer[: n_rows - start]
@@ -137,18 +136,14 @@ def _fresh_memory(n_bytes: int) -> Octets:
     return torch.empty(n_bytes, dtype=torch.uint8).numpy()
 
 
-def fill(data: Octets, file: io.FileIO, path: Path) -> None:
+def fill(data: Octets, file: BinaryIO, path: Path) -> None:
     """Read as many bytes as `data` has from an open file into it.
 
     Raises:
         WeightsError: if the file ends before.
     """
-    done = 0
-    while done < len(data):
-        n_bytes = file.readinto(data[done:].data)
-        if not n_bytes:
-            raise WeightsError(path, "became shorter while it was read")
-        done += n_bytes
+    if file.readinto(data.data) < len(data):
+        raise WeightsError(path, "became shorter while it was read")
 
 
 def owned(tensor: Tensor) -> Tensor:
