@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def _fresh_memory(n_bytes: int) -> Octets:
     return torch.empty(n_bytes, dtype=torch.uint8).numpy()
 
 
-def fill(data: Octets, file: BinaryIO, path: Path) -> None:
+def fill(data: Octets, file: io.BufferedReader, path: Path) -> None:
     """Read as many bytes as `data` has from an open file into it.
 
     Raises:
