@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -171,13 +171,3 @@ def split_specials(text: str, special_tokens: Collection[str]) -> list[str]:
     if not special_tokens:
         return [text]
     return _special_splitter(frozenset(special_tokens)).split(text)
-
-
-def character_offsets(tokens: Sequence[bytes]) -> list[int]:
-    """Return, for each token of a text, the index of the first character that it has a part of."""
-    offsets, begun = [], 0  # characters whose first byte was seen
-    for token in tokens:
-        within = 0x80 <= token[0] < 0xC0  # the token begins inside a character
-        offsets.append(max(0, begun - within))
-        begun += sum(not 0x80 <= byte < 0xC0 for byte in token)
-    return offsets
