@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 import regex
 
+from llm_scratch.files import open_text
+from llm_scratch.tokenizers.any_tokenizer import check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -119,6 +121,7 @@ def each_text(texts: Any) -> Iterator[str | Path]:
 
     Raises:
         TypeError: if it is something else.
+        ValueError: if a text holds a lone surrogate.
     """
     if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
         raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
@@ -133,7 +136,32 @@ def each_text(texts: Any) -> Iterator[str | Path]:
                     f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
                     stacklevel=5,
                 )
+            check_surrogates(text)
             yield text
+
+
+def blocks_of(source: str | Path, whole: bool, size: int = 1 << 20) -> Iterator[str]:
+    """Yield a text, or that of a file, in blocks that split into the same pieces as the whole.
+
+    Args:
+        source: the text or the path of its file.
+        whole: yield everything at once, where `can_be_cut` says no.
+        size: about how many characters a block has.
+    """
+    if isinstance(source, str):
+        yield from [source] if whole else text_blocks(source, GPT2_PATTERN, size)
+        return
+    with open_text(source) as file:
+        yield from file_blocks(file, whole, size)
+
+
+def can_be_cut(pattern: Any, special_tokens: Iterable[str]) -> bool:
+    """Say whether a text may be cut into blocks: known for GPT-2's pattern only.
+
+    A cut before white space could also fall into a special token that has some.
+    """
+    blank = any(char.isspace() for name in special_tokens for char in name)
+    return pattern == GPT2_PATTERN and not blank
 
 
 def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Iterator[str]:

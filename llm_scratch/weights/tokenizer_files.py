@@ -20,7 +20,7 @@ LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
 # Merges and vocabulary as OpenAI and Hugging Face call them.
 TEXT_FILES = (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json"))
 
-WORDS: dict[str, Any] = {"words-1": SimpleTokenizerV1, "words-2": SimpleTokenizerV2}
+WORDS: dict[str, Any] = {"words-2": SimpleTokenizerV2, "words-1": SimpleTokenizerV1}
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
