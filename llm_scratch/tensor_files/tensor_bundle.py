@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,8 @@ class TensorBundle:
             self._read_index()
         except DamagedError as err:
             raise WeightsError(self.path, f"damaged index: {err}; download it again") from err
-        for shard in {entry.shard for entry in self._entries.values()}:
-            self._check_shard(shard)
+        shards = {entry.shard for entry in self._entries.values()}
+        self._maps = {shard: self._map_shard(shard) for shard in shards}
 
     def names(self) -> list[str]:
         """The names of all tensors that can be read, sorted."""
@@ -114,8 +113,6 @@ class TensorBundle:
             WeightsError: if its checksum does not agree.
         """
         entry = self.entry(name)
-        if entry.size == 0:
-            return np.zeros(entry.shape, _numpy_dtype(entry.dtype))
         data = self._maps[entry.shard][entry.offset : entry.offset + entry.size]
         if verify and entry.checksum is not None and crc32c(data) != entry.checksum:
             hint = f"the checksum of {name!r} does not agree; download it again"
@@ -141,12 +138,6 @@ class TensorBundle:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @cached_property
-    def _maps(self) -> dict[int, NDArray[np.uint8]]:
-        shards = sorted({entry.shard for entry in self._entries.values() if entry.size})
-        # Mode "c": pages are shared with the file until somebody writes to them.
-        return {n: np.memmap(self.shard_path(n), dtype=np.uint8, mode="c") for n in shards}
 
     def _read_index(self) -> None:
         table = read_table(self.path)
@@ -189,7 +180,7 @@ class TensorBundle:
         checksum = unmask(numbers[6]) if 6 in numbers else None
         return BundleEntry(name, DTYPES[dtype], shape, shard, offset, size, checksum)
 
-    def _check_shard(self, shard: int) -> None:
+    def _map_shard(self, shard: int) -> NDArray[np.uint8]:
         path = self.shard_path(shard)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: it holds the numbers of {self.path.name}")
@@ -198,6 +189,8 @@ class TensorBundle:
         if needed > size:
             hint = f"{size} bytes, but {self.path.name} needs {needed}: cut off; download it again"
             raise WeightsError(path, hint)
+        # Mode "c": pages are shared with the file until somebody writes to them.
+        return np.memmap(path, dtype=np.uint8, mode="c") if size else np.empty(0, np.uint8)
 
 
 def find_index(path: Path) -> Path:

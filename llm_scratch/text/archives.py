@@ -17,7 +17,6 @@ UNREADABLE = (
     zlib.error,
     EOFError,
     KeyError,
-    NotImplementedError,
     RuntimeError,
     ValueError,
 )

@@ -220,7 +220,7 @@ def check_special_tokens(
             raise TypeError(f"{name}_special must be 'all' or a set of tokens, got {value!r}")
     allowed = set(specials) if allowed_special == "all" else set(allowed_special)
     refused = set(specials) - allowed if disallowed_special == "all" else set(disallowed_special)
-    if refused and (found := _any_of(frozenset(refused)).search(text)):
+    if refused and (found := any_of(frozenset(refused)).search(text)):
         raise ValueError(
             f"Encountered text corresponding to disallowed special token {found.group()!r} at "
             f"position {found.start()}; pass allowed_special={{{found.group()!r}}} to make it one "
@@ -242,9 +242,11 @@ def check_surrogates(text: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+def any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    """Return the pattern that finds one of some tokens, in a group for `split`."""
     # The longest first: a token may begin with another one.
-    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)))
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
 
 def _parameters(method: Any) -> frozenset[str]:
@@ -285,7 +287,7 @@ def _encode_plain(
     if "allowed_special" in names:  # the book's own BPE class
         allowed = specials or {END_OF_TEXT}
         options["allowed_special"] = allowed if special == "allow" else set()
-    elif special == "text" and specials and (found := _any_of(frozenset(specials)).search(text)):
+    elif special == "text" and specials and (found := any_of(frozenset(specials)).search(text)):
         raise ValueError(
             f"{type(tokenizer).__name__} can't read its special token {found.group()!r} at "
             f"position {found.start()} as ordinary text; take it out, or pass special='allow'"

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import regex
 
 from llm_scratch.files import open_text
-from llm_scratch.tokenizers.any_tokenizer import check_surrogates
+from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -185,17 +185,9 @@ def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Itera
     yield "".join(held)
 
 
-@lru_cache(maxsize=64)
-def _special_splitter(special_tokens: frozenset[str]) -> re.Pattern[str]:
-    longest_first = sorted(special_tokens, key=lambda token: (-len(token), token))
-    return re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")
-
-
 def split_specials(text: str, special_tokens: Collection[str]) -> list[str]:
     """Cut special tokens out of a text: [text, special, text, special, ..., text].
 
     Where one special token begins with another one, the longer one is taken.
     """
-    if not special_tokens:
-        return [text]
-    return _special_splitter(frozenset(special_tokens)).split(text)
+    return any_of(frozenset(special_tokens)).split(text) if special_tokens else [text]

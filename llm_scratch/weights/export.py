@@ -55,7 +55,6 @@ def export_huggingface(
     if bpe is not None:
         check_vocabulary(inner, bpe)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tied = "out_head.weight" not in tensors
     end = _end_of_text(cfg, bpe)
     config = _config(cfg, tied, tensors["tok_emb.weight"].dtype, end)
