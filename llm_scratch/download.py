@@ -277,19 +277,15 @@ class _Watch:
 
     def __init__(self, seconds: float) -> None:
         self.cut_off = False
-        self._socket: socket.socket | None = None
+        self.connection: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
 
-    def connected(self, connection: socket.socket) -> None:
-        """Remember the connection to end."""
-        self._socket = connection
-
     def _cut(self) -> None:
         self.cut_off = True
-        if self._socket is not None:
+        if self.connection is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self.connection.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
         self._timer.start()
@@ -316,7 +312,7 @@ def _watched(kind: Any, watch: _Watch) -> Any:
     class Watched(kind):
         def connect(self) -> None:
             super().connect()
-            watch.connected(self.sock)
+            watch.connection = self.sock
 
     return Watched
 

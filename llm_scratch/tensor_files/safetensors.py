@@ -128,7 +128,7 @@ def write_safetensors(
     The header is padded, and tensors of odd sizes come last, so that the others begin at multiples
     of 64 bytes: what products of them give does not depend on where they lie.
     """
-    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
         tensors, key=lambda n: (sizes[n] % ALIGNMENT != 0, -tensors[n].element_size(), n)
     )

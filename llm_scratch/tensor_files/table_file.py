@@ -15,14 +15,15 @@ LONGEST_KEY = 1024  # shared prefixes make keys cheap in the file: a hostile one
 
 
 class DamagedError(Exception):
-    """What is wrong inside a block; `read_table` adds the path."""
+    """What is wrong inside the table; the caller adds the path."""
 
 
 def read_table(path: Path) -> list[tuple[bytes, bytes]]:
     """All keys with their values, in order; every checksum, length and offset is checked.
 
     Raises:
-        WeightsError: if the file is not such a table, or is damaged.
+        WeightsError: if the file is not such a table.
+        DamagedError: if it is damaged.
         FileNotFoundError: if there is no file.
     """
     with open(path, "rb") as file:
@@ -35,13 +36,6 @@ def read_table(path: Path) -> list[tuple[bytes, bytes]]:
             )
         file.seek(0)
         content = file.read()
-    try:
-        return _entries_of_table(content)
-    except DamagedError as err:
-        raise WeightsError(path, f"damaged index: {err}; download it again") from err
-
-
-def _entries_of_table(content: bytes) -> list[tuple[bytes, bytes]]:
     footer = content[-FOOTER_SIZE:]
     meta_handle, position = _read_handle(footer, 0)
     index_handle, position = _read_handle(footer, position)

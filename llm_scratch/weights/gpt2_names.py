@@ -97,16 +97,12 @@ def strip_prefixes(name: str) -> str:
 
 def openai_as_hugging_face(name: str) -> str:
     """Hugging Face's name of one of OpenAI's variables; other names stay as they are."""
-    match = re.fullmatch(r"model/(?:h(\d+)/)?([\w/]+)", name)
+    match = re.fullmatch(r"model/(?:h(\d+)/)?([\w/]+?)(?:/([gwb]))?", name)
     if match is None:
         return name
-    block, path = match.groups()
-    parts = path.split("/")
-    if parts[-1] in ("g", "w", "b") and len(parts) > 1:
-        parts[-1] = "bias" if parts[-1] == "b" else "weight"
-    else:
-        parts.append("weight")
-    return ".".join([*(["h", block] if block else []), *parts])
+    block, path, kind = match.groups()
+    layer = path.replace("/", ".")
+    return f"{f'h.{block}.' if block else ''}{layer}.{'bias' if kind == 'b' else 'weight'}"
 
 
 def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], list[str]]:

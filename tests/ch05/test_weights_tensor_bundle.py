@@ -253,7 +253,7 @@ def test_read_table_refuses_blocks_that_overlap(tmp_path):
     magic = WRITER["MAGIC"].to_bytes(8, "little")
     path = tmp_path / "x.index"
     path.write_bytes(bytes(put) + footer + bytes(40 - len(footer)) + magic)
-    with pytest.raises(WeightsError, match="blocks overlap"):
+    with pytest.raises(DamagedError, match="blocks overlap"):
         read_table(path)
 
 
