@@ -143,7 +143,7 @@ class TensorBundle:
         table = read_table(self.path)
         if not table or table[0][0] != b"":
             raise DamagedError("it has no header")
-        header = dict(_number_fields(table[0][1]))
+        header = _numbers(table[0][1])
         if header.get(2, 0) != 0:
             raise WeightsError(self.path, "written on a big-endian machine, which is not supported")
         self._n_shards = header.get(1, 0)
@@ -157,17 +157,10 @@ class TensorBundle:
                 self._entries[name] = entry
 
     def _read_entry(self, name: str, data: bytes) -> BundleEntry | None:
-        shape: tuple[int, ...] = ()
-        numbers = {1: 0, 3: 0, 4: 0, 5: 0}
-        sliced = False
-        for field, value in _fields(data):
-            if field == 2 and isinstance(value, bytes):
-                shape = _shape(value)
-            elif field == 7:
-                sliced = True
-            elif isinstance(value, int):
-                numbers[field] = value
-        dtype, shard, offset, size = (numbers[field] for field in (1, 3, 4, 5))
+        shapes = [_shape(record) for record in _records(data, 2)]
+        numbers, sliced = _numbers(data), any(field == 7 for field, _ in _fields(data))
+        shape = shapes[-1] if shapes else ()
+        dtype, shard, offset, size = (numbers.get(field, 0) for field in (1, 3, 4, 5))
         if dtype == STRING or dtype not in DTYPES or sliced:
             kind = "strings" if dtype == STRING else "kept in slices" if sliced else f"type {dtype}"
             self.skipped[name] = kind
@@ -257,16 +250,19 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         yield field, chunk if wire == 2 else int.from_bytes(chunk, "little")
 
 
-def _number_fields(data: bytes) -> Iterator[tuple[int, int]]:
-    return ((field, value) for field, value in _fields(data) if isinstance(value, int))
+def _numbers(data: bytes) -> dict[int, int]:
+    """The fields that are numbers."""
+    return {field: value for field, value in _fields(data) if isinstance(value, int)}
+
+
+def _records(data: bytes, number: int) -> list[bytes]:
+    """What stands in the fields of one number that are records or texts."""
+    return [value for field, value in _fields(data) if field == number and type(value) is bytes]
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
     """The sizes in a shape record: one record a dimension, in each one number."""
-    sizes = []
-    for field, value in _fields(data):
-        if field == 2 and isinstance(value, bytes):
-            sizes.append(dict(_number_fields(value)).get(1, 0))
+    sizes = [_numbers(record).get(1, 0) for record in _records(data, 2)]
     n_numbers = math.prod(max(size, 1) for size in sizes[: MOST_DIMS + 1])
     if len(sizes) > MOST_DIMS or n_numbers >= 1 << 59:  # numpy's limits, eight bytes a number
         raise DamagedError(f"a tensor of {n_numbers} numbers, {len(sizes)} dimensions, can't be")
