@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -273,15 +274,15 @@ class _Watch:
 
     def __init__(self, seconds: float) -> None:
         self.cut_off = False
-        self.connection: socket.socket | None = None
+        self.connection: http.client.HTTPConnection | None = None
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
 
     def _cut(self) -> None:
         self.cut_off = True
-        if self.connection is not None:
+        if self.connection is not None and self.connection.sock is not None:
             with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
         self._timer.start()
@@ -293,24 +294,19 @@ class _Watch:
 def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
     """Return what opens addresses as `urlopen` does, with connections that the watch can end."""
 
+    def made(kind: Any, *args: Any, **options: Any) -> Any:
+        watch.connection = kind(*args, **options)
+        return watch.connection
+
     class HTTP(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(_watched(http.client.HTTPConnection, watch), req)
+            return self.do_open(partial(made, http.client.HTTPConnection), req)
 
     class HTTPS(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(_watched(http.client.HTTPSConnection, watch), req)
+            return self.do_open(partial(made, http.client.HTTPSConnection), req)
 
     return urllib.request.build_opener(HTTP, HTTPS)
-
-
-def _watched(kind: Any, watch: _Watch) -> Any:
-    class Watched(kind):
-        def connect(self) -> None:
-            super().connect()
-            watch.connection = self.sock
-
-    return Watched
 
 
 def _copy(response: Any, file: Any, total: int | None, name: str) -> int:

@@ -72,20 +72,11 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
             fill(whole, file, path)
     tensors = {}
     for name, (dtype, shape, begin, end) in places.items():
-        tensors[name] = stored(whole, path, start + begin, start + end, dtype, shape)
+        data = torch.from_numpy(whole[start + begin : start + end])
+        if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
+            data = data.clone()
+        tensors[name] = Stored(data.view(dtype).view(shape), path, start + begin)
     return TensorFile(tensors, metadata)
-
-
-def stored(
-    whole: np.ndarray, path: Path, begin: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]
-) -> Stored:
-    """One tensor out of a file's mapped bytes."""
-    if begin == end:
-        return Stored(torch.empty(shape, dtype=dtype), path)
-    data = torch.from_numpy(whole[begin:end])
-    if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
-        data = data.clone()
-    return Stored(data.view(dtype).view(shape), path, begin)
 
 
 def _place(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:

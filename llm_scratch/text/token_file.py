@@ -128,14 +128,9 @@ class TokenFile:
         cut = cut_at(num_tokens, train_frac)
         if len(self.documents) >= FEW_DOCUMENTS:
             cut = self._nearest_start(cut)
-        check_parts(
-            cut,
-            num_tokens,
-            train_frac,
-            min_tokens,
-            needs=f"{min_tokens} for one window",
-            way_out=", take a smaller length, or give more text",
-        )
+        needs = f"{min_tokens} for one window"
+        way_out = ", take a smaller length, or give more text"
+        check_parts(cut, num_tokens, train_frac, min_tokens, needs, way_out)
         return self._part(0, cut), self._part(cut, num_tokens)
 
     def _nearest_start(self, token: int) -> int:

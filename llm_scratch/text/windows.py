@@ -218,7 +218,7 @@ def split_tokens(
     else:
         least = max_length + 1
         needs, way_out = f"max_length + 1 = {least}", f" or give a smaller {max_length=}"
-    check_parts(cut, n_tokens, train_frac, least, needs=needs, way_out=way_out)
+    check_parts(cut, n_tokens, train_frac, least, needs, way_out)
     return token_ids[:cut], token_ids[cut:]
 
 
