@@ -186,8 +186,7 @@ def plot_positions(matrix: torch.Tensor | np.ndarray) -> Figure:
         values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
     )
     axes.set(xlabel="Embedding dimension", ylabel="Position")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+    axes.locator_params(integer=True)
     figure.colorbar(image, ax=axes, label="Value")
     return figure
 
@@ -305,7 +304,7 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         panel.grid(alpha=0.25)
     panels[0].legend(frameon=False, fontsize=8)
     panels[2].set_xlabel("Step")
-    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    panels[2].locator_params("x", integer=True)
     return figure
 
 
@@ -323,7 +322,7 @@ def _plot_curves(named: Mapping[str, Any], label: str, seen_label: str) -> Figur
     axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
     axes.set(xlabel="Epochs", ylabel=label)
     if _spans(epochs) > 2:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     _add_seen_axis(axes, epochs, seen, seen_label)
@@ -370,8 +369,7 @@ def _add_seen_axis(axes: Any, epochs: np.ndarray, seen: np.ndarray, label: str) 
 def _label_tokens(panel: Any, tokens: Sequence[str] | None, T: int) -> None:
     """Write the tokens at both axes, or leave the positions where there are too many to read."""
     if tokens is None or T > MOST_LABELS:
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.get_major_locator().set_params(integer=True)
+        panel.locator_params(integer=True)
         return
     names = [_shown(token) for token in tokens]
     panel.set_xticks(range(T), names, rotation=90, fontsize=8)

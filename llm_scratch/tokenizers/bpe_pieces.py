@@ -128,16 +128,16 @@ def each_text(texts: Any) -> Iterator[str | Path]:
     for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
         if isinstance(text, os.PathLike):
             yield Path(text)
-        elif not isinstance(text, str):
+            continue
+        if not isinstance(text, str):
             raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
-        else:
-            if len(text) < 256 and os.path.isfile(text):
-                warnings.warn(
-                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
-                    stacklevel=5,
-                )
-            check_surrogates(text)
-            yield text
+        if len(text) < 256 and os.path.isfile(text):
+            warnings.warn(
+                f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                stacklevel=5,
+            )
+        check_surrogates(text)
+        yield text
 
 
 def blocks_of(source: str | Path, whole: bool, size: int = 1 << 20) -> Iterator[str]:
