@@ -58,17 +58,12 @@ def story() -> tuple[str, str]:
     """Return (title, text) of the story to work on: the book's where it is found, else ours."""
     from llm_scratch.text.corpora import CORPORA, load_text  # the command starts without it
 
-    for name in (BOOK_STORY, OWN_STORY):
-        try:
-            text = load_text(name)
-        except FileNotFoundError:
-            if name == OWN_STORY:
-                raise
-            instead = f"going on with our own {CORPORA[OWN_STORY].title}"
-            missing(CORPORA[name].title, f"llm-scratch fetch {name}", instead)
-        else:
-            break
-    return CORPORA[name].title, text
+    title, own_title = (CORPORA[name].title for name in (BOOK_STORY, OWN_STORY))
+    try:
+        return title, load_text(BOOK_STORY)
+    except FileNotFoundError:
+        missing(title, f"llm-scratch fetch {BOOK_STORY}", f"going on with our own {own_title}")
+    return own_title, load_text(OWN_STORY)
 
 
 def missing(what: str, command: str, instead: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import http.client
 import os
 import re
@@ -16,11 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_scratch.files import CHUNK_BYTES, file_sha256, part_beside
+from llm_scratch.files import file_sha256, part_beside
 
+CHUNK_BYTES = 1 << 18
 KEPT_BYTES = 1 << 20  # less is not worth going on from
 STALE_SECONDS = 24 * 3600
 MOST_ROUNDS = 20
@@ -204,12 +205,11 @@ def _fetch(address: str, part: Path, wanted: _Wanted) -> None:
             announced = response.headers.get("Content-Length", "")
             left = int(announced) if announced.isdigit() else None
             name = part.name.rsplit(".", 2)[0]
-            received, digest = _copy(response, file, left, name)
+            received = _copy(response, file, left, name)
     if left is not None and received != left:
         sent = f"sent {have + received:,} of {have + left:,} bytes"
         raise _MirrorError(sent, passing=have + received > 0)
-    complaint = _complaint(part, digest if not have else None, wanted)
-    if complaint:
+    if complaint := _complaint(part, wanted):
         os.truncate(part, 0)
         if have:  # the part that was there may be what is wrong
             _fetch(address, part, wanted)
@@ -217,15 +217,12 @@ def _fetch(address: str, part: Path, wanted: _Wanted) -> None:
         raise _MirrorError(complaint)
 
 
-def _complaint(part: Path, digest: str | None, wanted: _Wanted) -> str:
+def _complaint(part: Path, wanted: _Wanted) -> str:
     """Say what is wrong with a complete file; empty when nothing is."""
     size = part.stat().st_size
     if wanted.size not in (None, size):
         return f"sent another file: {size:,} bytes, not {wanted.size:,}"
-    if wanted.sha256 is None:
-        return ""
-    digest = digest or file_sha256(part)
-    if digest != wanted.sha256:
+    if wanted.sha256 is not None and (digest := file_sha256(part)) != wanted.sha256:
         return f"sent another file: SHA-256 {digest[:12]}..., not {wanted.sha256[:12]}..."
     return ""
 
@@ -277,19 +274,15 @@ class _Watch:
 
     def __init__(self, seconds: float) -> None:
         self.cut_off = False
-        self._socket: socket.socket | None = None
+        self.connection: http.client.HTTPConnection | None = None
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
 
-    def connected(self, connection: socket.socket) -> None:
-        """Remember the connection to end."""
-        self._socket = connection
-
     def _cut(self) -> None:
         self.cut_off = True
-        if self._socket is not None:
+        if self.connection is not None and self.connection.sock is not None:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> None:
         self._timer.start()
@@ -301,41 +294,34 @@ class _Watch:
 def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
     """Return what opens addresses as `urlopen` does, with connections that the watch can end."""
 
+    def made(kind: Any, *args: Any, **options: Any) -> Any:
+        watch.connection = kind(*args, **options)
+        return watch.connection
+
     class HTTP(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(_watched(http.client.HTTPConnection, watch), req)
+            return self.do_open(partial(made, http.client.HTTPConnection), req)
 
     class HTTPS(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> Any:
-            return self.do_open(_watched(http.client.HTTPSConnection, watch), req)
+            return self.do_open(partial(made, http.client.HTTPSConnection), req)
 
     return urllib.request.build_opener(HTTP, HTTPS)
 
 
-def _watched(kind: Any, watch: _Watch) -> Any:
-    class Watched(kind):
-        def connect(self) -> None:
-            super().connect()
-            watch.connected(self.sock)
-
-    return Watched
-
-
-def _copy(response: Any, file: Any, total: int | None, name: str) -> tuple[int, str]:
-    """Copy the response into the file; return the number of bytes and their SHA-256."""
-    digest = hashlib.sha256()
+def _copy(response: Any, file: Any, total: int | None, name: str) -> int:
+    """Copy the response into the file; return the number of bytes."""
     received, at_last_look, last_look = 0, 0, time.monotonic()
     with _progress_bar(total, name) as bar:
         while chunk := _read(response):
             file.write(chunk)
-            digest.update(chunk)
             received += len(chunk)
             bar.update(len(chunk))
             if time.monotonic() - last_look > STALL_SECONDS:
                 if received - at_last_look < STALL_BYTES:
                     raise _MirrorError("no more than a trickle of bytes", passing=True)
                 at_last_look, last_look = received, time.monotonic()
-    return received, digest.hexdigest()
+    return received
 
 
 def _read(response: Any) -> bytes:

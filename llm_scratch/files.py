@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, TextIO
 
 PathLike = str | os.PathLike[str]
 
-CHUNK_BYTES = 1 << 18
 LONGEST_JSON = 1 << 20  # bytes: configurations and notes; callers name more where a format has more
 PART = ".part"  # ends the names of files and folders that are not complete yet
 
@@ -72,11 +71,8 @@ def write_json(path: PathLike, content: Any, *, indent: int = 1) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal, read piece by piece."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: PathLike) -> str:

@@ -132,8 +132,8 @@ def plot_attention(
     columns = min(len(heads), 4)
     rows = -(-len(heads) // columns)
     side = (4.6 if len(heads) == 1 else 3.0) if tokens is None or T <= 8 else 5.2
-    figure = _empty_figure(columns * side + 0.8, rows * side)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, grid = _figure(columns * side + 0.8, rows * side, rows, columns, squeeze=False)
+    panels = grid.ravel()
     for index, (panel, head) in enumerate(zip(panels, heads, strict=False)):
         image = panel.imshow(head, cmap="cividis", vmin=0.0, vmax=max(float(heads.max()), 1e-9))
         _label_tokens(panel, tokens, T)
@@ -154,8 +154,7 @@ def plot_activations() -> Figure:
         Book 4.3; Hendrycks and Gimpel 2016, arXiv:1606.08415.
     """
     x = torch.linspace(-3, 3, 301)
-    figure = _empty_figure(8.0, 3.4)
-    values, slopes = figure.subplots(1, 2)
+    figure, (values, slopes) = _figure(8.0, 3.4, columns=2)
     gelu = torch.nn.functional.gelu(x, approximate="tanh")
     for name, y, colour, style in (
         ("GELU", gelu, BLUE, "-"),
@@ -187,8 +186,7 @@ def plot_positions(matrix: torch.Tensor | np.ndarray) -> Figure:
         values, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
     )
     axes.set(xlabel="Embedding dimension", ylabel="Position")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+    axes.locator_params(integer=True)
     figure.colorbar(image, ax=axes, label="Value")
     return figure
 
@@ -257,8 +255,9 @@ def plot_sampling(
         raise ValueError(f"probabilities for {wrong} tokens, and {len(tokens)} names of tokens")
     likeliest = np.argsort(-next(iter(rows.values())), kind="stable")[:shown]
     labels = [_shown(tokens[index]) for index in likeliest]
-    figure = _empty_figure(2.6 * len(rows) + 0.8, max(2.4, 0.26 * len(labels) + 1.0))
-    panels = figure.subplots(1, len(rows), squeeze=False, sharex=True, sharey=True).ravel()
+    size = (2.6 * len(rows) + 0.8, max(2.4, 0.26 * len(labels) + 1.0))
+    figure, grid = _figure(*size, columns=len(rows), squeeze=False, sharex=True, sharey=True)
+    panels = grid.ravel()
     for panel, (name, row) in zip(panels, rows.items(), strict=True):
         kept = row[likeliest] > 0
         panel.barh(range(len(labels)), row[likeliest], color=BLUE)
@@ -286,8 +285,7 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """
     if not runs:
         raise ValueError("there is no run to draw; give at least one")
-    figure = _empty_figure(7.0, 7.0)
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=(2, 1, 1))
+    figure, panels = _figure(7.0, 7.0, rows=3, sharex=True, height_ratios=(2, 1, 1))
     names = (("loss", 0), ("val_loss", 0), ("lr", 1), ("grad_norm", 2))
     for index, (run, lines) in enumerate(runs.items()):
         colour = COLOURS[index % len(COLOURS)]
@@ -306,14 +304,16 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         panel.grid(alpha=0.25)
     panels[0].legend(frameon=False, fontsize=8)
     panels[2].set_xlabel("Step")
-    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    panels[2].locator_params("x", integer=True)
     return figure
 
 
 def _plot_curves(named: Mapping[str, Any], label: str, seen_label: str) -> Figure:
     """Return curves of both parts over epochs (the first series), with what was seen on top."""
     series = {name: _array(values) for name, values in named.items()}
-    _check_equal_lengths(**series)
+    if len({values.shape for values in series.values()}) > 1:
+        found = ", ".join(f"{name} {len(values)}" for name, values in series.items())
+        raise ValueError(f"the series differ in length: {found}")
     epochs, seen, train, val = series.values()
     figure, axes = _figure(6.4, 4.0)
     # Markers on few points: a line through a single one can't be seen.
@@ -322,25 +322,23 @@ def _plot_curves(named: Mapping[str, Any], label: str, seen_label: str) -> Figur
     axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
     axes.set(xlabel="Epochs", ylabel=label)
     if _spans(epochs) > 2:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     _add_seen_axis(axes, epochs, seen, seen_label)
     return figure
 
 
-def _empty_figure(width: float, height: float) -> Any:
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Any, Any]:
+    """Return a figure of this size in inches, and its one pair of axes or the panels in it."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """Return a figure of this size in inches, and its one pair of axes."""
-    figure = _empty_figure(width, height)
-    return figure, figure.subplots()
+    figure = Figure(figsize=(width, height), layout=layout)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _array(values: Any) -> np.ndarray:
@@ -348,12 +346,6 @@ def _array(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().float().cpu().numpy()
     return np.asarray(values, dtype=float)
-
-
-def _check_equal_lengths(**series: np.ndarray) -> None:
-    if len({values.shape for values in series.values()}) > 1:
-        found = ", ".join(f"{name} {len(values)}" for name, values in series.items())
-        raise ValueError(f"the series differ in length: {found}")
 
 
 def _spans(values: np.ndarray) -> float:
@@ -377,8 +369,7 @@ def _add_seen_axis(axes: Any, epochs: np.ndarray, seen: np.ndarray, label: str) 
 def _label_tokens(panel: Any, tokens: Sequence[str] | None, T: int) -> None:
     """Write the tokens at both axes, or leave the positions where there are too many to read."""
     if tokens is None or T > MOST_LABELS:
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.get_major_locator().set_params(integer=True)
+        panel.locator_params(integer=True)
         return
     names = [_shown(token) for token in tokens]
     panel.set_xticks(range(T), names, rotation=90, fontsize=8)

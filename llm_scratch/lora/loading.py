@@ -31,10 +31,8 @@ from llm_scratch.model.linear import Linear
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.weights.folder_metadata import (
-    is_ours,
     read_metadata,
     saved_head,
-    verify_checksums,
 )
 from llm_scratch.weights.tokenizer_files import load_tokenizer
 
@@ -135,12 +133,10 @@ def _read_adapter(folder: Path) -> Adapter:
         path = path.with_suffix(".bin")  # as older versions of PEFT wrote it
     if not path.is_file():
         raise FileNotFoundError(f"{folder / WEIGHTS_FILE} is missing: the adapter's matrices")
-    tensors, texts = read_tensors(path, mapped=False)
-    metadata = read_metadata(path, texts) if is_ours(texts) else {}
-    if metadata:
-        verify_checksums(path, tensors, metadata)
+    file = read_tensors(path, mapped=False)
+    metadata = read_metadata(path, file)
     adapter = Adapter(path, {}, {}, metadata=metadata, mark=_mark_of(path, config, metadata))
-    _sort(adapter, {name: stored.tensor for name, stored in tensors.items()})
+    _sort(adapter, {name: stored.tensor for name, stored in file.tensors.items()})
     for name, (A, _) in adapter.pairs.items():
         rank = _value_for(name, config, "rank_pattern", "r", folder)
         if rank != A.shape[0]:

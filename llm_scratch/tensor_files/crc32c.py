@@ -15,24 +15,6 @@ Octets = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 def crc32c(data: Octets) -> int:
-    """The CRC-32C of some bytes, by `google-crc32c` when that is installed, else by numpy."""
-    try:
-        import google_crc32c  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return crc32c_numpy(data)
-    state, view = 0, np.frombuffer(data, dtype=np.uint8)
-    for start in range(0, len(view), 1 << 20):
-        state = google_crc32c.extend(state, view[start : start + (1 << 20)].tobytes())
-    return int(state)
-
-
-def unmask(masked: int) -> int:
-    """The checksum itself from the masked form that TensorFlow and LevelDB store."""
-    rotated = (masked - MASK_DELTA) & 0xFFFFFFFF
-    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
-
-
-def crc32c_numpy(data: Octets) -> int:
     """The CRC-32C of some bytes, many stretches at a time.
 
     A CRC is linear: the bytes are cut into equal lanes, all lanes advance together, four bytes
@@ -60,6 +42,12 @@ def _byte_table() -> Words:
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(POLYNOMIAL), table >> 1)
     return table
+
+
+def unmask(masked: int) -> int:
+    """The checksum itself from the masked form that TensorFlow and LevelDB store."""
+    rotated = (masked - MASK_DELTA) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 def _past_zeros(state: Words, n_bytes: int) -> Words:

@@ -80,7 +80,7 @@ def _check_tensor(path: Path, name: str, tensor: Tensor, size: int) -> None:
     if not dtype_known or tensor.device.type != "cpu" or tensor.is_quantized:
         raise WeightsError(path, f"{name[:60]!r} is of type {tensor.dtype}, {tensor.layout}")
     storage = tensor.untyped_storage().nbytes()
-    if tensor.numel() * tensor.element_size() > storage or storage > size:
+    if tensor.nbytes > storage or storage > size:
         raise WeightsError(
             path, f"{name[:60]!r} claims {tensor.numel()} numbers, more than the file holds"
         )

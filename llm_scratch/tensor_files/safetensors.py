@@ -66,31 +66,17 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
         # Mode "c": pages are shared with the file until somebody writes to them.
         whole: np.ndarray = np.memmap(path, dtype=np.uint8, mode="c")
     else:
-        whole = _read_aligned(path, size)
+        # Memory that begins where PyTorch's tensors do, at a multiple of 64 bytes.
+        whole = torch.empty(size, dtype=torch.uint8).numpy()
+        with open(path, "rb") as file:
+            fill(whole, file, path)
     tensors = {}
     for name, (dtype, shape, begin, end) in places.items():
-        tensors[name] = stored(whole, path, start + begin, start + end, dtype, shape)
+        data = torch.from_numpy(whole[start + begin : start + end])
+        if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
+            data = data.clone()
+        tensors[name] = Stored(data.view(dtype).view(shape), path, start + begin)
     return TensorFile(tensors, metadata)
-
-
-def _read_aligned(path: Path, size: int) -> np.ndarray:
-    """Read a file into memory that begins where PyTorch's tensors do, at a multiple of 64 bytes."""
-    whole: np.ndarray = torch.empty(size, dtype=torch.uint8).numpy()
-    with open(path, "rb", buffering=0) as file:
-        fill(whole, file, path)
-    return whole
-
-
-def stored(
-    whole: np.ndarray, path: Path, begin: int, end: int, dtype: torch.dtype, shape: tuple[int, ...]
-) -> Stored:
-    """One tensor out of a file's mapped bytes."""
-    if begin == end:
-        return Stored(torch.empty(shape, dtype=dtype), path)
-    data = torch.from_numpy(whole[begin:end])
-    if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
-        data = data.clone()
-    return Stored(data.view(dtype).view(shape), path, begin)
 
 
 def _place(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
@@ -133,7 +119,7 @@ def write_safetensors(
     The header is padded, and tensors of odd sizes come last, so that the others begin at multiples
     of 64 bytes: what products of them give does not depend on where they lie.
     """
-    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
         tensors, key=lambda n: (sizes[n] % ALIGNMENT != 0, -tensors[n].element_size(), n)
     )

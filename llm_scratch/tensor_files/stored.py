@@ -52,11 +52,6 @@ class Stored:
         """Bytes of one row, which is what lies along the last axis."""
         return self.shape[-1] * self.tensor.element_size()
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return self.tensor.numel() * self.tensor.element_size()
-
     def rows(self) -> Iterator[tuple[int, Octets]]:
         """The bytes of all rows, a few rows at a time, each time with the number of the first."""
         n_rows = self.tensor.numel() // self.shape[-1]
@@ -66,7 +61,7 @@ class Stored:
             yield 0, data.reshape(n_rows, self.row_bytes)
             return
         buffer = np.empty((min(step, n_rows), self.row_bytes), dtype=np.uint8)
-        with open(self.path, "rb", buffering=0) as file:
+        with open(self.path, "rb") as file:
             file.seek(self.offset)
             for start in range(0, n_rows, step):
                 chunk = buffer[: n_rows - start]
@@ -89,12 +84,14 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
     map, since pages that are mapped *and* copied would both count as memory of the process.
     """
     tensors = list(tensors)
-    room = _fresh_memory(sum(_rounded(stored.n_bytes) for stored in tensors))
+    room = _fresh_memory(sum(_rounded(stored.tensor.nbytes) for stored in tensors))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         running, start = [], 0
         for stored in tensors:
-            running.append(pool.submit(_set_thirds, stored, room[start : start + stored.n_bytes]))
-            start += _rounded(stored.n_bytes)
+            running.append(
+                pool.submit(_set_thirds, stored, room[start : start + stored.tensor.nbytes])
+            )
+            start += _rounded(stored.tensor.nbytes)
         yield
         for each in running:
             each.result()
@@ -103,7 +100,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
     """The three thirds of a tensor's last axis, read now unless they have been."""
     if stored.thirds is None:
-        _set_thirds(stored, _fresh_memory(stored.n_bytes))
+        _set_thirds(stored, _fresh_memory(stored.tensor.nbytes))
     return stored.thirds or ()
 
 
@@ -137,18 +134,14 @@ def _fresh_memory(n_bytes: int) -> Octets:
     return torch.empty(n_bytes, dtype=torch.uint8).numpy()
 
 
-def fill(data: Octets, file: io.FileIO, path: Path) -> None:
+def fill(data: Octets, file: io.BufferedReader, path: Path) -> None:
     """Read as many bytes as `data` has from an open file into it.
 
     Raises:
         WeightsError: if the file ends before.
     """
-    done = 0
-    while done < len(data):
-        n_bytes = file.readinto(data[done:].data)
-        if not n_bytes:
-            raise WeightsError(path, "became shorter while it was read")
-        done += n_bytes
+    if file.readinto(data.data) < len(data):
+        raise WeightsError(path, "became shorter while it was read")
 
 
 def owned(tensor: Tensor) -> Tensor:
@@ -157,19 +150,12 @@ def owned(tensor: Tensor) -> Tensor:
     The fused optimizers walk through the memory of a parameter, its gradient and its averages
     side by side, and compute nonsense where the three are laid out differently.
     """
-    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    if alone and is_dense(tensor):
+    if tensor.untyped_storage().nbytes() == tensor.nbytes and is_dense(tensor):
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the numbers fill their stretch of memory without gaps, in whatever order of axes."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.permute(order).is_contiguous()

@@ -15,14 +15,15 @@ LONGEST_KEY = 1024  # shared prefixes make keys cheap in the file: a hostile one
 
 
 class DamagedError(Exception):
-    """What is wrong inside a block; `read_table` adds the path."""
+    """What is wrong inside the table; the caller adds the path."""
 
 
 def read_table(path: Path) -> list[tuple[bytes, bytes]]:
     """All keys with their values, in order; every checksum, length and offset is checked.
 
     Raises:
-        WeightsError: if the file is not such a table, or is damaged.
+        WeightsError: if the file is not such a table.
+        DamagedError: if it is damaged.
         FileNotFoundError: if there is no file.
     """
     with open(path, "rb") as file:
@@ -35,13 +36,6 @@ def read_table(path: Path) -> list[tuple[bytes, bytes]]:
             )
         file.seek(0)
         content = file.read()
-    try:
-        return _entries_of_table(content)
-    except DamagedError as err:
-        raise WeightsError(path, f"damaged index: {err}; download it again") from err
-
-
-def _entries_of_table(content: bytes) -> list[tuple[bytes, bytes]]:
     footer = content[-FOOTER_SIZE:]
     meta_handle, position = _read_handle(footer, 0)
     index_handle, position = _read_handle(footer, position)
@@ -134,47 +128,30 @@ def unsnappy(data: bytes) -> bytes:
     if size > 22 * len(data):  # three bytes give 64 at most: larger claims are lies
         raise DamagedError(f"{len(data)} packed bytes claim to hold {size}")
     out = bytearray()
-    while position < len(data):
+    while position < len(data) and len(out) <= size:
         tag = data[position]
-        position += 1
-        if tag & 3 == 0:
-            length, position = _literal_length(data, position, tag)
-            if position + length > len(data):
-                raise DamagedError("packed bytes are cut off")
-            out += data[position : position + length]
+        kind, high = tag & 3, tag >> 2
+        n_bytes = (max(0, high - 59), 1, 2, 4)[kind]  # of the number behind the tag
+        number = int.from_bytes(_cut(data, position + 1, n_bytes), "little")
+        position += 1 + n_bytes
+        if kind == 0:
+            length = (number if n_bytes else high) + 1
+            out += _cut(data, position, length)
             position += length
-        else:
-            length, distance, position = _copy_of(data, position, tag)
-            if not 0 < distance <= len(out):
-                raise DamagedError("a packed copy reaches before the start")
-            start = len(out) - distance
-            for source in range(start, start + length):  # byte by byte: a copy may overlap itself
-                out.append(out[source])
-        if len(out) > size:
-            break
+            continue
+        length, distance = high + 1, number
+        if kind == 1:
+            length, distance = (high & 7) + 4, (tag >> 5) << 8 | number
+        if not 0 < distance <= len(out):
+            raise DamagedError("a packed copy reaches before the start")
+        for _ in range(length):  # byte by byte: a copy may overlap itself
+            out.append(out[-distance])
     if len(out) != size:
         raise DamagedError(f"packed bytes give {len(out)}, not the {size} they claim")
     return bytes(out)
 
 
-def _literal_length(data: bytes, position: int, tag: int) -> tuple[int, int]:
-    length = tag >> 2
-    if length < 60:
-        return length + 1, position
-    n_bytes = length - 59
-    return _little(data, position, n_bytes) + 1, position + n_bytes
-
-
-def _copy_of(data: bytes, position: int, tag: int) -> tuple[int, int, int]:
-    """Length and distance of a copy, and the position after it."""
-    if tag & 3 == 1:
-        distance = ((tag >> 5) << 8) | _little(data, position, 1)
-        return ((tag >> 2) & 7) + 4, distance, position + 1
-    n_bytes = 2 if tag & 3 == 2 else 4
-    return (tag >> 2) + 1, _little(data, position, n_bytes), position + n_bytes
-
-
-def _little(data: bytes, position: int, n_bytes: int) -> int:
+def _cut(data: bytes, position: int, n_bytes: int) -> bytes:
     if position + n_bytes > len(data):
         raise DamagedError("packed bytes are cut off")
-    return int.from_bytes(data[position : position + n_bytes], "little")
+    return data[position : position + n_bytes]

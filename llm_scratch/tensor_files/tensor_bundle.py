@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +80,8 @@ class TensorBundle:
             self._read_index()
         except DamagedError as err:
             raise WeightsError(self.path, f"damaged index: {err}; download it again") from err
-        for shard in {entry.shard for entry in self._entries.values()}:
-            self._check_shard(shard)
+        shards = {entry.shard for entry in self._entries.values()}
+        self._maps = {shard: self._map_shard(shard) for shard in shards}
 
     def names(self) -> list[str]:
         """The names of all tensors that can be read, sorted."""
@@ -114,8 +113,6 @@ class TensorBundle:
             WeightsError: if its checksum does not agree.
         """
         entry = self.entry(name)
-        if entry.size == 0:
-            return np.zeros(entry.shape, _numpy_dtype(entry.dtype))
         data = self._maps[entry.shard][entry.offset : entry.offset + entry.size]
         if verify and entry.checksum is not None and crc32c(data) != entry.checksum:
             hint = f"the checksum of {name!r} does not agree; download it again"
@@ -142,17 +139,11 @@ class TensorBundle:
     def __len__(self) -> int:
         return len(self._entries)
 
-    @cached_property
-    def _maps(self) -> dict[int, NDArray[np.uint8]]:
-        shards = sorted({entry.shard for entry in self._entries.values() if entry.size})
-        # Mode "c": pages are shared with the file until somebody writes to them.
-        return {n: np.memmap(self.shard_path(n), dtype=np.uint8, mode="c") for n in shards}
-
     def _read_index(self) -> None:
         table = read_table(self.path)
         if not table or table[0][0] != b"":
             raise DamagedError("it has no header")
-        header = dict(_number_fields(table[0][1]))
+        header = _numbers(table[0][1])
         if header.get(2, 0) != 0:
             raise WeightsError(self.path, "written on a big-endian machine, which is not supported")
         self._n_shards = header.get(1, 0)
@@ -166,17 +157,10 @@ class TensorBundle:
                 self._entries[name] = entry
 
     def _read_entry(self, name: str, data: bytes) -> BundleEntry | None:
-        shape: tuple[int, ...] = ()
-        numbers = {1: 0, 3: 0, 4: 0, 5: 0}
-        sliced = False
-        for field, value in _fields(data):
-            if field == 2 and isinstance(value, bytes):
-                shape = _shape(value)
-            elif field == 7:
-                sliced = True
-            elif isinstance(value, int):
-                numbers[field] = value
-        dtype, shard, offset, size = (numbers[field] for field in (1, 3, 4, 5))
+        shapes = [_shape(record) for record in _records(data, 2)]
+        numbers, sliced = _numbers(data), any(field == 7 for field, _ in _fields(data))
+        shape = shapes[-1] if shapes else ()
+        dtype, shard, offset, size = (numbers.get(field, 0) for field in (1, 3, 4, 5))
         if dtype == STRING or dtype not in DTYPES or sliced:
             kind = "strings" if dtype == STRING else "kept in slices" if sliced else f"type {dtype}"
             self.skipped[name] = kind
@@ -189,7 +173,7 @@ class TensorBundle:
         checksum = unmask(numbers[6]) if 6 in numbers else None
         return BundleEntry(name, DTYPES[dtype], shape, shard, offset, size, checksum)
 
-    def _check_shard(self, shard: int) -> None:
+    def _map_shard(self, shard: int) -> NDArray[np.uint8]:
         path = self.shard_path(shard)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: it holds the numbers of {self.path.name}")
@@ -198,6 +182,8 @@ class TensorBundle:
         if needed > size:
             hint = f"{size} bytes, but {self.path.name} needs {needed}: cut off; download it again"
             raise WeightsError(path, hint)
+        # Mode "c": pages are shared with the file until somebody writes to them.
+        return np.memmap(path, dtype=np.uint8, mode="c") if size else np.empty(0, np.uint8)
 
 
 def find_index(path: Path) -> Path:
@@ -264,16 +250,19 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         yield field, chunk if wire == 2 else int.from_bytes(chunk, "little")
 
 
-def _number_fields(data: bytes) -> Iterator[tuple[int, int]]:
-    return ((field, value) for field, value in _fields(data) if isinstance(value, int))
+def _numbers(data: bytes) -> dict[int, int]:
+    """The fields that are numbers."""
+    return {field: value for field, value in _fields(data) if isinstance(value, int)}
+
+
+def _records(data: bytes, number: int) -> list[bytes]:
+    """What stands in the fields of one number that are records or texts."""
+    return [value for field, value in _fields(data) if field == number and type(value) is bytes]
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
     """The sizes in a shape record: one record a dimension, in each one number."""
-    sizes = []
-    for field, value in _fields(data):
-        if field == 2 and isinstance(value, bytes):
-            sizes.append(dict(_number_fields(value)).get(1, 0))
+    sizes = [_numbers(record).get(1, 0) for record in _records(data, 2)]
     n_numbers = math.prod(max(size, 1) for size in sizes[: MOST_DIMS + 1])
     if len(sizes) > MOST_DIMS or n_numbers >= 1 << 59:  # numpy's limits, eight bytes a number
         raise DamagedError(f"a tensor of {n_numbers} numbers, {len(sizes)} dimensions, can't be")

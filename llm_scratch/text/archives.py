@@ -6,10 +6,9 @@ import hashlib
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 from llm_scratch.download import DownloadError
-from llm_scratch.files import CHUNK_BYTES, written_whole
+from llm_scratch.files import written_whole
 
 # What the zip module raises for files that are broken, encrypted, or packed in a way it can't read.
 UNREADABLE = (
@@ -17,7 +16,6 @@ UNREADABLE = (
     zlib.error,
     EOFError,
     KeyError,
-    NotImplementedError,
     RuntimeError,
     ValueError,
 )
@@ -36,28 +34,19 @@ def unpack_member(
         DownloadError: if it is no zip archive, has no such file, or the file is longer than
             `most_bytes`, broken, or another one than `sha256` says.
     """
-    with written_whole(target) as file:
-        digest = _copy_member(archive, member, file, most_bytes)
-        if sha256 is not None and digest != sha256.lower():
-            raise _refused(archive, f"its {member} has another SHA-256 than {sha256}")
-    return target
-
-
-def _copy_member(archive: Path, member: str, file: BinaryIO, most_bytes: int) -> str:
-    """Copy a member of an archive to an open file and return its SHA-256."""
-    left, digest = most_bytes, hashlib.sha256()
     try:
         with zipfile.ZipFile(archive) as content, content.open(member) as source:
-            while chunk := source.read(CHUNK_BYTES):
-                left -= len(chunk)
-                if left < 0:
-                    raise _refused(archive, f"its {member} is above {most_bytes:,} bytes")
-                digest.update(chunk)
-                file.write(chunk)
+            data = source.read(most_bytes + 1)
     except UNREADABLE as error:
         reason = str(error) or type(error).__name__
         raise _refused(archive, f"it does not give {member} ({reason.strip(chr(34))})") from error
-    return digest.hexdigest()
+    if len(data) > most_bytes:
+        raise _refused(archive, f"its {member} is above {most_bytes:,} bytes")
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256.lower():
+        raise _refused(archive, f"its {member} has another SHA-256 than {sha256}")
+    with written_whole(target) as file:
+        file.write(data)
+    return target
 
 
 def _refused(archive: Path, reason: str) -> DownloadError:

@@ -184,10 +184,8 @@ def _fetch_archive(corpus: Corpus, archive: Archive, target: Path) -> Path:
 
 def _known_as(name: str) -> str | None:
     """Return the name of the text that is called so, or whose file is; None if there is none."""
-    for key, corpus in CORPORA.items():
-        if name in (key, corpus.file, *corpus.also):
-            return key
-    return None
+    called = (key for key, c in CORPORA.items() if name in (key, c.file, *c.also))
+    return next(called, None)
 
 
 def _way_out(known: str | None, corpus: Corpus) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from llm_scratch.text.token_header import HEADER_BYTES, REMEDY, TokenFileError, read_header
+from llm_scratch.text.token_ids import check_parts, cut_at
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.token_writing import (
     Empty,
@@ -123,21 +124,13 @@ class TokenFile:
         Raises:
             ValueError: if a part has fewer than `min_tokens`.
         """
-        if not 0 < train_frac < 1:
-            raise ValueError(f"{train_frac=} must be between 0 and 1, without the ends")
         num_tokens = len(self.tokens)
-        cut = int(train_frac * num_tokens)
+        cut = cut_at(num_tokens, train_frac)
         if len(self.documents) >= FEW_DOCUMENTS:
             cut = self._nearest_start(cut)
-        for name, found, change in (
-            ("training", cut, "raise"),
-            ("validation", num_tokens - cut, "lower"),
-        ):
-            if found < min_tokens:
-                raise ValueError(
-                    f"the {name} part has {found} of {num_tokens} tokens, needs {min_tokens} for "
-                    f"one window; {change} {train_frac=}, take a smaller length, or give more text"
-                )
+        needs = f"{min_tokens} for one window"
+        way_out = ", take a smaller length, or give more text"
+        check_parts(cut, num_tokens, train_frac, min_tokens, needs, way_out)
         return self._part(0, cut), self._part(cut, num_tokens)
 
     def _nearest_start(self, token: int) -> int:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
 from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_header import TokenFileError
+from llm_scratch.text.token_ids import as_token_array, check_ids, inputs_and_targets, outside
 
 
 class TokenPart:
@@ -45,14 +45,10 @@ class TokenPart:
         Raises:
             ValueError: if an id is negative or not below `vocab_size`, or if there is none.
         """
-        tokens = np.asarray(array)
-        if tokens.ndim != 1 or tokens.size == 0:
-            raise ValueError(f"token ids must be one flat row, got shape {tokens.shape}")
-        if tokens.dtype.kind not in "iu":
-            raise TypeError(f"token ids must be integers, got {tokens.dtype}")
-        for found in (int(tokens.min()), int(tokens.max())):
-            if not 0 <= found < vocab_size:
-                raise ValueError(_outside(found, vocab_size))
+        tokens = as_token_array(array)
+        if not len(tokens):
+            raise ValueError("there are no token ids; give one flat row of them")
+        check_ids(tokens, vocab_size)
         return cls(tokens, vocab_size)
 
     def __len__(self) -> int:
@@ -138,18 +134,7 @@ class TokenPart:
         rows = np.stack([self._array[start : start + length + 1] for start in starts])
         if (highest := int(rows.max())) >= self.vocab_size:
             raise TokenFileError(
-                f"the file of these ids is damaged: {_outside(highest, self.vocab_size)} "
+                f"the file of these ids is damaged: {outside(highest, self.vocab_size)} "
                 "llm-scratch prepare --verify compares a file with its checksum"
             )
-        # Two copies: who masks an input in place must not change the target.
-        return (
-            torch.from_numpy(rows[:, :-1].astype(np.int64)),
-            torch.from_numpy(rows[:, 1:].astype(np.int64)),
-        )
-
-
-def _outside(found: int, vocab_size: int) -> str:
-    return (
-        f"token id {found} is outside a vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
-        "were the ids made with another tokenizer?"
-    )
+        return inputs_and_targets(rows)

@@ -74,11 +74,8 @@ class TokenRows:
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         """One row without padding: inputs and targets, each (T,) int64."""
-        end = self._ends[row]
-        cut = slice(end - self.lengths[row], end)
-        return torch.from_numpy(self._inputs[cut].copy()), torch.from_numpy(
-            self._targets[cut].copy()
-        )
+        inputs, targets = self.padded([row])
+        return inputs[0], targets[0]
 
     def num_rows(self, length: int) -> int:
         """How many rows an epoch has.

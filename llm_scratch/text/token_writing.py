@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 import regex
 
-from llm_scratch.files import open_text, parse_json, written_whole
+from llm_scratch.files import parse_json, written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -22,7 +22,6 @@ from llm_scratch.text.token_header import (
     padding,
 )
 from llm_scratch.tokenizers.any_tokenizer import (
-    check_surrogates,
     encode,
     end_of_text_id,
     fingerprint,
@@ -31,7 +30,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_files import file_errors, saved_recipe, saved_text
-from llm_scratch.tokenizers.bpe_pieces import Texts, each_text, file_blocks, text_blocks
+from llm_scratch.tokenizers.bpe_pieces import Texts, blocks_of, can_be_cut, each_text
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
@@ -100,7 +99,8 @@ class _Writer:
             )
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
-        self.whole = not _can_be_cut(tokenizer)
+        pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
+        self.whole = not can_be_cut(pattern, special_tokens_of(tokenizer))
         end = end_of_text_id(tokenizer)
         self.mark = NO_MARK if end is None else end
         self.file = file
@@ -112,7 +112,7 @@ class _Writer:
 
     def add_text(self, text: _Text, advance: Callable[[int], Any]) -> bool:
         """Write one text and say whether there was anything in it."""
-        for number, block in enumerate(_blocks(text.source, self.whole)):
+        for number, block in enumerate(blocks_of(text.source, self.whole, BLOCK)):
             # A first block is never cut within white space: if it is blank, all of the text is.
             if number == 0 and not _NOT_BLANK.search(block):
                 return False
@@ -189,7 +189,6 @@ def _named(texts: Texts) -> Iterator[_Text]:
         for source in [text] if isinstance(text, str) else _files(text):
             number += 1
             if isinstance(source, str):
-                check_surrogates(source)
                 yield _Text(f"text {number}", source)
             else:
                 yield _Text(f"text {number} ({source})", source)
@@ -213,22 +212,6 @@ def _check_place(path: Path) -> None:
         raise ValueError(
             f"{path} is there and is no token file; give another name, or move it away"
         )
-
-
-def _blocks(source: str | Path, whole: bool) -> Iterator[str]:
-    """Yield a text in blocks that give the ids of the whole, line ends as they are."""
-    if isinstance(source, str):
-        yield from [source] if whole else text_blocks(source, GPT2_PATTERN, BLOCK)
-        return
-    with open_text(source) as file:
-        yield from file_blocks(file, whole, BLOCK)
-
-
-def _can_be_cut(tokenizer: Any) -> bool:
-    """Say whether blocks of a text give the ids of the whole: known for GPT-2's pattern only."""
-    pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
-    specials = special_tokens_of(tokenizer)
-    return pattern == GPT2_PATTERN and not any(c.isspace() for name in specials for c in name)
 
 
 def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:

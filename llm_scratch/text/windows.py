@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from llm_scratch.text.token_ids import (
+    as_token_array,
+    check_ids,
+    check_parts,
+    cut_at,
+    inputs_and_targets,
+)
 from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
@@ -45,7 +52,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         self, token_ids: Any, max_length: int, stride: int, *, vocab_size: int | None = None
     ) -> None:
         _check_sizes(max_length, stride)
-        self.token_ids = _as_token_array(token_ids)
+        self.token_ids = as_token_array(token_ids)
         self.max_length = max_length
         self.stride = stride
         n_tokens = len(self.token_ids)
@@ -54,7 +61,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
                 f"got {n_tokens} tokens, need at least max_length + 1 = {max_length + 1}; "
                 "give a longer text or a smaller max_length"
             )
-        _check_ids(self.token_ids, vocab_size)
+        check_ids(self.token_ids, vocab_size)
         _warn_of_gaps(max_length, stride)
         self.starts = range(0, n_tokens - max_length, stride)
 
@@ -66,20 +73,11 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         if not -len(self) <= i < len(self):
             raise IndexError(f"window {i} is not one of {len(self)} windows")
         start = self.starts[i]
-        end = start + self.max_length
-        # Two copies: who masks an input in place must not change the target or the corpus.
-        return (
-            torch.from_numpy(self._tokens[start:end].astype(np.int64)),
-            torch.from_numpy(self._tokens[start + 1 : end + 1].astype(np.int64)),
-        )
+        return inputs_and_targets(self._tokens[start : start + self.max_length + 1])
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
         """Gather several windows in one go: B indices -> inputs and targets, each (B, T) int64."""
-        rows = self._rows[np.asarray(indices, dtype=np.intp)]  # (B, T + 1)
-        return (
-            torch.from_numpy(rows[:, :-1].astype(np.int64)),
-            torch.from_numpy(rows[:, 1:].astype(np.int64)),
-        )
+        return inputs_and_targets(self._rows[np.asarray(indices, dtype=np.intp)])  # (B, T + 1)
 
     @cached_property
     def _tokens(self) -> np.ndarray:
@@ -214,19 +212,13 @@ def split_tokens(
         ValueError: if a part is too short.
     """
     n_tokens = len(token_ids)
-    cut = _cut_at(n_tokens, train_frac)
-    needed = 1 if max_length is None else max_length + 1
-    for part, found, change in (
-        ("training", cut, "raise"),
-        ("validation", n_tokens - cut, "lower"),
-    ):
-        if found < needed:
-            wanted = f"at least {needed}" if max_length is None else f"max_length + 1 = {needed}"
-            raise ValueError(
-                f"the {part} part has {found} of {n_tokens} tokens, needs {wanted}; "
-                f"{change} {train_frac=} or give "
-                + ("more tokens" if max_length is None else f"a smaller {max_length=}")
-            )
+    cut = cut_at(n_tokens, train_frac)
+    if max_length is None:
+        least, needs, way_out = 1, "at least 1", " or give more tokens"
+    else:
+        least = max_length + 1
+        needs, way_out = f"max_length + 1 = {least}", f" or give a smaller {max_length=}"
+    check_parts(cut, n_tokens, train_frac, least, needs, way_out)
     return token_ids[:cut], token_ids[cut:]
 
 
@@ -238,7 +230,7 @@ def split_text(text: str, train_frac: float = 0.9) -> tuple[str, str]:
     Source:
         Book 5.1.3.
     """
-    cut = _cut_at(len(text), train_frac)
+    cut = cut_at(len(text), train_frac)
     if not 0 < cut < len(text):
         part = "training" if cut == 0 else "validation"
         raise ValueError(
@@ -306,48 +298,6 @@ def _warn_of_gaps(max_length: int, stride: int) -> None:
             f"{stride=} above {max_length=} leaves {stride - max_length} tokens out between two "
             f"windows; a stride of {max_length} uses each token once",
             stacklevel=3,
-        )
-
-
-def _cut_at(length: int, train_frac: float) -> int:
-    if not 0 < train_frac < 1:
-        raise ValueError(f"{train_frac=} must be between 0 and 1, without the ends")
-    return int(train_frac * length)
-
-
-def _as_token_array(token_ids: Any) -> np.ndarray:
-    if isinstance(token_ids, Tensor):
-        array = token_ids.detach().cpu().numpy()  # shares the tensor's memory
-    elif isinstance(token_ids, np.ndarray):
-        array = token_ids
-    else:
-        array = np.array(token_ids) if len(token_ids) else np.empty(0, np.uint16)
-        fitting = (t for t in (np.uint16, np.int32) if _fits(array, t))
-        array = array.astype(next(fitting, array.dtype), copy=False)
-    if array.ndim != 1:
-        raise ValueError(f"token ids must be one flat row, got shape {array.shape}; flatten them")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"token ids must be integers, got {array.dtype}")
-    return array
-
-
-def _fits(array: np.ndarray, dtype: type[np.integer]) -> bool:
-    bounds = np.iinfo(dtype)
-    if array.dtype.kind not in "iu" or array.size == 0:
-        return False
-    return bool(bounds.min <= array.min() and array.max() <= bounds.max)
-
-
-def _check_ids(array: np.ndarray, vocab_size: int | None) -> None:
-    """Look for ids that no embedding has; a mapped file is read for it only where asked to."""
-    signed = array.dtype.kind == "i"
-    if signed and (vocab_size is not None or not isinstance(array, np.memmap)):
-        if (lowest := int(array.min())) < 0:
-            raise ValueError(f"token ids must be 0 or more, got {lowest}")
-    if vocab_size is not None and (highest := int(array.max())) >= vocab_size:
-        raise ValueError(
-            f"token id {highest} is outside a vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
-            "were the ids made with another tokenizer?"
         )
 
 

@@ -10,7 +10,7 @@ import codecs
 import hashlib
 import inspect
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -145,42 +145,38 @@ class IncrementalDecoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._has_bytes = hasattr(tokenizer, "decode_single_token_bytes") or hasattr(
-            tokenizer, "decode_bytes"
-        )
+        self._bytes_of = _bytes_getter(tokenizer)
         self._reset()
-
-    def push(self, token_id: int) -> str:
-        """Take the next id and return the text that is complete with it, often "" or a word."""
-        token_id = int(token_id)
-        if self._has_bytes:
-            return self._utf8.decode(_token_bytes(self._tokenizer, token_id))
-        # Characters at the end that may still change come out of `decode` as U+FFFD.
-        text = decode(self._tokenizer, [*self._ids, token_id])
-        self._ids.append(token_id)
-        return self._advance(text, text.rstrip("\ufffd"))
-
-    def flush(self) -> str:
-        """Return what is left, an unfinished character as U+FFFD, and start afresh."""
-        if self._has_bytes:
-            rest = self._utf8.decode(b"", final=True)
-        else:
-            text = decode(self._tokenizer, self._ids) if self._ids else ""
-            rest = text[len(self._given) :]
-        self._reset()
-        return rest
 
     def _reset(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._ids: list[int] = []
         self._given = ""
 
-    def _advance(self, text: str, finished: str) -> str:
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that is complete with it, often "" or a word."""
+        token_id = int(token_id)
+        if self._bytes_of is not None:
+            return self._utf8.decode(self._bytes_of(token_id))
+        text = decode(self._tokenizer, [*self._ids, token_id])
+        self._ids.append(token_id)
+        # Characters at the end that may still change come out of `decode` as U+FFFD.
+        finished = text.rstrip("\ufffd")
         if len(finished) <= len(self._given) or not text.startswith(self._given):
             return ""
         piece = finished[len(self._given) :]
         self._given = finished
         return piece
+
+    def flush(self) -> str:
+        """Return what is left, an unfinished character as U+FFFD, and start afresh."""
+        if self._bytes_of is not None:
+            rest = self._utf8.decode(b"", final=True)
+        else:
+            text = decode(self._tokenizer, self._ids) if self._ids else ""
+            rest = text[len(self._given) :]
+        self._reset()
+        return rest
 
 
 def text_to_token_ids(text: str, tokenizer: Any) -> Tensor:
@@ -224,7 +220,7 @@ def check_special_tokens(
             raise TypeError(f"{name}_special must be 'all' or a set of tokens, got {value!r}")
     allowed = set(specials) if allowed_special == "all" else set(allowed_special)
     refused = set(specials) - allowed if disallowed_special == "all" else set(disallowed_special)
-    if refused and (found := _any_of(frozenset(refused)).search(text)):
+    if refused and (found := any_of(frozenset(refused)).search(text)):
         raise ValueError(
             f"Encountered text corresponding to disallowed special token {found.group()!r} at "
             f"position {found.start()}; pass allowed_special={{{found.group()!r}}} to make it one "
@@ -246,9 +242,11 @@ def check_surrogates(text: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+def any_of(tokens: frozenset[str]) -> re.Pattern[str]:
+    """Return the pattern that finds one of some tokens, in a group for `split`."""
     # The longest first: a token may begin with another one.
-    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)))
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
 
 def _parameters(method: Any) -> frozenset[str]:
@@ -289,7 +287,7 @@ def _encode_plain(
     if "allowed_special" in names:  # the book's own BPE class
         allowed = specials or {END_OF_TEXT}
         options["allowed_special"] = allowed if special == "allow" else set()
-    elif special == "text" and specials and (found := _any_of(frozenset(specials)).search(text)):
+    elif special == "text" and specials and (found := any_of(frozenset(specials)).search(text)):
         raise ValueError(
             f"{type(tokenizer).__name__} can't read its special token {found.group()!r} at "
             f"position {found.start()} as ordinary text; take it out, or pass special='allow'"
@@ -305,21 +303,22 @@ def _as_list(ids: Any) -> list[int]:
     return [int(i) for i in ids]
 
 
-def _token_bytes(tokenizer: Any, token_id: int) -> bytes:
+def _bytes_getter(tokenizer: Any) -> Callable[[int], bytes] | None:
+    """Return what gives the bytes of an id, None for a tokenizer that gives text only."""
     if hasattr(tokenizer, "decode_single_token_bytes"):
-        return bytes(tokenizer.decode_single_token_bytes(token_id))
-    return bytes(tokenizer.decode_bytes([token_id]))
+        return tokenizer.decode_single_token_bytes
+    if hasattr(tokenizer, "decode_bytes"):
+        return lambda token_id: bytes(tokenizer.decode_bytes([token_id]))
+    return None
 
 
 def _tokens_in_id_order(tokenizer: Any) -> Iterator[bytes | None]:
     name_of = getattr(tokenizer, "convert_ids_to_tokens", getattr(tokenizer, "id_to_token", None))
-    has_bytes = hasattr(tokenizer, "decode_single_token_bytes") or hasattr(
-        tokenizer, "decode_bytes"
-    )
+    bytes_of = _bytes_getter(tokenizer)
     for token_id in range(vocab_size_of(tokenizer) or 0):
         try:
-            if has_bytes:
-                yield _token_bytes(tokenizer, token_id)
+            if bytes_of is not None:
+                yield bytes_of(token_id)
             else:
                 name = name_of(token_id) if name_of else decode(tokenizer, [token_id])
                 yield None if name is None else name.encode("utf-8")

@@ -9,25 +9,18 @@ keeping and seeing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.files import PathLike, write_text
 from llm_scratch.tokenizers import bpe_files, tokenizer_json
-from llm_scratch.tokenizers.any_tokenizer import (
-    Special,
-    check_special_tokens,
-    check_surrogates,
-    encode,
-    fingerprint,
-)
+from llm_scratch.tokenizers.any_tokenizer import Special, encode, fingerprint
 from llm_scratch.tokenizers.bpe_display import MergeStep, TokenDisplay, merge_steps
 from llm_scratch.tokenizers.bpe_merging import PieceCache
 from llm_scratch.tokenizers.bpe_pieces import (
     Texts,
-    character_offsets,
     find_pieces,
     split_specials,
     text_blocks,
@@ -39,22 +32,19 @@ from llm_scratch.tokenizers.bpe_vocabulary import (
     build_vocabulary,
     recover_merges,
 )
-from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, Specials, in_threads, load_gpt2_ranks
-from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownTokenError
+from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, load_gpt2_ranks
+from llm_scratch.tokenizers.simple import END_OF_TEXT
+from llm_scratch.tokenizers.tiktoken_methods import TiktokenMethods, as_ids, check_text
 
 if TYPE_CHECKING:
-    import numpy as np
     import tiktoken
 
 
-class BytePairTokenizer:
+class BytePairTokenizer(TiktokenMethods):
     """A byte-level BPE: text -> ids -> the same text, for every text that UTF-8 can write.
 
     Every byte is a token, so nothing is ever unknown; merges make longer tokens out of pairs.
     A piece of text that is a token as it stands is taken as it stands.
-    Methods that tiktoken's `Encoding` has too are called in the same way and do the same, except
-    that a lone surrogate is an error and unknown ids raise an `UnknownIdError`, which is a
-    `ValueError` as well.
 
     Args:
         merges: pairs of tokens in the order of learning, as bytes: [(b"t", b"h"), (b"th", b"e")].
@@ -84,7 +74,9 @@ class BytePairTokenizer:
         self.pattern = pattern
         self.merges = list(merges)
         self._vocabulary = build_vocabulary(self.merges, special_tokens)
-        self._cache = PieceCache(self._vocabulary.ordinary, self._vocabulary.pairs)
+        self._mergeable_ranks = self._vocabulary.ordinary
+        self._special_tokens = self._vocabulary.special
+        self._cache = PieceCache(self._mergeable_ranks, self._vocabulary.pairs)
 
     # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
 
@@ -189,111 +181,23 @@ class BytePairTokenizer:
 
     # Text -> ids.
 
-    def encode(
-        self,
-        text: str,
-        *,
-        allowed_special: Specials = frozenset(),
-        disallowed_special: Specials = "all",
-    ) -> list[int]:
-        """Encode a text: str -> list of ids.
-
-        Args:
-            text: the text.
-            allowed_special: special tokens that become their one id, or "all".
-            disallowed_special: tokens whose text is an error; "all" are those not allowed,
-                () takes special tokens as ordinary text.
-
-        Raises:
-            ValueError: if the text holds a disallowed token or a lone surrogate.
-        """
-        _check_text(text)  # here, so that the error counts from the beginning of the text
-        special = self._vocabulary.special
-        allowed = check_special_tokens(text, special, allowed_special, disallowed_special)
-        ids: list[int] = []
-        # Ordinary text and special tokens take turns.
-        for i, part in enumerate(split_specials(text, allowed & special.keys())):
-            ids.extend([special[part]] if i % 2 else self.encode_ordinary(part))
-        return ids
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Encode a text without special tokens: `<|endoftext|>` is text like any other."""
-        _check_text(text)
+    def _ids(self, text: str, allowed: set[str]) -> list[int]:
         ids: list[int] = []
         ids_of = self._cache.__getitem__
-        for block in text_blocks(text, self.pattern):
-            pieces = find_pieces(block, self.pattern)
-            ids.extend(chain.from_iterable(map(ids_of, pieces)))
+        for i, part in enumerate(split_specials(text, allowed)):
+            if i % 2:  # ordinary text and special tokens take turns
+                ids.append(self._special_tokens[part])
+                continue
+            for block in text_blocks(part, self.pattern):
+                pieces = find_pieces(block, self.pattern)
+                ids.extend(chain.from_iterable(map(ids_of, pieces)))
         return ids
-
-    def encode_to_numpy(
-        self,
-        text: str,
-        *,
-        allowed_special: Specials = frozenset(),
-        disallowed_special: Specials = "all",
-    ) -> np.ndarray:
-        """Encode a text like `encode`, as a uint32 array: (T,)."""
-        import numpy as np
-
-        ids = self.encode(
-            text, allowed_special=allowed_special, disallowed_special=disallowed_special
-        )
-        return np.array(ids, dtype=np.uint32)
-
-    def encode_batch(
-        self,
-        text: list[str],
-        *,
-        num_threads: int = 8,
-        allowed_special: Specials = frozenset(),
-        disallowed_special: Specials = "all",
-    ) -> list[list[int]]:
-        """Encode several texts, as `encode` does; threads help where Python has no global lock."""
-        one = partial(
-            self.encode, allowed_special=allowed_special, disallowed_special=disallowed_special
-        )
-        return in_threads(one, text, num_threads)
-
-    def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
-        """Encode several texts, as `encode_ordinary` does."""
-        return self.encode_batch(text, num_threads=num_threads, disallowed_special=())
-
-    def encode_single_token(self, text_or_bytes: str | bytes) -> int:
-        """Return the id of one token, special or not.
-
-        Raises:
-            UnknownTokenError: if it is not a single token.
-        """
-        token = text_or_bytes
-        if isinstance(token, str):
-            check_surrogates(token)
-            token = token.encode("utf-8")
-        if (token_id := self._vocabulary.id_of(token)) is None:
-            raise UnknownTokenError(f"{text_or_bytes!r} is not one token; encode() splits it")
-        return token_id
 
     # Ids -> text.
 
-    def decode(self, tokens: Iterable[int], errors: str = "replace") -> str:
-        """Decode ids: list, array or tensor of T ids -> str.
-
-        Args:
-            tokens: the ids.
-            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
-
-        Raises:
-            UnknownIdError: if an id is not in the vocabulary.
-        """
-        return self.decode_bytes(tokens).decode("utf-8", errors=errors)
-
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Decode ids to bytes: list, array or tensor of T ids -> bytes."""
-        return b"".join(self.decode_tokens_bytes(tokens))
-
     def decode_tokens_bytes(self, tokens: Iterable[int]) -> list[bytes]:
         """Return the bytes of each id: T ids -> T pieces."""
-        ids = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
+        ids = as_ids(tokens)
         try:
             return list(map(self._vocabulary.tokens.__getitem__, map(index, ids)))
         except (KeyError, TypeError):
@@ -306,23 +210,6 @@ class BytePairTokenizer:
 
     decode_single_token_bytes = token_bytes  # tiktoken's name
 
-    def decode_with_offsets(self, tokens: Iterable[int]) -> tuple[str, list[int]]:
-        """Return the text and, for each id, the index of its first character in it."""
-        pieces = self.decode_tokens_bytes(tokens)
-        return b"".join(pieces).decode("utf-8"), character_offsets(pieces)
-
-    def decode_batch(
-        self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
-    ) -> list[str]:
-        """Decode several lists of ids, as `decode` does."""
-        return in_threads(partial(self.decode, errors=errors), batch, num_threads)
-
-    def decode_bytes_batch(
-        self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
-    ) -> list[bytes]:
-        """Decode several lists of ids, as `decode_bytes` does."""
-        return in_threads(self.decode_bytes, batch, num_threads)
-
     # What is in the vocabulary.
 
     @property
@@ -331,37 +218,9 @@ class BytePairTokenizer:
         return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name)
 
     @property
-    def n_vocab(self) -> int:
-        """The number of ids that a model needs: the highest id and one."""
-        return self.max_token_value + 1
-
-    @cached_property
-    def max_token_value(self) -> int:
-        """The highest id."""
-        return max(self._vocabulary.tokens)
-
-    @property
     def special_tokens(self) -> dict[str, int]:
         """The special tokens and their ids."""
-        return dict(self._vocabulary.special)
-
-    @property
-    def special_tokens_set(self) -> set[str]:
-        """The special tokens."""
-        return set(self._vocabulary.special)
-
-    @property
-    def eot_token(self) -> int:
-        """The id of `<|endoftext|>`."""
-        return self.encode_single_token(END_OF_TEXT)
-
-    def is_special_token(self, token: int) -> bool:
-        """Say whether an id is a special token's."""
-        return token in self._vocabulary.special.values()
-
-    def token_byte_values(self) -> list[bytes]:
-        """Return the bytes of all ordinary tokens, sorted by bytes as tiktoken does."""
-        return sorted(self._vocabulary.ordinary)
+        return dict(self._special_tokens)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -372,9 +231,9 @@ class BytePairTokenizer:
 
     def explain(self, text: str) -> Iterator[MergeStep]:
         """Yield, for each word of a text, its bytes and then what it is after each merge."""
-        _check_text(text)
+        check_text(text)
         pieces = find_pieces(text, self.pattern)
-        return merge_steps(pieces, self.merges, self._vocabulary.ordinary)
+        return merge_steps(pieces, self.merges, self._mergeable_ranks)
 
     def show(self, text: str, special: Special = "allow") -> TokenDisplay:
         """Return a text in its tokens, for the eye: colours and ids, in terminals and notebooks."""
@@ -391,9 +250,3 @@ class BytePairTokenizer:
 @cache
 def _gpt2_merges() -> list[tuple[bytes, bytes]]:
     return recover_merges(list(load_gpt2_ranks()))
-
-
-def _check_text(text: Any) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")
-    check_surrogates(text)

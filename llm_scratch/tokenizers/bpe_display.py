@@ -115,14 +115,10 @@ def merge_steps(
     for piece in pieces:
         tokens = [bytes([byte]) for byte in piece.encode("utf-8")]
         yield MergeStep(tuple(tokens))
-        yield from _merges_of(tokens, ranks, ids)
-
-
-def _merges_of(
-    tokens: list[bytes], ranks: Mapping[tuple[bytes, bytes], int], ids: Mapping[bytes, int]
-) -> Iterator[MergeStep]:
-    while known := [pair for pair in zip(tokens, tokens[1:], strict=False) if pair in ranks]:
-        first = min(known, key=ranks.__getitem__)
-        at = next(i for i in range(len(tokens)) if tuple(tokens[i : i + 2]) == first)
-        tokens[at : at + 2] = [first[0] + first[1]]
-        yield MergeStep(tuple(tokens), first, ids[tokens[at]])
+        while pairs := [*zip(tokens, tokens[1:], strict=False)]:
+            first = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
+            if first not in ranks:
+                break
+            at = pairs.index(first)
+            tokens[at : at + 2] = [first[0] + first[1]]
+            yield MergeStep(tuple(tokens), first, ids[tokens[at]])

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import regex
 
+from llm_scratch.files import open_text
+from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -119,21 +121,47 @@ def each_text(texts: Any) -> Iterator[str | Path]:
 
     Raises:
         TypeError: if it is something else.
+        ValueError: if a text holds a lone surrogate.
     """
     if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
         raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
     for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
         if isinstance(text, os.PathLike):
             yield Path(text)
-        elif not isinstance(text, str):
+            continue
+        if not isinstance(text, str):
             raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
-        else:
-            if len(text) < 256 and os.path.isfile(text):
-                warnings.warn(
-                    f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
-                    stacklevel=5,
-                )
-            yield text
+        if len(text) < 256 and os.path.isfile(text):
+            warnings.warn(
+                f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+                stacklevel=5,
+            )
+        check_surrogates(text)
+        yield text
+
+
+def blocks_of(source: str | Path, whole: bool, size: int = 1 << 20) -> Iterator[str]:
+    """Yield a text, or that of a file, in blocks that split into the same pieces as the whole.
+
+    Args:
+        source: the text or the path of its file.
+        whole: yield everything at once, where `can_be_cut` says no.
+        size: about how many characters a block has.
+    """
+    if isinstance(source, str):
+        yield from [source] if whole else text_blocks(source, GPT2_PATTERN, size)
+        return
+    with open_text(source) as file:
+        yield from file_blocks(file, whole, size)
+
+
+def can_be_cut(pattern: Any, special_tokens: Iterable[str]) -> bool:
+    """Say whether a text may be cut into blocks: known for GPT-2's pattern only.
+
+    A cut before white space could also fall into a special token that has some.
+    """
+    blank = any(char.isspace() for name in special_tokens for char in name)
+    return pattern == GPT2_PATTERN and not blank
 
 
 def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Iterator[str]:
@@ -157,27 +185,9 @@ def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Itera
     yield "".join(held)
 
 
-@lru_cache(maxsize=64)
-def _special_splitter(special_tokens: frozenset[str]) -> re.Pattern[str]:
-    longest_first = sorted(special_tokens, key=lambda token: (-len(token), token))
-    return re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")
-
-
 def split_specials(text: str, special_tokens: Collection[str]) -> list[str]:
     """Cut special tokens out of a text: [text, special, text, special, ..., text].
 
     Where one special token begins with another one, the longer one is taken.
     """
-    if not special_tokens:
-        return [text]
-    return _special_splitter(frozenset(special_tokens)).split(text)
-
-
-def character_offsets(tokens: Sequence[bytes]) -> list[int]:
-    """Return, for each token of a text, the index of the first character that it has a part of."""
-    offsets, begun = [], 0  # characters whose first byte was seen
-    for token in tokens:
-        within = 0x80 <= token[0] < 0xC0  # the token begins inside a character
-        offsets.append(max(0, begun - within))
-        begun += sum(not 0x80 <= byte < 0xC0 for byte in token)
-    return offsets
+    return any_of(frozenset(special_tokens)).split(text) if special_tokens else [text]

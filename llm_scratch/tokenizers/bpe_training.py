@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, heapreplace
-from pathlib import Path
 from typing import Any
 
-from llm_scratch.files import open_text
-from llm_scratch.tokenizers.any_tokenizer import check_surrogates
 from llm_scratch.tokenizers.bpe_pieces import (
     Texts,
+    blocks_of,
+    can_be_cut,
     each_text,
-    file_blocks,
     find_pieces,
     split_specials,
     text_blocks,
@@ -143,24 +141,14 @@ def count_pieces(
     Memory grows with the number of different pieces, not with the length of the texts.
     """
     specials = list(special_tokens)
-    # A cut before white space could fall into a special token that has some.
-    whole = pattern != GPT2_PATTERN or any(char.isspace() for name in specials for char in name)
+    whole = not can_be_cut(pattern, specials)
     counts: Counter[str] = Counter()
-    for chunk in _with_bar(_read(texts, whole), "blocks of text", progress):
-        check_surrogates(chunk)
+    chunks = (chunk for text in each_text(texts) for chunk in blocks_of(text, whole))
+    for chunk in _with_bar(chunks, "blocks of text", progress):
         for part in split_specials(chunk, specials)[::2]:
             for block in text_blocks(part, pattern):
                 counts.update(find_pieces(block, pattern))
     return counts
-
-
-def _read(texts: Texts, whole: bool) -> Iterator[str]:
-    for text in each_text(texts):
-        if isinstance(text, Path):
-            with open_text(text) as file:
-                yield from file_blocks(file, whole)
-        else:
-            yield text
 
 
 def _with_bar(items: Iterable[Any], unit: str, progress: bool) -> Iterable[Any]:

@@ -64,13 +64,6 @@ class Vocabulary:
     ordinary: dict[bytes, int]
     special: dict[str, int]
 
-    def id_of(self, token: bytes) -> int | None:
-        """Return the id of a token, special or not, None if it is not one."""
-        if (found := self.ordinary.get(token)) is not None:
-            return found
-        ids = (i for name, i in self.special.items() if name.encode("utf-8") == token)
-        return next(ids, None)
-
     def bytes_of(self, token_id: Any, where: str = "") -> bytes:
         """Return the bytes of an id.
 

@@ -72,6 +72,8 @@ class SimpleTokenizerV1:
         Book 2.3.
     """
 
+    _no_blank_before = r""",.?!"()'"""
+
     def __init__(self, vocab: Mapping[str, int], *, keep_spaces: bool = False) -> None:
         self.str_to_int = vocab
         self.int_to_str = {i: token for token, i in vocab.items()}
@@ -103,10 +105,20 @@ class SimpleTokenizerV1:
         Raises:
             UnknownIdError: if an id is not in the vocabulary.
         """
-        return _join(_look_up(self.int_to_str, ids), self.keep_spaces, r""",.?!"()'""")
+        numbers = [int(i) for i in ids]
+        try:
+            words = [self.int_to_str[i] for i in numbers]
+        except KeyError as err:
+            raise UnknownIdError(
+                f"id {err.args[0]} is not in the vocabulary of {len(self.int_to_str)} tokens; "
+                "was the text encoded with another vocabulary?"
+            ) from err
+        if self.keep_spaces:
+            return "".join(words)
+        return re.sub(rf"\s+([{self._no_blank_before}])", r"\1", " ".join(words))
 
 
-class SimpleTokenizerV2:
+class SimpleTokenizerV2(SimpleTokenizerV1):
     """Words to ids and back, where an unknown word becomes `<|unk|>`.
 
     It knows `<|endoftext|>` where that stands alone between blanks. Decoding works as in
@@ -120,20 +132,15 @@ class SimpleTokenizerV2:
         Book 2.4.
     """
 
+    _no_blank_before = r""",.:;?!"()'"""
+
     def __init__(self, vocab: Mapping[str, int], *, keep_spaces: bool = False) -> None:
         if UNKNOWN not in vocab:
             raise ValueError(
                 f"the vocabulary lacks {UNKNOWN!r}; build it with "
                 f"build_vocab(tokens, special_tokens=({END_OF_TEXT!r}, {UNKNOWN!r}))"
             )
-        self.str_to_int = vocab
-        self.int_to_str = {i: token for token, i in vocab.items()}
-        self.keep_spaces = keep_spaces
-
-    @property
-    def n_vocab(self) -> int:
-        """The number of ids that a model for this tokenizer needs."""
-        return max(self.int_to_str) + 1
+        super().__init__(vocab, keep_spaces=keep_spaces)
 
     @property
     def special_tokens_set(self) -> set[str]:
@@ -145,28 +152,3 @@ class SimpleTokenizerV2:
         unknown = self.str_to_int[UNKNOWN]
         pieces = split_words(text, self.keep_spaces)
         return [self.str_to_int.get(piece, unknown) for piece in pieces]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Decode ids: T ids -> str.
-
-        Raises:
-            UnknownIdError: if an id is not in the vocabulary.
-        """
-        return _join(_look_up(self.int_to_str, ids), self.keep_spaces, r""",.:;?!"()'""")
-
-
-def _look_up(int_to_str: Mapping[int, str], ids: Iterable[int]) -> list[str]:
-    numbers = [int(i) for i in ids]
-    try:
-        return [int_to_str[i] for i in numbers]
-    except KeyError as err:
-        raise UnknownIdError(
-            f"id {err.args[0]} is not in the vocabulary of {len(int_to_str)} tokens; "
-            "was the text encoded with another vocabulary?"
-        ) from err
-
-
-def _join(words: list[str], keep_spaces: bool, no_blank_before: str) -> str:
-    if keep_spaces:
-        return "".join(words)
-    return re.sub(rf"\s+([{no_blank_before}])", r"\1", " ".join(words))

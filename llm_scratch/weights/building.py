@@ -63,7 +63,7 @@ def build_model(
     with reading_thirds(joined.values()):
         model = _empty(replace(cfg, tie_weights=tied), head)
     for name in expected:
-        _set(model, name, _moved(parts[name].tensor(), device, dtype))
+        _set(model, name, parts[name].tensor().to(device=device or "cpu", dtype=dtype))
     if copied_head:
         _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
     if tied:
@@ -83,10 +83,6 @@ def _empty(cfg: Any, head: Head | None) -> Any:
 def _set(model: Any, name: str, tensor: Tensor) -> None:
     layer, _, parameter = name.rpartition(".")
     setattr(model.get_submodule(layer), parameter, nn.Parameter(tensor))
-
-
-def _moved(tensor: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(device=device or "cpu", dtype=dtype or tensor.dtype)
 
 
 def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | None) -> None:

@@ -19,7 +19,8 @@ from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
-from llm_scratch.weights.gpt2_names import MATRICES, NORM_NAMES, NORMS, QKV
+from llm_scratch.weights.gpt2_names import BLOCK, TOP, TRANSPOSED
+from llm_scratch.weights.huggingface_files import SIZES
 
 GPT2_END_OF_TEXT_ID = 50256
 
@@ -54,7 +55,6 @@ def export_huggingface(
     if bpe is not None:
         check_vocabulary(inner, bpe)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tied = "out_head.weight" not in tensors
     end = _end_of_text(cfg, bpe)
     config = _config(cfg, tied, tensors["tok_emb.weight"].dtype, end)
@@ -69,26 +69,18 @@ def export_huggingface(
 
 def to_hugging_face(tensors: dict[str, Tensor], cfg: GPTConfig) -> dict[str, Tensor]:
     """The tensors of a GPT by Hugging Face's names, matrices as (in, out)."""
-    top = {"tok_emb.weight": "wte.weight", "pos_emb.weight": "wpe.weight"}
-    top |= {f"final_norm.{ours}": f"ln_f.{theirs}" for theirs, ours in NORM_NAMES.items()}
-    found = {f"transformer.{theirs}": tensors[ours] for ours, theirs in top.items()}
-    if "out_head.weight" in tensors:
-        found["lm_head.weight"] = tensors["out_head.weight"]
+    found = {
+        theirs if theirs == "lm_head.weight" else f"transformer.{theirs}": tensors[ours]
+        for theirs, ours in TOP.items()
+        if ours in tensors
+    }
     for block in range(cfg.n_layers):
-        ours, theirs = f"trf_blocks.{block}.", f"transformer.h.{block}."
-        for norm, our_norm in NORMS.items():
-            for kind, our_kind in NORM_NAMES.items():
-                found[f"{theirs}{norm}.{kind}"] = tensors[f"{ours}{our_norm}.{our_kind}"]
-        for matrix, our_matrix in MATRICES.items():
-            found[f"{theirs}{matrix}.weight"] = tensors[f"{ours}{our_matrix}.weight"].t()
-            found[f"{theirs}{matrix}.bias"] = tensors[f"{ours}{our_matrix}.bias"]
-        weights = [tensors[f"{ours}att.{name}.weight"] for name in QKV]
-        found[f"{theirs}attn.c_attn.weight"] = torch.cat(weights).t()  # (3C, C) -> (C, 3C)
-        found[f"{theirs}attn.c_attn.bias"] = (
-            torch.cat([tensors[f"{ours}att.{name}.bias"] for name in QKV])
-            if cfg.qkv_bias
-            else weights[0].new_zeros(3 * cfg.emb_dim)
-        )
+        prefix = f"trf_blocks.{block}."
+        no_bias = tensors[f"{prefix}att.W_query.weight"].new_zeros(cfg.emb_dim)
+        for theirs, ours in BLOCK.items():
+            parts = [tensors.get(f"{prefix}{name}", no_bias) for name in ours]
+            whole = torch.cat(parts) if len(parts) > 1 else parts[0]  # three of (C, C) -> (3C, C)
+            found[f"transformer.h.{block}.{theirs}"] = whole.t() if theirs in TRANSPOSED else whole
     return found
 
 
@@ -113,12 +105,7 @@ def _config(cfg: GPTConfig, tied: bool, dtype: torch.dtype, end: int | None) -> 
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": cfg.vocab_size,
-        "n_positions": cfg.context_length,
-        "n_ctx": cfg.context_length,
-        "n_embd": cfg.emb_dim,
-        "n_layer": cfg.n_layers,
-        "n_head": cfg.n_heads,
+        **{theirs: cfg[ours] for theirs, ours in SIZES.items()},
         "n_inner": None,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,

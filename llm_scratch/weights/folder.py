@@ -50,7 +50,6 @@ def save_model(
     if tokenizer is not None:
         check_vocabulary(inner, tokenizer)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = replace(inner.cfg, tie_weights="out_head.weight" not in tensors)
     metadata: dict[str, Any] = {"model": family_of(config).model, "config": asdict(config)}
     metadata["head"] = head.as_dict()

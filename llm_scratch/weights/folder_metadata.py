@@ -15,7 +15,7 @@ from llm_scratch.model.families import config_of_saved
 from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.safetensors import octets
-from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.tensor_files.stored import TensorFile
 
 METADATA_KEY = "llm_scratch"
 CHECKSUM_KEY = "llm_scratch_crc32"  # of the text under the other key
@@ -41,12 +41,15 @@ def is_ours(texts: Mapping[str, str]) -> bool:
     return METADATA_KEY in texts or CHECKSUM_KEY in texts
 
 
-def read_metadata(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
-    """What `write_metadata` wrote, checked.
+def read_metadata(path: Path, file: TensorFile) -> dict[str, Any]:
+    """What `write_metadata` wrote, checked; nothing where the file is not one of this library's.
 
     Raises:
-        WeightsError: if it is damaged, or from a later version of this library.
+        WeightsError: if it or a tensor is damaged, or from a later version of this library.
     """
+    tensors, texts = file
+    if not is_ours(texts):
+        return {}
     try:
         text = texts[METADATA_KEY]
         if texts.get(CHECKSUM_KEY) != str(zlib.crc32(text.encode("utf-8", "surrogatepass"))):
@@ -63,6 +66,12 @@ def read_metadata(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
     if version != VERSION:
         hint = f"written by another version ({version!r}, this one reads {VERSION})"
         raise WeightsError(path, f"{hint}; update llm_scratch")
+    if sums.keys() != tensors.keys():
+        raise WeightsError(path, "damaged: its tensors are not those that were saved")
+    wrong = [name for name, stored in tensors.items() if checksum(stored.tensor) != sums[name]]
+    if wrong:
+        hint = f"damaged: the checksum of {', '.join(wrong[:4])} does not agree"
+        raise WeightsError(path, f"{hint}; use another copy")
     return metadata
 
 
@@ -91,20 +100,3 @@ def saved_head(metadata: Mapping[str, Any]) -> Head | None:
     if n_out is None:
         return None
     return Head.from_dict({"kind": "classes", "size": n_out, "bias": True})
-
-
-def verify_checksums(
-    path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, Any]
-) -> None:
-    """Compare every tensor with its checksum.
-
-    Raises:
-        WeightsError: naming those that differ.
-    """
-    sums = metadata["crc32"]
-    if sums.keys() != tensors.keys():
-        raise WeightsError(path, "damaged: its tensors are not those that were saved")
-    wrong = [name for name, stored in tensors.items() if checksum(stored.tensor) != sums[name]]
-    if wrong:
-        hint = f"damaged: the checksum of {', '.join(wrong[:4])} does not agree"
-        raise WeightsError(path, f"{hint}; use another copy")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,11 @@ def load_gpt2(
     path = find_source(source)
     if wanted is not None and wanted.tie_weights and tie_weights is None:
         tie_weights = True
-    with _without_collection():
+    # Many objects are made that all stay: one pass of the garbage collector over everything that
+    # torch has imported takes longer than the whole loading.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
         return build_model(
             open_source(path, lora_alpha),
             wanted,
@@ -69,18 +72,6 @@ def load_gpt2(
             tie_weights=tie_weights,
             drop_rate=drop_rate,
         )
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep the garbage collector out while many objects are made that all stay.
-
-    One pass over everything that torch has imported takes longer than the whole loading.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if was_on:
             gc.enable()

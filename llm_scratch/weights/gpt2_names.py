@@ -17,17 +17,35 @@ from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
 
 HUGGING_FACE, OPENAI, BOOK = "huggingface", "openai", "book"
 
-# Hugging Face's name of each part of a block, and ours. The matrices are stored (in, out), the
-# other way round than a linear layer wants them: transposed always, never by looking at shapes,
-# since the square one fits either way.
-NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
-MATRICES = {
-    "attn.c_proj": "att.out_proj",
-    "mlp.c_fc": "ff.layers.0",
-    "mlp.c_proj": "ff.layers.2",
-}
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
+
+# Hugging Face's name of each parameter, and ours: first those outside of the blocks.
+TOP = {
+    "wte.weight": "tok_emb.weight",
+    "wpe.weight": "pos_emb.weight",
+    "ln_f.weight": "final_norm.scale",
+    "ln_f.bias": "final_norm.shift",
+    "lm_head.weight": "out_head.weight",
+}
+# In a block, one of theirs is one of ours, or three side by side.
+BLOCK = {
+    "ln_1.weight": ("norm1.scale",),
+    "ln_1.bias": ("norm1.shift",),
+    "attn.c_attn.weight": tuple(f"att.{name}.weight" for name in QKV),
+    "attn.c_attn.bias": tuple(f"att.{name}.bias" for name in QKV),
+    "attn.c_proj.weight": ("att.out_proj.weight",),
+    "attn.c_proj.bias": ("att.out_proj.bias",),
+    "ln_2.weight": ("norm2.scale",),
+    "ln_2.bias": ("norm2.shift",),
+    "mlp.c_fc.weight": ("ff.layers.0.weight",),
+    "mlp.c_fc.bias": ("ff.layers.0.bias",),
+    "mlp.c_proj.weight": ("ff.layers.2.weight",),
+    "mlp.c_proj.bias": ("ff.layers.2.bias",),
+}
+# The matrices are stored (in, out), the other way round than a linear layer wants them: transposed
+# always, never by looking at shapes, since the square one fits either way.
+TRANSPOSED = {name for name in BLOCK if name[:3] != "ln_" and name.endswith(".weight")}
 
 
 @dataclass(frozen=True)
@@ -79,16 +97,12 @@ def strip_prefixes(name: str) -> str:
 
 def openai_as_hugging_face(name: str) -> str:
     """Hugging Face's name of one of OpenAI's variables; other names stay as they are."""
-    match = re.fullmatch(r"model/(?:h(\d+)/)?([\w/]+)", name)
+    match = re.fullmatch(r"model/(?:h(\d+)/)?([\w/]+?)(?:/([gwb]))?", name)
     if match is None:
         return name
-    block, path = match.groups()
-    parts = path.split("/")
-    if parts[-1] in ("g", "w", "b") and len(parts) > 1:
-        parts[-1] = "bias" if parts[-1] == "b" else "weight"
-    else:
-        parts.append("weight")
-    return ".".join([*(["h", block] if block else []), *parts])
+    block, path, kind = match.groups()
+    layer = path.replace("/", ".")
+    return f"{f'h.{block}.' if block else ''}{layer}.{'bias' if kind == 'b' else 'weight'}"
 
 
 def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], list[str]]:
@@ -106,31 +120,18 @@ def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], l
 
 def _hugging_face_parts(name: str, stored: Stored) -> dict[str, Part] | None:
     """What one tensor gives: three parameters, one, none (a mask), or None where it is unknown."""
-    top = {"wte.weight": "tok_emb.weight", "wpe.weight": "pos_emb.weight"}
-    top |= {"lm_head.weight": "out_head.weight"}
-    if name in top:
-        return {top[name]: Part(stored)}
+    if name in TOP:
+        return {TOP[name]: Part(stored)}
     if _is_mask(name, stored.shape):
         return {}
-    match = re.fullmatch(r"(?:h\.(0|[1-9]\d*)\.)?(.+)\.(weight|bias)", name)
-    if match is None:
+    match = re.fullmatch(r"h\.(0|[1-9]\d*)\.(.+)", name)
+    if match is None or (ours := BLOCK.get(match[2])) is None:
         return None
-    block, layer, kind = match.groups()
-    if block is None:
-        known = layer == "ln_f"
-        return {f"final_norm.{NORM_NAMES[kind]}": Part(stored)} if known else None
-    prefix = f"trf_blocks.{block}."
-    transpose = kind == "weight"
-    if layer in NORMS:
-        return {f"{prefix}{NORMS[layer]}.{NORM_NAMES[kind]}": Part(stored)}
-    if layer in MATRICES:
-        return {f"{prefix}{MATRICES[layer]}.{kind}": Part(stored, transpose)}
-    if layer == "attn.c_attn":
-        return {
-            f"{prefix}att.{name}.{kind}": Part(stored, transpose, third)
-            for third, name in enumerate(QKV)
-        }
-    return None
+    transpose = match[2] in TRANSPOSED
+    return {
+        f"trf_blocks.{match[1]}.{one}": Part(stored, transpose, third if len(ours) > 1 else None)
+        for third, one in enumerate(ours)
+    }
 
 
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:

@@ -22,37 +22,24 @@ OPENAI_URLS = (
     "https://openaipublic.blob.core.windows.net/gpt-2/models/{size}/{file}",
     "https://f001.backblazeb2.com/file/LLMs-from-scratch/gpt2/{size}/{file}",
 )
-OPENAI_FILES = (
-    "checkpoint",
-    "encoder.json",
-    "hparams.json",
-    "model.ckpt.data-00000-of-00001",
-    "model.ckpt.index",
-    "model.ckpt.meta",
-    "vocab.bpe",
-)
+# How many bytes each file has, where it is known; the vocabulary is the same for all sizes.
+OPENAI_FILES: dict[str, dict[str, int]] = {
+    "checkpoint": dict.fromkeys(GPT2_CONFIGS, 77),
+    "encoder.json": {},
+    "hparams.json": {"124M": 90, "355M": 91},
+    "model.ckpt.data-00000-of-00001": {
+        "124M": 497_759_232,
+        "355M": 1_419_292_672,
+        "774M": 3_096_120_320,
+        "1558M": 6_230_444_800,
+    },
+    "model.ckpt.index": {"124M": 5_215, "355M": 10_399},
+    "model.ckpt.meta": {"124M": 471_155, "355M": 926_519},
+    "vocab.bpe": {},
+}
 OPENAI_SHA256 = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
-# Bytes of OpenAI's files where they are known; the vocabulary is the same for all sizes.
-OPENAI_BYTES = {
-    "124M": {
-        "checkpoint": 77,
-        "hparams.json": 90,
-        "model.ckpt.data-00000-of-00001": 497_759_232,
-        "model.ckpt.index": 5_215,
-        "model.ckpt.meta": 471_155,
-    },
-    "355M": {
-        "checkpoint": 77,
-        "hparams.json": 91,
-        "model.ckpt.data-00000-of-00001": 1_419_292_672,
-        "model.ckpt.index": 10_399,
-        "model.ckpt.meta": 926_519,
-    },
-    "774M": {"checkpoint": 77, "model.ckpt.data-00000-of-00001": 3_096_120_320},
-    "1558M": {"checkpoint": 77, "model.ckpt.data-00000-of-00001": 6_230_444_800},
 }
 
 
@@ -133,9 +120,11 @@ def fetch_openai(size: str, folder: Path) -> Path:
         DownloadError: if no address gives one of them.
     """
     if size not in GPT2_CONFIGS:
-        raise ValueError(f"{size!r} is no size of GPT-2; there are {', '.join(GPT2_CONFIGS)}")
-    for file in OPENAI_FILES:
+        raise ValueError(
+            f"{size!r} is no size of GPT-2; it must be one of {', '.join(GPT2_CONFIGS)}"
+        )
+    for file, n_bytes in OPENAI_FILES.items():
         urls = [url.format(size=size, file=file) for url in OPENAI_URLS]
-        n_bytes = OPENAI_BYTES.get(size, {}).get(file)
-        download_file(urls, folder / file, sha256=OPENAI_SHA256.get(file), size=n_bytes)
+        sha256 = OPENAI_SHA256.get(file)
+        download_file(urls, folder / file, sha256=sha256, size=n_bytes.get(size))
     return folder

@@ -21,8 +21,8 @@ WEIGHT_FILES = (
 )
 SIZES = {
     "vocab_size": "vocab_size",
-    "n_ctx": "context_length",
     "n_positions": "context_length",
+    "n_ctx": "context_length",
     "n_embd": "emb_dim",
     "n_layer": "n_layers",
     "n_head": "n_heads",
@@ -44,7 +44,7 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options of `GPTConfig` that a `config.json` states.
+    """The options of `GPTConfig` that a `config.json` states, or OpenAI's `hparams.json`.
 
     Raises:
         WeightsError: if it is damaged, or of a model that computes something else than GPT-2.
@@ -55,7 +55,8 @@ def read_config(path: Path) -> dict[str, Any]:
             known = ", ".join(map(str, allowed))
             given = str(values[name])[:60]
             raise WeightsError(path, f"{name} is {given}; this model computes {known} only")
-    found: dict[str, Any] = {ours: values[name] for name, ours in SIZES.items() if name in values}
+    names = {"n_vocab": "vocab_size", **SIZES}  # the first is OpenAI's
+    found: dict[str, Any] = {ours: values[name] for name, ours in names.items() if name in values}
     if any(type(value) is not int or value < 1 for value in found.values()):
         raise WeightsError(path, f"its sizes are no positive numbers: {str(found)[:200]}")
     inner = values.get("n_inner")

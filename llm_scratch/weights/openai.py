@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.files import read_json
-from llm_scratch.model.config import GPT2_CONFIGS
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
-from llm_scratch.weights.gpt2_names import compare, from_hugging_face, strip_prefixes
+from llm_scratch.weights.gpt2_names import (
+    compare,
+    from_hugging_face,
+    openai_as_hugging_face,
+    strip_prefixes,
+)
 from llm_scratch.weights.hub import fetch_openai
 
 
@@ -44,8 +48,6 @@ def download_and_load_gpt2(
     Source:
         Book 5.5; here without TensorFlow.
     """
-    if model_size not in GPT2_CONFIGS:
-        raise ValueError(f"{model_size=} must be one of {', '.join(GPT2_CONFIGS)}")
     folder = fetch_openai(model_size, Path(models_dir) / model_size)
     settings = read_json(folder / "hparams.json", error=WeightsError)
     return settings, load_gpt2_params_from_tf_ckpt(folder, settings)
@@ -79,12 +81,11 @@ def load_gpt2_params_from_tf_ckpt(
     blocks: dict[str, Any] = {}
     for name in bundle.names():
         first, *keys = name.removeprefix("model/").split("/")
+        target = params
         if first.startswith("h") and first[1:].isdecimal():
-            target, keys = blocks.setdefault(first, {}), keys
-        elif first == "ln_f":  # the last norm's two stand at the top, as in the book
-            target = params
-        else:
-            target, keys = params, [first, *keys]
+            target = blocks.setdefault(first, {})
+        elif first != "ln_f":  # the last norm's two stand at the top, as in the book
+            keys = [first, *keys]
         for key in keys[:-1]:
             target = target.setdefault(key, {})
         target[keys[-1]] = np.squeeze(bundle.read(name))
@@ -172,25 +173,16 @@ def _check_tie(targets: Mapping[str, nn.Parameter], parts: Mapping[str, Any]) ->
 
 def _as_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
     """The book's nested parameters, flat and by Hugging Face's names."""
-    final = {"g": "ln_f.weight", "b": "ln_f.bias"}
-    flat: dict[str, Any] = {
-        final.get(key, f"{key}.weight"): value for key, value in params.items() if key != "blocks"
-    }
-    for number, block in enumerate(params["blocks"]):
-        for path, value in _leaves(block):
-            kind = {"g": "weight", "w": "weight", "b": "bias"}.get(path[-1], path[-1])
-            flat[".".join(["h", str(number), *path[:-1], kind])] = value
-    return flat
+    tree = {key: value for key, value in params.items() if key not in ("blocks", "g", "b")}
+    tree["ln_f"] = {key: params[key] for key in ("g", "b") if key in params}
+    tree |= {f"h{number}": block for number, block in enumerate(params["blocks"])}
+    return {openai_as_hugging_face(name): value for name, value in _leaves(tree, "model")}
 
 
-def _leaves(tree: Mapping[str, Any]) -> list[tuple[list[str], Any]]:
-    found: list[tuple[list[str], Any]] = []
+def _leaves(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found += [([key, *path], leaf) for path, leaf in _leaves(value)]
-        else:
-            found.append(([key], value))
-    return found
+        path = f"{name}/{key}"
+        yield from _leaves(value, path) if isinstance(value, Mapping) else [(path, value)]
 
 
 def _as_tensor(value: Any) -> Tensor:

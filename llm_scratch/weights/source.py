@@ -9,21 +9,14 @@ from typing import Any
 
 import torch
 
-from llm_scratch.files import read_json
-from llm_scratch.model.config import ConfigError, GPTConfig
+from llm_scratch.model.config import GPT2_CONFIGS, ConfigError, GPTConfig
 from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights.book_names import from_book
-from llm_scratch.weights.folder_metadata import (
-    is_ours,
-    read_metadata,
-    saved_config,
-    saved_head,
-    verify_checksums,
-)
+from llm_scratch.weights.folder_metadata import read_metadata, saved_config, saved_head
 from llm_scratch.weights.gpt2_names import (
     BOOK,
     OPENAI,
@@ -35,14 +28,7 @@ from llm_scratch.weights.gpt2_names import (
 )
 from llm_scratch.weights.huggingface_files import find_weights, read_config, read_sharded
 
-HPARAMS = {
-    "n_vocab": "vocab_size",
-    "n_ctx": "context_length",
-    "n_embd": "emb_dim",
-    "n_head": "n_heads",
-    "n_layer": "n_layers",
-}
-N_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}  # GPT-2's four widths
+N_HEADS = {cfg.emb_dim: cfg.n_heads for cfg in GPT2_CONFIGS.values()}
 
 
 @dataclass
@@ -91,20 +77,22 @@ def open_source(
         WeightsError: if a file is damaged or in no known layout.
     """
     path = Path(source)
-    if path.is_dir() and (weights := find_weights(path)) is not None:
-        opened = _open_file(weights, lora_alpha, mapped)
-        if (path / "config.json").is_file():
-            opened.known = {**read_config(path / "config.json"), **opened.known}
-        return opened
-    if path.is_dir() and not any(path.glob("*.index")):
+    weights = find_weights(path) or path
+    if weights.is_dir() and not any(path.glob("*.index")):
         raise FileNotFoundError(_nothing_in(path))
-    if path.is_dir() or path.suffix == ".index" or path.with_name(f"{path.name}.index").is_file():
+    if (
+        weights.is_dir()
+        or path.suffix == ".index"
+        or path.with_name(f"{path.name}.index").is_file()
+    ):
         return _open_bundle(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: a folder or a file of weights is needed")
-    opened = _open_file(path, lora_alpha, mapped)
-    if opened.layout != BOOK and (path.parent / "config.json").is_file():
-        opened.known = {**read_config(path.parent / "config.json"), **opened.known}
+    opened = _open_file(weights, lora_alpha, mapped)
+    config = weights.with_name("config.json")
+    # A single file in the book's layout need not belong to the configuration beside it.
+    if config.is_file() and (path.is_dir() or opened.layout != BOOK):
+        opened.known = {**read_config(config), **opened.known}
     return opened
 
 
@@ -116,8 +104,6 @@ def _nothing_in(folder: Path) -> str:
             f"{folder} is a run that has no best model yet; its newest checkpoint is "
             f"{checkpoints[-1]}, and --resume goes on with the run"
         )
-    if not folder.is_dir():
-        return f"there is no folder {folder}"
     return (
         f"{folder} holds no model: neither model.safetensors nor pytorch_model.bin, nor OpenAI's "
         "files, nor an adapter"
@@ -137,15 +123,15 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
             if name in options and options[name] != value:
                 hint = f"its tensors say {name}={value}, the {origin} says {options[name]}"
                 raise WeightsError(source.path, hint)
-    heads = {o: options["n_heads"] for o, options in stated.items() if "n_heads" in options}
-    if len(set(heads.values())) > 1:
-        hint = f"the file says n_heads={heads['file']}, the config says {heads['config']}"
-        raise WeightsError(source.path, hint)
+    n_heads = source.known.get("n_heads")
     if config is not None:
+        if n_heads not in (None, config.n_heads):
+            hint = f"the file says {n_heads=}, the config says {config.n_heads}"
+            raise WeightsError(source.path, hint)
         return config
     if source.metadata:
         return saved_config(source.metadata)
-    n_heads = next(iter(heads.values()), N_HEADS.get(sizes["emb_dim"]))
+    n_heads = n_heads or N_HEADS.get(sizes["emb_dim"])
     if n_heads is None:
         raise WeightsError(
             source.path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
@@ -181,11 +167,9 @@ def _sizes_seen(source: Source) -> dict[str, Any]:
 
 def _open_file(path: Path, lora_alpha: float | None, mapped: bool) -> Source:
     sharded = path.suffix == ".json"
-    tensors, texts = TensorFile(read_sharded(path), {}) if sharded else read_tensors(path, mapped)
-    metadata = read_metadata(path, texts) if is_ours(texts) else {}
-    if metadata:
-        verify_checksums(path, tensors, metadata)
-    opened = _sorted_into_parts(path, tensors, lora_alpha)
+    file = TensorFile(read_sharded(path), {}) if sharded else read_tensors(path, mapped)
+    metadata = read_metadata(path, file)
+    opened = _sorted_into_parts(path, file.tensors, lora_alpha)
     opened.known, opened.metadata = dict(metadata.get("config", {})), metadata
     return opened
 
@@ -195,10 +179,7 @@ def _open_bundle(path: Path) -> Source:
     opened = _sorted_into_parts(bundle.path, stored_of_bundle(bundle), None)
     hparams = bundle.path.parent / "hparams.json"
     if hparams.is_file():
-        values = read_json(hparams, error=WeightsError)
-        opened.known = {
-            ours: values[theirs] for theirs, ours in HPARAMS.items() if theirs in values
-        }
+        opened.known = read_config(hparams)
     return opened
 
 

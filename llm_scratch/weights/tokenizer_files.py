@@ -20,7 +20,7 @@ LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
 # Merges and vocabulary as OpenAI and Hugging Face call them.
 TEXT_FILES = (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json"))
 
-WORDS: dict[str, Any] = {"words-1": SimpleTokenizerV1, "words-2": SimpleTokenizerV2}
+WORDS: dict[str, Any] = {"words-2": SimpleTokenizerV2, "words-1": SimpleTokenizerV1}
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
@@ -34,23 +34,21 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
         TypeError: if it is no tokenizer of this library, nor GPT-2's.
     """
     mark = fingerprint(tokenizer)
-    description: dict[str, Any] = {"kind": "gpt2", "fingerprint": mark}
-    if isinstance(tokenizer, BytePairTokenizer):
-        description |= {"kind": "bpe", "file": f"tokenizer-{mark[:8]}.json"}
-        tokenizer.save(folder / description["file"])
-        return description
-    for kind, words in WORDS.items():
-        if isinstance(tokenizer, words):
-            description |= {"kind": kind, "file": f"tokenizer-{mark[:8]}.json"}
-            content = {"keep_spaces": tokenizer.keep_spaces, "vocab": dict(tokenizer.str_to_int)}
-            write_text(folder / description["file"], json.dumps(content, ensure_ascii=False))
-            return description
-    if mark != fingerprint(GPT2Tokenizer()):
+    file = f"tokenizer-{mark[:8]}.json"
+    kind = next((kind for kind, words in WORDS.items() if isinstance(tokenizer, words)), "bpe")
+    if kind in WORDS:
+        content = {"keep_spaces": tokenizer.keep_spaces, "vocab": dict(tokenizer.str_to_int)}
+        write_text(folder / file, json.dumps(content, ensure_ascii=False))
+    elif isinstance(tokenizer, BytePairTokenizer):
+        tokenizer.save(folder / file)
+    elif mark == fingerprint(GPT2Tokenizer()):
+        return {"kind": "gpt2", "fingerprint": mark}
+    else:
         raise TypeError(
             f"a {type(tokenizer).__name__} can't be saved with a model; BytePairTokenizer, "
             "GPT2Tokenizer and the simple tokenizers can"
         )
-    return description
+    return {"kind": kind, "fingerprint": mark, "file": file}
 
 
 def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:

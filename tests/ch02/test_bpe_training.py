@@ -155,9 +155,9 @@ def test_train_does_not_merge_across_texts():
 def test_train_on_a_file_equals_training_on_its_text(tmp_path, monkeypatch, text, size):
     path = tmp_path / "corpus.txt"
     path.write_bytes(text.encode())
-    original = bpe_training.file_blocks
+    original = bpe_training.blocks_of
     monkeypatch.setattr(
-        bpe_training, "file_blocks", lambda file, whole: original(file, whole, size)
+        bpe_training, "blocks_of", lambda source, whole: original(source, whole, size)
     )
     assert count_pieces(path, [END_OF_TEXT]) == count_pieces(text, [END_OF_TEXT])
     assert quiet_merges([path, path], 270) == quiet_merges([text, text], 270)
@@ -166,8 +166,8 @@ def test_train_on_a_file_equals_training_on_its_text(tmp_path, monkeypatch, text
 def test_train_on_a_file_sees_special_tokens_with_blanks(tmp_path, monkeypatch):
     path = tmp_path / "corpus.txt"
     path.write_text("one <| end of text |> two " * 20, encoding="utf-8")
-    original = bpe_training.file_blocks
-    monkeypatch.setattr(bpe_training, "file_blocks", lambda file, whole: original(file, whole, 3))
+    original = bpe_training.blocks_of
+    monkeypatch.setattr(bpe_training, "blocks_of", lambda source, whole: original(source, whole, 3))
     assert count_pieces(path, ["<| end of text |>"]) == {
         **{"one": 1, " one": 19, " two": 20},
         " ": 21,  # one before each special token, one at the end
@@ -193,9 +193,9 @@ def test_train_warns_about_the_name_of_a_file(tmp_path, monkeypatch):
 
 
 def test_train_memory_grows_with_different_words_only(tmp_path, monkeypatch):
-    original = bpe_training.file_blocks
+    original = bpe_training.blocks_of
     monkeypatch.setattr(
-        bpe_training, "file_blocks", lambda file, whole: original(file, whole, 9999)
+        bpe_training, "blocks_of", lambda source, whole: original(source, whole, 9999)
     )
     words = " ".join(f"word{i}" for i in range(500)) + "\n"
 

@@ -166,7 +166,7 @@ def test_load_gpt2_refuses_what_it_can_not_compute(tmp_path, option, value):
 def test_load_gpt2_names_a_folder_or_file_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="a folder or a file of weights is needed"):
         load_gpt2(tmp_path / "nothing.pth")
-    with pytest.raises(FileNotFoundError, match="has no TensorFlow checkpoint"):
+    with pytest.raises(FileNotFoundError, match="holds no model"):
         load_gpt2(tmp_path)
     with pytest.raises(FileNotFoundError, match="no file or folder gpt3"):
         load_gpt2("gpt3")

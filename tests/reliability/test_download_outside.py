@@ -145,7 +145,7 @@ def mirrors(monkeypatch, tmp_path, address):
     monkeypatch.setenv("LLM_SCRATCH_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(hub, "HUB_SHA256", {"124M": SHA256})
     monkeypatch.setattr(hub, "OPENAI_SHA256", {})
-    monkeypatch.setattr(hub, "OPENAI_BYTES", {})
+    monkeypatch.setattr(hub, "OPENAI_FILES", {file: {} for file in hub.OPENAI_FILES})
 
     def point(hub_kind, *openai_kinds):
         monkeypatch.setattr(hub, "HUB_URL", address(f"{{name}}/{hub_kind}"))
@@ -187,7 +187,7 @@ def test_fetch_gpt2_turns_to_openais_files(mirrors, server):
 
 def test_fetch_gpt2_names_each_address_and_what_to_do(mirrors, server):
     mirrors("nothing", "broken", "short")
-    hub.OPENAI_BYTES["124M"] = {"checkpoint": 77}
+    hub.OPENAI_FILES["checkpoint"] = {"124M": 77}
     with pytest.raises(DownloadError) as caught:
         hub.fetch_gpt2("gpt2")
     message = str(caught.value)

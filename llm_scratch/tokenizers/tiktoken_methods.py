@@ -1,0 +1,196 @@
+"""What both BPE tokenizers offer under the names that tiktoken's `Encoding` has for it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from llm_scratch.tokenizers.any_tokenizer import check_special_tokens, check_surrogates
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownTokenError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Specials = Literal["all"] | Collection[str]
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class TiktokenMethods(ABC):
+    """The methods of tiktoken's `Encoding`, out of a table of tokens and two methods of a subclass.
+
+    They are called as tiktoken's and do the same, except that a lone surrogate, which tiktoken
+    replaces, is a `ValueError` with its position, and an id or a token that is unknown an
+    `UnknownIdError` or an `UnknownTokenError` that names it. Ids may come as a tensor or an array.
+    """
+
+    # What code that extends a tiktoken encoding by tokens of its own reads from it.
+    _mergeable_ranks: dict[bytes, int]
+    _special_tokens: dict[str, int]
+
+    @abstractmethod
+    def _ids(self, text: str, allowed: set[str]) -> list[int]:
+        """Encode a text that was checked; the special tokens that are allowed become one id."""
+
+    @abstractmethod
+    def decode_tokens_bytes(self, tokens: Iterable[int]) -> list[bytes]:
+        """Return the bytes of each id: T ids -> T pieces."""
+
+    # Text -> ids.
+
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: Specials = frozenset(),
+        disallowed_special: Specials = "all",
+    ) -> list[int]:
+        """Encode a text: str -> list of ids.
+
+        Args:
+            text: the text.
+            allowed_special: special tokens that become their one id, or "all".
+            disallowed_special: tokens whose text is an error; "all" are those not allowed,
+                () takes special tokens as ordinary text.
+
+        Raises:
+            ValueError: if the text holds a disallowed token or a lone surrogate.
+        """
+        check_text(text)
+        special = self._special_tokens
+        allowed = check_special_tokens(text, special, allowed_special, disallowed_special)
+        return self._ids(text, allowed & special.keys())
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Encode a text without special tokens: `<|endoftext|>` is text like any other."""
+        check_text(text)
+        return self._ids(text, set())
+
+    def encode_to_numpy(self, text: str, **specials: Any) -> np.ndarray:
+        """Encode a text like `encode`, with its options, as a uint32 array: (T,)."""
+        import numpy as np
+
+        return np.array(self.encode(text, **specials), dtype=np.uint32)
+
+    def encode_batch(
+        self, text: list[str], *, num_threads: int = 8, **specials: Any
+    ) -> list[list[int]]:
+        """Encode several texts side by side, as `encode` does, with its options."""
+        return _in_threads(partial(self.encode, **specials), text, num_threads)
+
+    def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
+        """Encode several texts side by side, as `encode_ordinary` does."""
+        return _in_threads(self.encode_ordinary, text, num_threads)
+
+    def encode_single_token(self, text_or_bytes: str | bytes) -> int:
+        """Return the id of one token, special or not.
+
+        Raises:
+            UnknownTokenError: if it is not a single token.
+        """
+        token = text_or_bytes
+        if isinstance(token, str):
+            check_surrogates(token)
+            token = token.encode("utf-8")
+        special = {name.encode("utf-8"): i for name, i in self._special_tokens.items()}
+        if (found := self._mergeable_ranks.get(token, special.get(token))) is None:
+            raise UnknownTokenError(f"{text_or_bytes!r} is not one token; encode() splits it")
+        return found
+
+    # Ids -> text.
+
+    def decode(self, tokens: Iterable[int], errors: str = "replace") -> str:
+        """Decode ids: list, array or tensor of T ids -> str.
+
+        Args:
+            tokens: the ids.
+            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+
+        Raises:
+            UnknownIdError: if an id is not in the vocabulary.
+        """
+        return self.decode_bytes(tokens).decode("utf-8", errors=errors)
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """Decode ids to bytes: list, array or tensor of T ids -> bytes."""
+        return b"".join(self.decode_tokens_bytes(tokens))
+
+    def decode_with_offsets(self, tokens: Iterable[int]) -> tuple[str, list[int]]:
+        """Return the text and, for each id, the index of its first character in it."""
+        pieces = self.decode_tokens_bytes(tokens)
+        offsets, begun = [], 0  # characters whose first byte was seen
+        for token in pieces:
+            within = 0x80 <= token[0] < 0xC0  # the token begins inside a character
+            offsets.append(max(0, begun - within))
+            begun += sum(not 0x80 <= byte < 0xC0 for byte in token)
+        return b"".join(pieces).decode("utf-8"), offsets
+
+    def decode_batch(
+        self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
+    ) -> list[str]:
+        """Decode several lists of ids side by side, as `decode` does."""
+        return _in_threads(partial(self.decode, errors=errors), batch, num_threads)
+
+    def decode_bytes_batch(
+        self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
+    ) -> list[bytes]:
+        """Decode several lists of ids side by side, as `decode_bytes` does."""
+        return _in_threads(self.decode_bytes, batch, num_threads)
+
+    # What is in the vocabulary.
+
+    @cached_property
+    def max_token_value(self) -> int:
+        """The highest id."""
+        return max(chain(self._mergeable_ranks.values(), self._special_tokens.values()))
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of ids that a model needs: the highest id and one."""
+        return self.max_token_value + 1
+
+    @property
+    def special_tokens_set(self) -> set[str]:
+        """The special tokens."""
+        return set(self._special_tokens)
+
+    @property
+    def eot_token(self) -> int:
+        """The id of `<|endoftext|>`."""
+        return self.encode_single_token(END_OF_TEXT)
+
+    def is_special_token(self, token: int) -> bool:
+        """Say whether an id is a special token's."""
+        return token in self._special_tokens.values()
+
+    def token_byte_values(self) -> list[bytes]:
+        """Return the bytes of all ordinary tokens, sorted by bytes."""
+        return sorted(self._mergeable_ranks)
+
+
+def as_ids(tokens: Any) -> list[int]:
+    """Return ids as a list, out of a list, a tensor, an array or what else gives them in turn."""
+    if hasattr(tokens, "tolist"):
+        tokens = tokens.tolist()
+    return tokens if isinstance(tokens, list) else list(tokens)
+
+
+def check_text(text: Any) -> None:
+    """Refuse what is not a text, or has no bytes in UTF-8.
+
+    Raises:
+        TypeError: if it is not a str.
+        ValueError: if it holds a lone surrogate; names its position.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")
+    check_surrogates(text)
+
+
+def _in_threads(one: Callable[[In], Out], batch: Iterable[In], num_threads: int) -> list[Out]:
+    with ThreadPoolExecutor(num_threads) as pool:
+        return list(pool.map(one, batch))
