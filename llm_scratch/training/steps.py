@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.linear import Linear
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.training.head_loss import CHUNK, chunked_head_loss, head_loss_in_pieces
+from llm_scratch.training.head_loss import CHUNK, comes_in_pieces, head_loss
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
@@ -79,27 +78,12 @@ class Engine:
             inputs, targets, *places = batch
             options = dict(zip(("positions", "attention_mask"), places, strict=False))
             head: Any = getattr(self.model, "out_head", None)
-            is_layer = isinstance(head, nn.Linear)  # of which only a plain one comes in pieces
-            if not hasattr(self.model, "hidden_states") or (
-                is_layer and not has_plain_head(self.model)
-            ):
+            if not hasattr(self.model, "hidden_states") or not comes_in_pieces(head):
                 model = partial(self.model, **options)
                 return next_token_loss(model, inputs, targets)[0] / divisor
             hidden_states = self.hidden_states or self.model.hidden_states
             hidden = hidden_states(inputs, **options)  # (B, T, C)
-            sizes: Any = {"divisor": divisor, "chunk": self.chunk}
-            if is_layer:
-                return chunked_head_loss(hidden, head.weight, targets, **sizes)
-            return head_loss_in_pieces(head, hidden, targets, **sizes)
-
-
-def has_plain_head(model: Any) -> bool:
-    """Whether the logits are a product with one matrix, which can be taken in chunks."""
-    head: Any = getattr(model, "out_head", None)
-    plain = (
-        type(head) in (nn.Linear, Linear) and head.bias is None and hasattr(model, "hidden_states")
-    )
-    return plain and not (head._forward_hooks or head._forward_pre_hooks)
+            return head_loss(head, hidden, targets, divisor=divisor, chunk=self.chunk)
 
 
 def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float | None,
