@@ -10,7 +10,7 @@ from typing import Any
 from llm_scratch.training.head_loss import CHUNK
 from llm_scratch.training.optimizers import OPTIMIZERS, OptimizerName
 from llm_scratch.training.precision import PRECISIONS, Precision
-from llm_scratch.training.schedules import Schedule, check_schedule, learning_rate
+from llm_scratch.training.schedules import Schedule, learning_rate
 
 # What may differ when a run goes on: what is kept and shown, and settings that trade memory for
 # time, which change results by rounding only.
@@ -116,10 +116,7 @@ class TrainConfig:
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}; there are {', '.join(known)}")
-        check_schedule(
-            self.steps, self.learning_rate, self.lowest_rate, self.warmup, self.schedule,
-            self.decay_share,
-        )  # fmt: skip
+        self.rate(1)  # which refuses a schedule that no run can have
 
     @property
     def lowest_rate(self) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
 from llm_scratch.training.config import TrainConfig
@@ -17,21 +17,8 @@ class Preset:
     model: GPTConfig
     train: TrainConfig
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything in it, for printing."""
-        return {"about": self.about, "model": asdict(self.model), "train": asdict(self.train)}
 
-
-def _model(emb_dim: int, n_layers: int, n_heads: int, context_length: int) -> GPTConfig:
-    return GPTConfig(
-        vocab_size=50257,
-        context_length=context_length,
-        emb_dim=emb_dim,
-        n_heads=n_heads,
-        n_layers=n_layers,
-        tie_weights=True,
-    )
-
+_model = partial(GPTConfig, vocab_size=50257, tie_weights=True)
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(

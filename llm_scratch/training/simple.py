@@ -33,6 +33,7 @@ def train_model_simple(
     tokenizer: Any,
     *,
     log: Callable[[str], object] = print,
+    update: Callable[[int], object] | None = None,
 ) -> tuple[list[float], list[float], list[int]]:
     """Train for some epochs: training losses, validation losses, and tokens seen at each of them.
 
@@ -52,6 +53,8 @@ def train_model_simple(
         start_context: what the samples of text start with.
         tokenizer: the one that the loaders were made with.
         log: what each line is given to.
+        update: called with the step, from 0, once its gradients are there, instead of
+            `optimizer.step()`; the log then counts "Iter", as in appendix D.
 
     Raises:
         ValueError: if a number is below 1, a loader gives no batch, the training loader no target
@@ -63,32 +66,7 @@ def train_model_simple(
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     check_start(start_context, tokenizer)
-    return run_on_texts(
-        model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter,
-        start_context, tokenizer, log=log,
-    )  # fmt: skip
-
-
-def run_on_texts(
-    model: Any,
-    train_loader: Loader,
-    val_loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device | str,
-    num_epochs: int,
-    eval_freq: int,
-    eval_iter: int | None,
-    start_context: str,
-    tokenizer: Any,
-    *,
-    log: Callable[[str], object],
-    step_name: str = "Step",
-    update: Callable[[int], object] | None = None,
-) -> tuple[list[float], list[float], list[int]]:
-    """Run the loop of chapter 5, which appendix D shares; arguments as there and in `run_epochs`.
-
-    `step_name` is what the log calls a step.
-    """
+    step_name = "Step" if update is None else "Iter"
     train_losses: list[float] = []
     val_losses: list[float] = []
     tokens_at: list[int] = []
