@@ -21,14 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from llm_scratch.finetuning.prompts import format_input
+from llm_scratch.finetuning.prompts import ALPACA
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import generate_and_print_sample
 
-ANSWER_HEADER = "\n\n### Response:\n"
 ANSWERS = ("chosen", "rejected")
 PairLoader = Iterable[Mapping[str, Any]]
 
@@ -56,10 +55,9 @@ class PreferenceDataset(Dataset):
         self.encoded_texts: list[dict[str, Any]] = []
         for number, entry in enumerate(data):
             check_pair(number, entry)
-            prompt = format_input(entry)
-            start = encode(tokenizer, prompt + ANSWER_HEADER, "text")
+            start = encode(tokenizer, ALPACA.prompt(entry), "text")
             texts = {name: start + encode(tokenizer, entry[name], "text") for name in ANSWERS}
-            prompt_ids = encode(tokenizer, prompt, "text")
+            prompt_ids = encode(tokenizer, ALPACA.instruction(entry), "text")
             self.encoded_texts.append({"prompt": prompt_ids, "answer_start": len(start), **texts})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -324,22 +322,17 @@ def train_model_dpo_simple(
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     check_start(start_context, tokenizer)
-    plural = {"loss": "losses", "chosen_reward": "chosen_rewards"}
-    plural |= {"rejected_reward": "rejected_rewards"}
-    tracked: dict[str, list[float]] = {
-        f"{p}_{n}": [] for p in ("train", "val") for n in plural.values()
-    }
-    tracked["tokens_seen"] = []
+    tracked: dict[str, list[float]] = {}
     device = device_of(policy_model)
 
     def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
         values = evaluate_dpo_loss_loader(
             policy_model, reference_model, train_loader, val_loader, beta, eval_iter
         )
-        for part in ("train", "val"):
-            for name, names in plural.items():
-                tracked[f"{part}_{names}"].append(values[f"{part}_{name}"])
-        tracked["tokens_seen"].append(tokens_seen)
+        for name, value in values.items():
+            plural = name.replace("loss", "losse") + "s"
+            tracked.setdefault(plural, []).append(value)
+        tracked.setdefault("tokens_seen", []).append(tokens_seen)
         log(_line(epoch, step, values))
 
     run_epochs(

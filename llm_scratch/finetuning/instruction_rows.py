@@ -72,9 +72,7 @@ def instruction_rows(
             )
         over = max(0, len(prompt) + len(answer) - 1 - max_length)
         cut += over > 0
-        ids = prompt[over:] + answer
-        hidden = max(0, len(prompt) - over - 1) if answer_only else 0
-        rows.append((ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]))
+        rows.append(answer_row(prompt[over:], answer, answer_only))
     if cut:
         warnings.warn(
             f"{cut} of {len(data)} rows are longer than {max_length} tokens and lost the beginning "
@@ -85,6 +83,14 @@ def instruction_rows(
         warnings.warn(f"{empty} of {len(data)} rows have no output and are left out", stacklevel=2)
     vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
+
+
+def answer_row(
+    prompt: list[int], answer: list[int], answer_only: bool = True
+) -> tuple[list[int], list[int]]:
+    """Inputs and targets of a prompt and an answer; the prompt's last token has a target."""
+    ids, hidden = prompt + answer, max(0, len(prompt) - 1) if answer_only else 0
+    return ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]
 
 
 def learned_share(rows: TokenRows) -> float:

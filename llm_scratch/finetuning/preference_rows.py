@@ -6,15 +6,16 @@ Shape letters: B pairs of a batch, T tokens, n all pairs.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
-from llm_scratch.finetuning.prompts import format_input
+from llm_scratch.finetuning.dpo_simple import ANSWERS, check_pair
+from llm_scratch.finetuning.instruction_rows import answer_row
+from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.text.shuffling import epoch_order
@@ -106,17 +107,12 @@ class PreferenceRows:
         return self._rows.padded(places)
 
 
-def prompt_text(entry: Mapping[str, Any]) -> str:
-    """The book's prompt, up to where the answer begins."""
-    return format_input(entry) + ANSWER_HEADER
-
-
 def preference_rows(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
     tokenizer: Any,
     *,
     length: int,
-    prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
+    prompt_of: Callable[[Entry], str] = ALPACA.prompt,
 ) -> PreferenceRows:
     """Pairs as rows: prompt, answer and one end token; only answer and end are targets.
 
@@ -147,7 +143,7 @@ def preference_rows(
         elif room < 1:
             too_long += 1
         else:
-            chosen, rejected = (_row(prompt[-room:], answer) for answer in answers)
+            chosen, rejected = (answer_row(prompt[-room:], answer) for answer in answers)
             pairs.append((chosen, rejected))
     if equal or too_long:
         warnings.warn(
@@ -160,11 +156,6 @@ def preference_rows(
     size = vocab_size_of(tokenizer)
     highest = max(max(row[0]) for pair in pairs for row in pair) + 1
     return PreferenceRows(pairs, pad_id=end, vocab_size=size or max(highest, end + 1))
-
-
-def _row(prompt: list[int], answer: list[int]) -> Row:
-    """Inputs and targets of a prompt and an answer; the last token of the prompt has a target."""
-    return [*prompt, *answer[:-1]], [IGNORE_INDEX] * (len(prompt) - 1) + answer
 
 
 def answer_logprobs(

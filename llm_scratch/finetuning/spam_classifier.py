@@ -236,24 +236,22 @@ def train_classifier_simple(
         Book 6.7.
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
-    losses: tuple[list[float], list[float]] = ([], [])
-    accuracies: tuple[list[float], list[float]] = ([], [])
+    losses: list[tuple[float, float]] = []
+    accuracies: list[tuple[float, float]] = []
     loss_fn = partial(classification_loss, position=position)
 
     def evaluate(epoch: int, step: int, _: int) -> None:
         both = evaluate_model(model, train_loader, val_loader, device, eval_iter, loss_fn=loss_fn)
-        for values, value in zip(losses, both, strict=True):
-            values.append(value)
+        losses.append(both)
         log(f"Ep {epoch} (Step {step:06d}): Train loss {both[0]:.3f}, Val loss {both[1]:.3f}")
 
     def close_epoch() -> None:
-        shares = [
+        train_share, val_share = (
             calc_accuracy_loader(loader, model, device, eval_iter, position=position)
             for loader in (train_loader, val_loader)
-        ]
-        for values, value in zip(accuracies, shares, strict=True):
-            values.append(value)
-        log(f"Training accuracy: {shares[0]:.2%} | Validation accuracy: {shares[1]:.2%}")
+        )
+        accuracies.append((train_share, val_share))
+        log(f"Training accuracy: {train_share:.2%} | Validation accuracy: {val_share:.2%}")
 
     examples_seen = run_epochs(
         model,
@@ -266,7 +264,9 @@ def train_classifier_simple(
         evaluate=evaluate,
         close_epoch=close_epoch,
     )
-    return *losses, *accuracies, examples_seen
+    pairs = [*zip(*losses, strict=True), *zip(*accuracies, strict=True)]
+    train_losses, val_losses, train_accs, val_accs = map(list, pairs)
+    return train_losses, val_losses, train_accs, val_accs, examples_seen
 
 
 @torch.no_grad()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.decoding import stream
@@ -56,17 +58,22 @@ class Generation:
     decode_tokens_per_second: float | None
 
 
-class TextOptions(TypedDict, total=False):
+class ReadingOptions(TypedDict, total=False):
+    """What `stream` is told beside prompts, settings and ends; see there."""
+
+    generator: Generators
+    context_size: int | None
+    cache: KVCache | None
+    use_cache: bool
+
+
+class TextOptions(ReadingOptions, total=False):
     """What beside the sampling can be asked for when texts are written; see `generate_text`."""
 
     stop: str | Sequence[str]
     stop_ids: Sequence[int]
     eos_id: int | Literal["auto"] | None
     special: Special
-    generator: Generators
-    context_size: int | None
-    cache: KVCache | None
-    use_cache: bool
 
 
 @overload
@@ -201,10 +208,8 @@ class TextBatch:
         stop_ids: ids that end a text.
         eos_id: "auto" is the tokenizer's end of text, None never ends one.
         special: how special tokens in a prompt are read.
-        generator: one, or one for each prompt.
-        context_size: how many of the last ids the model sees.
-        cache: see `generate`.
-        use_cache: see `generate`.
+        reading: `generator` (one, or one for each prompt), `context_size`, `cache` and
+            `use_cache`, as in `stream`.
     """
 
     def __init__(
@@ -219,10 +224,7 @@ class TextBatch:
         stop_ids: Sequence[int] = (),
         eos_id: int | Literal["auto"] | None = "auto",
         special: Special = "text",
-        generator: Generators = None,
-        context_size: int | None = None,
-        cache: KVCache | None = None,
-        use_cache: bool = True,
+        **reading: Unpack[ReadingOptions],
     ) -> None:
         end = end_of_text_id(tokenizer)
         eos_id = end if eos_id == "auto" else eos_id
@@ -240,19 +242,8 @@ class TextBatch:
         ids, mask = pad_left(encoded, device_of(model))
         if settings.n_vocab is None:
             settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
-        self._steps = stream(
-            model,
-            ids,
-            max_new_tokens,
-            settings,
-            context_size=context_size,
-            eos_id=eos_id,
-            stop=list(stop_ids),
-            generator=generator,
-            attention_mask=mask,
-            cache=cache,
-            use_cache=use_cache,
-        )
+        ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
+        self._steps = stream(model, ids, max_new_tokens, settings, **ends, **reading)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Each step's pieces, "" where nothing can be shown yet; to be read once."""
@@ -292,7 +283,7 @@ class TextBatch:
                 row.prompt_tokens,
                 len(row.ids),
                 *rates,
-            )
+            )  # fmt: skip
             for row in self._rows
         ]
 
@@ -346,13 +337,10 @@ def pad_left(
     rows: Sequence[Sequence[int]], device: torch.device | str | None = None, pad_id: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Rows of ids of any lengths as one batch: (B, T) ids and (B, T) booleans, False at padding."""
-    T = max(len(row) for row in rows)
-    ids = torch.full((len(rows), T), pad_id, dtype=torch.int64)
-    mask = torch.zeros(len(rows), T, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, T - len(row) :] = torch.tensor(row)
-        mask[index, T - len(row) :] = True
-    return ids.to(device), mask.to(device)
+    ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    ones = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    left = partial(pad_sequence, batch_first=True, padding_side="left")
+    return left(ids, padding_value=pad_id).to(device), left(ones, padding_value=False).to(device)
 
 
 def _encode_prompt(tokenizer: Any, prompt: str, special: Special, end: int | None) -> list[int]:
