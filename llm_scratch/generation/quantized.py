@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -115,7 +114,7 @@ def _has_dynamic_kernel(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     try:
-        return _is_right(_dynamic_product)
+        return _dynamic_product_is_right()
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
 
@@ -131,13 +130,15 @@ def _has_weight_only_kernel(device: torch.device) -> bool:
     return bool((found == 32).all())
 
 
-def _is_right(make: Callable[[Tensor, Tensor, Tensor], Product]) -> bool:
+def _dynamic_product_is_right() -> bool:
     generator = torch.Generator().manual_seed(0)
     integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
     scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
     x = torch.randn(3, 64, generator=generator)
     expected = x @ (integers * scales[:, None]).t() + bias
-    return bool((make(integers, scales, bias)(x) - expected).norm() < 0.03 * expected.norm())
+    return bool(
+        (_dynamic_product(integers, scales, bias)(x) - expected).norm() < 0.03 * expected.norm()
+    )
 
 
 @cache

@@ -127,32 +127,21 @@ def generate_text(
         TypeError: if a prompt is no text.
         ValueError: if an option is out of range.
     """
-    if isinstance(prompts, str):
-        return _written(model, tokenizer, [prompts], max_new_tokens, settings, options)[0]
-    prompts, generator = list(prompts), options.get("generator")
-    check_generators(generator, len(prompts))
-    if is_language_model(unwrapped(model)) or len(prompts) < 2:
-        return _written(model, tokenizer, prompts, max_new_tokens, settings, options)
-    own = generator if isinstance(generator, Sequence) else [generator] * len(prompts)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    generator = options.get("generator")
+    check_generators(generator, len(texts))
+    if is_language_model(unwrapped(model)) or len(texts) < 2:
+        groups = [(texts, generator)]
+    else:
+        own = generator if isinstance(generator, Sequence) else [generator] * len(texts)
+        groups = [([text], each) for text, each in zip(texts, own, strict=True)]
     found = []
-    for prompt, each in zip(prompts, own, strict=True):
-        options["generator"] = each
-        found += _written(model, tokenizer, [prompt], max_new_tokens, settings, options)
-    return found
-
-
-def _written(
-    model: Model,
-    tokenizer: Any,
-    prompts: list[str],
-    max_new_tokens: int,
-    settings: SamplingSettings,
-    options: TextOptions,
-) -> list[Generation]:
-    batch = TextBatch(model, tokenizer, prompts, max_new_tokens, settings, **options)
-    for _ in batch:
-        pass
-    return batch.results()
+    for group, options["generator"] in groups:
+        batch = TextBatch(model, tokenizer, group, max_new_tokens, settings, **options)
+        for _ in batch:
+            pass
+        found += batch.results()
+    return found[0] if isinstance(prompts, str) else found
 
 
 class TextStream:

@@ -222,7 +222,7 @@ def _save(run: Run, folder: RunFolder) -> None:
         "facts": run.facts,
         "environment": environment(),
         "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
-        "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+        "scaler": engine.scaler.state_dict() or None,
     }
     try:
         folder.sync()

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from llm_scratch.model.linear import has_matrix_units
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
@@ -41,12 +43,6 @@ def has_bfloat16(device: torch.device) -> bool:
     return True
 
 
-def has_matrix_units() -> bool:
-    """Whether the CPU has units for bfloat16 matrices, which make it several times faster."""
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked is not None and asked())
-
-
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """A context in which matrix products are computed in `dtype`."""
     if dtype == torch.float32:
@@ -54,6 +50,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     return torch.autocast(device.type, dtype)
 
 
-def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler | None:
-    """What keeps small float16 gradients above zero; None for the other types."""
-    return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """What keeps small float16 gradients above zero; for the other types it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -85,10 +85,8 @@ def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -
         weight_decay=config.weight_decay,
         betas=(config.beta1, config.beta2),
     )
-    scaler = make_scaler(device, dtype)
-    return Engine(
-        model, optimizers, device, dtype, scaler, config.loss_chunk, objective=objective
-    )  # fmt: skip
+    scaler, chunk = make_scaler(device, dtype), config.loss_chunk
+    return Engine(model, optimizers, device, dtype, scaler, chunk, objective=objective)
 
 
 def start_run(run: Run) -> None:
@@ -174,7 +172,7 @@ def _go_on(run: Run, folder: RunFolder) -> None:
     model.load_state_dict({**model.state_dict(), **tensors})  # what is frozen is there already
     for optimizer, saved in zip(run.engine.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    if run.engine.scaler is not None and content["scaler"] is not None:
+    if content["scaler"] is not None:
         run.engine.scaler.load_state_dict(content["scaler"])
     run.state = RunState(**content["state"])
     folder.cut_back(run.state.step)

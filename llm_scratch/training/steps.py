@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ from llm_scratch.training.head_loss import CHUNK, comes_in_pieces, head_loss
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
-from llm_scratch.training.precision import autocast
+from llm_scratch.training.precision import autocast, make_scaler
 
 MOST_SKIPPED = 50
+CPU = torch.device("cpu")
 
 
 class NonFiniteError(ArithmeticError, ValueError):
@@ -44,7 +45,7 @@ class Engine:
         optimizers: made from its parameters.
         device: where it computes.
         dtype: the type of the matrix products.
-        scaler: for float16, else None.
+        scaler: for float16; what it does by default is nothing.
         chunk: tokens whose logits are in memory at a time.
         hidden_states: the model's, compiled or not.
         objective: another loss than that of the next token.
@@ -54,7 +55,7 @@ class Engine:
     optimizers: Sequence[torch.optim.Optimizer]
     device: torch.device
     dtype: torch.dtype = torch.float32
-    scaler: torch.amp.GradScaler | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=partial(make_scaler, CPU, torch.float32))
     chunk: int = CHUNK
     hidden_states: Callable[..., Tensor] | None = None
     objective: Objective | None = None
@@ -126,7 +127,7 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
     total = torch.zeros((), device=engine.device)
     for batch in batches:
         loss = engine.loss(batch, float(count))
-        (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
+        engine.scaler.scale(loss).backward()
         total += loss.detach()
     return total.item(), count
 
@@ -134,14 +135,13 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
 def _update(engine: Engine, rate: float, clip: float | None) -> float:
     """Clip, set the rate and let the optimizers step: the norm before clipping."""
     scaler = engine.scaler
-    if scaler is not None:
-        for optimizer in engine.optimizers:
-            scaler.unscale_(optimizer)
+    for optimizer in engine.optimizers:
+        scaler.unscale_(optimizer)
     gradients = [p.grad for p in engine.parameters if p.grad is not None]
     norm = gradient_norm(gradients)
     if not math.isfinite(norm):
         engine.skipped += 1
-        if scaler is None or engine.skipped > MOST_SKIPPED:
+        if not scaler.is_enabled() or engine.skipped > MOST_SKIPPED:
             reason = f"the norm of the gradient is {norm}, at a {rate=:g}"
             raise NonFiniteError(_complaint(engine.model, reason))
     else:
@@ -150,9 +150,8 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
             torch._foreach_mul_(gradients, clip / (norm + 1e-6))
     set_learning_rate(engine.optimizers, rate)
     for optimizer in engine.optimizers:
-        optimizer.step() if scaler is None else scaler.step(optimizer)  # which skips infinite ones
-    if scaler is not None:
-        scaler.update()
+        scaler.step(optimizer)  # which skips infinite ones
+    scaler.update()
     return norm
 
 
