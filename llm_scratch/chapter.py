@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.text.corpora import CORPORA, load_text
-
 BOOK_STORY, OWN_STORY = "the-verdict", "the-tide-clock"
 
 
@@ -58,6 +56,8 @@ def _add_option(parser: argparse.ArgumentParser, name: str, default: Any) -> Non
 
 def story() -> tuple[str, str]:
     """Return (title, text) of the story to work on: the book's where it is found, else ours."""
+    from llm_scratch.text.corpora import CORPORA, load_text  # the command starts without it
+
     for name in (BOOK_STORY, OWN_STORY):
         try:
             text = load_text(name)

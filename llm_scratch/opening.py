@@ -82,13 +82,14 @@ def open_model(
         model, own = _open_whole(source, place, dtype, n_heads, lora_alpha)
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
-            f"{source} has a tokenizer of its own, and tokenizer= is another one; leave it out"
+            f"{source} has a tokenizer of its own, and tokenizer= (--tokenizer) is another one; "
+            "leave it out"
         )
     found = given if own is None else own
     if found is None and need_tokenizer:
         raise ValueError(
             f"{source} has no tokenizer beside its weights; say which one it was trained with: "
-            'tokenizer="gpt2", or the path of a tokenizer\'s file'
+            'tokenizer="gpt2" (--tokenizer gpt2), or the path of a tokenizer\'s file'
         )
     if found is not None:
         check_vocabulary(model, found)

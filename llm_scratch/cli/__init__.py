@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from llm_scratch.chapter import never_fail_to_print
 from llm_scratch.cli import (
@@ -21,11 +19,17 @@ from llm_scratch.cli import (
     tokenizer,
     weights,
 )
+from llm_scratch.cli.options import MISUSED
 
 DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
+EXAMPLE = """example:
+  llm-scratch prepare the-tide-clock --out tokens.bin
+  llm-scratch pretrain --data tokens.bin --out RUN
+  llm-scratch generate RUN --prompt "The clock"
+"""
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
           finetune, selfcheck)  # fmt: skip
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in words
     parser = build_parser()
     args = parser.parse_args([word for word in words if word != "--verbose"])
+    if args.version:
+        print(f"llm-scratch {_version()}")
+        return 0
     if args.run is None:
         parser.print_help(sys.stderr)
         return MISUSED
@@ -53,8 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="llm-scratch", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"llm-scratch {_version()}")
+    parser = argparse.ArgumentParser(
+        prog="llm-scratch",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-V", "--version", action="store_true", help="show the version and stop")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=None)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -66,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _report(error: Exception, verbose: bool) -> int:
     """Print the error, in one line unless more was asked for; return the exit code."""
     if verbose:
+        import traceback
+
         traceback.print_exception(error)
     else:
         print("llm-scratch:", " ".join(str(error).splitlines()), file=sys.stderr)
@@ -73,6 +87,8 @@ def _report(error: Exception, verbose: bool) -> int:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("llm-scratch")
     except PackageNotFoundError:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from llm_scratch.text.corpora import CORPORA, fetch, find_data
+from llm_scratch.cli.options import add_command
 
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    parser = subparsers.add_parser("fetch", help="bring a named text to this machine")
+    about = "bring a named text to this machine"
+    parser = add_command(subparsers, "fetch", about, "fetch the-verdict", run_fetch)
     parser.add_argument("names", nargs="*", metavar="NAME", help="without one: list the names")
-    parser.set_defaults(run=run_fetch)
 
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Fetch each named text, or list the names and where each text is."""
+    from llm_scratch.text.corpora import CORPORA, fetch
+
     for name in args.names:
         path = fetch(name)
         print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
@@ -28,6 +30,8 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 def where_is(name: str) -> str:
     """Return the path of a text, or what brings it."""
+    from llm_scratch.text.corpora import find_data
+
     try:
         return str(find_data(name))
     except FileNotFoundError as error:

@@ -6,13 +6,13 @@ import argparse
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.data import where_is
-from llm_scratch.text.corpora import CORPORA, find_data
+from llm_scratch.cli.options import DTYPES, add_command, dtype_of
+
+if TYPE_CHECKING:
+    import torch
 
 # name -> (oldest, newest version that the tests were run on); the oldest is what is declared.
 NEEDED = {
@@ -28,17 +28,20 @@ OPTIONAL = {
     "safetensors": ("0.8", "0.8"),
 }
 PYTHON = ("3.11", "3.11")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    parser = subparsers.add_parser("doctor", help="say what is installed here and what is missing")
-    parser.set_defaults(run=run_doctor)
+    about = "say what is installed here and what is missing"
+    add_command(subparsers, "doctor", about, "doctor", run_doctor)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print versions, devices and data; 1 if something that the library needs is missing."""
+    import torch
+
+    from llm_scratch.text.corpora import CORPORA
+
     healthy = _print_version("python", platform.python_version(), PYTHON, needed=True)
     for name, tested in (NEEDED | OPTIONAL).items():
         healthy &= _print_version(name, _installed(name), tested, needed=name in NEEDED)
@@ -67,6 +70,8 @@ def judge(found: str | None, tested: tuple[str, str]) -> str:
 
 def devices() -> list[torch.device]:
     """Return the devices that torch sees here."""
+    import torch
+
     found = [torch.device("cpu")]
     if torch.cuda.is_available():
         found += [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -91,6 +96,8 @@ def _print_row(name: str, value: str) -> None:
 
 
 def _installed(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
@@ -104,24 +111,30 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _device_name(device: torch.device) -> str:
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return f"{device} {name}".strip()
 
 
 def _working_dtypes(device: torch.device) -> list[str]:
     """Return the number formats in which the device multiplies matrices."""
+    import torch
+
     names = []
-    for dtype in DTYPES:
+    for name in DTYPES:
         try:
-            matrix = torch.ones(2, 2, dtype=dtype, device=device)
+            matrix = torch.ones(2, 2, dtype=dtype_of(name), device=device)
             works = (matrix @ matrix).sum().item() == 8
         except RuntimeError:
             works = False
-        names += [str(dtype).removeprefix("torch.")] if works else []
+        names += [name] if works else []
     return names
 
 
 def _is_here(name: str) -> bool:
+    from llm_scratch.text.corpora import find_data
+
     try:
         find_data(name)
     except FileNotFoundError:

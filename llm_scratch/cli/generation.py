@@ -3,66 +3,131 @@
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from llm_scratch.cli.finetune import add_style
+from llm_scratch.cli.options import (
+    add_command,
+    add_device,
+    add_model,
+    add_precision,
+    dtype_of,
+    open_asked,
+)
 from llm_scratch.finetuning.prompts import STYLES
-from llm_scratch.generation.choosing import SamplingSettings
-from llm_scratch.generation.quantized import quantize_int8
-from llm_scratch.generation.texts import Generation, TextBatch, TextStream
-from llm_scratch.model.device import pick_device
-from llm_scratch.opening import open_model
 
-PRECISIONS = {
-    "auto": None,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.float32,
-}
-SAMPLING = ("top_k", "top_p", "min_p", "seed")
+if TYPE_CHECKING:
+    from llm_scratch.generation.choosing import SamplingSettings
+    from llm_scratch.generation.texts import Generation
+
+SAMPLED_ONLY = ("top_k", "top_p", "min_p", "seed")
 INTERRUPTED = 130
 
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    parser = subparsers.add_parser("generate", help="let a model write on from a prompt")
-    parser.add_argument("model", metavar="MODEL", help="a folder, a file, or a name like gpt2")
-    parser.add_argument("--prompt", action="append", help="may be repeated; - is standard input")
-    parser.add_argument("--prompts-file", metavar="FILE", help="a text file, a prompt a line")
-    parser.add_argument(
-        "--style", choices=STYLES, help="the prompts are instructions, for a model tuned on them"
+    parser = add_command(
+        subparsers,
+        "generate",
+        "let a model write on from a prompt",
+        'generate RUN --prompt "The clock" --temperature 0.8 --top-k 50',
+        run_generate,
+        usage="MODEL [--prompt TEXT] [options]",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: 0, the likeliest")
-    parser.add_argument("--top-k", type=int, help="only the K likeliest tokens")
-    parser.add_argument("--top-p", type=float, help="only the likeliest that make up P")
-    parser.add_argument("--min-p", type=float, help="only those with this share of the likeliest")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="default: 1, none")
-    parser.add_argument("--presence-penalty", type=float, default=0.0, help="default: 0, none")
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text")
-    parser.add_argument("--seed", type=int, help="repeats a sampled text; it is shown at the end")
+    add_model(parser)
+    add_prompts(parser)
+    add_sampling(parser)
+    add_device(parser)
+    add_precision(parser, "int8")
+
+
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Add what is written on from, how far, and how it is shown."""
+    parser.add_argument("--prompt", action="append", metavar="TEXT",
+                        help="may be repeated; - is standard input; default: -")  # fmt: skip
+    parser.add_argument("--prompts-file", metavar="FILE",
+                        help="a text file with one prompt per line; default: no file")  # fmt: skip
+    add_style(parser, None)
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N",
+                        help="tokens to write at most; default: 100")  # fmt: skip
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                        help="end where this is written; may be repeated; default: the model's "
+                             "end of text alone")  # fmt: skip
     parser.add_argument(
-        "--stream", action=argparse.BooleanOptionalAction, help="text as it comes: default for one"
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="show the text as it comes; default: on for one prompt",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts run together: 8")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="auto", help="auto is the type in the file"
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N",
+                        help="prompts run together; default: 8")  # fmt: skip
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add how the next token is chosen."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="X",
+                       help="0 takes the likeliest token, more samples; default: 0")  # fmt: skip
+    group.add_argument("--top-k", type=int, metavar="K",
+                       help="sample among the K likeliest tokens; default: all")  # fmt: skip
+    group.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample among the likeliest that make up P; default: all",
     )
-    parser.set_defaults(run=run_generate)
+    group.add_argument("--min-p", type=float, metavar="P",
+                       help="sample among those with at least P of the likeliest's probability; "
+                            "default: all")  # fmt: skip
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="above 1 makes tokens that are there already less likely; default: 1",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="above 0 makes tokens that were written less likely; default: 0",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="repeats a sampled text; default: a new one, shown at the end",
+    )
+
+
+def sampling_of(args: argparse.Namespace) -> SamplingSettings:
+    """Return how tokens are chosen.
+
+    Raises:
+        ValueError: if a setting is out of range, or changes nothing.
+    """
+    from llm_scratch.generation.choosing import SamplingSettings
+
+    unused = [name for name in SAMPLED_ONLY if getattr(args, name) is not None]
+    if unused and args.temperature == 0:
+        option = unused[0].replace("_", "-")
+        raise ValueError(f"--{option} changes nothing at a temperature of 0; add --temperature 1")
+    return SamplingSettings(
+        args.temperature,
+        args.top_k,
+        args.top_p,
+        args.min_p,
+        args.repetition_penalty,
+        args.presence_penalty,
+    )
 
 
 def run_generate(args: argparse.Namespace) -> int:
     """Write on from each prompt; texts go to standard output, the last line says how fast."""
-    sampled = args.temperature > 0
-    without = [name for name in SAMPLING if not sampled and getattr(args, name) is not None]
-    if without:
-        option = without[0].replace("_", "-")
-        raise ValueError(f"--{option} changes nothing at a temperature of 0; add --temperature 1")
+    sampling_of(args)  # a mistake in it is told before the model is opened
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be 1 or more")
     prompts = read_prompts(args)
@@ -70,16 +135,16 @@ def run_generate(args: argparse.Namespace) -> int:
         prompts = [STYLES[args.style].prompt({"instruction": prompt}) for prompt in prompts]
     if args.stream and len(prompts) > 1:
         raise ValueError(f"--stream shows one text as it comes, not {len(prompts)}; leave it out")
-    model, tokenizer = model_for_text(args.model, args.device, args.precision)
-    if sampled and args.seed is None:
-        args.seed = torch.seed() % 2**32
+    model, tokenizer = model_for_text(args)
+    if args.temperature > 0 and args.seed is None:
+        args.seed = secrets.randbits(32)
     if len(prompts) == 1 and args.stream is not False:
         return show_stream(args, model, tokenizer, prompts[0])
     return show_batches(args, model, tokenizer, prompts)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of the options, in their order; standard input where there is none."""
+    """Return the prompts of the options, in their order; standard input where there is none."""
     words = args.prompt or ([] if args.prompts_file else ["-"])
     prompts = [read_standard_input() if word == "-" else word for word in words]
     if args.prompts_file:
@@ -91,58 +156,53 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 
 def read_standard_input() -> str:
-    """The text that is piped in or typed."""
+    """Return the text that is piped in or typed."""
     if sys.stdin.isatty():
         print("The prompt, then an end of file (Ctrl-D; on Windows Ctrl-Z):", file=sys.stderr)
     return sys.stdin.read().rstrip("\n")
 
 
-def model_for_text(source: str, device: str, precision: str) -> tuple[Any, Any]:
-    """The model in a folder, a file or under a name, and its tokenizer.
+def model_for_text(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Open MODEL and its tokenizer.
 
     Raises:
-        ValueError: if nothing says which tokenizer it was trained with, or it writes no text.
+        ValueError: if it writes no text, or does not run in this precision.
     """
-    place = pick_device(device)
-    if precision == "int8" and place.type != "cpu":
+    from llm_scratch.generation.quantized import quantize_int8
+    from llm_scratch.model.device import pick_device
+    from llm_scratch.model.heads import head_of
+
+    if args.precision == "int8" and (place := pick_device(args.device)).type != "cpu":
         raise ValueError(f"int8 runs on the CPU, not on {place}; choose bfloat16, or --device cpu")
-    model, tokenizer = open_model(source, device=place, dtype=PRECISIONS[precision])
-    if tokenizer is None:
+    model, tokenizer = open_asked(args, dtype=dtype_of(args.precision))
+    if (head := head_of(model)).kind != "tokens":
         raise ValueError(
-            f"{source} has no tokenizer; write it beside the model with save_model(model, folder, "
-            "tokenizer)"
-        )
-    head = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
-    if head.out_features != model.cfg.vocab_size:
-        raise ValueError(
-            f"{source} sorts texts into {head.out_features} classes and writes none; "
+            f"{args.model} sorts texts into {head.size} classes and writes none; "
             "llm-scratch classify uses it"
         )
-    return quantize_int8(model) if precision == "int8" else model, tokenizer
+    return quantize_int8(model) if args.precision == "int8" else model, tokenizer
 
 
-def options_of(args: argparse.Namespace, first: int, count: int, device: Any) -> dict[str, Any]:
-    """What `generate_text` gets; each prompt has a generator of its own, by its number."""
-    seeds = [args.seed + first + index for index in range(count)] if args.temperature > 0 else []
+def options_of(args: argparse.Namespace, model: Any, first: int, count: int) -> dict[str, Any]:
+    """Return how texts are written; each prompt has a generator of its own, by its number."""
+    import torch
+
+    from llm_scratch.model.wrappers import device_of
+
+    seeds = range(args.seed + first, args.seed + first + count) if args.temperature > 0 else ()
     return {
         "max_new_tokens": args.max_new_tokens,
-        "settings": SamplingSettings(
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            presence_penalty=args.presence_penalty,
-        ),
+        "settings": sampling_of(args),
         "stop": args.stop,
-        "generator": [torch.Generator(device).manual_seed(seed) for seed in seeds] or None,
+        "generator": [torch.Generator(device_of(model)).manual_seed(s) for s in seeds] or None,
     }
 
 
 def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: str) -> int:
     """Print one text as it is written; Ctrl-C ends it with what there is."""
-    device = model.tok_emb.weight.device
-    pieces = TextStream(model, tokenizer, prompt, **options_of(args, 0, 1, device))
+    from llm_scratch.generation.texts import TextStream
+
+    pieces = TextStream(model, tokenizer, prompt, **options_of(args, model, 0, 1))
     print(prompt, end="", flush=True)
     code = 0
     try:
@@ -157,12 +217,13 @@ def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: st
 
 def show_batches(args: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[str]) -> int:
     """Print the texts of several prompts, a blank line after each; Ctrl-C prints what there is."""
-    device = model.tok_emb.weight.device
+    from llm_scratch.generation.texts import TextBatch
+
     done: list[Generation] = []
     code = 0
     for first in range(0, len(prompts), args.batch_size):
         own = prompts[first : first + args.batch_size]
-        batch = TextBatch(model, tokenizer, own, **options_of(args, first, len(own), device))
+        batch = TextBatch(model, tokenizer, own, **options_of(args, model, first, len(own)))
         try:
             for _ in batch:
                 pass
@@ -197,6 +258,6 @@ def print_rates(args: argparse.Namespace, results: list[Generation]) -> None:
 
 
 def mean(rates: list[float | None]) -> float | None:
-    """The mean of the rates that are known, None without any."""
+    """Return the mean of the rates that are known, None without any."""
     known = [rate for rate in rates if rate is not None]
     return sum(known) / len(known) if known else None

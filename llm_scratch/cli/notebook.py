@@ -9,15 +9,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from llm_scratch.cli.options import add_command
+
 CELL_MARK = re.compile(r"^# %%[ \t]*(?P<kind>\[markdown\])?.*$", re.MULTILINE)
 
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    parser = subparsers.add_parser("notebook", help="write a chapter as a Jupyter notebook")
+    about = "write a chapter as a Jupyter notebook"
+    parser = add_command(subparsers, "notebook", about, "notebook ch03", run_notebook)
     parser.add_argument("chapter", metavar="CHAPTER", help="for example ch03")
     parser.add_argument("--out", metavar="FILE", help="default: the chapter's name, in this folder")
-    parser.set_defaults(run=run_notebook)
 
 
 def run_notebook(args: argparse.Namespace) -> int:

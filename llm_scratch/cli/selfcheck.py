@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from llm_scratch.cli.options import add_command
+
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    parser = subparsers.add_parser("check", help="check your own code of a chapter")
+    about = "check your own code of a chapter"
+    parser = add_command(subparsers, "check", about, "check ch03 my_attention.py", run_check)
     parser.add_argument("chapter", metavar="CHAPTER", help="for example ch03, or appendix_a")
     parser.add_argument("source", metavar="FILE", help="your .py file, notebook or folder")
-    parser.set_defaults(run=run_check)
 
 
 def run_check(args: argparse.Namespace) -> int:

@@ -3,51 +3,64 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from llm_scratch.cli.options import (
+    DTYPES,
+    add_command,
+    add_group,
+    add_model,
+    dtype_of,
+    open_asked,
+)
 
-from llm_scratch.model.config import gpt2_size
-from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
-from llm_scratch.weights.export import export_huggingface
-from llm_scratch.weights.folder import load_model, save_model
-from llm_scratch.weights.gpt2 import build_model, find_source
-from llm_scratch.weights.hub import HUB_NAMES, fetch_gpt2, fetch_openai, gpt2_folder
-from llm_scratch.weights.source import Source, open_source
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-GPT2_VOCAB = 50257
+if TYPE_CHECKING:
+    from llm_scratch.weights.source import Source
 
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    group = subparsers.add_parser("weights", help="inspect, convert, export and fetch weights")
-    group.set_defaults(run=lambda args: group.print_help() or 2)
-    commands = group.add_subparsers(title="commands", metavar="COMMAND")
-    info = commands.add_parser("info", help="say what a folder or a file of weights holds")
+    about = "inspect, convert, export and fetch weights"
+    commands = add_group(subparsers, "weights", about, "weights fetch gpt2")
+    about, example = "say what a folder or a file of weights holds", "weights info gpt2 --tensors"
+    info = add_command(commands, "info", about, example, run_info)
     info.add_argument("source", metavar="SOURCE", help="a folder, a file, or a name like gpt2")
     info.add_argument("--tensors", action="store_true", help="list every tensor")
-    info.set_defaults(run=run_info)
-    for name, run, text in (
-        ("convert", run_convert, "write any weights as a folder of this library"),
-        ("export", run_export, "write any weights as a folder that transformers opens"),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("source", metavar="SOURCE", help="a folder, a file, or a name")
+    for name, run, about, example in (
+        ("convert", run_convert, "write any model as a folder of this library",
+         "weights convert model.pth FOLDER --n-heads 12 --tokenizer gpt2"),
+        ("export", run_export, "write any model as a folder that transformers opens",
+         "weights export RUN FOLDER --dtype bfloat16"),
+    ):  # fmt: skip
+        command = add_command(commands, name, about, example, run)
+        add_model(command)
         command.add_argument("folder", metavar="FOLDER", help="is made when missing")
-        command.add_argument("--dtype", choices=DTYPES, help="without it: the file's own")
-        command.add_argument("--n-heads", type=int, help="attention heads, where no file says it")
-        command.add_argument("--lora-alpha", type=float, help="alpha of LoRA matrices in it")
-        command.set_defaults(run=run)
-    fetch = commands.add_parser("fetch", help="bring a released GPT-2 to this machine")
-    fetch.add_argument("name", metavar="NAME", help=f"{', '.join(HUB_NAMES.values())}, or a size")
+        command.add_argument("--dtype", choices=DTYPES, help="default: the numbers of the file")
+        command.add_argument(
+            "--n-heads",
+            type=int,
+            metavar="N",
+            help="attention heads of a block; default: what the files say",
+        )
+        command.add_argument(
+            "--lora-alpha",
+            type=float,
+            metavar="X",
+            help="alpha of the LoRA matrices in the file; default: it has none",
+        )
+    about = "bring a released GPT-2 to this machine"
+    fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
+    fetch.add_argument("name", metavar="NAME",
+                       help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a size")  # fmt: skip
     fetch.add_argument("--openai", action="store_true", help="OpenAI's original seven files")
-    fetch.add_argument("--data-dir", metavar="FOLDER", help="where to put it, not the cache")
-    fetch.set_defaults(run=run_fetch)
+    fetch.add_argument("--data-dir", metavar="FOLDER", help="where to put it; default: the cache")
 
 
 def run_info(args: argparse.Namespace) -> int:
     """Print layout, sizes and numbers of a source, and its tensors if asked."""
+    from llm_scratch.weights.gpt2 import find_source
+    from llm_scratch.weights.source import open_source
+
     opened = open_source(find_source(args.source))
     for line in describe(opened):
         print(line)
@@ -59,7 +72,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def describe(opened: Source) -> list[str]:
-    """A few lines that say what a source holds."""
+    """Return a few lines that say what a source holds."""
     names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's"}
     tensors = {id(part.stored): part.stored.tensor for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
@@ -76,34 +89,38 @@ def describe(opened: Source) -> list[str]:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Write a source as a folder of this library's."""
-    model, tokenizer = load_any(args)
-    print(f"written: {save_model(model, args.folder, tokenizer)}")
+    """Write a model as a folder of this library's."""
+    from llm_scratch.weights.folder import save_model
+
+    print(f"written: {save_model(*_open_any(args))}")
     return 0
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write a source as a folder in Hugging Face's layout."""
-    model, tokenizer = load_any(args)
-    print(f"written: {export_huggingface(model, args.folder, tokenizer)}")
+    """Write a model as a folder in Hugging Face's layout."""
+    from llm_scratch.weights.export import export_huggingface
+
+    print(f"written: {export_huggingface(*_open_any(args))}")
     return 0
 
 
-def load_any(args: argparse.Namespace) -> tuple[Any, Any | None]:
-    """The model in a source, and its tokenizer where that is known."""
-    path = find_source(args.source)
-    dtype = DTYPES.get(args.dtype)
-    opened = open_source(path, args.lora_alpha)
-    if opened.metadata and path.is_dir():
-        return load_model(path, dtype=dtype)
-    if args.n_heads is not None:
-        opened.known.setdefault("n_heads", args.n_heads)
-    model = build_model(opened, dtype=dtype)
-    return model, GPT2Tokenizer() if model.cfg.vocab_size == GPT2_VOCAB else None
+def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
+    """Return the model, the folder it goes to, and its tokenizer."""
+    opened = open_asked(
+        args,
+        dtype=dtype_of(args.dtype),
+        need_tokenizer=False,
+        n_heads=args.n_heads,
+        lora_alpha=args.lora_alpha,
+    )
+    return opened.model, args.folder, opened.tokenizer
 
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Download a GPT-2 unless it is here, and print where it is."""
+    from llm_scratch.model.config import gpt2_size
+    from llm_scratch.weights.hub import fetch_gpt2, fetch_openai, gpt2_folder
+
     if args.openai:
         size = gpt2_size(args.name)
         print(fetch_openai(size, gpt2_folder(size, args.data_dir)))

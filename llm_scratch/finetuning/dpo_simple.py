@@ -73,6 +73,8 @@ def check_pair(number: int, entry: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the entry by its number, and what is missing or empty.
     """
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"entry {number} is a {type(entry).__name__}, a dict is needed")
     missing = [name for name in ("instruction", *ANSWERS) if name not in entry]
     if missing:
         raise ValueError(

@@ -32,11 +32,10 @@ from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
-from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.config import Precision, TrainConfig
 from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.objective import Objective
-from llm_scratch.training.precision import Precision
 from llm_scratch.training.starting import RunState
 from llm_scratch.weights.folder import save_model
 

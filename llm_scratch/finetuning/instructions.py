@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,28 @@ def load_instructions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no list of such entries; the first bad row is named.
     """
+    return load_entries(path, check_entry, KEYS)
+
+
+def load_entries(
+    path: str | os.PathLike[str], check: Callable[[int, Any], object], keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the entries of a JSON file that pass a check: `check(number, entry)` raises.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no list of entries; the first bad one is named.
+    """
     path = Path(path)
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as err:
         raise ValueError(f"{path} is no JSON: {err}; is it cut short?") from err
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} must hold a list of entries, each with {' and '.join(KEYS)}")
+        raise ValueError(f"{path} must hold a list of entries, each with {' and '.join(keys)}")
     try:
         for number, entry in enumerate(entries):
-            check_entry(number, entry)
+            check(number, entry)
     except ValueError as err:
         raise ValueError(f"{path}: {err}") from None
     return entries

@@ -206,6 +206,16 @@ def read_rows(source: Any) -> list[Row]:
     return _checked(source)
 
 
+def read_labelled(path: str | os.PathLike[str]) -> list[Row]:
+    """Read a file of labelled texts: a `.csv` with the head "Label,Text", else tabs between them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a row has no label and text, or the file is not UTF-8.
+    """
+    return read_rows(path) if Path(path).suffix == ".csv" else read_sms(path, quotes=False)
+
+
 def is_frame(rows: Any) -> bool:
     """Whether this is a DataFrame; pandas need not be there to tell."""
     return hasattr(rows, "iloc") and hasattr(rows, "columns")

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llm_scratch.finetuning.labelled_rows import Row, read_rows
 from llm_scratch.finetuning.spam_classifier import warn_of_cut
+from llm_scratch.finetuning.splits import split_rows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
 
@@ -119,6 +120,29 @@ class ClassificationDataset(Dataset):
             positions, batch_size, shuffle, drop_last=drop_last, generator=generator,
             collate_fn=self.rows.padded,
         )  # fmt: skip
+
+
+def split_texts(
+    rows: Iterable[Row], tokenizer: Any, *, seed: int, max_length: int | None = None
+) -> tuple[ClassificationDataset, ClassificationDataset, ClassificationDataset]:
+    """Return a training, a validation and a test part of labelled texts, with the same classes.
+
+    Args:
+        rows: pairs (label, text).
+        tokenizer: any tokenizer.
+        seed: decides which rows go where; see `split_rows`.
+        max_length: longer texts are cut.
+
+    Raises:
+        ValueError: if a part would be empty, or a row is not right; see `ClassificationDataset`.
+    """
+    rows = list(rows)
+    names = _names_of([label for label, _ in rows])
+    train, validation, test = (
+        ClassificationDataset(part, tokenizer, class_names=names, max_length=max_length)
+        for part in split_rows(rows, seed)
+    )
+    return train, validation, test
 
 
 def _names_of(labels: Sequence[Any]) -> tuple[str, ...]:

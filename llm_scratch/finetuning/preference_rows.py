@@ -5,6 +5,7 @@ Shape letters: B pairs of a batch, T tokens, n all pairs.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from llm_scratch.finetuning.dpo_simple import ANSWERS, check_pair
 from llm_scratch.finetuning.instruction_rows import answer_row
+from llm_scratch.finetuning.instructions import load_entries
 from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
@@ -22,7 +24,8 @@ from llm_scratch.text.shuffling import epoch_order
 from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
-from llm_scratch.training.precision import Precision, autocast, pick_precision
+from llm_scratch.training.config import Precision
+from llm_scratch.training.precision import autocast, pick_precision
 
 Row = tuple[list[int], list[int]]
 
@@ -105,6 +108,16 @@ class PreferenceRows:
         """Both answers of some pairs: inputs and targets, each (2B, T)."""
         places = [2 * pair for pair in chosen] + [2 * pair + 1 for pair in chosen]
         return self._rows.padded(places)
+
+
+def load_preferences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read a JSON file of dicts with instruction, input, chosen and rejected.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no list of pairs; the first bad one is named.
+    """
+    return load_entries(path, check_pair, ("instruction", *ANSWERS))
 
 
 def preference_rows(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack, get_args
+from typing import Any, NamedTuple, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from llm_scratch.files import read_json, write_json
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.runs import Trained
 from llm_scratch.finetuning.scores import confusion_matrix
 from llm_scratch.finetuning.spam_classifier import warn_of_cut
 from llm_scratch.model.heads import head_of
@@ -27,7 +28,6 @@ from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.starting import RunState
 from llm_scratch.weights.folder import load_model, save_model
 
-Trained = Literal["last block", "all", "head"]
 CLASSES_FILE = "classes.json"
 
 

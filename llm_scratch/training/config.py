@@ -1,16 +1,22 @@
-"""Everything that decides a training run, in one frozen object that is checked when it is made."""
+"""Everything that decides a training run, in one frozen object that is checked when it is made.
+
+No torch is imported here, so that a program can offer these settings before it needs any.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
-from llm_scratch.training.head_loss import CHUNK
-from llm_scratch.training.optimizers import OPTIMIZERS, OptimizerName
-from llm_scratch.training.precision import PRECISIONS, Precision
 from llm_scratch.training.schedules import Schedule, learning_rate
+
+OptimizerName = Literal["adamw", "muon"]
+OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+CHUNK = 1024  # tokens
 
 # What may differ when a run goes on: what is kept and shown, and settings that trade memory for
 # time, which change results by rounding only.

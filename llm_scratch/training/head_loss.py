@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm_scratch.model.linear import Linear
+from llm_scratch.training.config import CHUNK
 from llm_scratch.training.losses import IGNORE_INDEX
 
-CHUNK = 1024
 ALIGNMENT = 64
 # So few rows of logits stay in a processor's cache while they become probabilities.
 ROWS_IN_CACHE = 32

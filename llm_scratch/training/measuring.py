@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,12 @@ import torch
 
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
+from llm_scratch.text.token_file import TokenFile
 from llm_scratch.text.token_parts import TokenPart
-from llm_scratch.training.precision import Precision, pick_precision
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.training.config import Precision
+from llm_scratch.training.precision import pick_precision
+from llm_scratch.training.starting import first_rows
 from llm_scratch.training.steps import Engine
 
 
@@ -72,3 +79,61 @@ def measure(
                 bytes_seen += int(id_bytes[targets.numpy()].sum())
     bits = total / math.log(2) / bytes_seen if bytes_seen else None
     return Measured(total / targets_seen, targets_seen, bits)
+
+
+def check_vocabularies(model: Any, tokenizer: Any, data: TokenFile) -> None:
+    """Refuse a token file that was not made for a model.
+
+    Args:
+        model: what reads the ids.
+        tokenizer: the model's; None compares the sizes alone.
+        data: the token file.
+
+    Raises:
+        ValueError: if the tokenizers differ, or the file has ids that the model does not have.
+    """
+    if tokenizer is not None and (own := fingerprint(tokenizer)) != data.fingerprint:
+        raise ValueError(
+            f"{data.path} was made with the tokenizer {data.fingerprint[:12]}..., the model has "
+            f"{own[:12]}...; prepare the text with the model's tokenizer"
+        )
+    if data.vocab_size > model.cfg.vocab_size:
+        raise ValueError(
+            f"{data.path} has a vocabulary of {data.vocab_size} ids, the model of "
+            f"{model.cfg.vocab_size}; they do not belong together"
+        )
+
+
+def part_to_measure(
+    data: TokenFile, length: int, *, name: str | None = None, run: str | os.PathLike[str] = ""
+) -> tuple[str, TokenPart]:
+    """Return which part of a token file a model is measured on: its name and its tokens.
+
+    Args:
+        data: the token file.
+        length: tokens of a window.
+        name: "train", "val" or "all"; None is "val" where the run was trained on this file, else
+            "all", none of which the model has seen.
+        run: the folder of the run that the model comes from, where it comes from one.
+
+    Raises:
+        ValueError: if the name is not known, or a part is shorter than a window.
+    """
+    if name is None:
+        name = "val" if trained_on(run, data) else "all"
+    if name == "all":
+        return name, data.whole
+    if name not in ("train", "val"):
+        raise ValueError(f"part {name!r} is not known; there are train, val, all")
+    return name, data.split(min_tokens=length + 1)[name == "val"]
+
+
+def trained_on(run: str | os.PathLike[str], data: TokenFile) -> bool:
+    """Return whether the run in a folder learned from this token file."""
+    try:
+        content = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
+        length = content["train"]["length"] or content["model"]["context_length"]
+        part = data.split(min_tokens=length + 1)[0]
+        return first_rows(part, length) == content["data"]["first rows"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

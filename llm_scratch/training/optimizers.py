@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm_scratch.tensor_files.stored import is_dense
+from llm_scratch.training.config import OPTIMIZERS, OptimizerName
 
-OptimizerName = Literal["adamw", "muon"]
-OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 

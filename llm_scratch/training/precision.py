@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
 from llm_scratch.model.linear import has_matrix_units
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
+from llm_scratch.training.config import PRECISIONS, Precision
 
 
 def pick_precision(name: Precision, device: torch.device) -> torch.dtype:

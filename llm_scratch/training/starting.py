@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
@@ -70,6 +74,13 @@ class Run:
     save_best: SaveBest
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def new_model(cfg: GPTConfig, seed: int) -> GPTModel:
+    """Return a model with GPT-2's initial weights, the same for the same seed."""
+    model = GPTModel.empty(cfg)
+    model.init_weights(generator=torch.Generator().manual_seed(seed))
+    return model
 
 
 def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -> Engine:

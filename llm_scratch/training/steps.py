@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.training.head_loss import CHUNK, comes_in_pieces, head_loss
+from llm_scratch.training.config import CHUNK
+from llm_scratch.training.head_loss import comes_in_pieces, head_loss
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate

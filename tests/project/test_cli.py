@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -108,9 +109,14 @@ def test_main_tells_mistakes_from_failures(error, code, monkeypatch, capsys) -> 
     assert capsys.readouterr().err.count("\n") == (code != 130)
 
 
+def test_main_shows_the_version(capsys) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"llm-scratch {importlib.metadata.version('llm-scratch')}\n"
+
+
 def test_every_group_of_commands_is_there() -> None:
     files = (ROOT / "llm_scratch" / "cli").glob("*.py")
-    assert {path.stem for path in files} - {"__init__", "models"} == {
+    assert {path.stem for path in files} - {"__init__", "options", "settings"} == {
         group.__name__.rpartition(".")[2] for group in cli.GROUPS
     }
 

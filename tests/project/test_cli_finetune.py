@@ -53,6 +53,8 @@ def test_finetune_classify_then_classify(base, data, capsys, lora):
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[2] for line in lines] == ["sun red", "rain blue"]
     assert {line[0] for line in lines} <= {"x", "y"}
+    assert main(["classify", str(run), "sun", "--device", "cpu", "--precision", "bfloat16"]) == 0
+    assert capsys.readouterr().out.endswith("\tsun\n")
     assert (run / "adapter_model.safetensors").is_file() == bool(lora)
 
 
@@ -81,6 +83,15 @@ def test_finetune_prefer(base, data, capsys):
     assert "3 steps; best validation loss" in capsys.readouterr().out
 
 
+def test_finetune_with_the_same_seed_gives_the_same_model(base, data, capsys):
+    for task, file in (("classify", "m.tsv"), ("instruct", "i.json")):
+        words = ["finetune", task, base, "--data", data / file, "--lora", "2"]
+        for run in ("one", "two"):
+            assert main(quick(*words, "--out", data / task / run)) == 0
+        one, two = (data / task / run / "adapter_model.safetensors" for run in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
 def test_finetune_resumes(base, data, capsys):
     words = ["finetune", "instruct", base, "--data", data / "i.json", "--out", data / "run"]
     words = [*words, "--save-every", "2", "--steps", "4", "--device", "cpu"]
@@ -101,6 +112,8 @@ def test_finetune_resumes(base, data, capsys):
             "--alpha belongs to --lora",
         ),
         (["classify", "BASE", "--data", "DATA/m.tsv", "--lora", "2", "--train", "all"], "--train"),
+        (["instruct", "BASE", "--data", "DATA/i.json", "--epochs", "2", "--steps", "3"], "epochs"),
+        (["prefer", "BASE", "--data", "DATA/bad.json"], "bad.json: entry 0 has no chosen"),
         (["classify", "nowhere", "--data", "DATA/m.tsv"], "nowhere"),
     ],
 )

@@ -10,10 +10,9 @@ import sys
 import pytest
 import torch
 
-from llm_scratch.cli import generation as command
 from llm_scratch.cli import main
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
-from llm_scratch.generation.texts import generate_text
+from llm_scratch.generation.texts import TextBatch, TextStream, generate_text
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.weights.folder import load_model, save_model
@@ -137,7 +136,7 @@ def test_generate_runs_in_every_precision(run, precision):
 
 
 def test_generate_interrupted_ends_with_what_was_written(run, folder, monkeypatch):
-    original = command.TextStream.__next__
+    original = TextStream.__next__
     left = iter(range(5))
 
     def interrupted(self):
@@ -145,7 +144,7 @@ def test_generate_interrupted_ends_with_what_was_written(run, folder, monkeypatc
             raise KeyboardInterrupt
         return original(self)
 
-    monkeypatch.setattr(command.TextStream, "__next__", interrupted)
+    monkeypatch.setattr(TextStream, "__next__", interrupted)
     code, out, err = run("--prompt", PROMPT)
     assert code == 130
     assert expected_text(folder).startswith(out.removesuffix("\n"))
@@ -155,7 +154,7 @@ def test_generate_interrupted_ends_with_what_was_written(run, folder, monkeypatc
 
 
 def test_generate_interrupted_in_a_batch_prints_what_there_is(run, folder, monkeypatch):
-    original, whole = command.TextBatch.__iter__, expected_text(folder)
+    original, whole = TextBatch.__iter__, expected_text(folder)
 
     def interrupted(self):
         for step, pieces in enumerate(original(self)):
@@ -163,7 +162,7 @@ def test_generate_interrupted_in_a_batch_prints_what_there_is(run, folder, monke
                 raise KeyboardInterrupt
             yield pieces
 
-    monkeypatch.setattr(command.TextBatch, "__iter__", interrupted)
+    monkeypatch.setattr(TextBatch, "__iter__", interrupted)
     code, out, err = run(
         "--prompt", PROMPT, "--prompt", "One", "--prompt", "x", "--batch-size", "2"
     )
@@ -208,7 +207,11 @@ def test_generate_refuses_a_model_without_tokenizer_or_without_text(run, folder,
     save_model(model, tmp_path / "bare")
     code, _, err = run("--prompt", "a", model=tmp_path / "bare")
     assert code == 2
-    assert "has no tokenizer" in err
+    assert "--tokenizer gpt2" in err
+    tokenizer.save(tmp_path / "own.json")
+    given = ["--tokenizer", str(tmp_path / "own.json")]
+    code, out, _ = run("--prompt", PROMPT, *given, model=tmp_path / "bare")
+    assert (code, out) == (0, expected_text(folder) + "\n")
     model.out_head = torch.nn.Linear(24, 2)
     save_model(model, tmp_path / "classes", tokenizer)
     code, _, err = run("--prompt", "a", model=tmp_path / "classes")

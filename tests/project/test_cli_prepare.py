@@ -74,7 +74,8 @@ def test_prepare_verify_reads_the_file_through(capsys, tmp_path, mine):
     ("words", "message"),
     [
         ([], "no text to prepare: give files, folders or names"),
-        (["none.txt"], "no text at none.txt"),
+        (["none.txt"], "none.txt is not here"),
+        (["folder/none.txt"], "no text at folder/none.txt"),
         (["--verify", "--out", "none.bin"], "no token file at none.bin"),
         (["the-tide-clock", "--tokenizer", "none.json"], "no tokenizer at none.json"),
     ],

@@ -17,20 +17,26 @@ LATE = {
 }
 # Measured against torch alone, which loads tqdm itself where it is installed.
 IN_A_FRESH_PROCESS = """
-import json, sys, torch
+import contextlib, io, json, sys
+import llm_scratch.cli, llm_scratch.files
+with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+    llm_scratch.cli.main(["--version"])
+    llm_scratch.cli.main(["pretrain", "--print-config"])
+    llm_scratch.cli.main(["finetune", "classify", "--help"])
+command = sorted(sys.modules)
+import torch
 before, state = set(sys.modules), torch.get_rng_state()
 import llm_scratch
+llm_scratch.GPTModel
 library = sorted(set(sys.modules) - before)
 untouched = torch.equal(state, torch.get_rng_state()) and not torch.cuda.is_initialized()
-import llm_scratch.cli
-llm_scratch.cli.build_parser()
-print(json.dumps([library, sorted(set(sys.modules) - before), untouched]))
+print(json.dumps([library, command, untouched, shown.getvalue()]))
 """
 
 
 @pytest.fixture(scope="module")
-def fresh() -> tuple[list[str], list[str], bool]:
-    """Modules that the library loads, those with its command; whether it left torch as it was."""
+def fresh() -> tuple[list[str], list[str], bool, str]:
+    """Modules that the library loads, those of its command; if torch is untouched; what it said."""
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS]
     done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     return tuple(json.loads(done.stdout))
@@ -40,8 +46,9 @@ def test_import_loads_nothing_that_is_used_later(fresh) -> None:
     assert not LATE & set(fresh[0])
 
 
-def test_import_of_the_command_loads_nothing_that_is_used_later(fresh) -> None:
-    assert not LATE & set(fresh[1])
+def test_help_and_settings_are_shown_without_torch(fresh) -> None:
+    assert not (LATE | {"torch", "numpy"}) & set(fresh[1])
+    assert all(word in fresh[3] for word in ("llm-scratch ", '"tie_weights": true', "--lora RANK"))
 
 
 def test_import_asks_no_device_and_draws_no_random_number(fresh) -> None:

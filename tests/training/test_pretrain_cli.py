@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from llm_scratch.cli import main
-from llm_scratch.cli.pretrain import about_settings
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.token_file import TokenFile, write_tokens
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
-from llm_scratch.training.config import TrainConfig
-from llm_scratch.training.measuring import measure
+from llm_scratch.training.measuring import measure, part_to_measure
 from llm_scratch.training.presets import PRESETS
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import load_model
@@ -72,7 +70,33 @@ def test_pretrain_starts_from_the_weights_of_a_model(run, data, tmp_path, capsys
     before, after = load_model(run)[0], load_model(tmp_path / "run")[0]
     assert torch.equal(before.pos_emb.weight, after.pos_emb.weight)
     assert main([*words, "--emb-dim", "16"]) == 2
-    assert "--init brings the model's sizes; leave out emb_dim" in capsys.readouterr().err
+    assert "--init brings the model's sizes; leave out --emb-dim" in capsys.readouterr().err
+
+
+def test_pretrain_starts_from_any_model_whose_vocabulary_fits(run, data, tmp_path, capsys):
+    assert main(["weights", "export", str(run), str(tmp_path / "theirs")]) == 0
+    words = ["--init", str(tmp_path / "theirs"), "--steps", "1", "--learning-rate", "0"]
+    out = tmp_path / "run"
+    assert main(["pretrain", "--data", str(data), "--out", str(out), *words]) == 0
+    before, after = load_model(run)[0], load_model(out)[0]
+    assert torch.equal(before.pos_emb.weight, after.pos_emb.weight)
+    other = BytePairTokenizer.train("ab ab ab", vocab_size=258, special_tokens=())
+    write_tokens(tmp_path / "other.bin", TEXT, other, progress=False)
+    words = ["pretrain", "--data", str(tmp_path / "other.bin"), *words, "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "other.bin" in capsys.readouterr().err
+
+
+def test_part_to_measure_is_what_the_run_has_not_learned_from(run, data, tmp_path):
+    file = TokenFile(data)
+    train, val = file.split(min_tokens=17)
+    for name, part in (("train", train), ("val", val), ("all", file.whole)):
+        found = part_to_measure(file, 16, name=name)
+        assert (found[0], len(found[1])) == (name, len(part))
+    assert part_to_measure(file, 16, run=run)[0] == "val"
+    assert part_to_measure(file, 16, run=tmp_path)[0] == "all"
+    with pytest.raises(ValueError, match="part 'test' is not known; there are train, val, all"):
+        part_to_measure(file, 16, name="test")
 
 
 def test_pretrain_without_data_says_what_makes_it(capsys):
@@ -95,7 +119,6 @@ def test_pretrain_has_an_option_for_every_setting(capsys):
     assert printed["clip"] is None
     assert printed["tune_allocator"] is False
     assert (printed["schedule"], printed["beta2"]) == ("linear", 0.99)
-    assert set(about_settings()) == {field.name for field in dataclasses.fields(TrainConfig)}
 
 
 def test_pretrain_refuses_a_text_that_is_too_short(tmp_path, capsys):

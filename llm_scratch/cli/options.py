@@ -1,0 +1,111 @@
+"""What the commands have in common: how one is added, and the options that many of them take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_scratch.training.config import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
+
+    from llm_scratch.opening import OpenModel
+
+MISUSED = 2
+DTYPES = tuple(name for name in PRECISIONS if name != "auto")
+Run = Callable[[argparse.Namespace], int]
+
+
+def add_command(
+    commands: Any, name: str, about: str, example: str, run: Run, usage: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command to a group of them and return its parser.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: the word that calls it.
+        about: what it does, for the list of commands and the first line of its help.
+        example: a whole command line without `llm-scratch`, which the help ends with.
+        run: what does the work.
+        usage: the options to show in the usage line, where all of them would fill a page.
+    """
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"example:\n  llm-scratch {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if usage:
+        parser.usage = f"{parser.prog} {usage}"
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Any, name: str, about: str, example: str, metavar: str = "COMMAND") -> Any:
+    """Add a command that has commands of its own, and return what these are added to."""
+
+    def show_commands(args: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return MISUSED
+
+    parser = add_command(commands, name, about, example, show_commands)
+    return parser.add_subparsers(title=f"{metavar.lower()}s", metavar=metavar)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, which `open_asked` opens, and the tokenizer for one that has none."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a folder, a file, or a name like gpt2"
+    )
+    parser.add_argument("--tokenizer", metavar="NAME",
+                        help="gpt2, or a tokenizer's file; default: the model's own")  # fmt: skip
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a device."""
+    parser.add_argument("--device", default="auto", metavar="NAME",
+                        help="cpu, cuda, cuda:1, mps or auto; default: auto, which is cuda where "
+                             "there is one, else cpu")  # fmt: skip
+
+
+def add_precision(parser: argparse.ArgumentParser, *more: str) -> None:
+    """Add the choice of the numbers that a model computes with; a command may know more kinds."""
+    parser.add_argument("--precision", choices=(*PRECISIONS, *more), default="auto",
+                        help="numbers to compute with; default: auto, which is what suits the "
+                             "device (generate and classify: the file's own)")  # fmt: skip
+
+
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a tokenizer for a text."""
+    parser.add_argument("--tokenizer", default="gpt2", metavar="NAME",
+                        help="gpt2, or a file: one saved here, .tiktoken, or a tokenizer.json; "
+                             "default: gpt2")  # fmt: skip
+
+
+def dtype_of(precision: str | None) -> torch.dtype | None:
+    """Return the type in which weights are opened for a precision; None is the file's own."""
+    import torch
+
+    named = {name: getattr(torch, name) for name in DTYPES} | {"int8": torch.float32}
+    return named.get(precision or "auto")
+
+
+def open_asked(args: argparse.Namespace, source: str | None = None, **options: Any) -> OpenModel:
+    """Open MODEL, or another source, on the device and with the tokenizer of the command line."""
+    from llm_scratch.opening import open_model
+
+    options |= {"device": vars(args).get("device"), "tokenizer": args.tokenizer}
+    return open_model(source or args.model, **options)
+
+
+def data_path(name: str) -> Path:
+    """Return the path that is meant: one that is there, or a text or data set by its name."""
+    from llm_scratch.text.corpora import find_data
+
+    path = Path(name)
+    return path if path.exists() or path.name != name else find_data(name)

@@ -1,0 +1,58 @@
+"""A model made ready for a task: its new head, which of its parts learn, and how it is saved."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+
+from llm_scratch.finetuning.runs import Trained
+from llm_scratch.finetuning.text_classifier import replace_head
+from llm_scratch.lora.layers import replace_linear_with_lora
+from llm_scratch.lora.saving import save_adapter
+from llm_scratch.training.starting import SaveBest
+from llm_scratch.weights.folder import save_model
+
+
+def prepare_model(
+    model: Any,
+    *,
+    base: str | os.PathLike[str],
+    lora: int | None = None,
+    alpha: float | None = None,
+    num_classes: int | None = None,
+    trained: Trained | None = None,
+) -> SaveBest:
+    """Make a model ready to learn, in place; return what saves the best one of its run.
+
+    New parameters are drawn from PyTorch's global generator.
+
+    Args:
+        model: as it was opened.
+        base: where it was opened; an adapter names it.
+        lora: the rank of LoRA matrices in all blocks, which then learn instead of the model's own
+            layers; None puts none.
+        alpha: LoRA's outputs are scaled by alpha / lora; None is as much as the rank.
+        num_classes: for a classifier: how many classes its new head tells apart.
+        trained: for a classifier without LoRA: which part learns; None is its last block.
+
+    Raises:
+        ValueError: if a choice has no effect beside the others, or is out of range.
+    """
+    if alpha is not None and lora is None:
+        raise ValueError("--alpha belongs to --lora RANK; lora=RANK goes with alpha=")
+    if trained is not None and (lora is not None or num_classes is None):
+        raise ValueError("--train (trained=) chooses among the layers of a classifier without "
+                         "LoRA; leave it out")  # fmt: skip
+    if num_classes is not None:
+        replace_head(model, num_classes, "head" if lora else trained or "last block")
+    if lora is None:
+        return save_model
+    replace_linear_with_lora(
+        model,
+        lora,
+        lora if alpha is None else alpha,
+        targets="trf_blocks",
+        freeze_base=num_classes is None,
+    )
+    return partial(save_adapter, base=str(base))
