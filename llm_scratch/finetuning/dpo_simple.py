@@ -335,7 +335,15 @@ def train_model_dpo_simple(
             plural = name.replace("loss", "losse") + "s"
             tracked.setdefault(plural, []).append(value)
         tracked.setdefault("tokens_seen", []).append(tokens_seen)
-        log(_line(epoch, step, values))
+        train, val = (
+            values[f"{part}_chosen_reward"] - values[f"{part}_rejected_reward"]
+            for part in ("train", "val")
+        )
+        log(
+            f"Ep {epoch} (Step {step:06d}): Train loss {values['train_loss']:.3f}, "
+            f"Val loss {values['val_loss']:.3f}, Train reward margins {train:.3f}, "
+            f"Val reward margins {val:.3f}"
+        )
 
     run_epochs(
         policy_model,
@@ -351,15 +359,3 @@ def train_model_dpo_simple(
         ),
     )
     return tracked
-
-
-def _line(epoch: int, step: int, values: Mapping[str, float]) -> str:
-    margins = [
-        values[f"{part}_chosen_reward"] - values[f"{part}_rejected_reward"]
-        for part in ("train", "val")
-    ]
-    return (
-        f"Ep {epoch} (Step {step:06d}): Train loss {values['train_loss']:.3f}, "
-        f"Val loss {values['val_loss']:.3f}, Train reward margins {margins[0]:.3f}, "
-        f"Val reward margins {margins[1]:.3f}"
-    )

@@ -8,20 +8,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llm_scratch.finetuning.dpo_simple import ANSWERS, check_pair
-from llm_scratch.finetuning.instruction_rows import answer_row
+from llm_scratch.finetuning.instruction_rows import answer_row, shuffled_rows
 from llm_scratch.finetuning.instructions import load_entries
 from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
-from llm_scratch.text.shuffling import epoch_order
-from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
+from llm_scratch.text.step_rows import Piece, rows_in_turn
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 from llm_scratch.training.config import Precision
@@ -74,25 +73,14 @@ class PreferenceRows:
         return len(self)
 
     def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
+        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
 
         Raises:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
         """
-        n = self.num_rows(length)
-        chosen: list[int] = []
-        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
-            chosen += epoch_order(seed, epoch, n, begin, end).tolist()
-        return self.pairs(chosen)
+        return self.pairs(shuffled_rows(seed, self.num_rows(length), step, rows, **piece))
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield every pair once, `rows` at a time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -219,20 +219,22 @@ class TextBatch:
         eos_id = end if eos_id == "auto" else eos_id
         encoded = [_encode_prompt(tokenizer, prompt, special, end) for prompt in prompts]
         stop = [stop] if isinstance(stop, str) else list(stop)
-        self._rows = [
-            _Row(tokenizer, prompt, ids, StopStrings(stop), eos_id, set(stop_ids))
-            for prompt, ids in zip(prompts, encoded, strict=True)
-        ]
-        self._max_new_tokens = max_new_tokens
+        self._rows = []
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            decoder = IncrementalDecoder(tokenizer)
+            for token_id in ids[-SEED_IDS:] if prompt else ():
+                decoder.push(token_id)
+            row = _Row(prompt, len(ids), decoder, StopStrings(stop), eos_id, set(stop_ids))
+            self._rows.append(row)
         self._prefill_seconds = self._decode_seconds = 0.0
         self._steps: Iterator[Tensor] = iter(())
         if not prompts:
             return
-        ids, mask = pad_left(encoded, device_of(model))
+        idx, mask = pad_left(encoded, device_of(model))
         if settings.n_vocab is None:
             settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
         ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
-        self._steps = stream(model, ids, max_new_tokens, settings, **ends, **reading)
+        self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Each step's pieces, "" where nothing can be shown yet; to be read once."""
@@ -277,37 +279,31 @@ class TextBatch:
         ]
 
 
+@dataclass
 class _Row:
     """One prompt's continuation: its ids, its text, and what ended it."""
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        prompt: str,
-        prompt_ids: list[int],
-        stop: StopStrings,
-        eos_id: int | None,
-        stop_ids: set[int],
-    ) -> None:
-        self.prompt, self.prompt_tokens = prompt, len(prompt_ids)
-        self.text, self.ids = "", list[int]()
-        self.finish_reason: FinishReason | None = None
-        self._stop, self._eos_id, self._stop_ids = stop, eos_id, stop_ids
-        self._decoder = IncrementalDecoder(tokenizer)
-        for token_id in prompt_ids[-SEED_IDS:] if prompt else ():
-            self._decoder.push(token_id)
+    prompt: str
+    prompt_tokens: int
+    decoder: IncrementalDecoder
+    stop: StopStrings
+    eos_id: int | None
+    stop_ids: set[int]
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
 
     def push(self, token_id: int) -> str:
         """Take the next id and return the text that can be shown with it."""
         if self.finish_reason:
             return ""
         self.ids.append(token_id)
-        if token_id == self._eos_id:
+        if token_id == self.eos_id:
             return self.finish("eos")
-        if token_id in self._stop_ids:
+        if token_id in self.stop_ids:
             return self.finish("stop")
-        piece = self._stop.push(self._decoder.push(token_id))
-        if self._stop.found is not None:
+        piece = self.stop.push(self.decoder.push(token_id))
+        if self.stop.found is not None:
             self.finish_reason = "stop"
         self.text += piece
         return piece
@@ -316,8 +312,8 @@ class _Row:
         """End the row and return the text that was held back."""
         if self.finish_reason:
             return ""
-        piece = self._stop.push(self._decoder.flush()) + self._stop.flush()
-        self.finish_reason = "stop" if self._stop.found else reason
+        piece = self.stop.push(self.decoder.flush()) + self.stop.flush()
+        self.finish_reason = "stop" if self.stop.found else reason
         self.text += piece
         return piece
 

@@ -89,12 +89,9 @@ def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
     device = device_of(model)
     dtype = pick_precision(config.precision, device)
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
     optimizers = build_optimizers(
-        model,
-        config.learning_rate,
-        name=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
+        model, config.learning_rate, name=config.optimizer, weight_decay=decay, betas=betas
     )
     scaler, chunk = make_scaler(device, dtype), config.loss_chunk
     return Engine(model, optimizers, device, dtype, scaler, chunk, objective=objective)

@@ -62,11 +62,6 @@ class Engine:
     objective: Objective | None = None
     skipped: int = 0
 
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Every parameter that the optimizers update."""
-        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
-
     def count(self, batch: Batch) -> int:
         """What the losses of a batch are averaged over: its targets, as a rule."""
         return (count_targets if self.objective is None else self.objective.count)(batch)
@@ -138,7 +133,8 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
     scaler = engine.scaler
     for optimizer in engine.optimizers:
         scaler.unscale_(optimizer)
-    gradients = [p.grad for p in engine.parameters if p.grad is not None]
+    groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
     norm = gradient_norm(gradients)
     if not math.isfinite(norm):
         engine.skipped += 1
@@ -165,12 +161,11 @@ def gradient_norm(gradients: Sequence[Tensor]) -> float:
 
 def first_bad_tensor(model: nn.Module) -> str:
     """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    parameters = list(model.named_parameters())
+    tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
+    for name, tensor in tensors:
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
             return name
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"the gradient of {name}"
     return ""
 
 
