@@ -13,7 +13,6 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import generate_and_print_sample
+from llm_scratch.training.losses import first_batches
 
 ANSWERS = ("chosen", "rejected")
 PairLoader = Iterable[Mapping[str, Any]]
@@ -244,10 +244,8 @@ def compute_dpo_loss_loader(
     Raises:
         ValueError: if the loader gives no batch.
     """
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
     sums, count = torch.zeros(3, dtype=torch.float64), 0
-    for batch in islice(data_loader, num_batches):
+    for batch in first_batches(data_loader, num_batches):
         pairs = len(batch["chosen"])
         means = compute_dpo_loss_batch(batch, policy_model, reference_model, beta)
         sums += torch.stack(means).double().cpu() * pairs
@@ -346,16 +344,12 @@ def train_model_dpo_simple(
         )
 
     run_epochs(
-        policy_model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        policy_model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda pairs: compute_dpo_loss_batch(pairs, policy_model, reference_model, beta)[0],
         size_of=lambda pairs: pairs["chosen"].numel(),
         evaluate=evaluate,
         close_epoch=lambda: generate_and_print_sample(
             policy_model, tokenizer, device, start_context, log=log
         ),
-    )
+    )  # fmt: skip
     return tracked

@@ -105,7 +105,7 @@ def preference_score(
     """
     if rows.reference is None:
         raise ValueError("the reference is not known yet; call measure_reference(model, rows)")
-    now = pair_logprobs(model, rows, average=average, batch_size=batch_size, precision=precision)
+    now = pair_logprobs(model, rows, average, batch_size, precision)
     margins = (now - rows.reference) @ torch.tensor([1.0, -1.0])  # (n,)
     return PreferenceScore(
         loss=-F.logsigmoid(beta * margins).mean().item(),

@@ -200,20 +200,13 @@ def measure_reference(
         batch_size: pairs at a time.
         precision: as the training's, or else the first loss is not ln 2.
     """
-    rows.reference = pair_logprobs(
-        model, rows, average=average, batch_size=batch_size, precision=precision
-    )
+    rows.reference = pair_logprobs(model, rows, average, batch_size, precision)
     return rows.reference
 
 
 @torch.no_grad()
 def pair_logprobs(
-    model: Any,
-    rows: PreferenceRows,
-    *,
-    average: bool = False,
-    batch_size: int = 8,
-    precision: Precision = "float32",
+    model: Any, rows: PreferenceRows, average: bool, batch_size: int, precision: Precision
 ) -> Tensor:
     """Log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
 

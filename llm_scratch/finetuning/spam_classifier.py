@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from llm_scratch.model.wrappers import context_length_of
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.epochs import check_run, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model
-from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
+from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch, first_batches
 
 SPAM_LABELS = {"ham": 0, "spam": 1}
 
@@ -181,11 +180,9 @@ def calc_accuracy_loader(
     Source:
         Book 6.6.
     """
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
     correct, count = 0, 0
     with evaluation_mode(model):
-        for inputs, targets in islice(data_loader, num_batches):
+        for inputs, targets in first_batches(data_loader, num_batches):
             batch = inputs.to(device), targets.to(device)
             logits, labels = class_logits(model, *batch, position=position)
             correct += int((logits.argmax(dim=-1) == labels).sum())
@@ -254,16 +251,12 @@ def train_classifier_simple(
         log(f"Training accuracy: {train_share:.2%} | Validation accuracy: {val_share:.2%}")
 
     examples_seen = run_epochs(
-        model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device, loss_fn=loss_fn),
         size_of=lambda batch: len(batch[0]),
         evaluate=evaluate,
         close_epoch=close_epoch,
-    )
+    )  # fmt: skip
     pairs = [*zip(*losses, strict=True), *zip(*accuracies, strict=True)]
     train_losses, val_losses, train_accs, val_accs = map(list, pairs)
     return train_losses, val_losses, train_accs, val_accs, examples_seen

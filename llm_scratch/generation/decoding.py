@@ -112,19 +112,10 @@ def generate(
     if settings is not None and single != GREEDY:
         raise ValueError("both settings= and single settings were given; give one of the two")
     steps = stream(
-        model,
-        idx,
-        max_new_tokens,
-        settings or single,
-        context_size=context_size,
-        eos_id=eos_id,
-        stop=stop,
-        generator=generator,
-        attention_mask=attention_mask,
-        cache=cache,
-        use_cache=use_cache,
-        return_logprobs=return_logprobs,
-    )
+        model, idx, max_new_tokens, settings or single, context_size=context_size, eos_id=eos_id,
+        stop=stop, generator=generator, attention_mask=attention_mask, cache=cache,
+        use_cache=use_cache, return_logprobs=return_logprobs,
+    )  # fmt: skip
     if not return_logprobs:
         return torch.cat([idx, *steps], dim=1)
     ids, logprobs = [idx], [torch.empty(len(idx), 0, device=idx.device)]

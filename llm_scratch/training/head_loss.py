@@ -118,13 +118,14 @@ def _by_products(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The loss of a plain linear head, and the gradients of hidden states and weight."""
     hidden, weight = tensors
-    dtype = _matrix_dtype(hidden)
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     states, head = hidden.to(dtype), weight.to(dtype)
     grad_hidden = torch.empty_like(states) if wanted[0] else None
     grad_weight: Tensor | None = None
     if wanted[1]:  # sums of many chunks need float32
-        kind = weight.dtype if len(states) <= chunk else torch.float32
-        grad_weight = torch.empty(weight.shape, dtype=kind, device=weight.device)
+        summed = weight.dtype if len(states) <= chunk else torch.float32
+        grad_weight = torch.empty(weight.shape, dtype=summed, device=weight.device)
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
     room = _aligned_rows(states, min(chunk, len(states)), len(head))  # (chunk, V)
     for start in range(0, len(states), chunk):
@@ -150,7 +151,11 @@ def _by_autograd(
         part = slice(start, start + size)
         with torch.set_grad_enabled(any(wanted)):
             piece = states[part].detach().requires_grad_(any(wanted))
-            loss = _sum_of_losses(head, piece, targets[part]) / divisor
+            logits = head(piece).float()  # (n, V)
+            loss = F.cross_entropy(
+                logits, targets[part], ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+            loss = loss / divisor
         total += loss.detach()
         if any(wanted):
             found = torch.autograd.grad(loss, (piece, *learning))
@@ -170,14 +175,6 @@ def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
     room = like.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT)
     room[:, columns:] = 0
     return room[:, :columns]
-
-
-def _matrix_dtype(hidden: Tensor) -> torch.dtype:
-    """The type that products are computed in: autocast's where that is on."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype
 
 
 def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
@@ -219,8 +216,3 @@ def _add_product(total: Tensor, gradient: Tensor, states: Tensor, is_first: bool
             torch.mm(part.T, states, out=slab)
         else:
             slab.addmm_(part.T, states)
-
-
-def _sum_of_losses(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-    logits = head(states).float()  # (n, V)
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")

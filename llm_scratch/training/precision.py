@@ -36,9 +36,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself, rather than by way of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "mps":
-        return False
-    return True
+    return device.type != "mps"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:

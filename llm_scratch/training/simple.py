@@ -67,26 +67,15 @@ def train_model_simple(
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     check_start(start_context, tokenizer)
     step_name = "Step" if update is None else "Iter"
-    train_losses: list[float] = []
-    val_losses: list[float] = []
-    tokens_at: list[int] = []
+    found: list[tuple[float, float, int]] = []
 
     def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
-        losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
-        train_losses.append(losses[0])
-        val_losses.append(losses[1])
-        tokens_at.append(tokens_seen)
-        log(
-            f"Ep {epoch} ({step_name} {step:06d}): "
-            f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
-        )
+        train, val = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+        found.append((train, val, tokens_seen))
+        log(f"Ep {epoch} ({step_name} {step:06d}): Train loss {train:.3f}, Val loss {val:.3f}")
 
     run_epochs(
-        model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device),
         size_of=lambda batch: batch[0].numel(),
         evaluate=evaluate,
@@ -94,7 +83,8 @@ def train_model_simple(
             model, tokenizer, device, start_context, log=log
         ),
         update=update,
-    )
+    )  # fmt: skip
+    train_losses, val_losses, tokens_at = map(list, zip(*found, strict=True))
     return train_losses, val_losses, tokens_at
 
 
