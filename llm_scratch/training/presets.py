@@ -13,7 +13,6 @@ from llm_scratch.training.config import TrainConfig
 class Preset:
     """A model without its vocabulary, and the settings to train it with."""
 
-    about: str
     model: GPTConfig
     train: TrainConfig
 
@@ -22,12 +21,12 @@ _model = partial(GPTConfig, vocab_size=50257, tie_weights=True)
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        "to see that everything works: seconds on a laptop",
+        # To see that everything works: seconds on a laptop.
         _model(emb_dim=64, n_layers=2, n_heads=4, context_length=64),
         TrainConfig(steps=300, micro_batch=4, learning_rate=3e-3, eval_every=50, save_every=50),
     ),
     "small": Preset(
-        "a model that writes in the manner of its text: an evening on a laptop",
+        # A model that writes in the manner of its text: an evening on a laptop.
         _model(emb_dim=384, n_layers=6, n_heads=6, context_length=256),
         TrainConfig(
             steps=3000,
@@ -39,7 +38,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "124M": Preset(
-        "GPT-2's smallest: days on one GPU",
+        # GPT-2's smallest: days on one GPU.
         GPT2_CONFIGS["124M"],
         TrainConfig(
             steps=20000,
