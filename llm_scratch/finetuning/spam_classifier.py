@@ -87,8 +87,7 @@ class SpamDataset(Dataset):
 def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
     """Warn with the number of texts that are cut to `max_length` tokens, if any are."""
     lengths = [len(ids) for ids in encoded]
-    cut = sum(length > max_length for length in lengths)
-    if cut:
+    if cut := sum(length > max_length for length in lengths):
         warnings.warn(
             f"{cut} of {len(lengths)} texts are cut to {max_length} tokens; the longest has "
             f"{max(lengths)}",

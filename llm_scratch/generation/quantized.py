@@ -113,10 +113,16 @@ def _has_dynamic_kernel(device: torch.device) -> bool:
     """Whether this PyTorch multiplies 8-bit numbers on this device, and rightly."""
     if device.type != "cpu":
         return False
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
+    scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
+    x = torch.randn(3, 64, generator=generator)
+    expected = x @ (integers * scales[:, None]).t() + bias
     try:
-        return _dynamic_product_is_right()
+        found = _dynamic_product(integers, scales, bias)(x)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
+    return bool((found - expected).norm() < 0.03 * expected.norm())
 
 
 @cache
@@ -128,17 +134,6 @@ def _has_weight_only_kernel(device: torch.device) -> bool:
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return bool((found == 32).all())
-
-
-def _dynamic_product_is_right() -> bool:
-    generator = torch.Generator().manual_seed(0)
-    integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
-    scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
-    x = torch.randn(3, 64, generator=generator)
-    expected = x @ (integers * scales[:, None]).t() + bias
-    return bool(
-        (_dynamic_product(integers, scales, bias)(x) - expected).norm() < 0.03 * expected.norm()
-    )
 
 
 @cache
