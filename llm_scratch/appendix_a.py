@@ -90,8 +90,7 @@ def compute_accuracy(
     correct = total = 0
     with evaluation_mode(model):
         for features, labels in dataloader:
-            if device is not None:
-                features, labels = features.to(device), labels.to(device)
+            features, labels = features.to(device), labels.to(device)
             correct += int((model(features).argmax(dim=1) == labels).sum())
             total += len(labels)
     if not total:

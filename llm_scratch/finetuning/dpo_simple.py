@@ -13,7 +13,6 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -21,14 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from llm_scratch.finetuning.prompts import format_input
+from llm_scratch.finetuning.prompts import ALPACA
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import generate_and_print_sample
+from llm_scratch.training.losses import first_batches
 
-ANSWER_HEADER = "\n\n### Response:\n"
 ANSWERS = ("chosen", "rejected")
 PairLoader = Iterable[Mapping[str, Any]]
 
@@ -56,10 +55,9 @@ class PreferenceDataset(Dataset):
         self.encoded_texts: list[dict[str, Any]] = []
         for number, entry in enumerate(data):
             check_pair(number, entry)
-            prompt = format_input(entry)
-            start = encode(tokenizer, prompt + ANSWER_HEADER, "text")
+            start = encode(tokenizer, ALPACA.prompt(entry), "text")
             texts = {name: start + encode(tokenizer, entry[name], "text") for name in ANSWERS}
-            prompt_ids = encode(tokenizer, prompt, "text")
+            prompt_ids = encode(tokenizer, ALPACA.instruction(entry), "text")
             self.encoded_texts.append({"prompt": prompt_ids, "answer_start": len(start), **texts})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -246,10 +244,8 @@ def compute_dpo_loss_loader(
     Raises:
         ValueError: if the loader gives no batch.
     """
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
     sums, count = torch.zeros(3, dtype=torch.float64), 0
-    for batch in islice(data_loader, num_batches):
+    for batch in first_batches(data_loader, num_batches):
         pairs = len(batch["chosen"])
         means = compute_dpo_loss_batch(batch, policy_model, reference_model, beta)
         sums += torch.stack(means).double().cpu() * pairs
@@ -326,47 +322,34 @@ def train_model_dpo_simple(
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     check_start(start_context, tokenizer)
-    plural = {"loss": "losses", "chosen_reward": "chosen_rewards"}
-    plural |= {"rejected_reward": "rejected_rewards"}
-    tracked: dict[str, list[float]] = {
-        f"{p}_{n}": [] for p in ("train", "val") for n in plural.values()
-    }
-    tracked["tokens_seen"] = []
+    tracked: dict[str, list[float]] = {}
     device = device_of(policy_model)
 
     def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
         values = evaluate_dpo_loss_loader(
             policy_model, reference_model, train_loader, val_loader, beta, eval_iter
         )
-        for part in ("train", "val"):
-            for name, names in plural.items():
-                tracked[f"{part}_{names}"].append(values[f"{part}_{name}"])
-        tracked["tokens_seen"].append(tokens_seen)
-        log(_line(epoch, step, values))
+        for name, value in values.items():
+            plural = name.replace("loss", "losse") + "s"
+            tracked.setdefault(plural, []).append(value)
+        tracked.setdefault("tokens_seen", []).append(tokens_seen)
+        train, val = (
+            values[f"{part}_chosen_reward"] - values[f"{part}_rejected_reward"]
+            for part in ("train", "val")
+        )
+        log(
+            f"Ep {epoch} (Step {step:06d}): Train loss {values['train_loss']:.3f}, "
+            f"Val loss {values['val_loss']:.3f}, Train reward margins {train:.3f}, "
+            f"Val reward margins {val:.3f}"
+        )
 
     run_epochs(
-        policy_model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        policy_model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda pairs: compute_dpo_loss_batch(pairs, policy_model, reference_model, beta)[0],
         size_of=lambda pairs: pairs["chosen"].numel(),
         evaluate=evaluate,
         close_epoch=lambda: generate_and_print_sample(
             policy_model, tokenizer, device, start_context, log=log
         ),
-    )
+    )  # fmt: skip
     return tracked
-
-
-def _line(epoch: int, step: int, values: Mapping[str, float]) -> str:
-    margins = [
-        values[f"{part}_chosen_reward"] - values[f"{part}_rejected_reward"]
-        for part in ("train", "val")
-    ]
-    return (
-        f"Ep {epoch} (Step {step:06d}): Train loss {values['train_loss']:.3f}, "
-        f"Val loss {values['val_loss']:.3f}, Train reward margins {margins[0]:.3f}, "
-        f"Val reward margins {margins[1]:.3f}"
-    )

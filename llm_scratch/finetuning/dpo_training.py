@@ -27,8 +27,8 @@ from llm_scratch.finetuning.preference_rows import (
     measure_reference,
     pair_logprobs,
     preference_rows,
-    prompt_text,
 )
+from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
@@ -105,7 +105,7 @@ def preference_score(
     """
     if rows.reference is None:
         raise ValueError("the reference is not known yet; call measure_reference(model, rows)")
-    now = pair_logprobs(model, rows, average=average, batch_size=batch_size, precision=precision)
+    now = pair_logprobs(model, rows, average, batch_size, precision)
     margins = (now - rows.reference) @ torch.tensor([1.0, -1.0])  # (n,)
     return PreferenceScore(
         loss=-F.logsigmoid(beta * margins).mean().item(),
@@ -118,13 +118,13 @@ def preference_score(
 def finetune_preferences(
     model: Any,
     tokenizer: Any,
-    train: Sequence[Mapping[str, Any]] | PreferenceRows,
-    validation: Sequence[Mapping[str, Any]] | PreferenceRows | None,
+    train: Sequence[Entry] | PreferenceRows,
+    validation: Sequence[Entry] | PreferenceRows | None,
     config: TrainConfig,
     *,
     beta: float = 0.1,
     average: bool = False,
-    prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
+    prompt_of: Callable[[Entry], str] = ALPACA.prompt,
     **run: Unpack[RunOptions],
 ) -> RunState:
     """Train a model to prefer the chosen answers, and say where the run then stands.
@@ -160,16 +160,14 @@ def finetune_preferences(
         for name, part in (("train", train), ("validation", validation))
         if part is not None
     }
-    folder, save_best = run.get("folder"), run.get("save_best", save_model)
-    kept = None
-    if folder is not None and run.get("resume", False):
-        kept = _read_reference(Path(folder), parts)
+    save_best = run.get("save_best", save_model)
+    resumed = run.get("folder") if run.get("resume") else None
+    kept = {} if resumed is None else _read_reference(Path(resumed), parts)
     for name, rows in parts.items():
-        if kept is not None:
-            rows.reference = kept[name]
-        else:
-            options: dict[str, Any] = {"average": average, "precision": config.precision}
-            measure_reference(model, rows, batch_size=config.micro_batch, **options)
+        rows.reference = kept.get(name)
+        if rows.reference is None:
+            size, precision = config.micro_batch, config.precision
+            measure_reference(model, rows, average=average, batch_size=size, precision=precision)
     log = run.get("log", print)
     log(f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}")
 
@@ -180,22 +178,17 @@ def finetune_preferences(
             write_safetensors(folder / REFERENCE_FILE, tensors, {})
 
     run["save_best"] = save
+    data, validated = parts["train"], parts.get("validation")
     return run_training(
-        model,
-        parts["train"],
-        config,
-        validation=parts.get("validation"),
-        tokenizer=tokenizer,
-        objective=objective,
-        **run,
+        model, data, config, validation=validated, tokenizer=tokenizer, objective=objective, **run
     )
 
 
-def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[str, Tensor] | None:
-    """The reference that a run was started with; None where it was stopped before it was kept."""
+def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[str, Tensor]:
+    """The reference that a run was started with; empty where it was stopped before that."""
     path = folder / REFERENCE_FILE
     if not path.is_file():
-        return None
+        return {}
     tensors = {n: stored.tensor for n, stored in read_tensors(path, mapped=False).tensors.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected = {name: (len(rows), 2) for name, rows in parts.items()}

@@ -9,8 +9,9 @@ Shape letters: B rows of a batch, T tokens, n examples.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -18,12 +19,13 @@ from torch import Tensor
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
 from llm_scratch.text.shuffling import epoch_order
-from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
+from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import decode, encode, end_of_text_id, vocab_size_of
 
 COLORS = {True: "\x1b[32m", False: "\x1b[90m"}  # learned: green, not learned: grey
 RESET = "\x1b[0m"
+PackedBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def instruction_rows(
@@ -72,9 +74,7 @@ def instruction_rows(
             )
         over = max(0, len(prompt) + len(answer) - 1 - max_length)
         cut += over > 0
-        ids = prompt[over:] + answer
-        hidden = max(0, len(prompt) - over - 1) if answer_only else 0
-        rows.append((ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]))
+        rows.append(answer_row(prompt[over:], answer, answer_only))
     if cut:
         warnings.warn(
             f"{cut} of {len(data)} rows are longer than {max_length} tokens and lost the beginning "
@@ -85,6 +85,14 @@ def instruction_rows(
         warnings.warn(f"{empty} of {len(data)} rows have no output and are left out", stacklevel=2)
     vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
+
+
+def answer_row(
+    prompt: list[int], answer: list[int], answer_only: bool = True
+) -> tuple[list[int], list[int]]:
+    """Inputs and targets of a prompt and an answer; the prompt's last token has a target."""
+    ids, hidden = prompt + answer, max(0, len(prompt) - 1) if answer_only else 0
+    return ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]
 
 
 def learned_share(rows: TokenRows) -> float:
@@ -135,29 +143,16 @@ class PackedRows:
         return len(self)
 
     def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
+    ) -> PackedBatch:
         """The packs of a training step, as `TokenRows.batch` chooses its rows."""
-        n = self.num_rows(length)
-        chosen: list[int] = []
-        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
-            chosen += epoch_order(seed, epoch, n, begin, end).tolist()
-        return self.packed(chosen)
+        return self.packed(shuffled_rows(seed, self.num_rows(length), step, rows, **piece))
 
-    def rows_in_order(
-        self, length: int, rows: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def rows_in_order(self, length: int, rows: int) -> Iterator[PackedBatch]:
         """Yield every pack once, `rows` at a time."""
         return map(self.packed, rows_in_turn(self.num_rows(length), rows))
 
-    def packed(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def packed(self, chosen: Sequence[int]) -> PackedBatch:
         """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""
         T = max(int(self._rows.lengths[self.packs[i]].sum()) for i in chosen)
         inputs = torch.full((len(chosen), T), self._rows.pad_id)
@@ -176,25 +171,28 @@ class PackedRows:
         return inputs, targets, positions, seen
 
 
+def shuffled_rows(seed: int, n: int, step: int, rows: int, **piece: Unpack[Piece]) -> list[int]:
+    """Which of n rows a step reads; see `rows_of_step`."""
+    places = rows_of_step(n, step, rows, **piece)
+    return [row for place in places for row in epoch_order(seed, place[0], n, *place[1:]).tolist()]
+
+
 def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
     """Numbers of rows, put together so that each pack has at most `most` tokens.
 
     Long rows first, each where the least room is left over ("best fit, decreasing").
     """
     packs: list[list[int]] = []
-    by_room: dict[int, list[int]] = {}  # tokens left -> packs that have as many
-    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        size = lengths[row]
-        room = min((r for r in by_room if r >= size), default=None)
-        if room is None:
+    rooms: list[tuple[int, int, int]] = []  # tokens left in a pack, the last one used first
+    for turn, row in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
+        place = bisect_left(rooms, (lengths[row], -turn, 0))
+        if place == len(rooms):
+            left, number = most, len(packs)
             packs.append([])
-            number, left = len(packs) - 1, most - size
         else:
-            number, left = by_room[room].pop(), room - size
-            if not by_room[room]:
-                del by_room[room]
+            left, _, number = rooms.pop(place)
         packs[number].append(row)
-        by_room.setdefault(left, []).append(number)
+        insort(rooms, (left - lengths[row], -turn, number))
     return packs
 
 

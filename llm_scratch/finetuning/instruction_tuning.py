@@ -54,21 +54,13 @@ def finetune_instructions(
     for name, part in (("train", train), ("validation", validation)):
         if part is None:
             continue
-        rows = part
-        if not isinstance(rows, TokenRows):
-            rows = instruction_rows(
-                rows, tokenizer, style=style, answer_only=answer_only, max_length=length
-            )
-        log(f"{name}: {rows}, {learned_share(rows):.0%} of the tokens are learned")
-        parts[name] = PackedRows(rows, length) if packing else rows
-    return run_training(
-        model,
-        parts["train"],
-        config,
-        validation=parts.get("validation"),
-        tokenizer=tokenizer,
-        **run,
-    )
+        options: Any = {"style": style, "answer_only": answer_only, "max_length": length}
+        if not isinstance(part, TokenRows):
+            part = instruction_rows(part, tokenizer, **options)
+        log(f"{name}: {part}, {learned_share(part):.0%} of the tokens are learned")
+        parts[name] = PackedRows(part, length) if packing else part
+    data, validated = parts["train"], parts.get("validation")
+    return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 
 
 def answer(

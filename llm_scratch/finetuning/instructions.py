@@ -16,15 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from llm_scratch.download import download_file
-from llm_scratch.finetuning.prompts import (
-    PHI3,
-    RESPONSE_HEADER,
-    Entry,
-    format_input,
-)
+from llm_scratch.finetuning.prompts import ALPACA, PHI3
 from llm_scratch.text.token_rows import IGNORE_INDEX
 from llm_scratch.tokenizers.any_tokenizer import encode
 
@@ -116,15 +112,14 @@ class InstructionDataset(Dataset):
         Book 7.3.
     """
 
-    text_of: Callable[[Entry], str] = staticmethod(lambda entry: format_input(entry))
-    header = RESPONSE_HEADER
+    style = ALPACA
 
     def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
         self.data = data
         self.encoded_texts: list[list[int]] = []
         for number, entry in enumerate(data):
             check_entry(number, entry)
-            text = self.text_of(entry) + self.header + entry["output"]
+            text = self.style.prompt(entry) + entry["output"]
             self.encoded_texts.append(encode(tokenizer, text, "text"))
 
     def __getitem__(self, index: int) -> Any:
@@ -144,7 +139,7 @@ class InstructionDatasetWithMasking(InstructionDataset):
     def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
         super().__init__(data, tokenizer)
         self.instruction_lengths = [
-            len(encode(tokenizer, self.text_of(entry), "text")) for entry in data
+            len(encode(tokenizer, self.style.instruction(entry), "text")) for entry in data
         ]
 
     def __getitem__(self, index: int) -> tuple[int, list[int]]:
@@ -158,8 +153,7 @@ class InstructionDatasetPhi(InstructionDataset):
         Book exercise 7.1.
     """
 
-    text_of = staticmethod(lambda entry: PHI3.prompt(entry))
-    header = ""
+    style = PHI3
 
 
 def custom_collate_draft_1(
@@ -210,7 +204,12 @@ def custom_collate_fn(
     Source:
         Book 7.3.
     """
-    return _inputs_and_targets(batch, pad_token_id, ignore_index, allowed_max_length, device)
+    most = allowed_max_length
+    if most is not None and most < 1:
+        raise ValueError(f"{allowed_max_length=} must be 1 or more; None is no limit")
+    inputs = _pad(batch, pad_token_id)[:, :most]
+    targets = _pad([[*ids[1:], pad_token_id] for ids in batch], ignore_index)[:, :most]
+    return inputs.to(device), targets.to(device)
 
 
 def custom_collate_with_masking_fn(
@@ -235,25 +234,10 @@ def custom_collate_with_masking_fn(
     Source:
         Book exercise 7.2.
     """
-    inputs, targets = _inputs_and_targets(
-        [ids for _, ids in batch], pad_token_id, ignore_index, allowed_max_length, "cpu"
-    )
+    texts = [ids for _, ids in batch]
+    inputs, targets = custom_collate_fn(texts, pad_token_id, ignore_index, allowed_max_length)
     for row, (length, _) in enumerate(batch):
         targets[row, : max(length - 1, 0)] = ignore_index
-    return inputs.to(device), targets.to(device)
-
-
-def _inputs_and_targets(
-    batch: Sequence[Sequence[int]],
-    pad_id: int,
-    ignore_index: int,
-    most: int | None,
-    device: torch.device | str,
-) -> tuple[Tensor, Tensor]:
-    if most is not None and most < 1:
-        raise ValueError(f"allowed_max_length={most} must be 1 or more; None is no limit")
-    inputs = _pad(batch, pad_id)[:, :most]
-    targets = _pad([[*ids[1:], pad_id] for ids in batch], ignore_index)[:, :most]
     return inputs.to(device), targets.to(device)
 
 
@@ -261,7 +245,5 @@ def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows of ids, filled up on the right: (B, T)."""
     if not len(rows) or not all(len(row) for row in rows):
         raise ValueError(f"a batch of {len(rows)} rows, of which one is empty, can't be padded")
-    result = torch.full((len(rows), max(map(len, rows))), fill)  # (B, T)
-    for row, ids in enumerate(rows):
-        result[row, : len(ids)] = torch.as_tensor(ids)
-    return result
+    tensors = [torch.as_tensor(ids, dtype=torch.int64) for ids in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=fill)

@@ -26,12 +26,6 @@ MOST_BYTES = 10_000_000  # twenty times the collection
 Row = tuple[Any, str]
 
 
-class AsItStands(csv.excel_tab):
-    """Tabs between fields, and quotation marks like any other character."""
-
-    quoting = csv.QUOTE_NONE
-
-
 def download_and_unzip_spam_data(
     url: str | Sequence[str],
     zip_path: str | os.PathLike[str],
@@ -89,9 +83,9 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
     rows = []
     try:
         with open_text(path) as file:
-            for number, fields in enumerate(
-                csv.reader(file, csv.excel_tab if quotes else AsItStands), 1
-            ):
+            quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+            reader = csv.reader(file, csv.excel_tab, quoting=quoting)
+            for number, fields in enumerate(reader, 1):
                 if not fields:
                     continue
                 if len(fields) != 2:

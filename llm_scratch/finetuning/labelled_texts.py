@@ -67,9 +67,6 @@ class ClassificationDataset(Dataset):
             raise ValueError(f"two classes have one name: {', '.join(self.class_names)}")
         self.labels = [_number_of(row, label, self.class_names) for row, label in enumerate(given)]
         self.texts = [text for _, text in pairs]
-        self.rows = self._encoded(tokenizer, max_length, pad_token_id)
-
-    def _encoded(self, tokenizer: Any, max_length: int | None, pad_token_id: int) -> TokenRows:
         encoded = [encode(tokenizer, text, "text") for text in self.texts]
         for row, ids in enumerate(encoded):
             if not ids:
@@ -77,12 +74,12 @@ class ClassificationDataset(Dataset):
         if max_length is not None:
             warn_of_cut(encoded, max_length)
         vocab_size = vocab_size_of(tokenizer) or max(map(max, encoded)) + 1
-        rows = [
+        cut = [
             (ids[:max_length], [IGNORE_INDEX] * (len(ids[:max_length]) - 1) + [label])
             for ids, label in zip(encoded, self.labels, strict=True)
         ]
-        return TokenRows(
-            rows, pad_id=pad_token_id, vocab_size=vocab_size, num_targets=len(self.class_names)
+        self.rows = TokenRows(
+            cut, pad_id=pad_token_id, vocab_size=vocab_size, num_targets=len(self.class_names)
         )
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:

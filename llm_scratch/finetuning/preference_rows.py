@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_scratch.finetuning.dpo_simple import ANSWER_HEADER, ANSWERS, check_pair
+from llm_scratch.finetuning.dpo_simple import ANSWERS, check_pair
+from llm_scratch.finetuning.instruction_rows import answer_row, shuffled_rows
 from llm_scratch.finetuning.instructions import load_entries
-from llm_scratch.finetuning.prompts import format_input
+from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
-from llm_scratch.text.shuffling import epoch_order
-from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
+from llm_scratch.text.step_rows import Piece, rows_in_turn
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 from llm_scratch.training.config import Precision
@@ -73,25 +73,14 @@ class PreferenceRows:
         return len(self)
 
     def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
+        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
 
         Raises:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
         """
-        n = self.num_rows(length)
-        chosen: list[int] = []
-        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
-            chosen += epoch_order(seed, epoch, n, begin, end).tolist()
-        return self.pairs(chosen)
+        return self.pairs(shuffled_rows(seed, self.num_rows(length), step, rows, **piece))
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield every pair once, `rows` at a time."""
@@ -119,17 +108,12 @@ def load_preferences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return load_entries(path, check_pair, ("instruction", *ANSWERS))
 
 
-def prompt_text(entry: Mapping[str, Any]) -> str:
-    """The book's prompt, up to where the answer begins."""
-    return format_input(entry) + ANSWER_HEADER
-
-
 def preference_rows(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
     tokenizer: Any,
     *,
     length: int,
-    prompt_of: Callable[[Mapping[str, Any]], str] = prompt_text,
+    prompt_of: Callable[[Entry], str] = ALPACA.prompt,
 ) -> PreferenceRows:
     """Pairs as rows: prompt, answer and one end token; only answer and end are targets.
 
@@ -160,7 +144,7 @@ def preference_rows(
         elif room < 1:
             too_long += 1
         else:
-            chosen, rejected = (_row(prompt[-room:], answer) for answer in answers)
+            chosen, rejected = (answer_row(prompt[-room:], answer) for answer in answers)
             pairs.append((chosen, rejected))
     if equal or too_long:
         warnings.warn(
@@ -173,11 +157,6 @@ def preference_rows(
     size = vocab_size_of(tokenizer)
     highest = max(max(row[0]) for pair in pairs for row in pair) + 1
     return PreferenceRows(pairs, pad_id=end, vocab_size=size or max(highest, end + 1))
-
-
-def _row(prompt: list[int], answer: list[int]) -> Row:
-    """Inputs and targets of a prompt and an answer; the last token of the prompt has a target."""
-    return [*prompt, *answer[:-1]], [IGNORE_INDEX] * (len(prompt) - 1) + answer
 
 
 def answer_logprobs(
@@ -221,20 +200,13 @@ def measure_reference(
         batch_size: pairs at a time.
         precision: as the training's, or else the first loss is not ln 2.
     """
-    rows.reference = pair_logprobs(
-        model, rows, average=average, batch_size=batch_size, precision=precision
-    )
+    rows.reference = pair_logprobs(model, rows, average, batch_size, precision)
     return rows.reference
 
 
 @torch.no_grad()
 def pair_logprobs(
-    model: Any,
-    rows: PreferenceRows,
-    *,
-    average: bool = False,
-    batch_size: int = 8,
-    precision: Precision = "float32",
+    model: Any, rows: PreferenceRows, average: bool, batch_size: int, precision: Precision
 ) -> Tensor:
     """Log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
 

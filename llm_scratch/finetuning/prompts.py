@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,33 +37,30 @@ def format_input_phi(entry: Entry) -> str:
 
 
 @dataclass(frozen=True)
-class AlpacaStyle:
-    """The book's style: headings for instruction, input and response."""
+class PromptStyle:
+    """How an instruction becomes a prompt.
 
-    name: str = "alpaca"
-    answer_header: str = RESPONSE_HEADER
+    Args:
+        name: what it is called.
+        instruction: gives what stands before the heading of the answer.
+        answer_header: that heading.
+    """
 
-    def prompt(self, entry: Entry) -> str:
-        """All that stands before the answer."""
-        return format_input(entry) + self.answer_header
-
-
-@dataclass(frozen=True)
-class PhiStyle:
-    """The style of Phi-3: `<|user|>` and `<|assistant|>`, as ordinary text."""
-
-    name: str = "phi-3"
-    answer_header: str = "\n<|assistant|>:"
+    name: str
+    instruction: Callable[[Entry], str]
+    answer_header: str
 
     def prompt(self, entry: Entry) -> str:
         """All that stands before the answer."""
-        return format_input_phi(entry) + self.answer_header
+        return self.instruction(entry) + self.answer_header
 
 
-PromptStyle = AlpacaStyle | PhiStyle
-STYLES: dict[str, PromptStyle] = {style.name: style for style in (AlpacaStyle(), PhiStyle())}
+ALPACA = PromptStyle("alpaca", format_input, RESPONSE_HEADER)
+"""The book's style: headings for instruction, input and response."""
+PHI3 = PromptStyle("phi-3", format_input_phi, "\n<|assistant|>:")
+"""The style of Phi-3: `<|user|>` and `<|assistant|>`, as ordinary text."""
+STYLES = {style.name: style for style in (ALPACA, PHI3)}
 """The prompt styles by name."""
-ALPACA, PHI3 = STYLES["alpaca"], STYLES["phi-3"]
 
 
 def extract_response(response_text: str, input_text: str, *, style: PromptStyle = ALPACA) -> str:

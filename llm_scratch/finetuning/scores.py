@@ -86,14 +86,12 @@ def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> li
             f"there is no example of the class {', '.join(empty)}, so it has no recall; use "
             "examples of every class"
         )
-    scores = []
-    for name, right, n, n_said in zip(
-        names, matrix.diagonal().tolist(), examples, said, strict=True
-    ):
-        precision, recall = right / n_said if n_said else 0.0, right / n
-        f1 = 2 * right / (n + n_said)
-        scores.append(ClassScores(name, precision, recall, f1, n))
-    return scores
+    return [
+        ClassScores(name, right / n_said if n_said else 0.0, right / n, 2 * right / (n + n_said), n)
+        for name, right, n, n_said in zip(
+            names, matrix.diagonal().tolist(), examples, said, strict=True
+        )
+    ]
 
 
 def score_table(matrix: Tensor, class_names: Sequence[str] | None = None) -> str:

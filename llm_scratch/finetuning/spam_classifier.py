@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from llm_scratch.model.wrappers import context_length_of
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.epochs import check_run, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model
-from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
+from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch, first_batches
 
 SPAM_LABELS = {"ham": 0, "spam": 1}
 
@@ -88,8 +87,7 @@ class SpamDataset(Dataset):
 def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
     """Warn with the number of texts that are cut to `max_length` tokens, if any are."""
     lengths = [len(ids) for ids in encoded]
-    cut = sum(length > max_length for length in lengths)
-    if cut:
+    if cut := sum(length > max_length for length in lengths):
         warnings.warn(
             f"{cut} of {len(lengths)} texts are cut to {max_length} tokens; the longest has "
             f"{max(lengths)}",
@@ -181,11 +179,9 @@ def calc_accuracy_loader(
     Source:
         Book 6.6.
     """
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
     correct, count = 0, 0
     with evaluation_mode(model):
-        for inputs, targets in islice(data_loader, num_batches):
+        for inputs, targets in first_batches(data_loader, num_batches):
             batch = inputs.to(device), targets.to(device)
             logits, labels = class_logits(model, *batch, position=position)
             correct += int((logits.argmax(dim=-1) == labels).sum())
@@ -236,37 +232,33 @@ def train_classifier_simple(
         Book 6.7.
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
-    losses: tuple[list[float], list[float]] = ([], [])
-    accuracies: tuple[list[float], list[float]] = ([], [])
+    losses: list[tuple[float, float]] = []
+    accuracies: list[tuple[float, float]] = []
     loss_fn = partial(classification_loss, position=position)
 
     def evaluate(epoch: int, step: int, _: int) -> None:
         both = evaluate_model(model, train_loader, val_loader, device, eval_iter, loss_fn=loss_fn)
-        for values, value in zip(losses, both, strict=True):
-            values.append(value)
+        losses.append(both)
         log(f"Ep {epoch} (Step {step:06d}): Train loss {both[0]:.3f}, Val loss {both[1]:.3f}")
 
     def close_epoch() -> None:
-        shares = [
+        train_share, val_share = (
             calc_accuracy_loader(loader, model, device, eval_iter, position=position)
             for loader in (train_loader, val_loader)
-        ]
-        for values, value in zip(accuracies, shares, strict=True):
-            values.append(value)
-        log(f"Training accuracy: {shares[0]:.2%} | Validation accuracy: {shares[1]:.2%}")
+        )
+        accuracies.append((train_share, val_share))
+        log(f"Training accuracy: {train_share:.2%} | Validation accuracy: {val_share:.2%}")
 
     examples_seen = run_epochs(
-        model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device, loss_fn=loss_fn),
         size_of=lambda batch: len(batch[0]),
         evaluate=evaluate,
         close_epoch=close_epoch,
-    )
-    return *losses, *accuracies, examples_seen
+    )  # fmt: skip
+    pairs = [*zip(*losses, strict=True), *zip(*accuracies, strict=True)]
+    train_losses, val_losses, train_accs, val_accs = map(list, pairs)
+    return train_losses, val_losses, train_accs, val_accs, examples_seen
 
 
 @torch.no_grad()

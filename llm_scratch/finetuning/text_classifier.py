@@ -85,8 +85,7 @@ def replace_head(model: Any, num_classes: int, train: Trained = "last block") ->
     if num_classes < 2:
         raise ValueError(f"{num_classes=} must be 2 or more")
     if train not in get_args(Trained):
-        known = ", ".join(map(repr, get_args(Trained)))
-        raise ValueError(f"{train=} must be one of {known}")
+        raise ValueError(f"{train=} must be one of {', '.join(map(repr, get_args(Trained)))}")
     for parameter in model.parameters():
         parameter.requires_grad_(train == "all")
     like = model.tok_emb.weight

@@ -112,19 +112,10 @@ def generate(
     if settings is not None and single != GREEDY:
         raise ValueError("both settings= and single settings were given; give one of the two")
     steps = stream(
-        model,
-        idx,
-        max_new_tokens,
-        settings or single,
-        context_size=context_size,
-        eos_id=eos_id,
-        stop=stop,
-        generator=generator,
-        attention_mask=attention_mask,
-        cache=cache,
-        use_cache=use_cache,
-        return_logprobs=return_logprobs,
-    )
+        model, idx, max_new_tokens, settings or single, context_size=context_size, eos_id=eos_id,
+        stop=stop, generator=generator, attention_mask=attention_mask, cache=cache,
+        use_cache=use_cache, return_logprobs=return_logprobs,
+    )  # fmt: skip
     if not return_logprobs:
         return torch.cat([idx, *steps], dim=1)
     ids, logprobs = [idx], [torch.empty(len(idx), 0, device=idx.device)]
@@ -177,41 +168,32 @@ def stream(
     mask = _check_mask(model, idx, attention_mask)
     chooser = TokenChooser(settings, idx, mask, generator)
     reader = Reader(model, window, use_cache, cache)
-    reader.start(len(idx), idx.shape[1], idx.shape[1] + max_new_tokens)
-    steps = _steps(reader, chooser, ends, idx, mask, max_new_tokens, return_logprobs)
-    return steps if return_logprobs else (chosen for chosen, _ in steps)
-
-
-@torch.no_grad()
-def _steps(
-    reader: Reader,
-    chooser: TokenChooser,
-    ends: Endings,
-    idx: Tensor,
-    mask: Tensor | None,
-    max_new_tokens: int,
-    with_logprobs: bool,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The loop: read, choose, end rows; (B, 1) ids and log-probabilities a step."""
     B, prompt_length = idx.shape
     total = prompt_length + max_new_tokens
+    reader.start(B, prompt_length, total)
     ids = idx.new_zeros(B, total)  # padding is read as id 0, whatever stands for it in the prompt
     ids[:, :prompt_length] = idx if mask is None else idx.masked_fill(~mask, 0)
     if mask is not None:
         mask = torch.cat([mask, mask.new_ones(B, max_new_tokens)], dim=1)  # (B, T + new)
-    ended = torch.zeros(B, 1, dtype=torch.bool, device=idx.device)
-    for length in range(prompt_length, total):
-        logits = reader.next_logits(ids[:, :length], mask if mask is None else mask[:, :length])
-        chosen = chooser.choose(logits)  # (B, 1)
-        logprobs = _logprobs(logits, chosen).masked_fill_(ended, 0.0) if with_logprobs else None
-        if ends:
-            chosen = torch.where(ended, ids[:, length - 1 : length], chosen)
-        ids[:, length : length + 1] = chosen
-        yield chosen, logprobs
-        if ends:
-            ended |= ends.reached(ids[:, prompt_length : length + 1])
-            if bool(ended.all()):
-                return
+
+    @torch.no_grad()
+    def steps() -> Iterator[tuple[Tensor, Tensor | None]]:
+        logprobs, ended = None, torch.zeros(B, 1, dtype=torch.bool, device=idx.device)
+        for length in range(prompt_length, total):
+            logits = reader.next_logits(ids[:, :length], mask if mask is None else mask[:, :length])
+            chosen = chooser.choose(logits)  # (B, 1)
+            if return_logprobs:
+                logprobs = _logprobs(logits, chosen).masked_fill_(ended, 0.0)
+            if ends:
+                chosen = torch.where(ended, ids[:, length - 1 : length], chosen)
+            ids[:, length : length + 1] = chosen
+            yield chosen, logprobs
+            if ends:
+                ended |= ends.reached(ids[:, prompt_length : length + 1])
+                if bool(ended.all()):
+                    return
+
+    return steps() if return_logprobs else (chosen for chosen, _ in steps())
 
 
 def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:

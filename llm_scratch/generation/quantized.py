@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -114,10 +113,16 @@ def _has_dynamic_kernel(device: torch.device) -> bool:
     """Whether this PyTorch multiplies 8-bit numbers on this device, and rightly."""
     if device.type != "cpu":
         return False
+    generator = torch.Generator().manual_seed(0)
+    integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
+    scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
+    x = torch.randn(3, 64, generator=generator)
+    expected = x @ (integers * scales[:, None]).t() + bias
     try:
-        return _is_right(_dynamic_product)
+        found = _dynamic_product(integers, scales, bias)(x)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
+    return bool((found - expected).norm() < 0.03 * expected.norm())
 
 
 @cache
@@ -129,15 +134,6 @@ def _has_weight_only_kernel(device: torch.device) -> bool:
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return bool((found == 32).all())
-
-
-def _is_right(make: Callable[[Tensor, Tensor, Tensor], Product]) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    integers = torch.randint(-127, 128, (24, 64), generator=generator).to(torch.int8)
-    scales, bias = torch.rand(24, generator=generator) / 100, torch.rand(24, generator=generator)
-    x = torch.randn(3, 64, generator=generator)
-    expected = x @ (integers * scales[:, None]).t() + bias
-    return bool((make(integers, scales, bias)(x) - expected).norm() < 0.03 * expected.norm())
 
 
 @cache

@@ -88,8 +88,7 @@ class Reader:
 
 
 def _check_cache(cache: KVCache, batch: int, prompt_length: int, room: int) -> None:
-    if cache.batch != batch:
-        raise ValueError(f"{batch} rows do not fit a cache made for {cache.batch}")
+    cache.check_room(batch, 0)
     if cache.length >= prompt_length:
         raise ValueError(
             f"the cache holds {cache.length} tokens, the prompt has {prompt_length}, so no token "

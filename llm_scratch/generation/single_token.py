@@ -37,11 +37,11 @@ class _Layer:
     """What one block computes, as plain functions of (C,) or (B, C)."""
 
     norm1: Product
+    norm2: Product
     query: Product
     key: Product
     value: Product
     out: Product
-    norm2: Product
     up: Product
     down: Product
 
@@ -156,23 +156,11 @@ def _expected_classes(model: Any) -> Iterator[tuple[nn.Module, tuple[type, ...]]
 
 def _layer(block: Any, rows: int) -> _Layer:
     att, up, down = block.att, block.ff.layers[0], block.ff.layers[2]
-    return _Layer(
-        norm1=_norm(block.norm1),
-        query=product_of(att.W_query, rows),
-        key=product_of(att.W_key, rows),
-        value=product_of(att.W_value, rows),
-        out=product_of(att.out_proj, rows),
-        norm2=_norm(block.norm2),
-        up=product_of(up, rows),
-        down=product_of(down, rows),
-    )
+    projections = att.W_query, att.W_key, att.W_value, att.out_proj, up, down
+    products = (product_of(layer, rows) for layer in projections)
+    return _Layer(_norm(block.norm1), _norm(block.norm2), *products)
 
 
 def _norm(norm: Any) -> Product:
-    return partial(
-        torch.layer_norm,
-        normalized_shape=norm.scale.shape,
-        weight=norm.scale,
-        bias=norm.shift,
-        eps=norm.eps,
-    )
+    options = {"weight": norm.scale, "bias": norm.shift, "eps": norm.eps}
+    return partial(torch.layer_norm, normalized_shape=norm.scale.shape, **options)

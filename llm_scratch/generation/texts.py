@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.decoding import stream
@@ -56,17 +58,22 @@ class Generation:
     decode_tokens_per_second: float | None
 
 
-class TextOptions(TypedDict, total=False):
+class ReadingOptions(TypedDict, total=False):
+    """What `stream` is told beside prompts, settings and ends; see there."""
+
+    generator: Generators
+    context_size: int | None
+    cache: KVCache | None
+    use_cache: bool
+
+
+class TextOptions(ReadingOptions, total=False):
     """What beside the sampling can be asked for when texts are written; see `generate_text`."""
 
     stop: str | Sequence[str]
     stop_ids: Sequence[int]
     eos_id: int | Literal["auto"] | None
     special: Special
-    generator: Generators
-    context_size: int | None
-    cache: KVCache | None
-    use_cache: bool
 
 
 @overload
@@ -120,32 +127,21 @@ def generate_text(
         TypeError: if a prompt is no text.
         ValueError: if an option is out of range.
     """
-    if isinstance(prompts, str):
-        return _written(model, tokenizer, [prompts], max_new_tokens, settings, options)[0]
-    prompts, generator = list(prompts), options.get("generator")
-    check_generators(generator, len(prompts))
-    if is_language_model(unwrapped(model)) or len(prompts) < 2:
-        return _written(model, tokenizer, prompts, max_new_tokens, settings, options)
-    own = generator if isinstance(generator, Sequence) else [generator] * len(prompts)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    generator = options.get("generator")
+    check_generators(generator, len(texts))
+    if is_language_model(unwrapped(model)) or len(texts) < 2:
+        groups = [(texts, generator)]
+    else:
+        own = generator if isinstance(generator, Sequence) else [generator] * len(texts)
+        groups = [([text], each) for text, each in zip(texts, own, strict=True)]
     found = []
-    for prompt, each in zip(prompts, own, strict=True):
-        options["generator"] = each
-        found += _written(model, tokenizer, [prompt], max_new_tokens, settings, options)
-    return found
-
-
-def _written(
-    model: Model,
-    tokenizer: Any,
-    prompts: list[str],
-    max_new_tokens: int,
-    settings: SamplingSettings,
-    options: TextOptions,
-) -> list[Generation]:
-    batch = TextBatch(model, tokenizer, prompts, max_new_tokens, settings, **options)
-    for _ in batch:
-        pass
-    return batch.results()
+    for group, options["generator"] in groups:
+        batch = TextBatch(model, tokenizer, group, max_new_tokens, settings, **options)
+        for _ in batch:
+            pass
+        found += batch.results()
+    return found[0] if isinstance(prompts, str) else found
 
 
 class TextStream:
@@ -201,10 +197,8 @@ class TextBatch:
         stop_ids: ids that end a text.
         eos_id: "auto" is the tokenizer's end of text, None never ends one.
         special: how special tokens in a prompt are read.
-        generator: one, or one for each prompt.
-        context_size: how many of the last ids the model sees.
-        cache: see `generate`.
-        use_cache: see `generate`.
+        reading: `generator` (one, or one for each prompt), `context_size`, `cache` and
+            `use_cache`, as in `stream`.
     """
 
     def __init__(
@@ -219,40 +213,28 @@ class TextBatch:
         stop_ids: Sequence[int] = (),
         eos_id: int | Literal["auto"] | None = "auto",
         special: Special = "text",
-        generator: Generators = None,
-        context_size: int | None = None,
-        cache: KVCache | None = None,
-        use_cache: bool = True,
+        **reading: Unpack[ReadingOptions],
     ) -> None:
         end = end_of_text_id(tokenizer)
         eos_id = end if eos_id == "auto" else eos_id
         encoded = [_encode_prompt(tokenizer, prompt, special, end) for prompt in prompts]
         stop = [stop] if isinstance(stop, str) else list(stop)
-        self._rows = [
-            _Row(tokenizer, prompt, ids, StopStrings(stop), eos_id, set(stop_ids))
-            for prompt, ids in zip(prompts, encoded, strict=True)
-        ]
-        self._max_new_tokens = max_new_tokens
+        self._rows = []
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            decoder = IncrementalDecoder(tokenizer)
+            for token_id in ids[-SEED_IDS:] if prompt else ():
+                decoder.push(token_id)
+            row = _Row(prompt, len(ids), decoder, StopStrings(stop), eos_id, set(stop_ids))
+            self._rows.append(row)
         self._prefill_seconds = self._decode_seconds = 0.0
         self._steps: Iterator[Tensor] = iter(())
         if not prompts:
             return
-        ids, mask = pad_left(encoded, device_of(model))
+        idx, mask = pad_left(encoded, device_of(model))
         if settings.n_vocab is None:
             settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
-        self._steps = stream(
-            model,
-            ids,
-            max_new_tokens,
-            settings,
-            context_size=context_size,
-            eos_id=eos_id,
-            stop=list(stop_ids),
-            generator=generator,
-            attention_mask=mask,
-            cache=cache,
-            use_cache=use_cache,
-        )
+        ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
+        self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 
     def __iter__(self) -> Iterator[list[str]]:
         """Each step's pieces, "" where nothing can be shown yet; to be read once."""
@@ -292,42 +274,36 @@ class TextBatch:
                 row.prompt_tokens,
                 len(row.ids),
                 *rates,
-            )
+            )  # fmt: skip
             for row in self._rows
         ]
 
 
+@dataclass
 class _Row:
     """One prompt's continuation: its ids, its text, and what ended it."""
 
-    def __init__(
-        self,
-        tokenizer: Any,
-        prompt: str,
-        prompt_ids: list[int],
-        stop: StopStrings,
-        eos_id: int | None,
-        stop_ids: set[int],
-    ) -> None:
-        self.prompt, self.prompt_tokens = prompt, len(prompt_ids)
-        self.text, self.ids = "", list[int]()
-        self.finish_reason: FinishReason | None = None
-        self._stop, self._eos_id, self._stop_ids = stop, eos_id, stop_ids
-        self._decoder = IncrementalDecoder(tokenizer)
-        for token_id in prompt_ids[-SEED_IDS:] if prompt else ():
-            self._decoder.push(token_id)
+    prompt: str
+    prompt_tokens: int
+    decoder: IncrementalDecoder
+    stop: StopStrings
+    eos_id: int | None
+    stop_ids: set[int]
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
 
     def push(self, token_id: int) -> str:
         """Take the next id and return the text that can be shown with it."""
         if self.finish_reason:
             return ""
         self.ids.append(token_id)
-        if token_id == self._eos_id:
+        if token_id == self.eos_id:
             return self.finish("eos")
-        if token_id in self._stop_ids:
+        if token_id in self.stop_ids:
             return self.finish("stop")
-        piece = self._stop.push(self._decoder.push(token_id))
-        if self._stop.found is not None:
+        piece = self.stop.push(self.decoder.push(token_id))
+        if self.stop.found is not None:
             self.finish_reason = "stop"
         self.text += piece
         return piece
@@ -336,8 +312,8 @@ class _Row:
         """End the row and return the text that was held back."""
         if self.finish_reason:
             return ""
-        piece = self._stop.push(self._decoder.flush()) + self._stop.flush()
-        self.finish_reason = "stop" if self._stop.found else reason
+        piece = self.stop.push(self.decoder.flush()) + self.stop.flush()
+        self.finish_reason = "stop" if self.stop.found else reason
         self.text += piece
         return piece
 
@@ -346,13 +322,10 @@ def pad_left(
     rows: Sequence[Sequence[int]], device: torch.device | str | None = None, pad_id: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Rows of ids of any lengths as one batch: (B, T) ids and (B, T) booleans, False at padding."""
-    T = max(len(row) for row in rows)
-    ids = torch.full((len(rows), T), pad_id, dtype=torch.int64)
-    mask = torch.zeros(len(rows), T, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        ids[index, T - len(row) :] = torch.tensor(row)
-        mask[index, T - len(row) :] = True
-    return ids.to(device), mask.to(device)
+    ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    ones = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    left = partial(pad_sequence, batch_first=True, padding_side="left")
+    return left(ids, padding_value=pad_id).to(device), left(ones, padding_value=False).to(device)
 
 
 def _encode_prompt(tokenizer: Any, prompt: str, special: Special, end: int | None) -> list[int]:

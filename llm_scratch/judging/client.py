@@ -66,7 +66,7 @@ def chat(
     payload = {**(options or {}), "model": model, "messages": list(messages), "stream": False}
 
     def ask() -> str:
-        return _message_text(b"".join(post(address, payload, timeout, api_key, model)))
+        return _message_text(b"".join(post(address, payload, timeout, api_key)))
 
     return patiently(ask, address, retries, pause)
 
@@ -111,9 +111,8 @@ def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> s
 
 
 def post(
-    url: str, payload: Mapping[str, Any], timeout: float, api_key: str | None = None,
-    model: str = "",
-) -> Iterator[bytes]:  # fmt: skip
+    url: str, payload: Mapping[str, Any], timeout: float, api_key: str | None = None
+) -> Iterator[bytes]:
     """The lines of the answer to a POST of JSON, as they come; at most 16 MB.
 
     Raises:
@@ -126,9 +125,10 @@ def post(
         headers["Authorization"] = f"Bearer {api_key}"
     body = json.dumps(payload).encode()
     request = urllib.request.Request(url, body, headers, method="POST")
-    size = 0
+    size, direct = 0, [urllib.request.ProxyHandler({})] if is_this_machine(url) else []
+    opener = urllib.request.build_opener(_NoRedirect(), *direct)  # else by the platform's proxies
     try:
-        with _opener(url).open(request, timeout=timeout) as response:
+        with opener.open(request, timeout=timeout) as response:
             while line := response.readline(MOST_BYTES):
                 size += len(line)
                 if size > MOST_BYTES:
@@ -136,7 +136,7 @@ def post(
                 yield line
     except urllib.error.HTTPError as error:
         with error:
-            raise _http_failure(error, url, model or str(payload.get("model"))) from error
+            raise _http_failure(error, url, str(payload["model"])) from error
     except JudgeError:
         raise
     except (OSError, http.client.HTTPException) as error:
@@ -148,14 +148,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any) -> None:
         """Follow nothing: the reply comes back as an error that names the new address."""
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """What opens an address through the platform's proxies; this machine itself without one."""
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-    if is_this_machine(url):
-        handlers.append(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener(*handlers)
 
 
 def is_this_machine(url: str) -> bool:

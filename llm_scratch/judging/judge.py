@@ -195,16 +195,14 @@ def _json_objects(text: str) -> Iterable[dict[str, Any]]:
 
 
 def _score(value: Any) -> float | None:
-    if isinstance(value, dict):
-        value = value.get("score")
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    value = value.get("score") if isinstance(value, dict) else value
+    if isinstance(value, bool):
         return None
-    return float(value) if 0 <= value <= HIGHEST else None
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return score if 0 <= score <= HIGHEST else None
 
 
 def _checked_answers(

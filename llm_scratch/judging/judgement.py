@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
+ANGLES = 1 << 52
+UNIT = math.pi / 2 / ANGLES  # so many of them are a right angle
 
 
 class MeanScore(NamedTuple):
@@ -72,12 +75,13 @@ class Judgement:
 
     def table(self) -> str:
         """A line for each model, best first: mean, interval, and what could not be read."""
-        means = {name: self.mean(name) for name in self.scores if self._readable(name)}
-        width = max(map(len, self.scores))
-        lines = [
-            f"{name:{width}}  {means[name]}" + self._left_out(name)
-            for name in sorted(means, key=lambda name: -means[name].mean)
-        ]
+        unreadable = self.unreadable
+        means = {n: self.mean(n) for n, found in self.scores.items() if unreadable[n] < len(found)}
+        width, lines = max(map(len, self.scores)), []
+        for name in sorted(means, key=lambda name: -means[name].mean):
+            n, of = unreadable[name], len(self.scores[name])
+            note = f"; {n} of {of} scores could not be read" if n else ""
+            lines.append(f"{name:{width}}  {means[name]}{note}")
         lines += [f"{name:{width}}  no readable score" for name in self.scores if name not in means]
         return "\n".join(lines)
 
@@ -85,13 +89,6 @@ class Judgement:
         if name not in self.scores:
             raise ValueError(f"no model {name!r} was judged; there are {', '.join(self.scores)}")
         return self.scores[name]
-
-    def _readable(self, name: str) -> bool:
-        return self.unreadable[name] < len(self.scores[name])
-
-    def _left_out(self, name: str) -> str:
-        n = self.unreadable[name]
-        return f"; {n} of {len(self.scores[name])} scores could not be read" if n else ""
 
 
 def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
@@ -122,14 +119,8 @@ def t_quantile(freedom: int) -> float:
     Source:
         Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
     """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _within(middle, freedom) < CONFIDENCE:
-            low = middle
-        else:
-            high = middle
-    return math.tan(low) * math.sqrt(freedom)
+    angle = bisect_left(range(ANGLES), CONFIDENCE, key=lambda i: _within(i * UNIT, freedom)) * UNIT
+    return math.tan(angle) * math.sqrt(freedom)
 
 
 def _within(angle: float, freedom: int) -> float:

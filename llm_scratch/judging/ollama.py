@@ -164,11 +164,11 @@ def check_if_running(process_name: str) -> bool:
     if (PROCESSES / "self" / "comm").exists():
         names = _names_in_proc()
     elif sys.platform == "win32":
-        names = _names_in_tasklist(_output("tasklist", "/fo", "csv", "/nh"))
+        lines = _output("tasklist", "/fo", "csv", "/nh").splitlines()
+        names = [row[0] for row in csv.reader(lines) if row]
     else:
-        names = [
-            Path(line.strip()).name for line in _output("ps", "-A", "-o", "comm=").splitlines()
-        ]
+        lines = _output("ps", "-A", "-o", "comm=").splitlines()
+        names = [Path(line.strip()).name for line in lines]
     return any(process_name in name for name in names)
 
 
@@ -185,10 +185,6 @@ def _names_in_proc() -> list[str]:
             continue
         names.append(name)
     return names
-
-
-def _names_in_tasklist(output: str) -> list[str]:
-    return [row[0] for row in csv.reader(output.splitlines()) if row]
 
 
 def _output(*command: str) -> str:

@@ -23,7 +23,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     layers = lora_layers(model)
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        owner = next((n for n in _owners(name) if n in layers), None)
+        owner = next((n for n in layers if name.startswith(f"{n}.")), None)
         if owner is None:
             tensors[name] = tensor
         elif name.startswith(f"{owner}.linear."):
@@ -51,16 +51,14 @@ def tensors_beside(model: Any) -> list[str]:
         name for name, p in model.named_parameters(remove_duplicate=False)
         if p.requires_grad and not name.startswith(inside)
     }  # fmt: skip
-    expected = parameter_shapes(model.cfg)
+    expected, base = parameter_shapes(model.cfg), base_tensors(model)
     changed = {
-        name for name, tensor in base_tensors(model).items()
+        name for name, tensor in base.items()
         if name.startswith("out_head.") and expected.get(name) != tuple(tensor.shape)
     }  # fmt: skip
-    if changed:
-        changed |= {name for name in base_tensors(model) if name.startswith("out_head.")}
     # Whole modules, as PEFT keeps them: a bias that learns brings its weight along.
     modules = {name.rpartition(".")[0] for name in learning | changed}
-    return [name for name in base_tensors(model) if name.rpartition(".")[0] in modules]
+    return [name for name in base if name.rpartition(".")[0] in modules]
 
 
 def describe_base(model: Any, without: Collection[str]) -> dict[str, Any]:
@@ -91,12 +89,6 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     names = [*theirs["crc32"], *(name for name in ours["crc32"] if name not in theirs["crc32"])]
     differing = [n for n in names if theirs["crc32"].get(n) != ours["crc32"].get(n)]
     return f"{len(differing)} of {len(names)} tensors differ, the first is {differing[0]}"
-
-
-def _owners(name: str) -> list[str]:
-    """The modules that a tensor is in, by name, from the outermost."""
-    parts = name.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def base_linear(layer: nn.Module) -> nn.Linear | None:

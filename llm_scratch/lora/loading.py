@@ -23,7 +23,7 @@ from llm_scratch.lora.base import (
     difference,
     fingerprint_of,
 )
-from llm_scratch.lora.layers import LinearWithLoRA, freeze, lora_layers, wrap_linear
+from llm_scratch.lora.layers import freeze, lora_layers, wrap_linear
 from llm_scratch.lora.saving import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from llm_scratch.model.families import language_model
 from llm_scratch.model.initialization import SkipInitialization
@@ -288,14 +288,10 @@ def _put_in(model: Any, adapter: Adapter) -> None:
         parameters[name].requires_grad = True
     for name, (A, B) in adapter.pairs.items():
         alpha = adapter.alphas[name]
-        layer = layers.get(name) or _wrapped(model, name, A.shape[0], alpha)
+        with SkipInitialization():  # nothing random is drawn for what a file fills
+            layer = layers.get(name) or wrap_linear(model, name, A.shape[0], alpha)
         layer.lora.A.copy_(A.T)
         layer.lora.B.copy_(B.T)
         layer.lora.alpha = alpha
         layer.lora.requires_grad_(True)
         layer.merged_weight = None
-
-
-def _wrapped(model: Any, name: str, rank: int, alpha: float) -> LinearWithLoRA:
-    with SkipInitialization():  # nothing random is drawn for what a file fills
-        return wrap_linear(model, name, rank, alpha)

@@ -32,8 +32,10 @@ def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tens
     """What a model was given as a mask, as (B, 1, T, S + T) booleans: who may look at whom.
 
     Args:
-        attention_mask: (B, S + T), see `padding_mask`; or (B, T, S + T), True where a token may
-            look at another. Nobody looks at what comes later, and each sees itself.
+        attention_mask: (B, S + T), False (or 0) where a token is padding; or (B, T, S + T), True
+            where a token may look at another. Nobody looks at what comes later, and each sees
+            itself, padding too: a row that sees nothing would turn into NaN in some kernels, and
+            nobody reads what comes out there.
         B: rows.
         T: tokens that look.
         past: S, tokens before them.
@@ -47,34 +49,10 @@ def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tens
             f"an attention_mask of shape {tuple(attention_mask.shape)} does not fit; {shapes[0]} "
             f"is needed, a place for each token, or {shapes[1]}, a row of places for each"
         )
-    if attention_mask.dim() == 2:
-        return padding_mask(attention_mask, T)
-    mask = causal_mask(T, attention_mask.device, past)
-    return ((mask & attention_mask.bool()) | (mask ^ mask.tril(past - 1)))[:, None]
-
-
-def padding_mask(attention_mask: Tensor, length: int) -> Tensor:
-    """Which token may see which in padded rows: (B, S + T) -> (B, 1, T, S + T) booleans.
-
-    A token sees itself and the real tokens before it. Padding sees itself too: a row that sees
-    nothing would turn into NaN in some kernels, and nobody reads what comes out there.
-
-    Args:
-        attention_mask: (B, S + T), False (or 0) where a token is padding.
-        length: T, how many of the last tokens look.
-
-    Raises:
-        ValueError: if `attention_mask` has no two dimensions or is shorter than `length`.
-    """
-    if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
-        raise ValueError(
-            f"expected an attention_mask of shape (batch, {length} tokens or more), got "
-            f"{tuple(attention_mask.shape)}"
-        )
-    past = attention_mask.shape[1] - length
-    mask = causal_mask(length, attention_mask.device, past)  # (T, S + T)
+    allowed = attention_mask.bool().reshape(B, -1, past + T)  # (B, 1 or T, S + T)
+    mask = causal_mask(T, attention_mask.device, past)  # (T, S + T)
     itself = mask ^ mask.tril(past - 1)
-    return (mask & attention_mask.bool()[:, None, None, :]) | itself
+    return ((mask & allowed) | itself)[:, None]
 
 
 def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -114,15 +114,8 @@ class KVCache:
         if times < 1:
             raise ValueError(f"{times=} must be 1 or more")
         n_layers, _, batch, n_heads, capacity, head_dim = self._store.shape
-        other = KVCache(
-            n_layers,
-            batch * times,
-            n_heads,
-            capacity,
-            head_dim,
-            self._store.dtype,
-            self._store.device,
-        )
+        sizes = n_layers, batch * times, n_heads, capacity, head_dim
+        other = KVCache(*sizes, self._store.dtype, self._store.device)
         held = self._store[..., : self.length, :]
         other._store[..., : self.length, :] = held.repeat_interleave(times, dim=2)
         other.length = self.length

@@ -6,6 +6,7 @@ import numbers
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 GPT_CONFIG_124M: dict[str, Any] = {
@@ -167,17 +168,7 @@ def _check_rate(name: str, value: Any, optional: bool) -> None:
         raise ConfigError(f"{name}={value!r} must be a number from 0 to 1")
 
 
-def _gpt2(emb_dim: int, n_layers: int, n_heads: int) -> GPTConfig:
-    return GPTConfig(
-        vocab_size=50257,
-        context_length=1024,
-        emb_dim=emb_dim,
-        n_heads=n_heads,
-        n_layers=n_layers,
-        qkv_bias=True,
-        tie_weights=True,
-    )
-
+_gpt2 = partial(GPTConfig, vocab_size=50257, context_length=1024, qkv_bias=True, tie_weights=True)
 
 GPT2_CONFIGS: dict[str, GPTConfig] = {
     "124M": _gpt2(emb_dim=768, n_layers=12, n_heads=12),

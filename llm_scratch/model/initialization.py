@@ -50,20 +50,17 @@ def init_gpt2(
     generator: torch.Generator | None = None,
 ) -> None:
     """Start a GPT's parameters as GPT-2's were, in place; see `GPTModel.init_weights`."""
+    position_std = std if position_std is None else position_std
     residual_std = std / math.sqrt(2 * n_layers)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            is_position = name.endswith("pos_emb") and position_std is not None
-            spread = position_std if is_position and position_std is not None else std
-        elif isinstance(module, nn.Linear):
-            is_residual = ".att.out_proj" in name or ".ff.layers.2" in name
-            spread = residual_std if is_residual else std
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, LayerNorm):
+        if isinstance(module, LayerNorm):
             module.scale.fill_(1.0)
             module.shift.zero_()
-            continue
-        else:
-            continue
-        module.weight.normal_(0.0, spread, generator=generator)
+        elif isinstance(module, nn.Embedding):
+            spread = position_std if name.endswith("pos_emb") else std
+            module.weight.normal_(0.0, spread, generator=generator)
+        elif isinstance(module, nn.Linear):
+            is_residual = ".att.out_proj" in name or ".ff.layers.2" in name
+            module.weight.normal_(0.0, residual_std if is_residual else std, generator=generator)
+            if module.bias is not None:
+                module.bias.zero_()

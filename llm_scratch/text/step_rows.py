@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
+
+
+class Piece(TypedDict, total=False):
+    """Which rows of a step are wanted, where it is taken in pieces; see `rows_of_step`."""
+
+    first_row: int
+    step_rows: int | None
 
 
 def rows_of_step(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import Tensor
 
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
-from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
+from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
 from llm_scratch.text.token_header import TokenFileError
 from llm_scratch.text.token_ids import as_token_array, check_ids, inputs_and_targets, outside
 
@@ -76,14 +76,7 @@ class TokenPart:
         return (len(self) - 1) // length
 
     def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
+        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor]:
         """Return the windows of a training step, inputs and targets: each (rows, length) int64.
 
@@ -98,8 +91,8 @@ class TokenPart:
             step: which step, from 0.
             rows: how many windows.
             length: tokens in a window.
-            first_row: how many windows to pass over first, for a step that is taken in pieces.
-            step_rows: all windows of a step that is taken in pieces; `rows` if it is not given.
+            piece: `first_row`, how many windows to pass over first, and `step_rows`, all of the
+                step's, where it is taken in pieces.
 
         Raises:
             ValueError: if there is not one window, or an argument is below its range.
@@ -107,7 +100,7 @@ class TokenPart:
         """
         windows = self.num_rows(length)
         starts: list[int] = []
-        for epoch, begin, end in rows_of_step(windows, step, rows, first_row, step_rows):
+        for epoch, begin, end in rows_of_step(windows, step, rows, **piece):
             order = epoch_order(seed, epoch, windows, begin, end)
             moved = order * length + epoch_shift(seed, epoch) % length
             starts += np.minimum(moved, len(self) - 1 - length).tolist()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
-from llm_scratch.text.step_rows import rows_in_turn, rows_of_step
+from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
 
 IGNORE_INDEX = -100
 """The target that means "no target here", as in PyTorch's cross entropy."""
@@ -92,14 +93,7 @@ class TokenRows:
         return len(self)
 
     def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
+        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor]:
         """The rows of a training step: inputs and targets, each (rows, T) int64.
 
@@ -111,15 +105,15 @@ class TokenRows:
             step: which step, from 0.
             rows: how many rows.
             length: the most tokens that a row may have.
-            first_row: how many rows to pass over first, for a step that is taken in pieces.
-            step_rows: all rows of a step that is taken in pieces; `rows` if it is not given.
+            piece: `first_row`, how many rows to pass over first, and `step_rows`, all of the
+                step's, where it is taken in pieces.
 
         Raises:
             ValueError: if a row is longer than `length`, or an argument is below its range.
         """
         n = self.num_rows(length)
         chosen: list[int] = []
-        for epoch, begin, end in rows_of_step(n, step, rows, first_row, step_rows):
+        for epoch, begin, end in rows_of_step(n, step, rows, **piece):
             order = _epoch_order(seed, epoch, n, rows, self._order_key)
             chosen += order[begin:end].tolist()
         return self.padded(chosen)

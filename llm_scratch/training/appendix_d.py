@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.training.epochs import check_run, check_start
+from llm_scratch.training.epochs import check_run
 from llm_scratch.training.evaluation import Loader
 from llm_scratch.training.optimizers import set_learning_rate
-from llm_scratch.training.simple import run_on_texts
+from llm_scratch.training.simple import train_model_simple
 
 MOST_GRADIENT = 1.0
 
@@ -127,7 +127,6 @@ def train_model(
     if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
         raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
     check_run(train_loader, val_loader, n_epochs, eval_freq, eval_iter)
-    check_start(start_context, tokenizer)
     total_steps = _count_steps(train_loader, n_epochs, warmup_steps)
     peak_lr = optimizer.param_groups[0]["lr"]
     schedule = {"total_steps": total_steps, "warmup_steps": warmup_steps, "peak_lr": peak_lr}
@@ -142,9 +141,9 @@ def train_model(
             nn.utils.clip_grad_norm_(model.parameters(), max_norm=MOST_GRADIENT)
         optimizer.step()
 
-    losses = run_on_texts(
+    losses = train_model_simple(
         model, train_loader, val_loader, optimizer, device, n_epochs, eval_freq, eval_iter,
-        start_context, tokenizer, log=log, step_name="Iter", update=update,
+        start_context, tokenizer, log=log, update=update,
     )  # fmt: skip
     return *losses, rates
 

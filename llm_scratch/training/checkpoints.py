@@ -102,13 +102,11 @@ def frozen_mark(model: nn.Module) -> str:
 
 def _take_place(part: Path, target: Path) -> None:
     """Rename a finished checkpoint; one of the same step, left by an earlier try, goes first."""
+    old = part_beside(target)
     if target.exists():
-        old = part_beside(target)
         os.rename(target, old)
-        os.rename(part, target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(part, target)
+    os.rename(part, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

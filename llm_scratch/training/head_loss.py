@@ -7,12 +7,15 @@ Shape letters: N tokens of a batch, C emb_dim, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.model.linear import Linear
 from llm_scratch.training.config import CHUNK
 from llm_scratch.training.losses import IGNORE_INDEX
 
@@ -48,52 +51,118 @@ def chunked_head_loss(
             f"hidden states {tuple(hidden.shape)}, a head of {tuple(weight.shape)} and targets "
             f"{tuple(targets.shape)} do not belong together"
         )
-    total = _HeadLoss.apply(hidden.flatten(0, -2), weight, targets.flatten(), divisor, chunk)
-    return total
+    compute = partial(_by_products, targets.flatten(), divisor, chunk)
+    return _LossWithGradients.apply(compute, hidden.flatten(0, -2), weight)
 
 
-class _HeadLoss(torch.autograd.Function):
+def head_loss(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
+) -> Tensor:
+    """Return what `chunked_head_loss` gives, for any head that `comes_in_pieces`: a scalar.
+
+    Where the head is no linear layer (LoRA's, say) the gradients are computed together with the
+    value too, by autograd for each piece. It needs about four times the memory of the logits, so a
+    piece has a fourth of `chunk` tokens.
+
+    Args:
+        head: (n, C) -> (n, V).
+        hidden: (..., C), what the final norm gives.
+        targets: (...,) ids; -100 means no target.
+        divisor: usually the number of targets of the whole step.
+        chunk: see above.
+    """
+    if isinstance(head, nn.Linear):
+        return chunked_head_loss(hidden, head.weight, targets, divisor=divisor, chunk=chunk)
+    learning = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    compute = partial(_by_autograd, head, targets.flatten(), divisor, max(1, chunk // 4))
+    return _LossWithGradients.apply(compute, hidden.flatten(0, -2), *learning)
+
+
+def comes_in_pieces(head: Any) -> bool:
+    """Return whether a head's loss may be computed by `head_loss`; of linear layers a plain one's.
+
+    That is one without a bias, whose call nobody watches.
+    """
+    if not isinstance(head, nn.Linear):
+        return True
+    watched = head._forward_hooks or head._forward_pre_hooks
+    return type(head) in (nn.Linear, Linear) and head.bias is None and not watched
+
+
+class _LossWithGradients(torch.autograd.Function):
+    """A loss whose gradients are computed with it: `compute(wanted, *tensors)` gives both."""
+
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: float, chunk: int
-    ) -> Tensor:
-        for_hidden, for_weight = ctx.needs_input_grad[:2]
-        dtype = _matrix_dtype(hidden)
-        states, head = hidden.to(dtype), weight.to(dtype)
-        grad_hidden = torch.empty_like(states) if for_hidden else None
-        grad_weight: Tensor | None = None
-        if for_weight:  # sums of many chunks need float32
-            kind = weight.dtype if len(states) <= chunk else torch.float32
-            grad_weight = torch.empty(weight.shape, dtype=kind, device=weight.device)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        room = _aligned_rows(states, min(chunk, len(states)), len(head))  # (chunk, V)
-        for start in range(0, len(states), chunk):
-            part = slice(start, start + chunk)
-            logits = room[: len(states[part])]  # (n, V)
-            torch.mm(states[part], head.T, out=logits)
-            total += _loss_to_gradient(logits, targets[part], divisor, for_hidden or for_weight)
-            if grad_hidden is not None:
-                torch.mm(logits, head, out=grad_hidden[part])
-            if grad_weight is not None:
-                _add_product(grad_weight, logits, states[part], is_first=start == 0)
-        # Kept as attributes: nothing else can change them, and `backward` runs once.
-        ctx.gradients = grad_hidden, grad_weight
-        ctx.kinds = hidden.dtype, weight.dtype
+    def forward(ctx: Any, compute: Callable[..., Any], *tensors: Tensor) -> Tensor:
+        total, found = compute(ctx.needs_input_grad[1:], *tensors)
+        # Kept as an attribute: nothing else can change them, and `backward` runs once.
+        ctx.gradients = [
+            gradient if gradient is None else gradient.to(tensor.dtype)
+            for gradient, tensor in zip(found, tensors, strict=False)
+        ]
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        found, ctx.gradients = ctx.gradients, None
-        if found is None:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
             raise RuntimeError("the gradients of this loss were used before; compute it again")
         (factor,) = outer
-        gradients = [
-            gradient if gradient is None else gradient.to(kind)
-            for gradient, kind in zip(found, ctx.kinds, strict=True)
-        ]
         if factor.device.type != "cpu" or factor.item() != 1.0:
             gradients = [g if g is None else g.mul_(factor) for g in gradients]
-        return *gradients, None, None, None
+        return None, *gradients
+
+
+def _by_products(
+    targets: Tensor, divisor: float, chunk: int, wanted: Sequence[bool], *tensors: Tensor
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss of a plain linear head, and the gradients of hidden states and weight."""
+    hidden, weight = tensors
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    states, head = hidden.to(dtype), weight.to(dtype)
+    grad_hidden = torch.empty_like(states) if wanted[0] else None
+    grad_weight: Tensor | None = None
+    if wanted[1]:  # sums of many chunks need float32
+        summed = weight.dtype if len(states) <= chunk else torch.float32
+        grad_weight = torch.empty(weight.shape, dtype=summed, device=weight.device)
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    room = _aligned_rows(states, min(chunk, len(states)), len(head))  # (chunk, V)
+    for start in range(0, len(states), chunk):
+        part = slice(start, start + chunk)
+        logits = room[: len(states[part])]  # (n, V)
+        torch.mm(states[part], head.T, out=logits)
+        total += _loss_to_gradient(logits, targets[part], divisor, any(wanted))
+        if grad_hidden is not None:
+            torch.mm(logits, head, out=grad_hidden[part])
+        if grad_weight is not None:
+            _add_product(grad_weight, logits, states[part], is_first=start == 0)
+    return total, [grad_hidden, grad_weight]
+
+
+def _by_autograd(
+    head: nn.Module, targets: Tensor, divisor: float, size: int, wanted: Sequence[bool],
+    states: Tensor, *learning: Tensor,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+    """The loss of any head, and the gradients of hidden states and what learns in the head."""
+    total = torch.zeros((), dtype=torch.float32, device=states.device)
+    gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if any(wanted)]
+    for start in range(0, len(states), size):
+        part = slice(start, start + size)
+        with torch.set_grad_enabled(any(wanted)):
+            piece = states[part].detach().requires_grad_(any(wanted))
+            logits = head(piece).float()  # (n, V)
+            loss = F.cross_entropy(
+                logits, targets[part], ignore_index=IGNORE_INDEX, reduction="sum"
+            )
+            loss = loss / divisor
+        total += loss.detach()
+        if any(wanted):
+            found = torch.autograd.grad(loss, (piece, *learning))
+            gradients[0][part] = found[0]
+            for gradient, share in zip(gradients[1:], found[1:], strict=True):
+                gradient += share
+    return total, gradients
 
 
 def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
@@ -106,14 +175,6 @@ def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
     room = like.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT)
     room[:, columns:] = 0
     return room[:, :columns]
-
-
-def _matrix_dtype(hidden: Tensor) -> torch.dtype:
-    """The type that products are computed in: autocast's where that is on."""
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return hidden.dtype
 
 
 def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
@@ -155,68 +216,3 @@ def _add_product(total: Tensor, gradient: Tensor, states: Tensor, is_first: bool
             torch.mm(part.T, states, out=slab)
         else:
             slab.addmm_(part.T, states)
-
-
-def head_loss_in_pieces(
-    head: nn.Module, hidden: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
-) -> Tensor:
-    """What `chunked_head_loss` gives, for any head: a scalar to call `backward` on.
-
-    Here too the gradients are computed together with the value, by autograd for each piece. It
-    needs about four times the memory of the logits, so a piece has a fourth of `chunk` tokens.
-
-    Args:
-        head: (n, C) -> (n, V).
-        hidden: (..., C), what the final norm gives.
-        targets: (...,) ids; -100 means no target.
-        divisor: usually the number of targets of the whole step.
-        chunk: see above.
-    """
-    learning = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    states, size = hidden.flatten(0, -2), max(1, chunk // 4)
-    total = _PiecesLoss.apply(head, states, targets.flatten(), divisor, size, *learning)
-    return total
-
-
-class _PiecesLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        head: nn.Module,
-        states: Tensor,
-        targets: Tensor,
-        divisor: float,
-        size: int,
-        *learning: Tensor,
-    ) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
-        wanted = any(ctx.needs_input_grad)
-        gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if wanted]
-        for start in range(0, len(states), size):
-            part = slice(start, start + size)
-            with torch.set_grad_enabled(wanted):
-                piece = states[part].detach().requires_grad_(wanted)
-                loss = _sum_of_losses(head, piece, targets[part]) / divisor
-            total += loss.detach()
-            if wanted:
-                found = torch.autograd.grad(loss, (piece, *learning))
-                gradients[0][part] = found[0]
-                for gradient, share in zip(gradients[1:], found[1:], strict=True):
-                    gradient += share
-        # Kept as an attribute: nothing else can change them, and `backward` runs once.
-        ctx.gradients = gradients
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError("the gradients of this loss were used before; compute it again")
-        (factor,) = outer
-        states, *learning = (gradient.mul_(factor) for gradient in gradients)
-        return None, states, None, None, None, *learning
-
-
-def _sum_of_losses(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-    logits = head(states).float()  # (n, V)
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")

@@ -23,19 +23,11 @@ from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
-from llm_scratch.training.config import StepPlan, TrainConfig
+from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.reporting import Reporter
 from llm_scratch.training.run_folder import RunFolder, environment
-from llm_scratch.training.starting import (
-    Log,
-    Run,
-    RunState,
-    SaveBest,
-    build_engine,
-    reporter_of,
-    start_run,
-)
+from llm_scratch.training.starting import Log, Run, RunState, SaveBest, build_engine, start_run
 from llm_scratch.training.steps import (
     NonFiniteError,
     evaluate,
@@ -113,9 +105,10 @@ def train(
         if config.tune_allocator and device_of(model).type == "cpu":
             keep_freed_memory()
         engine = build_engine(model, config, objective)
-        parts = {"data": data, "validation": validation, "tokenizer": tokenizer}
-        run = start_run(engine, config, run_folder, log, save_best, **parts)
-        reporter = reporter_of(run, progress)
+        plan = plan_step(config, model.cfg.context_length)
+        run = Run(engine, data, validation, config, plan, tokenizer, run_folder, log, save_best)
+        start_run(run)
+        reporter = Reporter(run, progress)
         stack.callback(reporter.close)
         if run.state.stopped or run.state.step >= config.steps:
             log(f"nothing left to do: the run ended at step {run.state.step} of {config.steps}")
@@ -138,8 +131,6 @@ def _step(run: Run, reporter: Reporter) -> None:
     seconds = time.perf_counter() - start
     values = {"step": step, "loss": update.loss, "lr": rate, "grad_norm": update.norm}
     values |= {"tokens": state.tokens, "seconds": seconds}
-    if run.folder is not None:
-        run.folder.record(**values)
     reporter.step(values, update.targets)
     if run.validation is not None and _due(step, config.eval_every, config.steps):
         _evaluate(run, run.validation, reporter)
@@ -159,8 +150,9 @@ def micro_batches(
 ) -> list[Batch]:
     """What one process reads at a step: a function of the seed, the step and its rank.
 
-    The micro batches of all processes lie side by side in one order of windows, so that a step
-    reads the same windows however it is divided.
+    The micro batches of all processes lie side by side in one order of rows: steps of as many rows
+    read the same ones, whether processes or micro batches divide them. Rows in buckets are the
+    exception: their order follows from the rows of a micro batch, which then has to be as large.
     """
     rows = plan.rows
     return [
@@ -199,9 +191,7 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
         state.worse += 1
         note += f", the best was {state.best_loss:.4f} after step {state.best_step}"
         state.stopped = run.config.patience is not None and state.worse >= run.config.patience
-    if run.folder is not None:
-        run.folder.record(step=state.step, val_loss=loss)
-    reporter.scalars({"step": state.step, "val_loss": loss})
+    reporter.record({"step": state.step, "val_loss": loss})
     reporter.line(f"{note}; stopping early" if state.stopped else note)
 
 
@@ -232,7 +222,7 @@ def _save(run: Run, folder: RunFolder) -> None:
         "facts": run.facts,
         "environment": environment(),
         "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
-        "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+        "scaler": engine.scaler.state_dict() or None,
     }
     try:
         folder.sync()

@@ -6,7 +6,7 @@ a count the right average follows for any batch, and for many together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
@@ -65,6 +65,13 @@ def calc_loss_batch(
     return total / count
 
 
+def first_batches(data_loader: Iterable[Any], num_batches: int | None) -> Iterator[Any]:
+    """Yield the first batches of a loader, all where `num_batches` is None; refuse less than 1."""
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
+    return islice(data_loader, num_batches)
+
+
 @torch.no_grad()
 def calc_loss_loader(
     data_loader: Iterable[tuple[Tensor, Tensor]],
@@ -96,10 +103,8 @@ def calc_loss_loader(
     """
     if average not in ("tokens", "batches"):
         raise ValueError(f'{average=} must be "tokens" or "batches"')
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
     sums, counts = [], []
-    for inputs, targets in islice(data_loader, num_batches):
+    for inputs, targets in first_batches(data_loader, num_batches):
         total, count = loss_fn(model, inputs.to(device), targets.to(device))
         sums.append(total.item())
         counts.append(int(count))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from torch import Tensor
 
+from llm_scratch.text.step_rows import Piece
 from llm_scratch.training.losses import IGNORE_INDEX
 
 Batch = tuple[Tensor, ...]
@@ -24,16 +25,7 @@ class TrainData(Protocol):
     def num_rows(self, length: int) -> int:
         """How many rows an epoch has; a ValueError if rows of `length` tokens can't be made."""
 
-    def batch(
-        self,
-        seed: int,
-        step: int,
-        rows: int,
-        length: int,
-        *,
-        first_row: int = 0,
-        step_rows: int | None = None,
-    ) -> Batch:
+    def batch(self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]) -> Batch:
         """The rows of a step, or a piece of them: a function of the arguments alone."""
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[Batch]:

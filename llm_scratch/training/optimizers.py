@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llm_scratch.tensor_files.stored import is_dense
 from llm_scratch.training.config import OPTIMIZERS, OptimizerName
@@ -77,7 +77,8 @@ def build_optimizers(
         return [torch.optim.AdamW(groups, **options)]
     from llm_scratch.training.muon import Muon
 
-    matrices = _block_matrices(model)
+    blocks: Any = getattr(model, "trf_blocks", nn.Module())
+    matrices = [p for p in blocks.parameters() if p.dim() == 2 and p.requires_grad]
     if not matrices:
         raise ValueError('the model has no matrices in blocks for "muon"; take "adamw"')
     inside = {id(p) for p in matrices}
@@ -85,13 +86,6 @@ def build_optimizers(
         group["params"] = [p for p in group["params"] if id(p) not in inside]
     muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
     return [muon, torch.optim.AdamW([g for g in groups if g["params"]], **options)]
-
-
-def _block_matrices(model: nn.Module) -> list[Tensor]:
-    blocks = getattr(model, "trf_blocks", None)
-    if blocks is None:
-        return []
-    return [p for p in blocks.parameters() if p.dim() == 2 and p.requires_grad]
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:

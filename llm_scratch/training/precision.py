@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from llm_scratch.model.linear import has_matrix_units
 from llm_scratch.training.config import PRECISIONS, Precision
 
 
@@ -35,15 +36,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself, rather than by way of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "mps":
-        return False
-    return True
-
-
-def has_matrix_units() -> bool:
-    """Whether the CPU has units for bfloat16 matrices, which make it several times faster."""
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked is not None and asked())
+    return device.type != "mps"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
@@ -53,6 +46,6 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     return torch.autocast(device.type, dtype)
 
 
-def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler | None:
-    """What keeps small float16 gradients above zero; None for the other types."""
-    return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """What keeps small float16 gradients above zero; for the other types it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
 from llm_scratch.training.config import TrainConfig
@@ -13,34 +13,20 @@ from llm_scratch.training.config import TrainConfig
 class Preset:
     """A model without its vocabulary, and the settings to train it with."""
 
-    about: str
     model: GPTConfig
     train: TrainConfig
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything in it, for printing."""
-        return {"about": self.about, "model": asdict(self.model), "train": asdict(self.train)}
 
-
-def _model(emb_dim: int, n_layers: int, n_heads: int, context_length: int) -> GPTConfig:
-    return GPTConfig(
-        vocab_size=50257,
-        context_length=context_length,
-        emb_dim=emb_dim,
-        n_heads=n_heads,
-        n_layers=n_layers,
-        tie_weights=True,
-    )
-
+_model = partial(GPTConfig, vocab_size=50257, tie_weights=True)
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        "to see that everything works: seconds on a laptop",
+        # To see that everything works: seconds on a laptop.
         _model(emb_dim=64, n_layers=2, n_heads=4, context_length=64),
         TrainConfig(steps=300, micro_batch=4, learning_rate=3e-3, eval_every=50, save_every=50),
     ),
     "small": Preset(
-        "a model that writes in the manner of its text: an evening on a laptop",
+        # A model that writes in the manner of its text: an evening on a laptop.
         _model(emb_dim=384, n_layers=6, n_heads=6, context_length=256),
         TrainConfig(
             steps=3000,
@@ -52,7 +38,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "124M": Preset(
-        "GPT-2's smallest: days on one GPU",
+        # GPT-2's smallest: days on one GPU.
         GPT2_CONFIGS["124M"],
         TrainConfig(
             steps=20000,

@@ -5,68 +5,54 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llm_scratch.training.starting import Run
+
 
 class Reporter:
-    """Shows the steps of a run.
+    """Shows the steps of a run, and keeps their numbers in its folder.
 
     Args:
-        steps: of the whole run.
-        done: how many were done before.
-        log: what each line is given to.
-        log_every: steps from one line to the next; 0 is none.
-        progress: whether there is a progress bar.
-        step_flops: floating-point operations of a step.
-        peak: how many of them the machine can do a second, measured; None is not known.
-        device: whose memory is shown.
-        board: the folder for TensorBoard's files; None, or without TensorBoard, there are none.
+        run: whose state is that before the first step to show.
+        progress: whether there is a progress bar, with the share of the machine's speed in it.
     """
 
-    def __init__(
-        self,
-        steps: int,
-        done: int,
-        *,
-        log: Callable[[str], object],
-        log_every: int,
-        progress: bool,
-        step_flops: float,
-        peak: float | None,
-        device: torch.device,
-        board: Path | None,
-    ) -> None:
-        self.steps, self._log, self._log_every = steps, log, log_every
-        self._step_flops, self._peak, self._device = step_flops, peak, device
-        self._bar: Any = None
-        if progress:
-            from tqdm import tqdm
+    def __init__(self, run: Run, progress: bool) -> None:
+        from tqdm import tqdm
 
-            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
-        self._board = None if board is None else open_board(board)
+        engine, config = run.engine, run.config
+        self._run, self._device = run, engine.device
+        self._step_flops = flops_per_token(engine.model, run.plan.length) * run.plan.tokens
+        self._peak = matrix_peak(engine.device, engine.dtype) if progress else None
+        self._bar = tqdm(
+            total=config.steps, initial=run.state.step, unit="step", dynamic_ncols=True,
+            disable=not progress,
+        )  # fmt: skip
+        self._board = None if run.folder is None else open_board(run.folder.path / "tensorboard")
 
     def step(self, values: dict[str, Any], tokens: int) -> None:
         """Show a step: the values of its line in the log, and how many tokens it had."""
+        self.record(values)
         seconds = max(values["seconds"], 1e-9)
         notes = {"loss": f"{values['loss']:.3f}", "tok/s": f"{tokens / seconds:,.0f}"}
         if self._peak:
             notes["peak"] = f"{self._step_flops / seconds / self._peak:.0%}"
         notes["MB"] = f"{memory_in_use(self._device) / 1e6:,.0f}"
-        if self._bar is not None:
-            self._bar.set_postfix(notes, refresh=False)
-            self._bar.update()
-        step = values["step"]
-        if self._log_every and (step % self._log_every == 0 or step in (1, self.steps)):
+        self._bar.set_postfix(notes, refresh=False)
+        self._bar.update()
+        step, config = values["step"], self._run.config
+        if config.log_every and (step % config.log_every == 0 or step in (1, config.steps)):
             shown = ", ".join(f"{name} {value}" for name, value in notes.items())
             self.line(f"step {step}: {shown}, rate {values['lr']:.2e}")
-        self.scalars(values)
 
-    def scalars(self, values: dict[str, Any]) -> None:
-        """Give numbers to TensorBoard, where that is there."""
+    def record(self, values: dict[str, Any]) -> None:
+        """Keep numbers of a step in the run's folder, and in TensorBoard's files where it is."""
+        if self._run.folder is not None:
+            self._run.folder.record(**values)
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
@@ -74,14 +60,12 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
-        if self._bar is not None:
-            self._bar.clear()
-        self._log(text)
+        self._bar.clear()
+        self._run.log(text)
 
     def close(self) -> None:
         """End the bar and TensorBoard's file."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
         if self._board is not None:
             self._board.close()
 

@@ -17,7 +17,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -168,8 +168,8 @@ def as_line(values: Mapping[str, Any]) -> str:
 def table_row(values: Mapping[str, Any]) -> str:
     """The same as a line of a table of comma-separated values."""
     buffer = io.StringIO()
-    cells: Iterable[Any] = (values.get(name, "") for name in COLUMNS)
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([values.get(name, "") for name in COLUMNS])
     return buffer.getvalue()
 
 

@@ -33,6 +33,7 @@ def train_model_simple(
     tokenizer: Any,
     *,
     log: Callable[[str], object] = print,
+    update: Callable[[int], object] | None = None,
 ) -> tuple[list[float], list[float], list[int]]:
     """Train for some epochs: training losses, validation losses, and tokens seen at each of them.
 
@@ -52,6 +53,8 @@ def train_model_simple(
         start_context: what the samples of text start with.
         tokenizer: the one that the loaders were made with.
         log: what each line is given to.
+        update: called with the step, from 0, once its gradients are there, instead of
+            `optimizer.step()`; the log then counts "Iter", as in appendix D.
 
     Raises:
         ValueError: if a number is below 1, a loader gives no batch, the training loader no target
@@ -63,52 +66,16 @@ def train_model_simple(
     """
     check_run(train_loader, val_loader, num_epochs, eval_freq, eval_iter)
     check_start(start_context, tokenizer)
-    return run_on_texts(
-        model, train_loader, val_loader, optimizer, device, num_epochs, eval_freq, eval_iter,
-        start_context, tokenizer, log=log,
-    )  # fmt: skip
-
-
-def run_on_texts(
-    model: Any,
-    train_loader: Loader,
-    val_loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device | str,
-    num_epochs: int,
-    eval_freq: int,
-    eval_iter: int | None,
-    start_context: str,
-    tokenizer: Any,
-    *,
-    log: Callable[[str], object],
-    step_name: str = "Step",
-    update: Callable[[int], object] | None = None,
-) -> tuple[list[float], list[float], list[int]]:
-    """Run the loop of chapter 5, which appendix D shares; arguments as there and in `run_epochs`.
-
-    `step_name` is what the log calls a step.
-    """
-    train_losses: list[float] = []
-    val_losses: list[float] = []
-    tokens_at: list[int] = []
+    step_name = "Step" if update is None else "Iter"
+    found: list[tuple[float, float, int]] = []
 
     def evaluate(epoch: int, step: int, tokens_seen: int) -> None:
-        losses = evaluate_model(model, train_loader, val_loader, device, eval_iter)
-        train_losses.append(losses[0])
-        val_losses.append(losses[1])
-        tokens_at.append(tokens_seen)
-        log(
-            f"Ep {epoch} ({step_name} {step:06d}): "
-            f"Train loss {losses[0]:.3f}, Val loss {losses[1]:.3f}"
-        )
+        train, val = evaluate_model(model, train_loader, val_loader, device, eval_iter)
+        found.append((train, val, tokens_seen))
+        log(f"Ep {epoch} ({step_name} {step:06d}): Train loss {train:.3f}, Val loss {val:.3f}")
 
     run_epochs(
-        model,
-        train_loader,
-        optimizer,
-        num_epochs,
-        eval_freq,
+        model, train_loader, optimizer, num_epochs, eval_freq,
         loss_of=lambda batch: calc_loss_batch(batch[0], batch[1], model, device),
         size_of=lambda batch: batch[0].numel(),
         evaluate=evaluate,
@@ -116,7 +83,8 @@ def run_on_texts(
             model, tokenizer, device, start_context, log=log
         ),
         update=update,
-    )
+    )  # fmt: skip
+    train_losses, val_losses, tokens_at = map(list, zip(*found, strict=True))
     return train_losses, val_losses, tokens_at
 
 

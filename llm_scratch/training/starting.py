@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ from llm_scratch.training.checkpoints import (
     load_run,
     newest_whole,
 )
-from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings, plan_step
+from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings
 from llm_scratch.training.objective import Objective, TrainData
 from llm_scratch.training.optimizers import build_optimizers, describe_groups
 from llm_scratch.training.precision import make_scaler, pick_precision
-from llm_scratch.training.reporting import Reporter, flops_per_token, matrix_peak
 from llm_scratch.training.run_folder import RunFolder, environment
 from llm_scratch.training.steps import Engine, compiled
 from llm_scratch.weights.folder import check_vocabulary
@@ -71,10 +70,10 @@ class Run:
     plan: StepPlan
     tokenizer: Any
     folder: RunFolder | None
-    state: RunState
-    facts: dict[str, Any]
     log: Log
     save_best: SaveBest
+    state: RunState = field(default_factory=RunState)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def new_model(cfg: GPTConfig, seed: int) -> GPTModel:
@@ -90,44 +89,28 @@ def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
     device = device_of(model)
     dtype = pick_precision(config.precision, device)
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
     optimizers = build_optimizers(
-        model,
-        config.learning_rate,
-        name=config.optimizer,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
+        model, config.learning_rate, name=config.optimizer, weight_decay=decay, betas=betas
     )
-    scaler = make_scaler(device, dtype)
-    return Engine(
-        model, optimizers, device, dtype, scaler, config.loss_chunk, objective=objective
-    )  # fmt: skip
+    scaler, chunk = make_scaler(device, dtype), config.loss_chunk
+    return Engine(model, optimizers, device, dtype, scaler, chunk, objective=objective)
 
 
-def start_run(
-    engine: Engine,
-    config: TrainConfig,
-    folder: RunFolder | None,
-    log: Log,
-    save_best: SaveBest,
-    *,
-    data: TrainData,
-    validation: TrainData | None,
-    tokenizer: Any,
-) -> Run:
+def start_run(run: Run) -> None:
     """Check that everything belongs together and find where the run stands; see `loop.train`."""
-    model = engine.model
-    plan = plan_step(config, model.cfg.context_length)
-    _check_data("training", data, model, plan)
-    if validation is not None:
-        _check_data("validation", validation, model, plan)
+    engine, config, plan, log = run.engine, run.config, run.plan, run.log
+    _check_data("training", run.data, run)
+    if run.validation is not None:
+        _check_data("validation", run.validation, run)
     elif config.patience is not None:
         raise ValueError("patience stops by the validation loss; give a validation part too")
-    if tokenizer is not None:
-        check_vocabulary(model, tokenizer)
+    if run.tokenizer is not None:
+        check_vocabulary(engine.model, run.tokenizer)
     if config.sample_every:
-        _check_samples(config, tokenizer)
+        _check_samples(config, run.tokenizer)
     if config.compile:
-        engine.hidden_states = compiled(engine, data.batch(0, 0, plan.rows, plan.length), log)
+        engine.hidden_states = compiled(engine, run.data.batch(0, 0, plan.rows, plan.length), log)
     groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     log(f"parameters: {describe_groups(groups)}")
     dtype = str(engine.dtype).removeprefix("torch.")
@@ -135,26 +118,23 @@ def start_run(
         f"a step: {plan.accumulation} x {plan.rows} x {plan.length} = {plan.tokens:,} tokens, "
         f"{dtype} on {engine.device}"
     )
-    facts = describe_run(model, data, plan, tokenizer)
-    run = Run(
-        engine, data, validation, config, plan, tokenizer, folder, RunState(), facts, log, save_best
-    )  # fmt: skip
-    if folder is not None:
-        _go_on(run, folder)
-        folder.write_json("config.json", {"model": asdict(model.cfg), "train": asdict(config),
-                                          "data": facts})  # fmt: skip
-        folder.add_environment(device=str(engine.device), dtype=dtype, step=run.state.step)
-    return run
+    run.facts = _facts_of(run)
+    if run.folder is not None:
+        _go_on(run, run.folder)
+        settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
+        run.folder.write_json("config.json", settings)
+        run.folder.add_environment(device=str(engine.device), dtype=dtype, step=run.state.step)
 
 
-def _check_data(name: str, part: TrainData, model: Any, plan: StepPlan) -> None:
-    if part.vocab_size > model.cfg.vocab_size:
+def _check_data(name: str, part: TrainData, run: Run) -> None:
+    known = run.engine.model.cfg.vocab_size
+    if part.vocab_size > known:
         raise ValueError(
             f"the {name} part has a vocabulary of {part.vocab_size} ids, the model's vocab_size is "
-            f"{model.cfg.vocab_size}; they do not belong together"
+            f"{known}; they do not belong together"
         )
     try:
-        part.num_rows(plan.length)
+        part.num_rows(run.plan.length)
     except ValueError as err:
         raise ValueError(f"the {name} part does not fit: {err}") from None
 
@@ -166,14 +146,15 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
         raise ValueError(f"sample_prompt={config.sample_prompt!r} gives no token; give a word")
 
 
-def describe_run(model: Any, data: TrainData, plan: StepPlan, tokenizer: Any) -> dict[str, Any]:
+def _facts_of(run: Run) -> dict[str, Any]:
     """What has to be the same when a run goes on: model, data, tokenizer."""
+    model, length = run.engine.model, run.plan.length
     facts = {} if is_plain(model) else {"base": frozen_mark(model)}
     return facts | {
         "model": asdict(model.cfg),
-        "rows": data.num_rows(plan.length),
-        "first rows": first_rows(data, plan.length),
-        "tokenizer": None if tokenizer is None else fingerprint(tokenizer),
+        "rows": run.data.num_rows(length),
+        "first rows": first_rows(run.data, length),
+        "tokenizer": None if run.tokenizer is None else fingerprint(run.tokenizer),
     }
 
 
@@ -199,7 +180,7 @@ def _go_on(run: Run, folder: RunFolder) -> None:
     model.load_state_dict({**model.state_dict(), **tensors})  # what is frozen is there already
     for optimizer, saved in zip(run.engine.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    if run.engine.scaler is not None and content["scaler"] is not None:
+    if content["scaler"] is not None:
         run.engine.scaler.load_state_dict(content["scaler"])
     run.state = RunState(**content["state"])
     folder.cut_back(run.state.step)
@@ -236,20 +217,3 @@ def _difference(was: Any, now: Any) -> str:
         differing = [key for key in now if was.get(key) != now[key]]
         return ", ".join(f"{key} {was.get(key)!r} before, {now[key]!r} now" for key in differing)
     return f"{was!r} before, {now!r} now"
-
-
-def reporter_of(run: Run, progress: bool) -> Reporter:
-    """What shows the steps of a run."""
-    engine = run.engine
-    peak = matrix_peak(engine.device, engine.dtype) if progress else None
-    return Reporter(
-        run.config.steps,
-        run.state.step,
-        log=run.log,
-        log_every=run.config.log_every,
-        progress=progress,
-        step_flops=flops_per_token(engine.model, run.plan.length) * run.plan.tokens,
-        peak=peak,
-        device=engine.device,
-        board=None if run.folder is None else run.folder.path / "tensorboard",
-    )

@@ -6,23 +6,23 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.linear import Linear
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.training.config import CHUNK
-from llm_scratch.training.head_loss import chunked_head_loss, head_loss_in_pieces
+from llm_scratch.training.head_loss import comes_in_pieces, head_loss
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
-from llm_scratch.training.precision import autocast
+from llm_scratch.training.precision import autocast, make_scaler
 
 MOST_SKIPPED = 50
+CPU = torch.device("cpu")
 
 
 class NonFiniteError(ArithmeticError, ValueError):
@@ -46,7 +46,7 @@ class Engine:
         optimizers: made from its parameters.
         device: where it computes.
         dtype: the type of the matrix products.
-        scaler: for float16, else None.
+        scaler: for float16; what it does by default is nothing.
         chunk: tokens whose logits are in memory at a time.
         hidden_states: the model's, compiled or not.
         objective: another loss than that of the next token.
@@ -56,16 +56,11 @@ class Engine:
     optimizers: Sequence[torch.optim.Optimizer]
     device: torch.device
     dtype: torch.dtype = torch.float32
-    scaler: torch.amp.GradScaler | None = None
+    scaler: torch.amp.GradScaler = field(default_factory=partial(make_scaler, CPU, torch.float32))
     chunk: int = CHUNK
     hidden_states: Callable[..., Tensor] | None = None
     objective: Objective | None = None
     skipped: int = 0
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Every parameter that the optimizers update."""
-        return [p for o in self.optimizers for group in o.param_groups for p in group["params"]]
 
     def count(self, batch: Batch) -> int:
         """What the losses of a batch are averaged over: its targets, as a rule."""
@@ -80,27 +75,12 @@ class Engine:
             inputs, targets, *places = batch
             options = dict(zip(("positions", "attention_mask"), places, strict=False))
             head: Any = getattr(self.model, "out_head", None)
-            is_layer = isinstance(head, nn.Linear)  # of which only a plain one comes in pieces
-            if not hasattr(self.model, "hidden_states") or (
-                is_layer and not has_plain_head(self.model)
-            ):
+            if not hasattr(self.model, "hidden_states") or not comes_in_pieces(head):
                 model = partial(self.model, **options)
                 return next_token_loss(model, inputs, targets)[0] / divisor
             hidden_states = self.hidden_states or self.model.hidden_states
             hidden = hidden_states(inputs, **options)  # (B, T, C)
-            sizes: Any = {"divisor": divisor, "chunk": self.chunk}
-            if is_layer:
-                return chunked_head_loss(hidden, head.weight, targets, **sizes)
-            return head_loss_in_pieces(head, hidden, targets, **sizes)
-
-
-def has_plain_head(model: Any) -> bool:
-    """Whether the logits are a product with one matrix, which can be taken in chunks."""
-    head: Any = getattr(model, "out_head", None)
-    plain = (
-        type(head) in (nn.Linear, Linear) and head.bias is None and hasattr(model, "hidden_states")
-    )
-    return plain and not (head._forward_hooks or head._forward_pre_hooks)
+            return head_loss(head, hidden, targets, divisor=divisor, chunk=self.chunk)
 
 
 def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float | None,
@@ -143,7 +123,7 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
     total = torch.zeros((), device=engine.device)
     for batch in batches:
         loss = engine.loss(batch, float(count))
-        (loss if engine.scaler is None else engine.scaler.scale(loss)).backward()
+        engine.scaler.scale(loss).backward()
         total += loss.detach()
     return total.item(), count
 
@@ -151,14 +131,14 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
 def _update(engine: Engine, rate: float, clip: float | None) -> float:
     """Clip, set the rate and let the optimizers step: the norm before clipping."""
     scaler = engine.scaler
-    if scaler is not None:
-        for optimizer in engine.optimizers:
-            scaler.unscale_(optimizer)
-    gradients = [p.grad for p in engine.parameters if p.grad is not None]
+    for optimizer in engine.optimizers:
+        scaler.unscale_(optimizer)
+    groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
     norm = gradient_norm(gradients)
     if not math.isfinite(norm):
         engine.skipped += 1
-        if scaler is None or engine.skipped > MOST_SKIPPED:
+        if not scaler.is_enabled() or engine.skipped > MOST_SKIPPED:
             reason = f"the norm of the gradient is {norm}, at a {rate=:g}"
             raise NonFiniteError(_complaint(engine.model, reason))
     else:
@@ -167,9 +147,8 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
             torch._foreach_mul_(gradients, clip / (norm + 1e-6))
     set_learning_rate(engine.optimizers, rate)
     for optimizer in engine.optimizers:
-        optimizer.step() if scaler is None else scaler.step(optimizer)  # which skips infinite ones
-    if scaler is not None:
-        scaler.update()
+        scaler.step(optimizer)  # which skips infinite ones
+    scaler.update()
     return norm
 
 
@@ -182,12 +161,11 @@ def gradient_norm(gradients: Sequence[Tensor]) -> float:
 
 def first_bad_tensor(model: nn.Module) -> str:
     """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    parameters = list(model.named_parameters())
+    tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
+    for name, tensor in tensors:
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
             return name
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"the gradient of {name}"
     return ""
 
 

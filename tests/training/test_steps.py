@@ -9,6 +9,7 @@ import torch
 
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.optimizers import build_optimizers
+from llm_scratch.training.precision import make_scaler
 from llm_scratch.training.steps import (
     Engine,
     NonFiniteError,
@@ -199,7 +200,7 @@ def test_take_step_in_float16_skips_a_step_whose_scale_is_too_large(build):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_take_step_in_half_precision_is_close_to_float32(build, plain, dtype):
-    scaler = torch.amp.GradScaler("cpu") if dtype == torch.float16 else None
+    scaler = make_scaler(CPU, dtype)
     model = build()
     loss = take_step(engine_of(model, dtype=dtype, scaler=scaler), [rows()], 1e-3, 1.0, 0).loss
     assert loss == pytest.approx(plain[0], abs=0.02)
