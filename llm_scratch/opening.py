@@ -12,7 +12,6 @@ import torch
 
 from llm_scratch.lora.loading import adapter_base, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
-from llm_scratch.model.config import gpt2_size
 from llm_scratch.model.device import pick_device
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
@@ -134,7 +133,7 @@ def _open_whole(
         opened.known.setdefault("n_heads", n_heads)
     folder = path if path.is_dir() else path.parent
     own: Any = None
-    if isinstance(source, str) and _is_name(source):
+    if isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
         own = GPT2Tokenizer()
     elif opened.metadata:
         description = opened.metadata.get("tokenizer")
@@ -142,12 +141,3 @@ def _open_whole(
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder)
     return build_model(opened, device=device, dtype=dtype), own
-
-
-def _is_name(source: str) -> bool:
-    """Whether this is a name of GPT-2, which says which tokenizer it has."""
-    try:
-        gpt2_size(source)
-    except ValueError:
-        return False
-    return True

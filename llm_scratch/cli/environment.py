@@ -50,8 +50,9 @@ def run_doctor(args: argparse.Namespace) -> int:
     for device in devices():
         _print_row(_device_name(device), ", ".join(_working_dtypes(device)) or "does not compute")
     for name, corpus in CORPORA.items():
-        _print_row(name, where_is(name))
-        healthy &= bool(corpus.urls) or _is_here(name)
+        place = where_is(name)
+        _print_row(name, place)
+        healthy &= bool(corpus.urls) or os.path.isfile(place)
     print("All that is needed is here." if healthy else "Something that is needed is missing.")
     return 0 if healthy else 1
 
@@ -130,13 +131,3 @@ def _working_dtypes(device: torch.device) -> list[str]:
             works = False
         names += [name] if works else []
     return names
-
-
-def _is_here(name: str) -> bool:
-    from llm_scratch.text.corpora import find_data
-
-    try:
-        find_data(name)
-    except FileNotFoundError:
-        return False
-    return True

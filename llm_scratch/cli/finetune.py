@@ -12,6 +12,7 @@ from llm_scratch.cli.options import (
     add_device,
     add_group,
     add_model,
+    add_option,
     add_precision,
     data_path,
     dtype_of,
@@ -58,8 +59,7 @@ def add_commands(subparsers: Any) -> None:
     about = "to prefer the chosen of two answers (DPO)"
     example = "finetune prefer helper --data preferences.json --out polite"
     task = add_task(tasks, "prefer", about, example, run_prefer_task)
-    task.add_argument("--beta", type=float, default=0.1, metavar="X",
-                      help="how close the model stays to what it was; default: 0.1")  # fmt: skip
+    add_option(task, "--beta X", "how close the model stays to what it was", 0.1)
     add_style(task, "alpaca")
     about, example = "say which class texts belong to", 'classify spam "Reply now and win"'
     use = add_command(subparsers, "classify", about, example, run_classify)
@@ -95,20 +95,11 @@ def add_task(tasks: Any, name: str, about: str, example: str, run: Run) -> argpa
     )
     task.add_argument("--out", metavar="RUN", help=f"the run's folder; default: runs/{name}")
     task.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    task.add_argument(
-        "--epochs",
-        type=float,
-        metavar="X",
-        help=f"how often all rows are seen; default: {TASKS[name].epochs:g}",
+    add_option(task, "--epochs X", "how often all rows are seen", usual=f"{TASKS[name].epochs:g}")
+    add_option(
+        task, "--lora RANK", "train LoRA matrices of this rank", usual="the model's own layers"
     )
-    task.add_argument(
-        "--lora",
-        type=int,
-        metavar="RANK",
-        help="train LoRA matrices of this rank; default: the model's own layers",
-    )
-    task.add_argument("--alpha", type=float, metavar="X",
-                      help="LoRA is scaled by alpha / RANK; default: RANK")  # fmt: skip
+    add_option(task, "--alpha X", "LoRA is scaled by alpha / RANK", usual="RANK")
     add_device(task)
     add_precision(task)
     shown = shown_defaults({name: TrainConfig()}, OPTIONS) | {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.finetune import add_style
@@ -13,10 +13,12 @@ from llm_scratch.cli.options import (
     add_command,
     add_device,
     add_model,
+    add_option,
     add_precision,
     dtype_of,
     open_asked,
 )
+from llm_scratch.files import lines_of, read_text
 from llm_scratch.finetuning.prompts import STYLES
 
 if TYPE_CHECKING:
@@ -51,8 +53,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts-file", metavar="FILE",
                         help="a text file with one prompt per line; default: no file")  # fmt: skip
     add_style(parser, None)
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N",
-                        help="tokens to write at most; default: 100")  # fmt: skip
+    add_option(parser, "--max-new-tokens N", "tokens to write at most", 100)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
                         help="end where this is written; may be repeated; default: the model's "
                              "end of text alone")  # fmt: skip
@@ -61,23 +62,15 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="show the text as it comes; default: on for one prompt",
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N",
-                        help="prompts run together; default: 8")  # fmt: skip
+    add_option(parser, "--batch-size N", "prompts run together", 8)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add how the next token is chosen."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="X",
-                       help="0 takes the likeliest token, more samples; default: 0")  # fmt: skip
-    group.add_argument("--top-k", type=int, metavar="K",
-                       help="sample among the K likeliest tokens; default: all")  # fmt: skip
-    group.add_argument(
-        "--top-p",
-        type=float,
-        metavar="P",
-        help="sample among the likeliest that make up P; default: all",
-    )
+    add_option(group, "--temperature X", "0 takes the likeliest token, more samples", 0.0)
+    add_option(group, "--top-k K", "sample among the K likeliest tokens", usual="all")
+    add_option(group, "--top-p P", "sample among the likeliest that make up P", usual="all")
     group.add_argument("--min-p", type=float, metavar="P",
                        help="sample among those with at least P of the likeliest's probability; "
                             "default: all")  # fmt: skip
@@ -88,19 +81,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="above 1 makes tokens that are there already less likely; default: 1",
     )
-    group.add_argument(
-        "--presence-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="above 0 makes tokens that were written less likely; default: 0",
+    add_option(
+        group, "--presence-penalty X", "above 0 makes tokens that were written less likely", 0.0
     )
-    group.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="repeats a sampled text; default: a new one, shown at the end",
-    )
+    add_option(group, "--seed N", "repeats a sampled text", usual="a new one, shown at the end")
 
 
 def sampling_of(args: argparse.Namespace) -> SamplingSettings:
@@ -148,8 +132,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     words = args.prompt or ([] if args.prompts_file else ["-"])
     prompts = [read_standard_input() if word == "-" else word for word in words]
     if args.prompts_file:
-        lines = Path(args.prompts_file).read_text(encoding="utf-8").splitlines()
-        prompts += [line for line in lines if line.strip()]
+        prompts += [line for line in lines_of(read_text(args.prompts_file)) if line.strip()]
     if not prompts:
         raise ValueError(f"{args.prompts_file} holds no prompt; each line is one")
     return prompts
@@ -246,18 +229,10 @@ def print_rates(args: argparse.Namespace, results: list[Generation]) -> None:
     ]
     if len(results) == 1:
         parts.append(f"ended by {results[0].finish_reason}")
-    prefill = mean([r.prefill_tokens_per_second for r in results])
-    decode = mean([r.decode_tokens_per_second for r in results])
-    if prefill is not None:
-        parts.append(f"prefill {prefill:,.0f} tokens/s")
-    if decode is not None:
-        parts.append(f"decode {decode:,.1f} tokens/s")
+    if prefill := [r.prefill_tokens_per_second for r in results if r.prefill_tokens_per_second]:
+        parts.append(f"prefill {fmean(prefill):,.0f} tokens/s")
+    if decode := [r.decode_tokens_per_second for r in results if r.decode_tokens_per_second]:
+        parts.append(f"decode {fmean(decode):,.1f} tokens/s")
     if args.temperature > 0:
         parts.append(f"seed {args.seed}")
     print(", ".join(parts), file=sys.stderr)
-
-
-def mean(rates: list[float | None]) -> float | None:
-    """Return the mean of the rates that are known, None without any."""
-    known = [rate for rate in rates if rate is not None]
-    return sum(known) / len(known) if known else None

@@ -57,13 +57,31 @@ def add_group(commands: Any, name: str, about: str, example: str, metavar: str =
     return parser.add_subparsers(title=f"{metavar.lower()}s", metavar=metavar)
 
 
+def add_option(
+    parser: Any, words: str, about: str, default: Any = None, usual: str = "", **rest: Any
+) -> None:
+    """Add an option with a value; its help ends with its default.
+
+    Args:
+        parser: the parser or group that gets it.
+        words: how it is written, "--top-k K"; N, K and RANK are integers, X and P numbers.
+        about: what it does.
+        default: its value where it is not given.
+        usual: the default in words, where the value says nothing.
+        rest: what else argparse is told.
+    """
+    name, metavar = words.split(" ")
+    kind = int if metavar in ("N", "K", "RANK") else float if metavar in ("X", "P") else str
+    about += f"; default: {usual or (f'{default:g}' if kind is float else default)}"
+    parser.add_argument(name, type=kind, metavar=metavar, default=default, help=about, **rest)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, which `open_asked` opens, and the tokenizer for one that has none."""
     parser.add_argument(
         "model", metavar="MODEL", help="a run, a folder, a file, or a name like gpt2"
     )
-    parser.add_argument("--tokenizer", metavar="NAME",
-                        help="gpt2, or a tokenizer's file; default: the model's own")  # fmt: skip
+    add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the model's own")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.cli.options import add_command, add_tokenizer, data_path
+from llm_scratch.cli.options import add_command, add_option, add_tokenizer, data_path
 
 if TYPE_CHECKING:
     from llm_scratch.text.token_file import TokenFile
@@ -25,8 +25,7 @@ def add_commands(subparsers: Any) -> None:
         metavar="TEXT",
         help="files (UTF-8), folders of .txt files, or names of texts",
     )
-    parser.add_argument("--out", default="tokens.bin", metavar="FILE",
-                        help="the token file; default: tokens.bin")  # fmt: skip
+    add_option(parser, "--out FILE", "the token file", "tokens.bin")
     add_tokenizer(parser)
     parser.add_argument(
         "--empty",

@@ -13,6 +13,7 @@ from llm_scratch.cli.options import (
     add_command,
     add_device,
     add_model,
+    add_option,
     add_precision,
     open_asked,
 )
@@ -32,8 +33,7 @@ def add_commands(subparsers: Any) -> None:
     about = "draw loss, learning rate and gradient norm of runs"
     parser = add_command(subparsers, "plot", about, "plot runs/one runs/two", run_plot)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    parser.add_argument("--out", default="runs.png", metavar="FILE",
-                        help="the picture; default: runs.png")  # fmt: skip
+    add_option(parser, "--out FILE", "the picture", "runs.png")
 
 
 def add_pretrain(subparsers: Any) -> None:
@@ -51,8 +51,7 @@ def add_pretrain(subparsers: Any) -> None:
                              "--print-config")  # fmt: skip
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
-    parser.add_argument("--out", metavar="RUN",
-                        help="the run's folder; default: runs/DATA-PRESET")  # fmt: skip
+    add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     parser.add_argument("--init", metavar="MODEL",
                         help="start from the weights of a model: a run, a folder, a file, or a "
@@ -130,10 +129,8 @@ def add_eval(subparsers: Any) -> None:
     parser.add_argument("--part", choices=("val", "train", "all"),
                         help="part of the file; default: val where the run was trained on this "
                              "file, else all")  # fmt: skip
-    parser.add_argument("--length", type=int, metavar="N",
-                        help="tokens of a row; default: the model's context length")  # fmt: skip
-    parser.add_argument("--rows", type=int, default=8, metavar="N",
-                        help="rows in memory at a time; default: 8")  # fmt: skip
+    add_option(parser, "--length N", "tokens of a row", usual="the model's context length")
+    add_option(parser, "--rows N", "rows in memory at a time", 8)
     add_device(parser)
     add_precision(parser)
 

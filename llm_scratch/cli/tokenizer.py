@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.cli.options import add_command, add_group, add_tokenizer, data_path
+from llm_scratch.cli.options import add_command, add_group, add_option, add_tokenizer, data_path
 
 
 def add_commands(subparsers: Any) -> None:
@@ -34,21 +34,14 @@ def add_train(commands: Any) -> None:
     example = "tokenizer train the-tide-clock --vocab-size 1000 --out tide.json"
     parser = add_command(commands, "train", "learn a vocabulary from texts", example, run_train)
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="files, or names of texts")
-    parser.add_argument(
-        "--vocab-size",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="256 bytes, merges and special tokens together; default: 1000",
-    )
+    add_option(parser, "--vocab-size N", "256 bytes, merges and special tokens together", 1000)
     parser.add_argument(
         "--special",
         action="append",
         metavar="TOKEN",
         help="a special token; may be repeated; default: <|endoftext|>",
     )
-    parser.add_argument("--out", default="tokenizer.json", metavar="FILE",
-                        help="where to save it; default: tokenizer.json")  # fmt: skip
+    add_option(parser, "--out FILE", "where to save it", "tokenizer.json")
 
 
 def run_train(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from llm_scratch.cli.options import (
     add_command,
     add_group,
     add_model,
+    add_option,
     dtype_of,
     open_asked,
 )
@@ -36,17 +37,9 @@ def add_commands(subparsers: Any) -> None:
         add_model(command)
         command.add_argument("folder", metavar="FOLDER", help="is made when missing")
         command.add_argument("--dtype", choices=DTYPES, help="default: the numbers of the file")
-        command.add_argument(
-            "--n-heads",
-            type=int,
-            metavar="N",
-            help="attention heads of a block; default: what the files say",
-        )
-        command.add_argument(
-            "--lora-alpha",
-            type=float,
-            metavar="X",
-            help="alpha of the LoRA matrices in the file; default: it has none",
+        add_option(command, "--n-heads N", "attention heads of a block", usual="what the files say")
+        add_option(
+            command, "--lora-alpha X", "alpha of the LoRA matrices in the file", usual="it has none"
         )
     about = "bring a released GPT-2 to this machine"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)

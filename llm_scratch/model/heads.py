@@ -36,8 +36,7 @@ class Head:
         Raises:
             ValueError: if it is not such a description.
         """
-        kind, size, bias = content.get("kind"), content.get("size"), content.get("bias")
-        names: Any = content.get("names")
+        kind, size, bias, names = map(content.get, ("kind", "size", "bias", "names"))
         sound = isinstance(size, int) and size > 0 and isinstance(bias, bool)
         if kind not in ("tokens", "classes") or not sound or size is None or bias is None:
             raise ValueError(f"a head of kind {kind!r}, size {size!r} and bias {bias!r} can't be")
