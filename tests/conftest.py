@@ -19,8 +19,9 @@ from llm_scratch.text.corpora import find_data, read_text
 if TYPE_CHECKING:
     from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
-# The table of the book's figures (in tests/book), and --impl (in tests/selfcheck).
-pytest_plugins = ["book_report", "impl_option"]
+# The table of the book's figures (in tests/book), --impl (in tests/selfcheck), and the runs of the
+# chapters' scripts (in tests/fixtures).
+pytest_plugins = ["book_report", "impl_option", "script_runs"]
 
 # For transformers and its hub client, in this process and in those that tests start.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
@@ -36,11 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skip_slow = pytest.mark.skip(reason="slow; --slow runs it")
+    skip_long = pytest.mark.skip(reason="needs minutes; -m long runs it")
     skip_network = pytest.mark.skip(reason="needs the network; -m network runs it")
+    chosen = config.getoption("-m")
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(skip_slow)
-        if "network" in item.keywords and "network" not in config.getoption("-m"):
+        if "long" in item.keywords and "long" not in chosen:
+            item.add_marker(skip_long)
+        if "network" in item.keywords and "network" not in chosen:
             item.add_marker(skip_network)
 
 
