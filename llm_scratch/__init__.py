@@ -35,6 +35,7 @@ _NAMES = {
     "model.gpt": "GPTModel TransformerBlock",
     "model.device": "pick_device",
     "generation.sampling": "next_probabilities sample_next",
+    "generation.choosing": "SamplingSettings",
     "generation.decoding": "generate generate_text_simple stream",
     "generation.texts": "Generation TextStream generate_text",
     "generation.quantized": "quantize_int8",
@@ -53,6 +54,8 @@ _NAMES = {
     "weights.gpt2": "load_gpt2",
     "weights.folder": "load_model save_model",
     "weights.export": "export_huggingface",
+    # The front door: any model, with its tokenizer
+    "opening": "OpenModel open_model",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -154,6 +157,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.generation.sampling import (
         next_probabilities as next_probabilities, sample_next as sample_next,
     )
+    from llm_scratch.generation.choosing import SamplingSettings as SamplingSettings
     from llm_scratch.generation.decoding import (
         generate as generate, generate_text_simple as generate_text_simple, stream as stream,
     )
@@ -175,6 +179,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint,
         train_model_simple as train_model_simple,
     )
+    from llm_scratch.opening import OpenModel as OpenModel, open_model as open_model
     from llm_scratch.plotting import plot_losses as plot_losses, plot_values as plot_values
     from llm_scratch.tensor_files.errors import WeightsError as WeightsError
     from llm_scratch.tensor_files.tensor_bundle import TensorBundle as TensorBundle

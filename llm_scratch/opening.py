@@ -12,22 +12,26 @@ import torch
 
 from llm_scratch.lora.loading import adapter_base, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
+from llm_scratch.model.config import gpt2_size
+from llm_scratch.model.device import pick_device
+from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
-from llm_scratch.weights.folder import load_model
-from llm_scratch.weights.gpt2 import build_model, find_source
+from llm_scratch.weights.building import build_model
+from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
+from llm_scratch.weights.gpt2 import find_source
 from llm_scratch.weights.source import open_source
-
-GPT2_VOCAB = 50257
+from llm_scratch.weights.tokenizer_files import find_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
 class OpenModel:
-    """An opened model; unpacks as `model, tokenizer = open_model(...)`.
+    """An opened model, which unpacks: `model, tokenizer = open_model(...)`.
 
     Args:
         model: in evaluation mode.
-        tokenizer: the one that it was trained with; None where nothing says which.
-        format: how conversations become text for it; None as long as it has none.
+        tokenizer: the one that it was trained with; None only with `need_tokenizer=False`.
+        format: how a conversation becomes text for it; None where nothing says so.
     """
 
     model: Any
@@ -44,26 +48,105 @@ def open_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: Any = None,
+    need_tokenizer: bool = True,
+    n_heads: int | None = None,
+    lora_alpha: float | None = None,
 ) -> OpenModel:
     """Open a model and its tokenizer, whatever holds them.
 
+    The tokenizer is the one beside the weights, never one guessed from the size of a vocabulary.
+
+    Args:
+        source: a run's folder, one of `save_model`, of Hugging Face's or OpenAI's files, or of an
+            adapter (its base is opened too); a file (safetensors, `.pth`); or a name, as "gpt2". A
+            folder that is called like a model is given as a `Path` or as "./gpt2".
+        device: where the model goes, also "auto"; None means the CPU.
+        dtype: None keeps the file's.
+        tokenizer: for a source without one: a tokenizer, "gpt2", or the path of a tokenizer's file.
+        need_tokenizer: False opens a source without a tokenizer too.
+        n_heads: attention heads, for weights of an unknown width that no file tells it of.
+        lora_alpha: for a state dict with LoRA matrices, which are added to the weights.
+
     Raises:
         FileNotFoundError: if there is nothing of this name.
-        ValueError: if an adapter does not say which model it belongs to.
-        WeightsError: if a file is damaged.
+        ValueError: if there is no tokenizer, the one given is not the source's own, or has more ids
+            than the model; or if an adapter does not say which model it belongs to.
+        WeightsError: if a file is damaged, holds code, or does not fit.
     """
+    given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
+    place = pick_device(device) if isinstance(device, str) else device
     if (Path(source) / CONFIG_FILE).is_file():
-        base = adapter_base(source)
-        if base is None:
-            raise ValueError(f"{source} does not say which model it belongs to; load_adapter does")
-        opened_base = open_model(base, device=device, dtype=dtype)
-        own = load_adapter(opened_base.model, source)
-        return OpenModel(opened_base.model, tokenizer or own or opened_base.tokenizer)
+        model, own = _open_adapter(Path(source))
+        model.to(device=place, dtype=dtype)
+    else:
+        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha)
+    if own is not None and given is not None and fingerprint(own) != fingerprint(given):
+        raise ValueError(
+            f"{source} has a tokenizer of its own, and tokenizer= is another one; leave it out"
+        )
+    found = given if own is None else own
+    if found is None and need_tokenizer:
+        raise ValueError(
+            f"{source} has no tokenizer beside its weights; say which one it was trained with: "
+            'tokenizer="gpt2", or the path of a tokenizer\'s file'
+        )
+    if found is not None:
+        check_vocabulary(model, found)
+    return OpenModel(model, found)
+
+
+def _open_adapter(folder: Path) -> tuple[Any, Any]:
+    """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
+    base = adapter_base(folder)
+    if base is None:
+        raise ValueError(
+            f"{folder} does not say which model it belongs to; open that one, and "
+            "load_adapter(model, folder) puts the adapter onto it"
+        )
+    beside = folder / base  # relative to the adapter first: the two may have been moved together
+    found = beside if beside.exists() else Path(base)
+    if found.exists() and found.resolve() == folder.resolve():
+        raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
+    try:
+        opened = open_model(found if found.exists() else base, need_tokenizer=False)
+    except FileNotFoundError as err:
+        raise FileNotFoundError(
+            f"the model that the adapter in {folder} belongs to is not at {base}: {err}"
+        ) from err
+    own = load_adapter(opened.model, folder)
+    return opened.model, own or find_tokenizer(folder) or opened.tokenizer
+
+
+def _open_whole(
+    source: str | os.PathLike[str],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    n_heads: int | None,
+    lora_alpha: float | None,
+) -> tuple[Any, Any]:
+    """Open a whole model and the tokenizer that lies beside it, None where there is none."""
     path = find_source(source)
-    opened = open_source(path)
-    if opened.metadata and path.is_dir():
-        model, own = load_model(path, device=device, dtype=dtype)
-        return OpenModel(model, tokenizer or own)
-    model = build_model(opened, device=device, dtype=dtype)
-    own = GPT2Tokenizer() if model.cfg.vocab_size == GPT2_VOCAB else None
-    return OpenModel(model, tokenizer or own)
+    if is_saved_model(path):
+        return load_model(path, device=device, dtype=dtype)
+    opened = open_source(path, lora_alpha)
+    if n_heads is not None:
+        opened.known.setdefault("n_heads", n_heads)
+    folder = path if path.is_dir() else path.parent
+    own: Any = None
+    if isinstance(source, str) and _is_name(source):
+        own = GPT2Tokenizer()
+    elif opened.metadata:
+        description = opened.metadata.get("tokenizer")
+        own = load_tokenizer(description, folder) if isinstance(description, dict) else None
+    elif path.is_dir() or (folder / "config.json").is_file():
+        own = find_tokenizer(folder)
+    return build_model(opened, device=device, dtype=dtype), own
+
+
+def _is_name(source: str) -> bool:
+    """Whether this is a name of GPT-2, which says which tokenizer it has."""
+    try:
+        gpt2_size(source)
+    except ValueError:
+        return False
+    return True

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from llm_scratch.finetuning.prompts import STYLES
+from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.quantized import quantize_int8
 from llm_scratch.generation.texts import Generation, TextBatch, TextStream
 from llm_scratch.model.device import pick_device
@@ -125,12 +126,14 @@ def options_of(args: argparse.Namespace, first: int, count: int, device: Any) ->
     seeds = [args.seed + first + index for index in range(count)] if args.temperature > 0 else []
     return {
         "max_new_tokens": args.max_new_tokens,
-        "temperature": args.temperature,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "min_p": args.min_p,
-        "repetition_penalty": args.repetition_penalty,
-        "presence_penalty": args.presence_penalty,
+        "settings": SamplingSettings(
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            min_p=args.min_p,
+            repetition_penalty=args.repetition_penalty,
+            presence_penalty=args.presence_penalty,
+        ),
         "stop": args.stop,
         "generator": [torch.Generator(device).manual_seed(seed) for seed in seeds] or None,
     }

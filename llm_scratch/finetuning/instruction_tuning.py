@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows, learned_share
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
-from llm_scratch.generation.texts import Generation, generate_text
+from llm_scratch.generation.choosing import GREEDY, SamplingSettings
+from llm_scratch.generation.texts import Generation, TextOptions, generate_text
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train as run_training
@@ -91,7 +92,8 @@ def answer(
     style: PromptStyle = ALPACA,
     max_new_tokens: int = 256,
     batch_size: int = 16,
-    **options: Any,
+    settings: SamplingSettings = GREEDY,
+    **options: Unpack[TextOptions],
 ) -> list[Generation]:
     """What a model answers to each instruction: `.text` is the answer as it was written.
 
@@ -104,7 +106,8 @@ def answer(
         style: the style that it was trained with.
         max_new_tokens: for each answer.
         batch_size: prompts at a time; those of about the same length run together.
-        options: what `generate_text` takes.
+        settings: how each token is chosen.
+        options: what else `generate_text` takes.
 
     Raises:
         ValueError: if `batch_size` is below 1, or an option is out of range.
@@ -120,7 +123,7 @@ def answer(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         texts = [prompts[i] for i in chosen]
-        written = generate_text(model, tokenizer, texts, max_new_tokens, **options)
+        written = generate_text(model, tokenizer, texts, max_new_tokens, settings, **options)
         found.update(zip(chosen, written, strict=True))
     return [found[i] for i in range(len(prompts))]
 

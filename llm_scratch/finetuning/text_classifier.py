@@ -14,9 +14,10 @@ from llm_scratch.files import read_json, write_json
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
 from llm_scratch.finetuning.scores import confusion_matrix
 from llm_scratch.finetuning.spam_classifier import warn_of_cut
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.heads import head_of
 from llm_scratch.model.linear import Linear
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode
@@ -39,7 +40,7 @@ class Classified(NamedTuple):
 class Classifier(NamedTuple):
     """A model with a head for classes, the tokenizer that belongs to it, and the classes' names."""
 
-    model: GPTModel
+    model: Any
     tokenizer: Any
     class_names: tuple[str, ...]
 
@@ -63,7 +64,7 @@ class Classifier(NamedTuple):
         return evaluate_classifier(self.model, dataset, batch_size=batch_size)
 
 
-def replace_head(model: GPTModel, num_classes: int, train: Trained = "last block") -> GPTModel:
+def replace_head(model: Any, num_classes: int, train: Trained = "last block") -> Any:
     """The same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
 
     The head has a bias and is drawn as the book draws it: after the seed, nothing else is.
@@ -98,7 +99,7 @@ def replace_head(model: GPTModel, num_classes: int, train: Trained = "last block
 
 @torch.no_grad()
 def class_probabilities(
-    model: GPTModel, encoded: Sequence[Sequence[int]], *, batch_size: int = 32
+    model: Any, encoded: Sequence[Sequence[int]], *, batch_size: int = 32
 ) -> Tensor:
     """Probabilities of the classes, read at the last token of each row of ids: (n, N) float32.
 
@@ -114,7 +115,7 @@ def class_probabilities(
         [(ids, [0] * len(ids)) for ids in encoded], pad_id=0, vocab_size=model.cfg.vocab_size
     )
     rows.num_rows(context_length)
-    device = model.tok_emb.weight.device
+    device = device_of(model)
     order = rows.lengths.argsort(kind="stable").tolist()
     probabilities: list[Tensor] = [torch.empty(0)] * len(rows)
     with evaluation_mode(model):
@@ -129,7 +130,7 @@ def class_probabilities(
 
 
 def classify_texts(
-    model: GPTModel,
+    model: Any,
     tokenizer: Any,
     texts: Sequence[str],
     class_names: Sequence[str] | None = None,
@@ -145,7 +146,7 @@ def classify_texts(
         model: a `GPTModel` with a head for classes.
         tokenizer: the one that the model was trained with.
         texts: one or more texts. A special token written in one is read as ordinary text.
-        class_names: the classes' names; None calls them "0", "1", ...
+        class_names: the classes' names; None takes the model's own, or "0", "1", ...
         batch_size: texts that are computed together.
 
     Raises:
@@ -155,7 +156,7 @@ def classify_texts(
     if isinstance(texts, str):
         raise TypeError("texts is one text; give a list of texts")
     N = num_classes_of(model)
-    names = [str(number) for number in range(N)] if class_names is None else list(class_names)
+    names = list(class_names or model.class_names or map(str, range(N)))
     if len(names) != N:
         raise ValueError(f"{len(names)} class names for a model of {N} classes; give one for each")
     encoded = [encode(tokenizer, text, "text") for text in texts]
@@ -169,7 +170,7 @@ def classify_texts(
 
 
 def evaluate_classifier(
-    model: GPTModel, dataset: ClassificationDataset, *, batch_size: int = 32
+    model: Any, dataset: ClassificationDataset, *, batch_size: int = 32
 ) -> Tensor:
     """The confusion matrix of a model on labelled texts: (N, N) counts, rows are the true classes.
 
@@ -183,7 +184,7 @@ def evaluate_classifier(
 
 
 def finetune_classifier(
-    model: GPTModel,
+    model: Any,
     tokenizer: Any,
     train: ClassificationDataset,
     validation: ClassificationDataset | None,
@@ -216,6 +217,7 @@ def finetune_classifier(
         ValueError: if model, data and settings do not fit each other; see `training.loop.train`.
     """
     check_classes(model, train.class_names)
+    model.class_names = train.class_names  # every file that the run writes states them
     if empty := [name for name, count in train.counts().items() if not count]:
         raise ValueError(f"no training text has the class {', '.join(empty)}; nothing teaches it")
     if validation is not None and validation.class_names != train.class_names:
@@ -243,7 +245,7 @@ def finetune_classifier(
 
 
 def save_classifier(
-    model: GPTModel,
+    model: Any,
     folder: str | os.PathLike[str],
     tokenizer: Any,
     class_names: Sequence[str],
@@ -254,6 +256,7 @@ def save_classifier(
         ValueError: if there is not one name for each class of the model.
     """
     check_classes(model, class_names)
+    model.class_names = tuple(class_names)
     folder = save_model(model, folder, tokenizer)
     save_class_names(folder, class_names)
     return folder
@@ -274,7 +277,7 @@ def load_classifier(
         WeightsError: if a file is damaged, or names and model do not belong together.
     """
     model, tokenizer = load_model(folder, device=device)
-    names = load_class_names(folder)
+    names = model.class_names or load_class_names(folder)
     if len(names) != num_classes_of(model):
         hint = f"{len(names)} names for a model of {num_classes_of(model)} classes"
         raise WeightsError(Path(folder) / CLASSES_FILE, f"{hint}; use the file saved with it")
@@ -282,7 +285,7 @@ def load_classifier(
 
 
 def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of the classes that stand beside a model.
+    """Return the names of the classes that stand beside a model, where its own file has none.
 
     Raises:
         FileNotFoundError: if there are none: the model is no classifier.
@@ -297,20 +300,19 @@ def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def num_classes_of(model: GPTModel) -> int:
+def num_classes_of(model: Any) -> int:
     """How many classes the head of a model tells apart.
 
     Raises:
         ValueError: if the model has no head for classes.
     """
-    head: Any = model.out_head
-    head = getattr(head, "linear", head)  # LoRA stands around it
-    if head.bias is None:
+    head = head_of(model)
+    if head.kind == "tokens":
         raise ValueError("the model has no head for classes; replace_head gives it one")
-    return head.out_features
+    return head.size
 
 
-def check_classes(model: GPTModel, class_names: Sequence[str]) -> None:
+def check_classes(model: Any, class_names: Sequence[str]) -> None:
     """Refuse a model whose head has another number of classes.
 
     Raises:

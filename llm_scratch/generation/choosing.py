@@ -21,7 +21,23 @@ from llm_scratch.generation.sampling import (
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How tokens are chosen; checked when made. What each means is said in `generate`."""
+    """How the next token is chosen: one object for every call that writes, checked when it is made.
+
+    The order: penalties, banned ids, top_k, temperature, top_p, min_p.
+
+    Args:
+        temperature: 0 is greedy and draws no random number; above 0 samples, flatter as it grows.
+        top_k: only the k likeliest tokens can be chosen; None and 0 mean no limit.
+        top_p: only the likeliest tokens that make up this probability; None and 1 mean no limit.
+        min_p: only tokens with this share of the likeliest's probability; None and 0: no limit.
+        repetition_penalty: above 1 makes ids of prompt and continuation less likely.
+        presence_penalty: taken from the logits of ids in the continuation.
+        banned: ids that are never chosen.
+        n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -33,6 +49,7 @@ class SamplingSettings:
     n_vocab: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "banned", tuple(int(token_id) for token_id in self.banned))
         check_sampling(self.temperature, self.top_k, self.top_p, self.min_p)
         if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(
@@ -50,16 +67,19 @@ class SamplingSettings:
         Raises:
             ValueError: if a banned id is no id of the model, or none is left.
         """
-        banned = [int(token_id) for token_id in self.banned]
-        if wrong := [i for i in banned if not 0 <= i < vocab_size]:
+        if wrong := [i for i in self.banned if not 0 <= i < vocab_size]:
             raise ValueError(f"banned id {wrong[0]} is not in the model's vocabulary, "
                              f"0 to {vocab_size - 1}")  # fmt: skip
         mask = torch.zeros(vocab_size, dtype=torch.bool)
-        mask[banned] = True
+        mask[list(self.banned)] = True
         mask[self.n_vocab or vocab_size :] = True
         if bool(mask.all()):
             raise ValueError(f"all {vocab_size} ids are banned; leave one at least")
         return mask.to(device) if bool(mask.any()) else None
+
+
+GREEDY = SamplingSettings()
+"""The likeliest token, always."""
 
 
 class TokenChooser:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_scratch.generation.choosing import SamplingSettings, TokenChooser
+from llm_scratch.generation.choosing import GREEDY, SamplingSettings, TokenChooser
 from llm_scratch.generation.ending import Endings
 from llm_scratch.generation.reading import Model, Reader
 from llm_scratch.generation.sampling import Generators
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.families import is_language_model
+from llm_scratch.model.wrappers import context_length_of, unwrapped
 
 
 def generate_text_simple(
@@ -53,71 +55,73 @@ def generate(
     presence_penalty: float = 0.0,
     banned: Sequence[int] = (),
     n_vocab: int | None = None,
+    settings: SamplingSettings | None = None,
     stop: Sequence[int | Sequence[int]] = (),
     generator: Generators = None,
     attention_mask: Tensor | None = None,
+    cache: KVCache | None = None,
     use_cache: bool = True,
     return_logprobs: bool = False,
 ) -> Tensor | Any:
-    """The ids and a continuation: (B, T) -> (B, at most T + max_new_tokens).
+    """Return the ids and a continuation: (B, T) -> (B, at most T + max_new_tokens).
 
     Each row ends on its own: it keeps the `eos_id` or `stop` that it produced (the book drops the
     id) and is padded with its last id until the last row has ended. Neither ends anything when it
     stands in the prompt.
 
-    A `GPTModel` reads every token once, up to its context length; past that, positions shift with
-    each token, and it reads the last `context_size` tokens again at every step, as any other model
-    does all along. The ids are the same with and without a cache.
-
-    Settings work in this order: penalties, banned ids, top_k, temperature, top_p, min_p.
+    A language model of this library reads every token once, up to its context length; past that,
+    positions shift with each token, and it reads the last `context_size` tokens again at every
+    step, as any other model does all along. The ids are the same with and without a cache.
 
     Args:
         model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are left as found.
         idx: (B, T) ids, T at least 1; kept whole in the result.
         max_new_tokens: 0 or more.
         context_size: how many of the last ids the model sees; None is its `cfg.context_length`.
-        temperature: 0 is greedy and draws no random number; above 0 samples.
-        top_k: only the k likeliest tokens can be chosen; None and 0 mean no limit.
+        temperature: as in `SamplingSettings`, like all up to `n_vocab` but `eos_id`.
+        top_k: see there.
         eos_id: the id that ends a row; None never ends one.
-        top_p: only the likeliest tokens that make up this probability; None and 1 mean no limit.
-        min_p: only tokens with this share of the likeliest's probability; None and 0: no limit.
-        repetition_penalty: above 1 makes ids of prompt and continuation less likely.
-        presence_penalty: taken from the logits of ids in the continuation.
-        banned: ids that are never chosen.
-        n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
+        top_p: see there.
+        min_p: see there.
+        repetition_penalty: see there.
+        presence_penalty: see there.
+        banned: see there.
+        n_vocab: see there.
+        settings: all of these in one object, instead of single ones.
         stop: ids, or sequences of ids, that end a row as `eos_id` does.
         generator: where random numbers come from: one, or one for each row, so that what a row
             gets does not depend on the others; None is PyTorch's global generator.
         attention_mask: (B, T), False where an id of the prompt is padding, which must stand on the
-            left; prompts of different lengths then give what each gives alone. `GPTModel` only.
+            left; prompts of different lengths then give what each gives alone.
+        cache: holds the first tokens of `idx`, which are not read again, or nothing yet
+            (`model.new_cache`); left with all that was read, which is everything but the last id.
         use_cache: False reads everything again for each token.
         return_logprobs: whether to return also (B, new) log-probabilities of the new ids under
             the model's own distribution, before any setting; 0 after a row's end.
 
     Raises:
-        ValueError: if `idx` is empty or has no two dimensions, a number is out of range, or the
-            model gives NaN (which names the step).
+        ValueError: if `idx` is empty or has no two dimensions, a number is out of range, the cache
+            does not fit, or the model gives NaN (which names the step).
 
     Source:
         Book 5.3.3, where `top_k` and `eos_id` work for one row only.
     """
+    single = SamplingSettings(
+        temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, banned, n_vocab
+    )  # fmt: skip
+    if settings is not None and single != GREEDY:
+        raise ValueError("both settings= and single settings were given; give one of the two")
     steps = stream(
         model,
         idx,
         max_new_tokens,
-        context_size,
-        temperature,
-        top_k,
-        eos_id,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        banned=banned,
-        n_vocab=n_vocab,
+        settings or single,
+        context_size=context_size,
+        eos_id=eos_id,
         stop=stop,
         generator=generator,
         attention_mask=attention_mask,
+        cache=cache,
         use_cache=use_cache,
         return_logprobs=return_logprobs,
     )
@@ -134,19 +138,18 @@ def stream(
     model: Model,
     idx: Tensor,
     max_new_tokens: int,
-    context_size: int | None = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    eos_id: int | None = None,
+    settings: SamplingSettings = GREEDY,
     *,
+    context_size: int | None = None,
+    eos_id: int | None = None,
     stop: Sequence[int | Sequence[int]] = (),
     generator: Generators = None,
     attention_mask: Tensor | None = None,
+    cache: KVCache | None = None,
     use_cache: bool = True,
     return_logprobs: bool = False,
-    **sampling: Any,
 ) -> Iterator[Any]:
-    """The new ids of `generate`, a step at a time: (B, 1) tensors, as soon as each is chosen.
+    """Yield the new ids of `generate`, a step at a time: (B, 1) tensors, as soon as each is chosen.
 
     With `return_logprobs`, pairs of (B, 1) ids and (B, 1) log-probabilities. Between two steps the
     model is in the modes that it was found in; a stream that is not read on holds a cache, nothing
@@ -156,26 +159,25 @@ def stream(
         model: as in `generate`, like all that follows.
         idx: (B, T) ids.
         max_new_tokens: 0 or more.
+        settings: how each id is chosen.
         context_size: how many of the last ids the model sees.
-        temperature: 0 is greedy.
-        top_k: only the k likeliest tokens can be chosen.
         eos_id: the id that ends a row.
         stop: ids, or sequences of ids, that end a row.
         generator: one, or one for each row.
         attention_mask: (B, T), False where an id of the prompt is padding.
+        cache: holds the first tokens of `idx`, and gets what is read.
         use_cache: False reads everything again for each token.
         return_logprobs: whether log-probabilities come with the ids.
-        sampling: `top_p`, `min_p`, `repetition_penalty`, `presence_penalty`, `banned`, `n_vocab`.
 
     Raises:
         ValueError: as `generate`, before the first step where it can be told.
     """
-    settings = SamplingSettings(temperature, top_k, **sampling)
     window = _check(model, idx, max_new_tokens, context_size)
     ends = Endings(stop if eos_id is None else [eos_id, *stop], idx.device)
     mask = _check_mask(model, idx, attention_mask)
     chooser = TokenChooser(settings, idx, mask, generator)
-    reader = Reader(model, window, use_cache)
+    reader = Reader(model, window, use_cache, cache)
+    reader.start(len(idx), idx.shape[1], idx.shape[1] + max_new_tokens)
     steps = _steps(reader, chooser, ends, idx, mask, max_new_tokens, return_logprobs)
     return steps if return_logprobs else (chosen for chosen, _ in steps)
 
@@ -197,7 +199,6 @@ def _steps(
     ids[:, :prompt_length] = idx if mask is None else idx.masked_fill(~mask, 0)
     if mask is not None:
         mask = torch.cat([mask, mask.new_ones(B, max_new_tokens)], dim=1)  # (B, T + new)
-    reader.start(B, prompt_length, total)
     ended = torch.zeros(B, 1, dtype=torch.bool, device=idx.device)
     for length in range(prompt_length, total):
         logits = reader.next_logits(ids[:, :length], mask if mask is None else mask[:, :length])
@@ -226,18 +227,15 @@ def _check(model: Model, idx: Tensor, max_new_tokens: int, context_size: int | N
         )
     if max_new_tokens < 0:
         raise ValueError(f"{max_new_tokens=} must be 0 or more")
-    cfg = getattr(model, "cfg", None)
     if context_size is None:
-        if cfg is None:
-            raise ValueError("this model has no cfg that tells its context; pass context_size")
-        context_size = int(cfg["context_length"])
+        context_size = context_length_of(model)
     if context_size < 1:
         raise ValueError(f"{context_size=} must be 1 or more")
-    most = min(context_size, idx.shape[1] + max_new_tokens - 1)
-    if isinstance(model, GPTModel) and max_new_tokens and most > model.cfg.context_length:
+    most, inner = min(context_size, idx.shape[1] + max_new_tokens - 1), unwrapped(model)
+    if is_language_model(inner) and max_new_tokens and most > context_length_of(inner):
         raise ValueError(
             f"{context_size=} is more than this model's context_length of "
-            f"{model.cfg.context_length}; leave it out to use that"
+            f"{context_length_of(inner)}; leave it out to use that"
         )
     return context_size
 
@@ -256,7 +254,7 @@ def _check_mask(model: Model, idx: Tensor, attention_mask: Tensor | None) -> Ten
         raise ValueError("a row ends in padding; pad prompts on the left, where nothing follows")
     if bool(mask.all()):
         return None
-    if not isinstance(getattr(model, "_orig_mod", model), GPTModel):
+    if not is_language_model(unwrapped(model)):
         raise TypeError(
             f"{type(model).__name__} takes no attention_mask; run prompts of other lengths alone"
         )

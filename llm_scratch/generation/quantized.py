@@ -19,24 +19,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.families import language_model
 from llm_scratch.model.linear import Product
 
 
 @torch.no_grad()
-def quantize_int8(model: GPTModel) -> GPTModel:
+def quantize_int8(model: Any) -> Any:
     """A model for generation whose linear layers hold 8-bit weights; `model` is left as it is.
 
     Embeddings and norms are shared with `model`. The result can't be trained or saved, and stays
     on its device.
 
     Raises:
-        TypeError: if `model` is no `GPTModel`.
+        TypeError: if `model` is no language model of this library.
     """
-    if not isinstance(model, GPTModel):
-        raise TypeError(f"expected a GPTModel, got {type(model).__name__}")
-    quantized = _quantized(model)
-    quantized.cfg = replace(model.cfg, tie_weights=False)
+    inner = language_model(model)
+    quantized = _quantized(inner)
+    quantized.cfg = replace(inner.cfg, tie_weights=False)
     return quantized.eval()
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.generation.single_token import FlatModel, has_hooks
-from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
-from llm_scratch.model.gpt import GPTModel, TransformerBlock
+from llm_scratch.model.families import passes_cache
+from llm_scratch.model.interface import LanguageModel
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import unwrapped
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps (B, T) ids to (B, T, V) logits."""
@@ -30,26 +31,38 @@ class Reader:
     window is read again at each step (`read_window`), which gives the same ids as no cache at all.
 
     Args:
-        model: a `GPTModel`, or any callable that maps ids to logits.
+        model: a language model, or any callable that maps ids to logits.
         window: how many of the last ids the model sees.
         use_cache: False reads the window at every step; so does a model that takes no cache.
+        cache: holds the first tokens of the prompt, and gets all that is read; None makes one.
     """
 
-    def __init__(self, model: Model, window: int, use_cache: bool = True) -> None:
-        self.model: Any = getattr(model, "_orig_mod", model)  # compiled: a new graph a length
+    def __init__(
+        self, model: Model, window: int, use_cache: bool = True, cache: KVCache | None = None
+    ) -> None:
+        self.model: Any = unwrapped(model)  # compiled: a new graph a length
         self.window = window
-        self._use_cache = use_cache and takes_cache(self.model)
-        self._cache: KVCache | None = None
+        self._use_cache = use_cache and passes_cache(self.model)
+        if cache is not None and not self._use_cache:
+            raise ValueError("a cache was given, and this model or use_cache=False does not use it")
+        self._cache = cache
         self._flat: FlatModel | None = None
+        self._started = False
         parts = self.model.modules() if isinstance(self.model, nn.Module) else ()
         self._in_training = any(part.training for part in parts)
 
     def start(self, batch: int, prompt_length: int, total_length: int) -> None:
-        """Make room for all that will be read, where it fits the window."""
-        if self._use_cache and prompt_length <= self.window:
-            # The last token is chosen and never read.
-            room = max(prompt_length, min(self.window, total_length - 1))
-            self._cache = KVCache.for_model(self.model, batch, room)
+        """Make room for all that will be read, where it fits the window; check room that is there.
+
+        Raises:
+            ValueError: if a given cache has other rows, too little room, or no token left to read.
+        """
+        # The last token is chosen and never read.
+        room = max(prompt_length, min(self.window, total_length - 1))
+        if self._cache is not None:
+            _check_cache(self._cache, batch, prompt_length, room)
+        elif self._use_cache and prompt_length <= self.window:
+            self._cache = self.model.new_cache(batch, room)
 
     @torch.no_grad()
     def next_logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -65,21 +78,39 @@ class Reader:
                 seen = ids[:, -self.window :]
                 mask = mask if mask is None else mask[:, -self.window :]
                 return read_window(self.model, seen, mask)
-            if self._cache.length == 0:
-                logits = prefill(self.model, ids, self._cache, mask)
+            newest = ids[:, self._cache.length :]  # (B, 1) after the prompt
+            if not self._started:
+                logits = prefill(self.model, newest, self._cache, mask)
                 self._flat = FlatModel.of(self.model, len(ids))
+                self._started = True
                 return logits
-            newest = ids[:, self._cache.length :]  # (B, 1)
             return decode_one_token(self._flat or self.model, newest, self._cache, mask)
 
 
-def prefill(model: GPTModel, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
-    """Read the whole prompt into an empty cache: (B, T) -> (B, V), the logits after its end."""
+def _check_cache(cache: KVCache, batch: int, prompt_length: int, room: int) -> None:
+    if cache.batch != batch:
+        raise ValueError(f"{batch} rows do not fit a cache made for {cache.batch}")
+    if cache.length >= prompt_length:
+        raise ValueError(
+            f"the cache holds {cache.length} tokens, the prompt has {prompt_length}, so no token "
+            f"is left to read; cache.truncate({prompt_length - 1}) leaves one"
+        )
+    if cache.capacity < room:
+        raise ValueError(
+            f"the cache has room for {cache.capacity} tokens, {room} are needed; make it with "
+            f"new_cache(batch, {room})"
+        )
+
+
+def prefill(
+    model: LanguageModel, ids: Tensor, cache: KVCache, mask: Tensor | None = None
+) -> Tensor:
+    """Read what the cache does not hold of a prompt: (B, T) -> (B, V), the logits after its end."""
     return _last_logits(model, ids, cache=cache, attention_mask=mask)
 
 
 def decode_one_token(
-    model: GPTModel | FlatModel, newest: Tensor, cache: KVCache, mask: Tensor | None = None
+    model: LanguageModel | FlatModel, newest: Tensor, cache: KVCache, mask: Tensor | None = None
 ) -> Tensor:
     """Read one token more of each row: (B, 1) -> (B, V), the logits after it."""
     if isinstance(model, FlatModel):
@@ -93,26 +124,8 @@ def read_window(model: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     return _last_logits(model, ids, **options)
 
 
-def takes_cache(model: Any) -> bool:
-    """Whether a model passes a cache on to every layer, as `GPTModel` and its own blocks do."""
-    return (
-        isinstance(model, GPTModel)
-        and type(model).forward is GPTModel.forward
-        and type(model).hidden_states is GPTModel.hidden_states
-        and type(model.trf_blocks) is nn.Sequential
-        and all(_passes_cache_on(block) for block in model.trf_blocks)
-    )
-
-
-def _passes_cache_on(block: Any) -> bool:
-    return (
-        type(block).forward is TransformerBlock.forward
-        and type(block.att).forward is MultiHeadAttention.forward
-    )
-
-
 def _last_logits(model: Any, ids: Tensor, **options: Any) -> Tensor:
     """Logits at the last position; the head is spared the others where nobody watches it."""
-    if takes_cache(model) and not has_hooks(model):
+    if passes_cache(model) and not has_hooks(model):
         return model.out_head(model.hidden_states(ids, **options)[:, -1])  # (B, V)
     return model(ids, **options)[:, -1]

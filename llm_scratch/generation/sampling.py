@@ -6,6 +6,7 @@ a temperature of 0, the likeliest token; above 0 top-k, temperature, top-p, min-
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -32,8 +33,8 @@ def check_sampling(
     """
     if not temperature >= 0 or temperature == float("inf"):
         raise ValueError(f"{temperature=} must be 0 or more and finite; 0 is greedy")
-    if top_k is not None and top_k < 0:
-        raise ValueError(f"{top_k=} must be 0 or more; 0 and None mean no limit")
+    if top_k is not None and (not isinstance(top_k, numbers.Integral) or top_k < 0):
+        raise ValueError(f"{top_k=} must be 0 or more, a whole number; 0 and None mean no limit")
     if top_p is not None and not 0 <= top_p <= 1:
         raise ValueError(f"{top_p=} must be from 0 (the likeliest token alone) to 1 (no limit)")
     if min_p is not None and not 0 <= min_p <= 1:

@@ -27,6 +27,7 @@ from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
 from llm_scratch.model.linear import Linear, Product, product_of
+from llm_scratch.model.wrappers import device_of
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -63,9 +64,9 @@ class FlatModel:
         self._heads_shape = (rows, attention.num_heads, 1, attention.head_dim)
 
     @classmethod
-    def of(cls, model: GPTModel, rows: int) -> FlatModel | None:
+    def of(cls, model: Any, rows: int) -> FlatModel | None:
         """The flat form of a model, or None where calling its modules would do anything else."""
-        device = model.tok_emb.weight.device
+        device = device_of(model)
         if torch.is_autocast_enabled(device.type) or not is_plain(model):
             return None
         return cls(model, rows)
@@ -167,7 +168,7 @@ def _layer(block: Any, rows: int) -> _Layer:
     )
 
 
-def _norm(norm: LayerNorm) -> Product:
+def _norm(norm: Any) -> Product:
     return partial(
         torch.layer_norm,
         normalized_shape=norm.scale.shape,

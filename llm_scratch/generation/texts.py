@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, overload
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.decoding import stream
 from llm_scratch.generation.ending import StopStrings
 from llm_scratch.generation.reading import Model
 from llm_scratch.generation.sampling import Generators, check_generators
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.families import is_language_model
+from llm_scratch.model.wrappers import device_of, unwrapped
 from llm_scratch.tokenizers.any_tokenizer import (
     IncrementalDecoder,
     Special,
@@ -53,39 +56,62 @@ class Generation:
     decode_tokens_per_second: float | None
 
 
+class TextOptions(TypedDict, total=False):
+    """What beside the sampling can be asked for when texts are written; see `generate_text`."""
+
+    stop: str | Sequence[str]
+    stop_ids: Sequence[int]
+    eos_id: int | Literal["auto"] | None
+    special: Special
+    generator: Generators
+    context_size: int | None
+    cache: KVCache | None
+    use_cache: bool
+
+
 @overload
 def generate_text(
-    model: Model, tokenizer: Any, prompts: str, max_new_tokens: int = 100, **options: Any
+    model: Model,
+    tokenizer: Any,
+    prompts: str,
+    max_new_tokens: int = 100,
+    settings: SamplingSettings = GREEDY,
+    **options: Unpack[TextOptions],
 ) -> Generation: ...
 @overload
 def generate_text(
-    model: Model, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 100, **options: Any
+    model: Model,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = 100,
+    settings: SamplingSettings = GREEDY,
+    **options: Unpack[TextOptions],
 ) -> list[Generation]: ...
 def generate_text(
     model: Model,
     tokenizer: Any,
     prompts: str | Sequence[str],
     max_new_tokens: int = 100,
-    **options: Any,
+    settings: SamplingSettings = GREEDY,
+    **options: Unpack[TextOptions],
 ) -> Generation | list[Generation]:
-    """What a model writes after one text, or after each of several of any lengths.
+    """Return what a model writes after one text, or after each of several of any lengths.
 
     Prompts are run together, padded on the left and masked, so that each gets what it would get
     alone. Ids that the tokenizer does not have are never chosen.
 
     Args:
-        model: a `GPTModel`, or any callable that maps (B, T) ids to (B, T, V) logits (then prompts
-            of different lengths run one after the other).
+        model: a language model, or any callable that maps (B, T) ids to (B, T, V) logits (then
+            prompts of different lengths run one after the other).
         tokenizer: the one that the model was trained with.
         prompts: a text, or several. An empty one begins with the end-of-text token, which in
             training stands between documents.
         max_new_tokens: 0 or more, for each prompt.
+        settings: how each token is chosen.
         options: `stop` (a string or several, of which nothing is shown), `stop_ids`, `eos_id`
             ("auto" is the tokenizer's end of text, None never ends), `special` ("text" reads
-            "<|endoftext|>" in a prompt as characters, "allow" as the token); and what `generate`
-            takes: `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`,
-            `presence_penalty`, `banned`, `n_vocab`, `generator` (one, or one for each prompt),
-            `context_size`, `use_cache`.
+            "<|endoftext|>" in a prompt as characters, "allow" as the token), `generator` (one, or
+            one for each prompt), `context_size`, `cache` and `use_cache` (see `generate`).
 
     Returns:
         A `Generation` for a text, a list of them for several.
@@ -95,18 +121,17 @@ def generate_text(
         ValueError: if an option is out of range.
     """
     if isinstance(prompts, str):
-        return _written(model, tokenizer, [prompts], max_new_tokens, options)[0]
-    prompts = list(prompts)
-    generator = options.pop("generator", None)
+        return _written(model, tokenizer, [prompts], max_new_tokens, settings, options)[0]
+    prompts, generator = list(prompts), options.get("generator")
     check_generators(generator, len(prompts))
-    together = isinstance(getattr(model, "_orig_mod", model), GPTModel)
-    if together or len(prompts) < 2:
-        return _written(model, tokenizer, prompts, max_new_tokens, options, generator)
+    if is_language_model(unwrapped(model)) or len(prompts) < 2:
+        return _written(model, tokenizer, prompts, max_new_tokens, settings, options)
     own = generator if isinstance(generator, Sequence) else [generator] * len(prompts)
-    return [
-        _written(model, tokenizer, [prompt], max_new_tokens, options, each)[0]
-        for prompt, each in zip(prompts, own, strict=True)
-    ]
+    found = []
+    for prompt, each in zip(prompts, own, strict=True):
+        options["generator"] = each
+        found += _written(model, tokenizer, [prompt], max_new_tokens, settings, options)
+    return found
 
 
 def _written(
@@ -114,12 +139,10 @@ def _written(
     tokenizer: Any,
     prompts: list[str],
     max_new_tokens: int,
-    options: dict[str, Any],
-    generator: Generators = None,
+    settings: SamplingSettings,
+    options: TextOptions,
 ) -> list[Generation]:
-    if generator is not None:
-        options = {**options, "generator": generator}
-    batch = TextBatch(model, tokenizer, prompts, max_new_tokens, **options)
+    batch = TextBatch(model, tokenizer, prompts, max_new_tokens, settings, **options)
     for _ in batch:
         pass
     return batch.results()
@@ -136,13 +159,20 @@ class TextStream:
         tokenizer: the one that the model was trained with.
         prompt: the text to go on from.
         max_new_tokens: 0 or more.
+        settings: how each token is chosen.
         options: as in `generate_text`.
     """
 
     def __init__(
-        self, model: Model, tokenizer: Any, prompt: str, max_new_tokens: int = 100, **options: Any
+        self,
+        model: Model,
+        tokenizer: Any,
+        prompt: str,
+        max_new_tokens: int = 100,
+        settings: SamplingSettings = GREEDY,
+        **options: Unpack[TextOptions],
     ) -> None:
-        self._batch = TextBatch(model, tokenizer, [prompt], max_new_tokens, **options)
+        self._batch = TextBatch(model, tokenizer, [prompt], max_new_tokens, settings, **options)
         self._pieces = (pieces[0] for pieces in self._batch if pieces[0])
 
     def __iter__(self) -> Iterator[str]:
@@ -166,12 +196,15 @@ class TextBatch:
         tokenizer: the one that the model was trained with.
         prompts: texts of any lengths.
         max_new_tokens: 0 or more, for each prompt.
+        settings: how each token is chosen; ids that the tokenizer lacks never are.
         stop: strings that end a text and are never shown.
         stop_ids: ids that end a text.
         eos_id: "auto" is the tokenizer's end of text, None never ends one.
         special: how special tokens in a prompt are read.
-        n_vocab: ids from here on are never chosen; None asks the tokenizer.
-        options: what `stream` takes.
+        generator: one, or one for each prompt.
+        context_size: how many of the last ids the model sees.
+        cache: see `generate`.
+        use_cache: see `generate`.
     """
 
     def __init__(
@@ -180,13 +213,16 @@ class TextBatch:
         tokenizer: Any,
         prompts: list[str],
         max_new_tokens: int,
+        settings: SamplingSettings = GREEDY,
         *,
         stop: str | Sequence[str] = (),
         stop_ids: Sequence[int] = (),
         eos_id: int | Literal["auto"] | None = "auto",
         special: Special = "text",
-        n_vocab: int | None = None,
-        **options: Any,
+        generator: Generators = None,
+        context_size: int | None = None,
+        cache: KVCache | None = None,
+        use_cache: bool = True,
     ) -> None:
         end = end_of_text_id(tokenizer)
         eos_id = end if eos_id == "auto" else eos_id
@@ -201,16 +237,21 @@ class TextBatch:
         self._steps: Iterator[Tensor] = iter(())
         if not prompts:
             return
-        ids, mask = pad_left(encoded, _device_of(model))
+        ids, mask = pad_left(encoded, device_of(model))
+        if settings.n_vocab is None:
+            settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
         self._steps = stream(
             model,
             ids,
             max_new_tokens,
+            settings,
+            context_size=context_size,
             eos_id=eos_id,
             stop=list(stop_ids),
+            generator=generator,
             attention_mask=mask,
-            n_vocab=vocab_size_of(tokenizer) if n_vocab is None else n_vocab,
-            **options,
+            cache=cache,
+            use_cache=use_cache,
         )
 
     def __iter__(self) -> Iterator[list[str]]:
@@ -335,8 +376,3 @@ def _encode_prompt(tokenizer: Any, prompt: str, special: Special, end: int | Non
             f"an empty prompt, and this tokenizer has no {END_OF_TEXT} to begin with; give a text"
         )
     return [end]
-
-
-def _device_of(model: Any) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device

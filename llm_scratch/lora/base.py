@@ -11,9 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from llm_scratch.lora.layers import LinearWithLoRA, lora_layers
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.families import parameter_shapes
 from llm_scratch.weights.folder_metadata import checksum
-from llm_scratch.weights.gpt2_names import expected_shapes
 
 # The options of a model that change what its weights compute.
 OPTIONS = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias")
@@ -32,7 +31,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def tensors_beside(model: GPTModel) -> list[str]:
+def tensors_beside(model: Any) -> list[str]:
     """The tensors that an adapter has to hold beside LoRA: those that learn, and a new head's.
 
     Names are those without LoRA.
@@ -52,7 +51,7 @@ def tensors_beside(model: GPTModel) -> list[str]:
         name for name, p in model.named_parameters(remove_duplicate=False)
         if p.requires_grad and not name.startswith(inside)
     }  # fmt: skip
-    expected = expected_shapes(model.cfg)
+    expected = parameter_shapes(model.cfg)
     changed = {
         name for name, tensor in base_tensors(model).items()
         if name.startswith("out_head.") and expected.get(name) != tuple(tensor.shape)
@@ -64,7 +63,7 @@ def tensors_beside(model: GPTModel) -> list[str]:
     return [name for name in base_tensors(model) if name.rpartition(".")[0] in modules]
 
 
-def describe_base(model: GPTModel, without: Collection[str]) -> dict[str, Any]:
+def describe_base(model: Any, without: Collection[str]) -> dict[str, Any]:
     """A base as plain data: its options, and a checksum of each tensor that is not left out."""
     config = asdict(model.cfg)
     tensors = base_tensors(model)

@@ -25,13 +25,17 @@ from llm_scratch.lora.base import (
 )
 from llm_scratch.lora.layers import LinearWithLoRA, freeze, lora_layers, wrap_linear
 from llm_scratch.lora.saving import CONFIG_FILE, PREFIX, WEIGHTS_FILE
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.families import language_model
 from llm_scratch.model.initialization import SkipInitialization
 from llm_scratch.model.linear import Linear
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
-from llm_scratch.weights.folder import unwrapped
-from llm_scratch.weights.folder_metadata import is_ours, read_metadata, verify_checksums
+from llm_scratch.weights.folder_metadata import (
+    is_ours,
+    read_metadata,
+    saved_head,
+    verify_checksums,
+)
 from llm_scratch.weights.tokenizer_files import load_tokenizer
 
 # What PEFT's adapters may have that these layers can't compute, and the values that mean "no".
@@ -85,15 +89,15 @@ def load_adapter(
             matrices that the model has no layers for.
         ValueError: if the model has LoRA in other layers, or of another rank.
     """
-    model = unwrapped(model)
+    inner: Any = language_model(model)
     folder = Path(folder)
     adapter = _read_adapter(folder)
-    _check_layers(model, adapter)
+    _check_layers(inner, adapter)
     if check_base and adapter.mark is not None:
-        _check_base(model, adapter)
+        _check_base(inner, adapter)
     description = adapter.metadata.get("tokenizer")
     tokenizer = load_tokenizer(description, folder) if isinstance(description, dict) else None
-    _put_in(model, adapter)
+    _put_in(inner, adapter)
     return tokenizer
 
 
@@ -210,7 +214,7 @@ def _sort(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(adapter.path, "holds no LoRA matrices")
 
 
-def _check_layers(model: GPTModel, adapter: Adapter) -> None:
+def _check_layers(model: Any, adapter: Adapter) -> None:
     """Compare every tensor with the place that it is for; nothing is changed yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
     layers = lora_layers(model)
@@ -251,7 +255,7 @@ def _head_of(adapter: Adapter) -> dict[str, Tensor] | None:
     return head
 
 
-def _check_base(model: GPTModel, adapter: Adapter) -> None:
+def _check_base(model: Any, adapter: Adapter) -> None:
     """Refuse an adapter that was trained on a base with other numbers."""
     ours = describe_base(model, adapter.beside)
     mark = fingerprint_of(ours)
@@ -267,7 +271,7 @@ def _check_base(model: GPTModel, adapter: Adapter) -> None:
 
 
 @torch.no_grad()
-def _put_in(model: GPTModel, adapter: Adapter) -> None:
+def _put_in(model: Any, adapter: Adapter) -> None:
     """Give the model what the adapter holds; everything has been checked."""
     like = model.tok_emb.weight
     layers = lora_layers(model)
@@ -277,6 +281,8 @@ def _put_in(model: GPTModel, adapter: Adapter) -> None:
         with SkipInitialization():  # of the classes that a language model and a classifier have
             plain = Linear(width, n_out, bias="out_head.bias" in head)
         model.out_head = plain.to(like.device, like.dtype)
+    if (stated := saved_head(adapter.metadata) if adapter.metadata else None) is not None:
+        model.class_names = stated.names
     freeze(model)
     tensors = base_tensors(model)
     for name, tensor in adapter.beside.items():
@@ -294,6 +300,6 @@ def _put_in(model: GPTModel, adapter: Adapter) -> None:
         layer.merged_weight = None
 
 
-def _wrapped(model: GPTModel, name: str, rank: int, alpha: float) -> LinearWithLoRA:
+def _wrapped(model: Any, name: str, rank: int, alpha: float) -> LinearWithLoRA:
     with SkipInitialization():  # nothing random is drawn for what a file fills
         return wrap_linear(model, name, rank, alpha)

@@ -22,9 +22,11 @@ from llm_scratch.lora.base import (
     tensors_beside,
 )
 from llm_scratch.lora.layers import LinearWithLoRA, lora_layers
+from llm_scratch.model.families import family_of, language_model
+from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
-from llm_scratch.weights.folder import check_vocabulary, unwrapped
-from llm_scratch.weights.folder_metadata import write_metadata
+from llm_scratch.weights.folder import check_vocabulary
+from llm_scratch.weights.folder_metadata import ADAPTER, write_metadata
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
 CONFIG_FILE = "adapter_config.json"
@@ -45,31 +47,38 @@ def save_adapter(
     the folder onto the same `GPTModel`. `train(..., save_best=save_adapter)` keeps the best ones.
 
     Args:
-        model: a `GPTModel` with LoRA.
+        model: a language model with LoRA.
         folder: is made when missing.
         tokenizer: this library's or GPT-2's, to be saved beside them.
         base: where the base was loaded from, for those who load the adapter.
 
     Raises:
         ValueError: if the model has no LoRA, or layers under LoRA learn too.
-        TypeError: if it is no `GPTModel`, or the tokenizer can't be saved.
+        TypeError: if it is no model of this library, or the tokenizer can't be saved.
     """
-    model = unwrapped(model)
-    layers = lora_layers(model)
+    inner: Any = language_model(model)
+    layers = lora_layers(inner)
     if not layers:
         raise ValueError("the model has no LoRA to save; save_model saves the whole model")
-    beside = tensors_beside(model)
+    beside = tensors_beside(inner)
     if tokenizer is not None:
-        check_vocabulary(model, tokenizer)
+        check_vocabulary(inner, tokenizer)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    description = describe_base(model, beside)
+    description = describe_base(inner, beside)
     mark = fingerprint_of(description)
-    metadata: dict[str, Any] = {"model": "LoRA", "config": asdict(model.cfg), "base": description}
+    metadata: dict[str, Any] = {
+        "model": ADAPTER,
+        "base_model": family_of(inner.cfg).model,
+        "config": asdict(inner.cfg),
+        "head": head_of(inner).as_dict(),
+        "base": description,
+    }
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
-    tensors = {name: p.detach() for name, p in _adapter_tensors(model, layers, beside).items()}
+    tensors = {name: p.detach() for name, p in _adapter_tensors(inner, layers, beside).items()}
     modules = {name.rpartition(".")[0] for name in beside} - layers.keys()
-    config = _peft_config(layers, sorted(modules), mark, None if base is None else os.fspath(base))
+    kind = f"{type(inner).__module__}.{type(inner).__name__}"
+    config = _peft_config(layers, sorted(modules), mark, kind, base)
     write_json(folder / CONFIG_FILE, config, indent=2)
     write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
     return folder
@@ -92,7 +101,11 @@ def _adapter_tensors(
 
 
 def _peft_config(
-    layers: dict[str, LinearWithLoRA], modules: list[str], mark: str, base: str | None
+    layers: dict[str, LinearWithLoRA],
+    modules: list[str],
+    mark: str,
+    kind: str,
+    base: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """The content of `adapter_config.json`; what it leaves out has PEFT's defaults."""
     ranks = {name: layer.lora.rank for name, layer in layers.items()}
@@ -102,11 +115,11 @@ def _peft_config(
         "peft_type": "LORA",
         "task_type": None,
         "inference_mode": True,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": None if base is None else os.fspath(base),
         # PEFT's own notes on a base that is no transformers model, to which one more is added.
         "auto_mapping": {
-            "base_model_class": "GPTModel",
-            "parent_library": "llm_scratch.model.gpt",
+            "base_model_class": kind.rpartition(".")[2],
+            "parent_library": kind.rpartition(".")[0],
             "base_fingerprint": mark,
         },
         "r": rank,

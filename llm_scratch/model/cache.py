@@ -5,20 +5,15 @@ Shape letters: B batch, H heads, S tokens in the cache, D head_dim.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from llm_scratch.model.gpt import GPTModel
 
 
 class KVCache:
     """Room for the keys and values of every layer, allocated once: 2 x (B, H, capacity, D) each.
 
-    An explicit object: `model(ids, cache=cache)` reads the tokens that are in it and adds those of
-    `ids`. The model keeps nothing, so two generations never meet.
+    An explicit object, made by `model.new_cache`: `model(ids, cache=cache)` reads the tokens in it
+    and adds those of `ids`. The model keeps nothing, so two generations never meet.
 
     Args:
         n_layers: how many blocks the model has.
@@ -52,37 +47,6 @@ class KVCache:
         self._store = torch.empty(shape, dtype=dtype, device=device)
         self._layers = [(keys, values) for keys, values in self._store]  # (B, H, capacity, D) each
         self.length = 0
-
-    @classmethod
-    def for_model(
-        cls,
-        model: GPTModel,
-        batch: int,
-        length: int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> KVCache:
-        """An empty cache that fits a model, on its device.
-
-        Args:
-            model: the model that will fill it.
-            batch: B.
-            length: most tokens it can hold, at most the context length, which is the default.
-            dtype: type of the keys and values; the model's own by default.
-
-        Raises:
-            ValueError: if `length` is above the model's context length or below 1.
-        """
-        cfg = model.cfg
-        length = cfg.context_length if length is None else length
-        if not 1 <= length <= cfg.context_length:
-            raise ValueError(
-                f"a cache of {length} tokens does not fit a context_length of {cfg.context_length}"
-            )
-        weight = model.tok_emb.weight
-        head_dim = cfg.emb_dim // cfg.n_heads
-        return cls(
-            cfg.n_layers, batch, cfg.n_heads, length, head_dim, dtype or weight.dtype, weight.device
-        )
 
     @property
     def batch(self) -> int:

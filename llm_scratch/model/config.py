@@ -82,6 +82,16 @@ class GPTConfig:
             )
 
     @property
+    def n_kv_heads(self) -> int:
+        """Heads with keys and values of their own: all of them in this family."""
+        return self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        """D, width of a head."""
+        return self.emb_dim // self.n_heads
+
+    @property
     def embedding_dropout(self) -> float:
         """The dropout rate that applies after the embeddings."""
         return self.drop_rate if self.drop_rate_emb is None else self.drop_rate_emb

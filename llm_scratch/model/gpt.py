@@ -30,6 +30,8 @@ class TransformerBlock(nn.Module):
         Book 4.5; Radford et al. 2019 (GPT-2) for the norm before instead of after.
     """
 
+    attention_class = MultiHeadAttention
+
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         super().__init__()
         cfg = as_config(cfg)
@@ -77,6 +79,13 @@ class GPTModel(nn.Module):
     checkpoint_blocks: int = 0
     """In training, 1 computes every block again in the backward pass instead of keeping what it
     needs, k every k-th, 0 none: less memory for more time."""
+
+    class_names: tuple[str, ...] | None = None
+    """The classes of a head that sorts texts, in the order of its outputs."""
+
+    trf_blocks: nn.Sequential
+    final_norm: nn.Module
+    out_head: nn.Module
 
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         super().__init__()
@@ -171,6 +180,30 @@ class GPTModel(nn.Module):
         if cache is not None:
             cache.advance(T)
         return self.final_norm(x)
+
+    def new_cache(
+        self, batch: int, length: int | None = None, dtype: torch.dtype | None = None
+    ) -> KVCache:
+        """Return an empty cache that fits this model, on its device.
+
+        Args:
+            batch: B.
+            length: most tokens it can hold, at most the context length, which is the default.
+            dtype: type of the keys and values; the model's own by default.
+
+        Raises:
+            ValueError: if `length` is above the model's context length or below 1.
+        """
+        cfg, weight = self.cfg, self.tok_emb.weight
+        length = cfg.context_length if length is None else length
+        if not 1 <= length <= cfg.context_length:
+            raise ValueError(
+                f"a cache of {length} tokens does not fit a context_length of {cfg.context_length}"
+            )
+        heads, width = cfg.n_kv_heads, cfg.head_dim
+        return KVCache(
+            cfg.n_layers, batch, heads, length, width, dtype or weight.dtype, weight.device
+        )
 
     def _recomputes(self, layer: int) -> bool:
         every = self.checkpoint_blocks

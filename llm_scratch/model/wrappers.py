@@ -12,15 +12,22 @@ WRAPPERS = ("_orig_mod.", "module.")  # what compiling and data parallel put bef
 
 def unwrapped(model: Any) -> Any:
     """Return the model itself, without what compiling or data parallel wraps around it."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif type(model).__module__.startswith("torch.") and isinstance(
-            inner := getattr(model, "module", None), nn.Module
-        ):  # DataParallel, DistributedDataParallel and their like
+    while isinstance(model, nn.Module):
+        compiled, inner = (getattr(model, name, None) for name in ("_orig_mod", "module"))
+        if isinstance(compiled, nn.Module):
+            model = compiled
+        elif isinstance(inner, nn.Module) and _only_wraps(model):
             model = inner
         else:
-            return model
+            break
+    return model
+
+
+def _only_wraps(model: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's wrappers, or holds nothing but a `module`."""
+    if type(model).__module__.startswith("torch."):
+        return True
+    return [name for name, _ in model.named_children()] == ["module"] and not model._parameters
 
 
 def device_of(model: Any) -> torch.device:

@@ -267,7 +267,7 @@ def _by_hand(epochs: int, clear: bool = True, update: bool = True) -> Tensor:
             _mean_loss(model(inputs), targets).backward()
             if update:
                 optimizer.step()
-    return model.out_head.weight.detach()
+    return torch.as_tensor(model.out_head.weight).detach()
 
 
 def _updates_the_parameters(function: Any) -> None:

@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.model.families import parameter_shapes
+from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.weights.folder import WEIGHTS_FILE, load_model, save_model
 from llm_scratch.weights.folder_metadata import checksum
-from llm_scratch.weights.gpt2_names import expected_shapes
 
 STATE_FILE, MANIFEST, TRAINED_FILE = "state.pt", "manifest.json", "trained.safetensors"
 VERSION = 1
@@ -87,8 +88,8 @@ def save_run(
 
 
 def is_plain(model: Any) -> bool:
-    """Whether a model has the parameters of a `GPTModel` and no others, as LoRA's are."""
-    return model.state_dict().keys() <= expected_shapes(model.cfg, 1).keys()
+    """Return whether a model has the parameters of its family and no others, as LoRA's are."""
+    return model.state_dict().keys() <= parameter_shapes(model.cfg, head_of(model)).keys()
 
 
 def frozen_mark(model: nn.Module) -> str:

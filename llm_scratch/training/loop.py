@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from llm_scratch.generation.decoding import generate
+from llm_scratch.model.families import language_model
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
@@ -40,7 +42,7 @@ from llm_scratch.training.steps import (
     seed_of,
     take_step,
 )
-from llm_scratch.weights.folder import save_model, unwrapped
+from llm_scratch.weights.folder import save_model
 
 
 def train(
@@ -86,7 +88,7 @@ def train(
             bad tensor are named; the last checkpoint is good.
         OSError: if the folder can't be written. The last checkpoint is good.
     """
-    model = unwrapped(model)
+    model = language_model(model)
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
     with ExitStack() as stack:
@@ -97,7 +99,7 @@ def train(
         stack.enter_context(evaluation_mode(model))  # for its way out: modes as they were before
         stack.callback(setattr, model, "checkpoint_blocks", model.checkpoint_blocks)
         model.checkpoint_blocks = config.checkpoint_blocks
-        if config.tune_allocator and model.tok_emb.weight.device.type == "cpu":
+        if config.tune_allocator and device_of(model).type == "cpu":
             keep_freed_memory()
         engine = build_engine(model, config, objective)
         parts = {"data": data, "validation": validation, "tokenizer": tokenizer}

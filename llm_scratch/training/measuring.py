@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.training.precision import Precision, pick_precision
 from llm_scratch.training.steps import Engine
@@ -60,7 +61,7 @@ def measure(
     """
     if length > model.cfg.context_length:
         raise ValueError(f"{length=} is above the context length of {model.cfg.context_length}")
-    device = model.tok_emb.weight.device
+    device = device_of(model)
     engine = Engine(model, [], device, pick_precision(precision, device))
     total, targets_seen, bytes_seen = 0.0, 0, 0
     with evaluation_mode(model):

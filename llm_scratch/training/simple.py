@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import WRAPPERS
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.checkpoints import check_plain
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
 from llm_scratch.training.losses import IGNORE_INDEX, calc_loss_batch
-from llm_scratch.weights.gpt2_names import WRAPPERS
 
 
 def train_model_simple(

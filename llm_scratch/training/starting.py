@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
     clean,
@@ -76,7 +77,7 @@ def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -
     """What computes the steps of a run with these settings."""
     if objective is not None and config.compile:
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
-    device = model.tok_emb.weight.device
+    device = device_of(model)
     dtype = pick_precision(config.precision, device)
     optimizers = build_optimizers(
         model,

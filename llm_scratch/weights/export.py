@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from llm_scratch.files import write_json
 from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.families import language_model
+from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
-from llm_scratch.weights.folder import check_vocabulary, tensors_of, unwrapped
+from llm_scratch.weights.folder import check_vocabulary, tensors_of
 from llm_scratch.weights.gpt2_names import MATRICES, NORM_NAMES, NORMS, QKV
 
 GPT2_END_OF_TEXT_ID = 50256
@@ -41,24 +43,26 @@ def export_huggingface(
             tokenizer.
         TypeError: if it is no `GPTModel`, or the tokenizer is of another kind.
     """
-    model = unwrapped(model)
-    tensors, n_out = tensors_of(model)
-    if n_out is not None:
-        raise ValueError(f"a head with {n_out} classes is no language model's; save_model keeps it")
+    inner = language_model(model)
+    tensors, head = tensors_of(inner), head_of(inner)
+    if head.kind == "classes":
+        raise ValueError(
+            f"a head with {head.size} classes is no language model's; save_model keeps it"
+        )
     bpe = None if tokenizer is None else as_byte_pair(tokenizer)
     if bpe is not None:
-        check_vocabulary(model, bpe)
+        check_vocabulary(inner, bpe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tied = "out_head.weight" not in tensors
-    end = _end_of_text(model.cfg, bpe)
-    config = _config(model.cfg, tied, tensors["tok_emb.weight"].dtype, end)
+    end = _end_of_text(inner.cfg, bpe)
+    config = _config(inner.cfg, tied, tensors["tok_emb.weight"].dtype, end)
     write_json(folder / "config.json", config, indent=2)
     ends = {"bos_token_id": end, "eos_token_id": end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
     if bpe is not None:
-        _write_tokenizer(folder, bpe, model.cfg)
-    write_safetensors(folder / "model.safetensors", to_hugging_face(tensors, model.cfg), {})
+        _write_tokenizer(folder, bpe, inner.cfg)
+    write_safetensors(folder / "model.safetensors", to_hugging_face(tensors, inner.cfg), {})
     return folder
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.families import family_of, language_model, parameter_shapes
+from llm_scratch.model.heads import head_of
+from llm_scratch.model.interface import LanguageModel
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import NAMES, write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
-from llm_scratch.weights.folder_metadata import write_metadata
-from llm_scratch.weights.gpt2 import build_model
-from llm_scratch.weights.gpt2_names import compare, expected_shapes
+from llm_scratch.weights.building import build_model
+from llm_scratch.weights.folder_metadata import is_ours, write_metadata
+from llm_scratch.weights.gpt2_names import compare
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import load_tokenizer, save_tokenizer
 
@@ -33,23 +36,25 @@ def save_model(
     it is complete.
 
     Args:
-        model: a `GPTModel`, also with a head for classes or compiled.
+        model: a language model, also with a head for classes or compiled.
         folder: is made when missing.
         tokenizer: this library's or GPT-2's.
 
     Raises:
-        ValueError: if the model has parameters that are no part of a `GPTModel` (LoRA: merge them
+        ValueError: if the model has parameters that its family does not have (LoRA: merge them
             first), or fewer ids than the tokenizer.
-        TypeError: if it is no `GPTModel`, or the tokenizer can't be saved.
+        TypeError: if it is no model of this library, or the tokenizer can't be saved.
     """
-    model = unwrapped(model)
-    tensors, n_out = tensors_of(model)
+    inner = language_model(model)
+    tensors, head = tensors_of(inner), head_of(inner)
     if tokenizer is not None:
-        check_vocabulary(model, tokenizer)
+        check_vocabulary(inner, tokenizer)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = replace(model.cfg, tie_weights="out_head.weight" not in tensors)
-    metadata: dict[str, Any] = {"model": "GPTModel", "config": asdict(config), "n_out": n_out}
+    config = replace(inner.cfg, tie_weights="out_head.weight" not in tensors)
+    metadata: dict[str, Any] = {"model": family_of(config).model, "config": asdict(config)}
+    metadata["head"] = head.as_dict()
+    metadata["n_out"] = head.size if head.kind == "classes" else None  # for older versions
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
     write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
     return folder
@@ -60,7 +65,7 @@ def load_model(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> tuple[GPTModel, Any | None]:
+) -> tuple[Any, Any | None]:
     """The model in evaluation mode and the tokenizer that `save_model` wrote, None without one.
 
     Args:
@@ -85,46 +90,39 @@ def load_model(
     return build_model(source, device=device, dtype=dtype), tokenizer
 
 
-def tensors_of(model: GPTModel) -> tuple[dict[str, Tensor], int | None]:
-    """Every tensor to save, a shared head left out, and the number of classes of another head.
+def is_saved_model(folder: Path) -> bool:
+    """Return whether a folder holds what `save_model` wrote; reads a file's header, no more.
 
     Raises:
-        ValueError: if the model holds something else than a `GPTModel` does.
+        WeightsError: if the header is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    return path.is_file() and is_ours(read_tensors(path).metadata)
+
+
+def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
+    """Return every tensor to save, a shared head left out.
+
+    Raises:
+        ValueError: if the model holds something else than its configuration and head say.
     """
     tensors = {name: parameter.detach() for name, parameter in model.state_dict().items()}
-    head, embedding = tensors.get("out_head.weight"), tensors.get("tok_emb.weight")
-    has_bias = "out_head.bias" in tensors
-    n_out = tensors["out_head.bias"].shape[0] if has_bias else None
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if complaint := compare(expected_shapes(model.cfg, n_out), shapes):
+    if complaint := compare(parameter_shapes(model.cfg, head_of(model)), shapes):
         raise ValueError(
             f"this model is not what its configuration says: {complaint}; LoRA matrices are "
-            "merged into their layers before saving, a head for classes has a bias"
+            "merged into their layers before saving"
         )
     odd = {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in NAMES}
     if odd:
         raise ValueError(f"parameters of type {', '.join(odd)} can't be saved")
-    if head is not None and embedding is not None and not has_bias:
-        if head.data_ptr() == embedding.data_ptr():
-            del tensors["out_head.weight"]
-    return tensors, n_out
+    head, embedding = tensors["out_head.weight"], tensors["tok_emb.weight"]
+    if head.data_ptr() == embedding.data_ptr() and head.shape == embedding.shape:
+        del tensors["out_head.weight"]
+    return tensors
 
 
-def unwrapped(model: nn.Module) -> GPTModel:
-    """The model itself, without what compiling or data parallel wraps around it.
-
-    Raises:
-        TypeError: if there is no `GPTModel` inside.
-    """
-    while not isinstance(model, GPTModel):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
-            raise TypeError(f"expected a GPTModel, got {type(model).__name__}")
-        model = inner
-    return model
-
-
-def check_vocabulary(model: GPTModel, tokenizer: Any) -> None:
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer whose ids the model does not have.
 
     Raises:

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from llm_scratch.model.config import ConfigError, as_config
+from llm_scratch.model.config import ConfigError
+from llm_scratch.model.families import config_of_saved
+from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.safetensors import octets
 from llm_scratch.tensor_files.stored import Stored
@@ -18,6 +20,7 @@ from llm_scratch.tensor_files.stored import Stored
 METADATA_KEY = "llm_scratch"
 CHECKSUM_KEY = "llm_scratch_crc32"  # of the text under the other key
 VERSION = 1
+ADAPTER = "LoRA"  # in the place of a model's class: the file holds an adapter
 
 
 def checksum(tensor: Tensor) -> int:
@@ -49,16 +52,45 @@ def read_metadata(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
         if texts.get(CHECKSUM_KEY) != str(zlib.crc32(text.encode("utf-8", "surrogatepass"))):
             raise ValueError("its checksum does not agree")
         metadata = json.loads(text)
-        version, sums, config = metadata["version"], metadata["crc32"], metadata["config"]
-        as_config(config)
-        if not isinstance(sums, dict) or not isinstance(metadata.get("n_out"), int | None):
-            raise TypeError("checksums or head are of the wrong kind")
+        version, sums = metadata["version"], metadata["crc32"]
+        if version == VERSION:
+            saved_config(metadata)
+            saved_head(metadata)
+        if not isinstance(sums, dict):
+            raise TypeError("its checksums are of the wrong kind")
     except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as err:
         raise WeightsError(path, f"its description of the model is damaged: {err}") from err
     if version != VERSION:
         hint = f"written by another version ({version!r}, this one reads {VERSION})"
         raise WeightsError(path, f"{hint}; update llm_scratch")
     return metadata
+
+
+def saved_config(metadata: Mapping[str, Any]) -> Any:
+    """Return the configuration of the model that a file holds, or of an adapter's base.
+
+    Raises:
+        ValueError: if it is of no model that this version knows, or out of range.
+    """
+    name = metadata["model"]
+    if name == ADAPTER:
+        name = metadata.get("base_model", "GPTModel")  # which older adapters do not name
+    return config_of_saved(str(name), metadata["config"])
+
+
+def saved_head(metadata: Mapping[str, Any]) -> Head | None:
+    """Return the head that a file states; None for a language model's, and where none is stated.
+
+    Raises:
+        ValueError: if the description is damaged.
+    """
+    if isinstance(head := metadata.get("head"), dict):
+        found = Head.from_dict(head)
+        return None if found.kind == "tokens" else found
+    n_out = metadata.get("n_out")  # as older versions have it
+    if n_out is None:
+        return None
+    return Head.from_dict({"kind": "classes", "size": n_out, "bias": True})
 
 
 def verify_checksums(

@@ -1,7 +1,7 @@
 """Which tensor of a file is which parameter of this library's GPT, in every layout there is.
 
 The names of OpenAI's variables become Hugging Face's by spelling alone, so one mapping serves
-both. Shape letters: V vocabulary, T context length, C emb_dim.
+both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.wrappers import WRAPPERS
 from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
 
 HUGGING_FACE, OPENAI, BOOK = "huggingface", "openai", "book"
@@ -28,7 +28,6 @@ MATRICES = {
 }
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
-WRAPPERS = ("_orig_mod.", "module.")  # what torch.compile and data parallel put before names
 
 
 @dataclass(frozen=True)
@@ -139,34 +138,6 @@ def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
     if re.fullmatch(r"h\.\d+\.attn\.bias", name):
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return re.fullmatch(r"h\.\d+\.attn\.masked_bias", name) is not None and shape in ((), (1,))
-
-
-def expected_shapes(cfg: GPTConfig, n_out: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter of `GPTModel(cfg)`, in its order.
-
-    Args:
-        cfg: the model's configuration.
-        n_out: rows of a head with a bias that stands in the place of the language model's.
-    """
-    V, T, C = cfg.vocab_size, cfg.context_length, cfg.emb_dim
-    shapes: dict[str, tuple[int, ...]] = {"tok_emb.weight": (V, C), "pos_emb.weight": (T, C)}
-    for block in range(cfg.n_layers):
-        prefix = f"trf_blocks.{block}."
-        for name in QKV:
-            shapes[f"{prefix}att.{name}.weight"] = (C, C)
-            if cfg.qkv_bias:
-                shapes[f"{prefix}att.{name}.bias"] = (C,)
-        layers = {"att.out_proj": (C, C), "ff.layers.0": (4 * C, C), "ff.layers.2": (C, 4 * C)}
-        for layer, shape in layers.items():
-            shapes[f"{prefix}{layer}.weight"] = shape
-            shapes[f"{prefix}{layer}.bias"] = shape[:1]
-        for norm in NORMS.values():
-            shapes |= {f"{prefix}{norm}.{name}": (C,) for name in NORM_NAMES.values()}
-    shapes |= {f"final_norm.{name}": (C,) for name in NORM_NAMES.values()}
-    shapes["out_head.weight"] = (n_out or V, C)
-    if n_out is not None:
-        shapes["out_head.bias"] = (n_out,)
-    return shapes
 
 
 def compare(

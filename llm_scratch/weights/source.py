@@ -10,13 +10,20 @@ from typing import Any
 import torch
 
 from llm_scratch.files import read_json
-from llm_scratch.model.config import ConfigError, GPTConfig, as_config
+from llm_scratch.model.config import ConfigError, GPTConfig
+from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights.book_names import from_book
-from llm_scratch.weights.folder_metadata import is_ours, read_metadata, verify_checksums
+from llm_scratch.weights.folder_metadata import (
+    is_ours,
+    read_metadata,
+    saved_config,
+    saved_head,
+    verify_checksums,
+)
 from llm_scratch.weights.gpt2_names import (
     BOOK,
     OPENAI,
@@ -58,6 +65,16 @@ class Source:
     known: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def head(self) -> Head | None:
+        """The head where it is not a language model's: as stated, else told by its bias."""
+        if self.metadata:
+            return saved_head(self.metadata)
+        bias = self.parts.get("out_head.bias")
+        return (
+            Head("classes", bias.shape[0], bias=True) if bias is not None and bias.shape else None
+        )
+
 
 def open_source(
     source: str | os.PathLike[str], lora_alpha: float | None = None, *, mapped: bool = True
@@ -79,6 +96,8 @@ def open_source(
         if (path / "config.json").is_file():
             opened.known = {**read_config(path / "config.json"), **opened.known}
         return opened
+    if path.is_dir() and not any(path.glob("*.index")):
+        raise FileNotFoundError(_nothing_in(path))
     if path.is_dir() or path.suffix == ".index" or path.with_name(f"{path.name}.index").is_file():
         return _open_bundle(path)
     if not path.exists():
@@ -87,6 +106,22 @@ def open_source(
     if opened.layout != BOOK and (path.parent / "config.json").is_file():
         opened.known = {**read_config(path.parent / "config.json"), **opened.known}
     return opened
+
+
+def _nothing_in(folder: Path) -> str:
+    """Say that a folder holds no model, and what to do where a run has not written one yet."""
+    checkpoints = sorted(folder.glob("checkpoints/step-*"))
+    if checkpoints:
+        return (
+            f"{folder} is a run that has no best model yet; its newest checkpoint is "
+            f"{checkpoints[-1]}, and --resume goes on with the run"
+        )
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    return (
+        f"{folder} holds no model: neither model.safetensors nor pytorch_model.bin, nor OpenAI's "
+        "files, nor an adapter"
+    )
 
 
 def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
@@ -109,7 +144,7 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
     if config is not None:
         return config
     if source.metadata:
-        return as_config(source.metadata["config"])
+        return saved_config(source.metadata)
     n_heads = next(iter(heads.values()), N_HEADS.get(sizes["emb_dim"]))
     if n_heads is None:
         raise WeightsError(

@@ -17,6 +17,9 @@ from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2
 
 LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
 
+# Merges and vocabulary as OpenAI and Hugging Face call them.
+TEXT_FILES = (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json"))
+
 WORDS: dict[str, Any] = {"words-1": SimpleTokenizerV1, "words-2": SimpleTokenizerV2}
 
 
@@ -73,6 +76,20 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
         hint = f"holds tokenizer {mark[:12]}..., the model was saved with {saved}..."
         raise WeightsError(path, hint)
     return tokenizer
+
+
+def find_tokenizer(folder: Path) -> BytePairTokenizer | None:
+    """Return the tokenizer that lies in a folder of Hugging Face's or OpenAI's, None without one.
+
+    Raises:
+        TokenizerFileError: if it is damaged, or of a kind that this library does not read.
+    """
+    if (path := folder / "tokenizer.json").is_file():
+        return BytePairTokenizer.from_tokenizer_json(path)
+    for merges, vocabulary in TEXT_FILES:
+        if (folder / merges).is_file() and (folder / vocabulary).is_file():
+            return BytePairTokenizer.from_files(folder / merges, folder / vocabulary)
+    return None
 
 
 def _read(kind: str, path: Path) -> Any:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel
 
 V, CONTEXT = 53, 16
@@ -41,7 +40,7 @@ def read(model, cache, *chunks):
 @pytest.mark.parametrize("sizes", [(16,), (1,) * 16, (5, 11), (7, 1, 1, 6, 1), (15, 1)])
 def test_model_with_cache_in_chunks_equals_whole(model, batch, sizes):
     ids = random_ids(batch, sum(sizes))
-    cache = KVCache.for_model(model, batch)
+    cache = model.new_cache(batch)
     found = read(model, cache, *ids.split(list(sizes), dim=1))
     with torch.no_grad():
         assert_close(found, model(ids), atol=1e-5, rtol=1e-5)
@@ -51,7 +50,7 @@ def test_model_with_cache_in_chunks_equals_whole(model, batch, sizes):
 def test_model_with_cache_and_padding_in_chunks_equals_whole(model):
     ids = random_ids(3, 10)
     mask = torch.arange(10) >= torch.tensor([[0], [2], [6]])
-    cache = KVCache.for_model(model, 3)
+    cache = model.new_cache(3)
     with torch.no_grad():
         parts = [
             model(ids[:, start:end], cache=cache, attention_mask=mask[:, :end])
@@ -63,7 +62,7 @@ def test_model_with_cache_and_padding_in_chunks_equals_whole(model):
 
 def test_cache_truncated_forgets_what_came_after(model):
     ids, other = random_ids(2, 9), random_ids(2, 5, seed=6)
-    cache = KVCache.for_model(model, 2)
+    cache = model.new_cache(2)
     read(model, cache, ids)
     cache.truncate(4)
     assert_close(
@@ -75,7 +74,7 @@ def test_cache_truncated_forgets_what_came_after(model):
 
 def test_cache_repeated_holds_each_row_several_times(model):
     prompts, samples = random_ids(2, 6), random_ids(6, 3, seed=7)
-    cache = KVCache.for_model(model, 2)
+    cache = model.new_cache(2)
     read(model, cache, prompts)
     found = read(model, cache.repeat(3), samples)
     whole = torch.cat([prompts.repeat_interleave(3, dim=0), samples], dim=1)
@@ -84,7 +83,7 @@ def test_cache_repeated_holds_each_row_several_times(model):
 
 def test_cache_copy_and_original_do_not_meet(model):
     prompt, one, two = random_ids(1, 4), random_ids(1, 3, seed=8), random_ids(1, 3, seed=9)
-    cache = KVCache.for_model(model, 1)
+    cache = model.new_cache(1)
     read(model, cache, prompt)
     copy = cache.copy()
     found = read(model, copy, one), read(model, cache, two)
@@ -94,14 +93,14 @@ def test_cache_copy_and_original_do_not_meet(model):
 
 def test_cache_of_the_last_batch_is_not_seen_by_the_next(model):
     ids = random_ids(2, 8)
-    read(model, KVCache.for_model(model, 2), random_ids(2, 8, seed=1))
-    assert_close(read(model, KVCache.for_model(model, 2), ids), read(model, None, ids))
+    read(model, model.new_cache(2), random_ids(2, 8, seed=1))
+    assert_close(read(model, model.new_cache(2), ids), read(model, None, ids))
 
 
 def test_cache_is_no_part_of_the_model(model):
     names = list(model.state_dict())
     attributes = {name: set(vars(part)) for name, part in model.named_modules()}
-    read(model, KVCache.for_model(model, 1), random_ids(1, 4))
+    read(model, model.new_cache(1), random_ids(1, 4))
     assert list(model.state_dict()) == names
     assert {name: set(vars(part)) for name, part in model.named_modules()} == attributes
 
@@ -110,14 +109,14 @@ def test_cache_gives_gradients_of_the_tokens_read_with_it(model):
     ids = random_ids(2, 6)
     weight = model.trf_blocks[0].att.W_key.weight
     (expected,) = torch.autograd.grad(model(ids).square().sum(), weight)
-    cache = KVCache.for_model(model, 2)
+    cache = model.new_cache(2)
     (found,) = torch.autograd.grad(model(ids, cache=cache).square().sum(), weight)
     assert_close(found, expected, rtol=1e-4, atol=1e-4)  # two kernels, summed over all logits
     assert cache.length == 6
 
 
 def test_cache_holds_no_graph(model):
-    cache = KVCache.for_model(model, 1)
+    cache = model.new_cache(1)
     model(random_ids(1, 4), cache=cache)
     keys, values = cache.update(0, torch.zeros(1, 3, 1, 8), torch.zeros(1, 3, 1, 8))
     assert not keys.requires_grad
@@ -125,17 +124,17 @@ def test_cache_holds_no_graph(model):
 
 
 def test_cache_of_model_takes_its_type_sizes_and_place(model):
-    cache = KVCache.for_model(model.bfloat16(), batch=3, length=10)
+    cache = model.bfloat16().new_cache(batch=3, length=10)
     assert (cache.batch, cache.capacity, cache.length) == (3, 10, 0)
     assert cache.num_bytes == 2 * 2 * 3 * 3 * 10 * 8 * 2
-    assert KVCache.for_model(model, 1).capacity == CONTEXT
-    assert KVCache.for_model(model, 1, dtype=torch.float32).num_bytes == 2 * 2 * 3 * 16 * 8 * 4
+    assert model.new_cache(1).capacity == CONTEXT
+    assert model.new_cache(1, dtype=torch.float32).num_bytes == 2 * 2 * 3 * 16 * 8 * 4
 
 
 def test_cache_in_float32_under_autocast_is_near(model):
     ids = random_ids(1, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        found = read(model, KVCache.for_model(model, 1), ids[:, :5], ids[:, 5:6], ids[:, 6:])
+        found = read(model, model.new_cache(1), ids[:, :5], ids[:, 5:6], ids[:, 6:])
         expected = read(model, None, ids)
     assert_close(found, expected, atol=0.05, rtol=0.05)  # bfloat16 has three digits
 
@@ -149,12 +148,12 @@ def test_cache_in_float32_under_autocast_is_near(model):
         (lambda m, c: c.truncate(5), "cannot cut 4 tokens to 5"),
         (lambda m, c: c.truncate(-1), "cannot cut 4 tokens to -1"),
         (lambda m, c: c.repeat(0), "times=0 must be 1 or more"),
-        (lambda m, c: KVCache.for_model(m, 1, 17), "17 tokens does not fit a context_length of 16"),
-        (lambda m, c: KVCache.for_model(m, 0), "no room"),
+        (lambda m, c: m.new_cache(1, 17), "17 tokens does not fit a context_length of 16"),
+        (lambda m, c: m.new_cache(0), "no room"),
     ],
 )
 def test_cache_refuses_what_does_not_fit(model, call, message):
-    cache = KVCache.for_model(model, 2, length=8)
+    cache = model.new_cache(2, length=8)
     read(model, cache, random_ids(2, 4))
     with pytest.raises(ValueError, match=message):
         call(model, cache)

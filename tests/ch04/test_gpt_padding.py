@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
 
@@ -56,6 +55,6 @@ def test_gpt_model_refuses_an_attention_mask_of_another_shape(shape):
 @pytest.mark.parametrize("pieces", [(4, 1, 1), (1, 5), (6,), (2, 4)])
 def test_gpt_model_reads_on_from_a_cache(pieces):
     model, ids = make(), random_ids(2, 6)
-    cache = KVCache.for_model(model, batch=2)
+    cache = model.new_cache(batch=2)
     logits = [model(piece, cache=cache) for piece in ids.split(pieces, dim=1)]
     assert_close(torch.cat(logits, dim=1), model(ids))

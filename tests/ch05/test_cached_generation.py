@@ -7,10 +7,10 @@ import torch
 from torch.testing import assert_close
 
 from llm_scratch.generation import reading
+from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.decoding import generate, stream
 from llm_scratch.generation.reading import Reader
 from llm_scratch.generation.texts import pad_left
-from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel
 
 V, T = 61, 12
@@ -118,7 +118,7 @@ def test_generate_ragged_batch_equals_single_runs(model, pad_id, new):
 
 def test_generate_ragged_batch_first_logits_equal_single_runs(model):
     ids, mask = pad_left(PROMPTS)
-    logits = reading.prefill(model, ids, KVCache.for_model(model, len(PROMPTS)), mask)
+    logits = reading.prefill(model, ids, model.new_cache(len(PROMPTS)), mask)
     assert logits.isfinite().all()
     with torch.no_grad():
         alone = [model(torch.tensor([prompt]))[0, -1] for prompt in PROMPTS]
@@ -168,10 +168,11 @@ def test_stream_shows_the_model_in_its_own_mode_between_steps(model):
 
 def test_stream_steps_joined_are_the_ids_of_generate(model):
     idx = random_ids(3, 4)
-    options = {"eos_id": 5, "temperature": 1.0, "top_p": 0.9}
+    settings = SamplingSettings(temperature=1.0, top_p=0.9)
+    steps = stream(model, idx, 20, settings, eos_id=5, generator=generator())
     ids = [
-        torch.cat([idx, *stream(model, idx, 20, generator=generator(), **options)], dim=1),
-        generate(model, idx, 20, generator=generator(), **options),
+        torch.cat([idx, *steps], dim=1),
+        generate(model, idx, 20, eos_id=5, settings=settings, generator=generator()),
     ]
     assert torch.equal(*ids)
 
@@ -182,9 +183,11 @@ def generator(seed=3):
 
 def test_stream_refuses_mistakes_when_called(model):
     with pytest.raises(ValueError, match="top_p=3"):
-        stream(model, random_ids(1, 3), 5, top_p=3)
-    with pytest.raises(TypeError, match="top_q"):
-        stream(model, random_ids(1, 3), 5, top_q=3)
+        stream(model, random_ids(1, 3), 5, SamplingSettings(top_p=3))
+    with pytest.raises(ValueError, match=r"top_k=2.5 must be 0 or more, a whole number"):
+        generate(model, random_ids(1, 3), 5, top_k=2.5)
+    with pytest.raises(ValueError, match="both settings= and single settings"):
+        generate(model, random_ids(1, 3), 5, top_k=2, settings=SamplingSettings())
 
 
 def test_generate_trained_with_its_own_ids(model):
@@ -208,3 +211,63 @@ def test_generate_refuses_a_window_beyond_the_model(model):
     with pytest.raises(ValueError, match="context_size=20 is more than this model's .* of 12"):
         generate(model, random_ids(1, 3), 20, 20)
     assert generate(model, random_ids(1, 3), 10, 20).shape == (1, 13)
+
+
+@pytest.mark.parametrize("held", [0, 1, 4, 7])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_generate_goes_on_from_a_cache_that_is_handed_in(model, held, batch):
+    idx = random_ids(batch, 8)
+    cache = model.new_cache(batch)
+    with torch.no_grad():
+        if held:
+            model(idx[:, :held], cache=cache)
+    found = generate(model, idx, 4, cache=cache)
+    assert torch.equal(found, generate(model, idx, 4, use_cache=False))
+    assert cache.length == 8 + 4 - 1  # the last id is chosen and never read
+
+
+def test_generate_leaves_a_cache_filled_for_the_next_call(model):
+    idx, cache = random_ids(1, 3), model.new_cache(1)
+    first = generate(model, idx, 4, cache=cache)
+    read = []
+    model.tok_emb.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    second = generate(model, first, 3, cache=cache)
+    assert torch.equal(second, generate(model, first, 3, use_cache=False))
+    assert read[0] == 1  # of seven ids six were there
+
+
+def test_generate_reads_on_past_the_window_of_a_cache(model):
+    idx, cache = random_ids(2, 5), model.new_cache(2)
+    found = generate(model, idx, 2 * T, cache=cache)
+    assert torch.equal(found, generate(model, idx, 2 * T, use_cache=False))
+    assert cache.length == T
+
+
+def test_stream_fills_a_cache_step_by_step(model):
+    idx, cache = random_ids(1, 4), model.new_cache(1)
+    lengths = [cache.length for _ in stream(model, idx, 3, cache=cache)]
+    assert lengths == [4, 5, 6]
+
+
+def test_generate_ragged_batch_takes_a_cache(model):
+    ids, mask = pad_left(PROMPTS)
+    cache = model.new_cache(len(PROMPTS))
+    expected = generate(model, ids, 3, attention_mask=mask)
+    assert torch.equal(generate(model, ids, 3, attention_mask=mask, cache=cache), expected)
+    assert cache.length == ids.shape[1] + 2
+
+
+def test_generate_refuses_a_cache_that_does_not_fit(model):
+    full = model.new_cache(1)
+    with torch.no_grad():
+        model(random_ids(1, 3), cache=full)
+    for cache, options, message in (
+        (model.new_cache(2), {}, "1 rows do not fit a cache made for 2"),
+        (model.new_cache(1, 4), {}, r"room for 4 tokens, 7 are needed; .*new_cache\(batch, 7\)"),
+        (full, {}, r"holds 3 tokens, the prompt has 3, .*truncate\(2\)"),
+        (model.new_cache(1), {"use_cache": False}, "use_cache=False does not use it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream(model, random_ids(1, 3), 5, cache=cache, **options)
+    with pytest.raises(ValueError, match="does not use it"):
+        generate(lambda ids: model(ids), random_ids(1, 3), 5, 9, cache=model.new_cache(1))

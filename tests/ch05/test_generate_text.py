@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llm_scratch.generation import texts as generation_text
+from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.texts import (
     Generation,
@@ -91,18 +92,18 @@ def test_generate_text_sampled_rows_have_their_own_randomness(model, bpe):
     def generator(row):
         return torch.Generator().manual_seed(row)
 
-    options = {"temperature": 3.0, "top_p": 0.95}
+    settings = SamplingSettings(temperature=3.0, top_p=0.95)
     generators = [generator(row) for row in range(4)]
-    together = generate_text(model, bpe, PROMPTS, 20, generator=generators, **options)
+    together = generate_text(model, bpe, PROMPTS, 20, settings, generator=generators)
     for row, result in enumerate(together):
-        alone = generate_text(model, bpe, PROMPTS[row], 20, generator=[generator(row)], **options)
+        alone = generate_text(model, bpe, PROMPTS[row], 20, settings, generator=[generator(row)])
         assert result.ids == alone.ids
 
 
 def test_generate_text_never_chooses_ids_beyond_the_tokenizer(model, bpe):
     generator = torch.Generator().manual_seed(0)
     results = generate_text(
-        model, bpe, PROMPTS, 100, temperature=100.0, generator=generator, eos_id=None
+        model, bpe, PROMPTS, 100, SamplingSettings(100.0), generator=generator, eos_id=None
     )
     assert max(max(result.ids) for result in results) < bpe.n_vocab
 

@@ -114,5 +114,5 @@ def test_int8_kernels_are_found_wanting_when_they_raise(monkeypatch):
 
 
 def test_quantize_int8_refuses_another_model():
-    with pytest.raises(TypeError, match="expected a GPTModel, got Linear"):
+    with pytest.raises(TypeError, match="expected a model of this library.*, got a Linear"):
         quantize_int8(nn.Linear(2, 2))

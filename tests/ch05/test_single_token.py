@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from llm_scratch.generation.decoding import generate
-from llm_scratch.generation.reading import Reader, takes_cache
+from llm_scratch.generation.reading import Reader
 from llm_scratch.generation.single_token import FlatModel, is_plain
 from llm_scratch.generation.texts import pad_left
+from llm_scratch.model.families import passes_cache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import LayerNorm
 
@@ -137,7 +138,7 @@ def test_generate_calls_the_modules_of_a_changed_model(model, monkeypatch, chang
     taken = flat_steps(model, monkeypatch)
     idx = random_ids(rows, 3)
     assert not is_plain(model)
-    assert takes_cache(model)
+    assert passes_cache(model)
     assert torch.equal(generate(model, idx, 8), by_hand(model, idx, 8))
     assert taken == []
 
@@ -150,7 +151,7 @@ def test_generate_gives_no_cache_to_what_may_not_take_it(model, change):
         "blocks": (model.trf_blocks, OwnSequence),
     }[change]
     part.__class__ = kind
-    assert not takes_cache(model)
+    assert not passes_cache(model)
     idx = random_ids(2, 3)
     assert torch.equal(generate(model, idx, 8), by_hand(model, idx, 8))
 

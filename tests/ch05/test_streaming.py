@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.ending import StopStrings
 from llm_scratch.generation.texts import TextStream, generate_text
 from llm_scratch.model.gpt import GPTModel
@@ -82,7 +83,7 @@ def test_text_stream_never_shows_a_stop_string(vocabulary, stop, request):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 1.5, "top_k": 60}, {"stop": ["e", "t\u00e9"]}]
+    "options", [{}, {"settings": SamplingSettings(1.5, 60)}, {"stop": ["e", "t\u00e9"]}]
 )
 def test_text_stream_joined_is_the_text_of_generate_text(model, byte_level, options):
     def generator():
@@ -109,7 +110,7 @@ def test_text_stream_comes_while_the_model_writes(byte_level):
 
 def test_text_stream_refuses_mistakes_when_made(model, byte_level):
     with pytest.raises(ValueError, match="top_p=7"):
-        TextStream(model, byte_level, "x", 3, top_p=7)
+        TextStream(model, byte_level, "x", 3, SamplingSettings(top_p=7))
     with pytest.raises(ValueError, match="max_new_tokens=-2"):
         TextStream(model, byte_level, "x", -2)
 

@@ -13,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.families import parameter_shapes
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import is_dense, owned
 from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.gpt2_names import compare, expected_shapes, openai_as_hugging_face
+from llm_scratch.weights.gpt2_names import compare, openai_as_hugging_face
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)
@@ -300,13 +302,14 @@ def test_load_gpt2_puts_the_model_on_a_device(tmp_path):
 
 @pytest.mark.parametrize("n_out", [None, 3])
 @pytest.mark.parametrize("qkv_bias", [True, False])
-def test_expected_shapes_are_the_models(qkv_bias, n_out):
+def test_parameter_shapes_are_the_models(qkv_bias, n_out):
     model = GPTModel(replace(CFG, qkv_bias=qkv_bias))
     if n_out:
         model.out_head = nn.Linear(12, n_out)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert expected_shapes(model.cfg, n_out) == shapes
-    assert list(expected_shapes(model.cfg, n_out)) == list(shapes)
+    found = parameter_shapes(model.cfg, head_of(model))
+    assert found == shapes
+    assert list(found) == list(shapes)
 
 
 def test_compare_lists_a_few_names_and_counts_the_rest():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
 from llm_scratch.finetuning.text_classifier import (
@@ -22,6 +25,7 @@ from llm_scratch.finetuning.text_classifier import (
     save_classifier,
 )
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.heads import Head, head_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 from llm_scratch.training.config import TrainConfig
@@ -326,7 +330,7 @@ def test_save_classifier_needs_a_name_for_each_class(model, tokenizer, tmp_path)
 def test_load_classifier_needs_names_and_a_model(model, tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match="no model was saved"):
         load_classifier(tmp_path)
-    save_model(model, tmp_path, tokenizer)
+    save_model(unnamed(model), tmp_path, tokenizer)
     assert load_model(tmp_path)[0].out_head.out_features == 3
     with pytest.raises(FileNotFoundError, match="no classifier was saved"):
         load_classifier(tmp_path)
@@ -342,7 +346,37 @@ def test_load_classifier_needs_names_and_a_model(model, tokenizer, tmp_path):
     ],
 )
 def test_load_classifier_refuses_other_names(model, tokenizer, tmp_path, text, message):
-    save_classifier(model, tmp_path, tokenizer, NAMES)
+    save_model(unnamed(model), tmp_path, tokenizer)
     (tmp_path / CLASSES_FILE).write_text(text, encoding="utf-8")
     with pytest.raises(WeightsError, match=message):
         load_classifier(tmp_path)
+
+
+def test_load_classifier_reads_the_names_of_an_older_folder(model, tokenizer, tmp_path):
+    save_model(unnamed(model), tmp_path, tokenizer)
+    (tmp_path / CLASSES_FILE).write_text(f'{{"classes": {json.dumps(NAMES)}}}', encoding="utf-8")
+    assert load_classifier(tmp_path).class_names == tuple(NAMES)
+
+
+def test_saved_classifier_states_its_head_and_names(model, tokenizer, tmp_path):
+    save_classifier(model, tmp_path, tokenizer, NAMES)
+    (tmp_path / CLASSES_FILE).unlink()
+    assert load_model(tmp_path)[0].class_names == tuple(NAMES)
+    assert load_classifier(tmp_path).class_names == tuple(NAMES)
+
+
+def test_head_without_a_bias_is_saved_and_opened(model, tokenizer, tmp_path):
+    bare = copy.copy(unnamed(model))
+    bare._modules = dict(bare._modules)
+    bare.out_head = nn.Linear(model.cfg.emb_dim, 4, bias=False)
+    save_model(bare, tmp_path, tokenizer)
+    opened, _ = load_model(tmp_path)
+    assert head_of(opened) == Head("classes", 4)
+    torch.testing.assert_close(opened.out_head.weight, bare.out_head.weight)
+
+
+def unnamed(model):
+    """The same model as versions before this one saved it: its file holds no names."""
+    twin = copy.copy(model)
+    twin.class_names = None
+    return twin

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from llm_scratch.finetuning.instruction_rows import PackedRows, pack
-from llm_scratch.model.cache import KVCache
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.training.steps import Engine, compute_gradients, evaluate
@@ -171,7 +170,7 @@ def test_gpt_model_takes_such_a_mask_with_a_cache():
     mask[:, 4:, 1] = False
     expected = model(ids, attention_mask=mask)
     with torch.no_grad():
-        cache = KVCache.for_model(model, batch=2)
+        cache = model.new_cache(batch=2)
         pieces = [
             model(ids[:, :4], cache=cache, attention_mask=mask[:, :4, :4]),
             model(ids[:, 4:], cache=cache, attention_mask=mask[:, 4:]),

@@ -12,6 +12,7 @@ import torch
 
 from llm_scratch.cli import generation as command
 from llm_scratch.cli import main
+from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import generate_text
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
@@ -48,8 +49,8 @@ def run(folder, capsys, monkeypatch):
     return call
 
 
-def expected_text(folder, prompt=PROMPT, **options):
-    result = generate_text(*load_model(folder), prompt, 12, **options)
+def expected_text(folder, prompt=PROMPT, settings=GREEDY, **options):
+    result = generate_text(*load_model(folder), prompt, 12, settings, **options)
     return result.prompt + result.text
 
 
@@ -100,8 +101,8 @@ def test_generate_sampled_repeats_with_the_seed_that_it_showed(run, folder):
     assert run(*words, "--seed", seed)[1] == first
     assert run(*words)[1] != first
     generator = torch.Generator().manual_seed(int(seed))
-    options = {"temperature": 2.0, "top_k": 40, "generator": generator}
-    assert first == expected_text(folder, **options) + "\n"
+    settings = SamplingSettings(temperature=2.0, top_k=40)
+    assert first == expected_text(folder, settings=settings, generator=generator) + "\n"
 
 
 def test_generate_sampled_prompts_do_not_depend_on_the_batch(run):
@@ -110,13 +111,14 @@ def test_generate_sampled_prompts_do_not_depend_on_the_batch(run):
 
 
 def test_generate_passes_every_setting_on(run, folder):
-    text = expected_text(folder, temperature=0.0, repetition_penalty=1.5, presence_penalty=0.5)
+    settings = SamplingSettings(repetition_penalty=1.5, presence_penalty=0.5)
+    text = expected_text(folder, settings=settings)
     words = ["--prompt", PROMPT, "--repetition-penalty", "1.5", "--presence-penalty", "0.5"]
     assert run(*words)[1] == text + "\n"
     words = ["--prompt", PROMPT, "--temperature", "1", "--seed", "3", "--top-p", "0.5"]
-    options = {"temperature": 1.0, "top_p": 0.5, "min_p": 0.1}
+    settings = SamplingSettings(temperature=1.0, top_p=0.5, min_p=0.1)
     generator = torch.Generator().manual_seed(3)
-    text = expected_text(folder, generator=generator, **options)
+    text = expected_text(folder, settings=settings, generator=generator)
     assert run(*words, "--min-p", "0.1")[1] == text + "\n"
 
 

@@ -1,0 +1,168 @@
+"""What is particular to a family of models: its configuration, its class, its parameters.
+
+Code that has to know a family asks here, by the configuration. Nothing here needs PyTorch before
+a model is at hand.
+
+Shape letters: V vocabulary, T context length, C emb_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from llm_scratch.model.config import GPTConfig, as_config
+from llm_scratch.model.heads import Head
+
+if TYPE_CHECKING:
+    from llm_scratch.model.interface import LanguageModel
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _gpt2_shapes(cfg: GPTConfig) -> Shapes:
+    """Name and shape of everything but the head of a `GPTModel`, in its order."""
+    V, T, C = cfg.vocab_size, cfg.context_length, cfg.emb_dim
+    shapes: Shapes = {"tok_emb.weight": (V, C), "pos_emb.weight": (T, C)}
+    for block in range(cfg.n_layers):
+        prefix = f"trf_blocks.{block}."
+        for name in ("W_query", "W_key", "W_value"):
+            shapes[f"{prefix}att.{name}.weight"] = (C, C)
+            if cfg.qkv_bias:
+                shapes[f"{prefix}att.{name}.bias"] = (C,)
+        layers = {"att.out_proj": (C, C), "ff.layers.0": (4 * C, C), "ff.layers.2": (C, 4 * C)}
+        for layer, shape in layers.items():
+            shapes[f"{prefix}{layer}.weight"] = shape
+            shapes[f"{prefix}{layer}.bias"] = shape[:1]
+        for norm in ("norm1", "norm2"):
+            shapes |= {f"{prefix}{norm}.{name}": (C,) for name in ("scale", "shift")}
+    return shapes | {f"final_norm.{name}": (C,) for name in ("scale", "shift")}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models.
+
+    Args:
+        config: the class of its configurations.
+        as_config: makes one of a mapping.
+        module: the module below `llm_scratch.model` that its classes are in.
+        model: the name of the model's class.
+        block: the name of the class of its blocks.
+        shapes: gives name and shape of every parameter but the head's.
+    """
+
+    config: type[Any]
+    as_config: Callable[[Any], Any]
+    module: str
+    model: str
+    block: str
+    shapes: Callable[[Any], Shapes]
+
+    @property
+    def model_class(self) -> Any:
+        """The class of its models; imports PyTorch."""
+        return getattr(import_module(f"llm_scratch.model.{self.module}"), self.model)
+
+    @property
+    def block_class(self) -> Any:
+        """The class of its blocks; imports PyTorch."""
+        return getattr(import_module(f"llm_scratch.model.{self.module}"), self.block)
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(GPTConfig, as_config, "gpt", "GPTModel", "TransformerBlock", _gpt2_shapes),
+}
+"""The families by name."""
+
+
+def family_of(cfg: Any) -> Family:
+    """Return the family that a configuration is of.
+
+    Raises:
+        TypeError: if it is no configuration of this library.
+    """
+    for family in FAMILIES.values():
+        if isinstance(cfg, family.config):
+            return family
+    raise TypeError(f"a {type(cfg).__name__} is no configuration of a model of this library")
+
+
+def config_of_saved(model: str, options: Mapping[str, Any]) -> Any:
+    """Return the configuration that a saved model states, by the name of its class.
+
+    Raises:
+        ValueError: if there is no such class, or an option is unknown or out of range.
+    """
+    for family in FAMILIES.values():
+        if family.model == model:
+            return family.as_config(options)
+    known = ", ".join(family.model for family in FAMILIES.values())
+    raise ValueError(f"it holds a {model[:40]}, this version knows {known}; update llm_scratch")
+
+
+def parameter_shapes(cfg: Any, head: Head | None = None) -> Shapes:
+    """Return name and shape of every parameter of a model, in its order.
+
+    Args:
+        cfg: the model's configuration.
+        head: the head, where it is not the language model's.
+    """
+    size = cfg.vocab_size if head is None else head.size
+    shapes = family_of(cfg).shapes(cfg) | {"out_head.weight": (size, cfg.emb_dim)}
+    return shapes | {"out_head.bias": (size,)} if head is not None and head.bias else shapes
+
+
+def empty_model(cfg: Any) -> Any:
+    """Return a model whose parameters are not set yet, for a file to fill."""
+    return family_of(cfg).model_class.empty(cfg)
+
+
+def is_language_model(model: Any) -> bool:
+    """Return whether this is a model of one of the families; a wrapped one is not."""
+    families = (f for f in FAMILIES.values() if isinstance(getattr(model, "cfg", None), f.config))
+    return any(isinstance(model, family.model_class) for family in families)
+
+
+def language_model(model: Any) -> LanguageModel:
+    """Return the language model itself, out of what compiling or data parallel wraps around it.
+
+    Raises:
+        TypeError: if there is none inside.
+    """
+    from llm_scratch.model.wrappers import unwrapped
+
+    inner = unwrapped(model)
+    if is_language_model(inner):
+        return inner
+    kind = type(inner).__name__
+    known = ", ".join(family.model for family in FAMILIES.values())
+    again = kind in known.split(", ")
+    hint = "; its module was loaded anew since, so build the model again" if again else ""
+    raise TypeError(f"expected a model of this library ({known}), got a {kind}{hint}")
+
+
+def passes_cache(model: Any) -> bool:
+    """Return whether a model and all its blocks pass a cache on, as those of its family do.
+
+    A subclass or a block of one's own that computes in its own way need not know caches.
+    """
+    if not is_language_model(model):
+        return False
+    family = family_of(model.cfg)
+    own, block = family.model_class, family.block_class
+    return (
+        type(model).forward is own.forward
+        and type(model).hidden_states is own.hidden_states
+        and type(model.trf_blocks).__name__ == "Sequential"
+        and all(_computes_as(part, block) for part in model.trf_blocks)
+    )
+
+
+def _computes_as(block: Any, own: Any) -> bool:
+    """Whether a block and its attention compute by the family's code."""
+    if type(block).forward is not own.forward:
+        return False
+    return type(block.att).forward is own.attention_class.forward

@@ -1,0 +1,62 @@
+"""What the output head of a model says: the next token, or one of some classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+HeadKind = Literal["tokens", "classes"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head, as a saved model states it.
+
+    Args:
+        kind: "tokens" for a language model, "classes" for a classifier.
+        size: number of outputs.
+        bias: whether it has a bias.
+        names: the classes' names in the order of the outputs; None where they have none.
+    """
+
+    kind: HeadKind
+    size: int
+    bias: bool = False
+    names: tuple[str, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the head as plain data, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Head:
+        """Return the head that `as_dict` described.
+
+        Raises:
+            ValueError: if it is not such a description.
+        """
+        kind, size, bias = content.get("kind"), content.get("size"), content.get("bias")
+        names: Any = content.get("names")
+        sound = isinstance(size, int) and size > 0 and isinstance(bias, bool)
+        if kind not in ("tokens", "classes") or not sound or size is None or bias is None:
+            raise ValueError(f"a head of kind {kind!r}, size {size!r} and bias {bias!r} can't be")
+        if names is not None:
+            if not isinstance(names, list | tuple) or len(names) != size:
+                raise ValueError(f"the head has {size} outputs, and not as many names")
+            names = tuple(map(str, names))
+        return cls(kind, size, bias, names)
+
+
+def head_of(model: Any) -> Head:
+    """Return what the head of a model is.
+
+    A head without a bias and with one output for each id gives tokens, any other one classes, as
+    the book's classifiers have it.
+    """
+    layer = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
+    size, bias = int(layer.out_features), getattr(layer, "bias", None) is not None
+    if size == model.cfg.vocab_size and not bias:
+        return Head("tokens", size)
+    names = getattr(model, "class_names", None)
+    return Head("classes", size, bias, names if names and len(names) == size else None)

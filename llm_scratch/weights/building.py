@@ -1,0 +1,134 @@
+"""From an opened source to a model: checked in full, then filled at the memory of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.families import empty_model, parameter_shapes
+from llm_scratch.model.heads import Head
+from llm_scratch.model.initialization import SkipInitialization
+from llm_scratch.model.linear import Linear
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import reading_thirds
+from llm_scratch.weights.gpt2_names import QKV, Part, compare
+from llm_scratch.weights.source import Source, config_of
+
+
+def build_model(
+    source: Source,
+    config: Any | None = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    tie_weights: bool | None = None,
+    drop_rate: float = 0.0,
+) -> Any:
+    """Return the model that an opened source holds; all is checked before anything is allocated.
+
+    Raises:
+        WeightsError: if a tensor is missing, not used, or of another shape.
+    """
+    cfg = config_of(source, config)
+    head = source.head
+    if drop_rate or not (config or source.metadata):
+        cfg = replace(cfg, drop_rate=drop_rate)
+    parts = dict(source.parts)
+    if not cfg.qkv_bias:
+        _drop_zero_biases(parts, cfg.n_layers)
+    tied = head is None and _is_tied(source, tie_weights)
+    if head is not None and tie_weights:
+        hint = (
+            f"its head gives {head.size} classes and can't be the embedding; leave tie_weights out"
+        )
+        raise WeightsError(source.path, hint)
+    copied_head = not tied and "out_head.weight" not in parts and tie_weights is False
+    expected = parameter_shapes(cfg, head)
+    if tied or copied_head:
+        expected.pop("out_head.weight")
+    if tied:
+        parts.pop("out_head.weight", None)
+    shapes = {name: part.shape for name, part in parts.items()}
+    if complaint := compare(expected, shapes, source.surplus):
+        raise WeightsError(source.path, f"does not fit a GPT-2 of these sizes: {complaint}")
+    if dtype is None and not source.metadata:  # our own files keep each parameter's
+        dtype = parts["tok_emb.weight"].stored.tensor.dtype
+    _check_floats(source.path, parts, dtype)
+    joined = {id(part.stored): part.stored for part in parts.values() if part.third is not None}
+    with reading_thirds(joined.values()):
+        model = _empty(replace(cfg, tie_weights=tied), head)
+    for name in expected:
+        _set(model, name, _moved(parts[name].tensor(), device, dtype))
+    if copied_head:
+        _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
+    if tied:
+        model.tie_weights()
+    return model.eval()
+
+
+def _empty(cfg: Any, head: Head | None) -> Any:
+    model = empty_model(cfg)
+    if head is not None:
+        with SkipInitialization():
+            model.out_head = Linear(cfg.emb_dim, head.size, bias=head.bias)
+        model.class_names = head.names
+    return model
+
+
+def _set(model: Any, name: str, tensor: Tensor) -> None:
+    layer, _, parameter = name.rpartition(".")
+    setattr(model.get_submodule(layer), parameter, nn.Parameter(tensor))
+
+
+def _moved(tensor: Tensor, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(device=device or "cpu", dtype=dtype or tensor.dtype)
+
+
+def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | None) -> None:
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"{dtype=} must be a floating type such as torch.bfloat16")
+    wrong = [n for n, part in parts.items() if not part.stored.tensor.dtype.is_floating_point]
+    if wrong:
+        raise WeightsError(path, f"these hold no floating numbers: {', '.join(wrong[:4])}")
+
+
+def _drop_zero_biases(parts: dict[str, Part], n_layers: int) -> None:
+    """Take out the biases of queries, keys and values where all are zero: nothing is lost."""
+    names = [f"trf_blocks.{n}.att.{layer}.bias" for n in range(n_layers) for layer in QKV]
+    found = [name for name in names if name in parts]
+    if not any(torch.count_nonzero(parts[name].stored.tensor) for name in found):
+        for name in found:
+            del parts[name]
+
+
+def _is_tied(source: Source, wanted: bool | None) -> bool:
+    """Whether head and embedding become one parameter.
+
+    Raises:
+        WeightsError: if they should, but the file's head differs from its embedding.
+    """
+    head, embedding = source.parts.get("out_head.weight"), source.parts["tok_emb.weight"]
+    stated = source.known.get("tie_weights")
+    if wanted is False:
+        return False
+    if head is None:
+        return bool(wanted or stated is not False)
+    if wanted is None and stated is False:
+        return False
+    same = head.shape == embedding.shape and _equal(head.stored.tensor, embedding.stored.tensor)
+    if (wanted or stated) and not same:
+        raise WeightsError(
+            source.path,
+            "its head differs from its embedding, so they can't be tied; tie_weights=False uses "
+            "the head of the file",
+        )
+    return same
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
