@@ -1,6 +1,6 @@
 """Every figure of book appendix D, computed with this library.
 
-The training run of 15 epochs is made once, and only by `--slow`.
+The training run of 15 epochs is made once, and only by `-m long`.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def largest_gradients(verdict):
     return book_appendix_d.largest_gradients(verdict)
 
 
-@figure("appD.train.log_cpu", slow=True)
+@figure("appD.train.log_cpu", long=True)
 def training_log(verdict, tokenizer):
     return book_appendix_d.training_log(verdict, tokenizer)
 
 
-@figure("appD.tests.pkg_first_losses")
+@figure("appD.tests.pkg_first_losses", slow=True)
 def losses_after_one_window(verdict, tokenizer):
     return book_appendix_d.losses_after_one_window(verdict, tokenizer)
 

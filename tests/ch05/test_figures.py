@@ -1,6 +1,6 @@
 """Every figure of book chapter 5, computed with this library.
 
-The full training run is made once, and only by `--slow`. Figures of the released GPT-2 come out
+The full training run is made once, and only by `-m long`. Figures of the released GPT-2 come out
 where its weights are on this machine.
 """
 
@@ -187,14 +187,14 @@ def all_tokens(verdict):
     return sum(inputs.numel() for loader in loaders(verdict) for inputs, _ in loader)
 
 
-@figure("ch05.initial.train_loss")
-def initial_training_loss(beginning):
-    return beginning.losses[0]
+@figure("ch05.initial.train_loss", slow=True)
+def initial_training_loss(verdict):
+    return book_ch05.untrained_losses(verdict)[0]
 
 
 @figure("ch05.initial.val_loss")
 def initial_validation_loss(beginning):
-    return beginning.losses[1]
+    return beginning.val_loss
 
 
 @figure("ch05.train.first_batch_loss")
@@ -207,38 +207,38 @@ def first_row(beginning):
     return beginning.first_row[2:]
 
 
-@figure("ch05.train.log_cpu", slow=True)
+@figure("ch05.train.log_cpu", long=True)
 def training_log(trained):
     return trained.rows
 
 
-@figure("ch05.train.final_cpu", slow=True)
+@figure("ch05.train.final_cpu", long=True)
 def final_losses(trained):
     return trained.rows[-1][2:]
 
 
-@figure("ch05.train.num_evals", slow=True)
+@figure("ch05.train.num_evals", long=True)
 def number_of_evaluations(trained):
     return trained.evaluations
 
 
-@figure("ch05.train.bounds", slow=True)
+@figure("ch05.train.bounds", long=True)
 def bounds_that_hold(trained):
     bounds = figure.printed("ch05.train.bounds").value
     return [b if x < b else x for x, b in zip(trained.rows[-1][2:], bounds, strict=True)]
 
 
-@figure("ch05.train.greedy25_cpu", slow=True)
+@figure("ch05.train.greedy25_cpu", long=True)
 def greedy_text(trained):
     return trained.greedy
 
 
-@figure("ch05.generate.topk25_t1.4_cpu", slow=True)
+@figure("ch05.generate.topk25_t1.4_cpu", long=True)
 def sampled_text(trained):
     return trained.sampled
 
 
-@figure("ch05.ex5.4.log", slow=True)
+@figure("ch05.ex5.4.log", long=True)
 def log_of_one_more_epoch(trained):
     return trained.more_rows
 
@@ -319,7 +319,7 @@ def evaluations_of_a_tiny_run(verdict, tokenizer):
     return book_ch05.evaluations_of_a_tiny_run(verdict, tokenizer)
 
 
-@figure("ch05.tests.pkg_first_losses")
+@figure("ch05.tests.pkg_first_losses", slow=True)
 def losses_after_one_window(verdict, tokenizer):
     return book_ch05.losses_after_one_window(verdict, tokenizer)
 
