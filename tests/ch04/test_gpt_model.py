@@ -306,6 +306,7 @@ def test_num_parameters_can_leave_out_the_frozen_ones():
     assert model.num_parameters(head=False, trainable_only=True) == 0
 
 
+@pytest.mark.slow
 def test_gpt_model_compiles_in_one_piece():
     model, ids = make(), random_ids()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
