@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import random_ids
 from torch.testing import assert_close
 
 from llm_scratch.generation.decoding import generate
@@ -50,10 +51,6 @@ def models(tmp_path_factory):
     theirs.generation_config.eos_token_id = None
     theirs.generation_config.pad_token_id = 0
     return ours, theirs
-
-
-def random_ids(batch, length, seed=4):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def random_logits(size, spread, batch=4):
