@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +109,28 @@ def book_file() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return path_of
+
+
+def here_or_skipped(find: Callable[[str], Path], name: str) -> Path:
+    """The path of what no machine must have."""
+    try:
+        return find(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sms() -> Path:
+    """The path of the SMS Spam Collection; skips the test where it is missing."""
+    return here_or_skipped(find_data, "sms-spam")
+
+
+@pytest.fixture(scope="session")
+def released() -> Callable[[str], Path]:
+    """A function from a size to the folder of that GPT-2; skips the test where it is missing."""
+    from llm_scratch.weights.hub import find_gpt2
+
+    return partial(here_or_skipped, find_gpt2)
 
 
 @pytest.fixture(scope="session")

@@ -42,33 +42,23 @@ def trained(verdict, tokenizer, tmp_path_factory):
     return book_ch05.whole_training(verdict, tokenizer, tmp_path_factory.mktemp("ch05"))
 
 
-def released(size):
-    """The folder of a released GPT-2; skips the figure where it is not on this machine."""
-    from llm_scratch.weights.hub import find_gpt2
-
-    try:
-        return find_gpt2(size)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
-def gpt2(tokenizer):
+def gpt2(released, tokenizer):
     return book_ch05.released_model(released("124M"), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def gpt2_losses(verdict):
+def gpt2_losses(released, verdict):
     return book_ch05.released_model_losses(released("124M"), verdict)
 
 
 @pytest.fixture(scope="module")
-def gpt2_xl(tokenizer):
+def gpt2_xl(released, tokenizer):
     return book_ch05.released_model(released("1558M"), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def gpt2_xl_losses(verdict):
+def gpt2_xl_losses(released, verdict):
     return book_ch05.released_model_losses(released("1558M"), verdict)
 
 
