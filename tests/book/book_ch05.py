@@ -135,7 +135,7 @@ def start_of_training(text: str, tokenizer: Any) -> SimpleNamespace:
 
     torch.set_rng_state(fresh)
     row = first_row(model, both, adamw(model), tokenizer)
-    return SimpleNamespace(val_loss=val_loss, first_batch=first_batch, first_row=row)
+    return SimpleNamespace(val_loss=val_loss, first_batch=first_batch.item(), first_row=row)
 
 
 def whole_training(text: str, tokenizer: Any, folder: Path) -> SimpleNamespace:
@@ -177,8 +177,8 @@ def one_more_epoch(both: Any, tokenizer: Any, checkpoint: Path) -> list[str]:
 
 
 def evaluations_of_a_tiny_run(text: str, tokenizer: Any) -> int:
-    """How many evaluations an epoch of a tiny model makes, in windows of 12 tokens."""
-    sizes = {"context_length": 12, "emb_dim": 4, "n_heads": 1, "n_layers": 1}
+    """How many evaluations an epoch of a tiny model makes."""
+    sizes = {"context_length": 12, "emb_dim": 32, "n_heads": 4, "n_layers": 2}
     model = GPTModel({**GPT_CONFIG_124M, **sizes})
     both = loaders(text, batch_size=2, length=12)
     return len(train(model, both, adamw(model), tokenizer, eval_iter=1)[0])

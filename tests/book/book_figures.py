@@ -72,13 +72,18 @@ class Chapter:
         self.figures = all_figures()[name]
         self.functions: dict[str, Callable[..., Any]] = {}
         self.parts: dict[str, str] = {}
-        self.marks: dict[str, list[pytest.MarkDecorator]] = {}
+        self.marks: dict[str, tuple[pytest.MarkDecorator, ...]] = {}
 
     def __call__(
-        self, id: str, parts: tuple[str, ...] = (), slow: bool = False, long: bool = False
+        self,
+        id: str,
+        parts: tuple[str, ...] = (),
+        slow: bool = False,
+        long: bool = False,
+        marks: tuple[pytest.MarkDecorator, ...] = (),
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator that registers a function for a figure."""
-        marks = [pytest.mark.slow] * slow + [pytest.mark.long] * long
+        marks += (pytest.mark.slow,) * slow + (pytest.mark.long,) * long
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             for part in parts or ("",):
@@ -100,7 +105,7 @@ class Chapter:
     def parameters(self) -> list[Any]:
         """Return every figure of the chapter as a parameter of the chapter's test."""
         return [
-            pytest.param(figure, id=figure.id, marks=self.marks.get(figure.id, []))
+            pytest.param(figure, id=figure.id, marks=self.marks.get(figure.id, ()))
             for figure in self.figures
         ]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from book_ch05 import loaders
 from book_figures import Chapter
+from book_start import START, values_of
 
 from llm_scratch.generation.sampling import keep_top_k, sample_next
 from llm_scratch.model.config import GPT2_CONFIGS
@@ -30,11 +31,6 @@ TOY_LOGITS = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.
 @pytest.fixture(scope="module")
 def untrained(tokenizer):
     return book_ch05.before_training(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def beginning(verdict, tokenizer):
-    return book_ch05.start_of_training(verdict, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -182,19 +178,19 @@ def initial_training_loss(verdict):
     return book_ch05.untrained_losses(verdict)[0]
 
 
-@figure("ch05.initial.val_loss")
-def initial_validation_loss(beginning):
-    return beginning.val_loss
+@figure("ch05.initial.val_loss", marks=(START,))
+def initial_validation_loss(verdict, run):
+    return values_of(run)["val_loss"]
 
 
-@figure("ch05.train.first_batch_loss")
-def first_batch_loss(beginning):
-    return beginning.first_batch
+@figure("ch05.train.first_batch_loss", marks=(START,))
+def first_batch_loss(verdict, run):
+    return values_of(run)["first_batch"]
 
 
-@figure("ch05.train.step0_cpu")
-def first_row(beginning):
-    return beginning.first_row[2:]
+@figure("ch05.train.step0_cpu", marks=(START,))
+def first_row(verdict, run):
+    return values_of(run)["first_row"][2:]
 
 
 @figure("ch05.train.log_cpu", long=True)
@@ -304,7 +300,7 @@ def probability_of_pizza():
     return (TOY_LOGITS / 5).softmax(dim=0)[TOY_WORDS.index("pizza")]
 
 
-@figure("ch05.tests.num_losses")
+@figure("ch05.tests.num_losses", slow=True)
 def evaluations_of_a_tiny_run(verdict, tokenizer):
     return book_ch05.evaluations_of_a_tiny_run(verdict, tokenizer)
 
