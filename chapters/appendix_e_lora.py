@@ -145,7 +145,7 @@ def pretrained():
     texts += [encode(tokenizer, text, "text")[:256] for _, text in train_rows]
     rows = [(ids, [*ids[1:], pad_id]) for ids in texts]
     data = TokenRows(rows, pad_id=pad_id, vocab_size=tokenizer.n_vocab)
-    steps = 60 if settings.quick else 400
+    steps = 40 if settings.quick else 400
     run = TrainConfig(steps=steps, micro_batch=32, learning_rate=3e-3, log_every=steps // 4)
     train(model, data, run)
     return model.eval()
@@ -248,7 +248,7 @@ for name, loader in loaders.items():
 
 # %%
 rate = 8e-4 if gpt2_folder else 3e-3
-epochs = 5 if settings.quick else settings.epochs
+epochs = 3 if settings.quick else settings.epochs
 start = time.perf_counter()
 torch.manual_seed(123)
 optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
@@ -378,7 +378,7 @@ score = preference_score(policy, rows)
 print(f"Before: loss {score.loss:.4f} (ln 2 = {math.log(2):.4f}), margin {score.margin:.2f}")
 
 # %%
-steps = 30 if settings.quick else 120
+steps = 18 if settings.quick else 120
 run = TrainConfig(
     steps=steps, micro_batch=4, learning_rate=2e-3 if gpt2_folder is None else 1e-4,
     eval_every=steps // 3, log_every=0,

@@ -38,7 +38,7 @@ config = {**GPT_CONFIG_124M, "context_length": 256}
 epochs, learning_rate, evaluation = settings.epochs or 10, 4e-4, {"eval_freq": 5, "eval_iter": 5}
 if settings.quick:
     config |= {**SMALL, "context_length": 64}
-    epochs, learning_rate, evaluation = min(epochs, 3), 4e-3, {"eval_freq": 20, "eval_iter": 2}
+    epochs, learning_rate, evaluation = min(epochs, 1), 4e-3, {"eval_freq": 20, "eval_iter": 2}
     print("A small model (--quick): its numbers are not the book's.")
 
 context_length = config["context_length"]

@@ -312,7 +312,9 @@ rate = 5e-5 if gpt2_folder else 1e-3
 epochs = 2 if settings.quick else settings.epochs
 
 
-def fine_tuned(train="last block", loaders=(train_loader, val_loader), log=print, **options):
+def fine_tuned(
+    train="last block", loaders=(train_loader, val_loader), log=print, epochs=epochs, **options
+):
     """The book's training run on a new copy of the pretrained model."""
     torch.manual_seed(123)
     model = replace_head(deepcopy(base), 2, train)
@@ -467,7 +469,8 @@ def exercise(what, **options):
         DataLoader(parts[0], batch_size=8, shuffle=True, drop_last=True),
         *(DataLoader(part, batch_size=8) for part in parts[1:]),
     ]
-    model, _ = fine_tuned(loaders=loaders[:2], log=lambda line: None, **options)
+    passes = 1 if settings.quick else epochs
+    model, _ = fine_tuned(loaders=loaders[:2], log=lambda line: None, epochs=passes, **options)
     position = options.get("position", -1)
     share = calc_accuracy_loader(loaders[2], model, device, position=position)
     print(f"{what}: test accuracy {share:.2%}")

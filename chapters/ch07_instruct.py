@@ -269,7 +269,7 @@ def pretrained():
     torch.manual_seed(123)
     model = GPTModel({**config, **sizes, "qkv_bias": True, "tie_weights": True}).to(device)
     T = 96
-    ids = plain_text(60_000 if settings.quick else 800_000)
+    ids = plain_text(30_000 if settings.quick else 800_000)
     rows = [(ids[i : i + T], ids[i + 1 : i + T + 1]) for i in range(0, len(ids) - T, T)]
     rows = TokenRows(rows, pad_id=pad_id, vocab_size=tokenizer.n_vocab)
     steps = len(rows) // 8
@@ -325,7 +325,7 @@ limit = 40 if gpt2_folder is None else 256  # tokens of an answer
 
 def tuned(model, name, passes=epochs, peak=rate, log=lambda line: None, **options):
     """Fine-tune a model in place, and give it back with the log of its run."""
-    per_epoch = len(train_data) // batch_size
+    per_epoch = len(train_data) // batch_size // (4 if settings.quick else 1)
     run = TrainConfig(
         steps=passes * per_epoch, micro_batch=batch_size, learning_rate=peak,
         eval_every=per_epoch, eval_batches=None, save_every=passes * per_epoch, log_every=0,

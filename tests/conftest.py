@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,9 @@ from llm_scratch.text.corpora import find_data, read_text
 if TYPE_CHECKING:
     from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
-# The table of the book's figures (in tests/book), and --impl (in tests/selfcheck).
-pytest_plugins = ["book_report", "impl_option"]
+# The table of the book's figures (in tests/book), --impl (in tests/selfcheck), and the runs of the
+# chapters' scripts (in tests/fixtures).
+pytest_plugins = ["book_report", "impl_option", "script_runs"]
 
 # For transformers and its hub client, in this process and in those that tests start.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
@@ -36,11 +38,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     skip_slow = pytest.mark.skip(reason="slow; --slow runs it")
+    skip_long = pytest.mark.skip(reason="needs minutes; -m long runs it")
     skip_network = pytest.mark.skip(reason="needs the network; -m network runs it")
+    chosen = config.getoption("-m")
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(skip_slow)
-        if "network" in item.keywords and "network" not in config.getoption("-m"):
+        if "long" in item.keywords and "long" not in chosen:
+            item.add_marker(skip_long)
+        if "network" in item.keywords and "network" not in chosen:
             item.add_marker(skip_network)
 
 
@@ -103,6 +109,28 @@ def book_file() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return path_of
+
+
+def here_or_skipped(find: Callable[[str], Path], name: str) -> Path:
+    """The path of what no machine must have."""
+    try:
+        return find(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def sms() -> Path:
+    """The path of the SMS Spam Collection; skips the test where it is missing."""
+    return here_or_skipped(find_data, "sms-spam")
+
+
+@pytest.fixture(scope="session")
+def released() -> Callable[[str], Path]:
+    """A function from a size to the folder of that GPT-2; skips the test where it is missing."""
+    from llm_scratch.weights.hub import find_gpt2
+
+    return partial(here_or_skipped, find_gpt2)
 
 
 @pytest.fixture(scope="session")

@@ -106,13 +106,17 @@ CORPORA: dict[str, Corpus] = {
 def data_folders() -> list[Path]:
     """Return the folders that are searched for data, in order; some may not exist.
 
-    `LLM_SCRATCH_DATA`, the cache of fetched files, the data inside an installed package, and the
-    folder `data/` beside the package in a clone.
+    Those of `LLM_SCRATCH_DATA` (one, or several joined as in PATH), the cache of fetched files, the
+    data inside an installed package, and the folder `data/` beside the package in a clone.
     """
     package = Path(__file__).resolve().parents[1]
-    chosen = os.environ.get("LLM_SCRATCH_DATA")
-    folders = [Path(chosen).expanduser().absolute()] if chosen else []
-    return [*folders, cache_folder(), package / "data", package.parent / "data"]
+    return [*_chosen_folders(), cache_folder(), package / "data", package.parent / "data"]
+
+
+def _chosen_folders() -> list[Path]:
+    """Return the folders that `LLM_SCRATCH_DATA` lists."""
+    listed = os.environ.get("LLM_SCRATCH_DATA", "").split(os.pathsep)
+    return [Path(folder).expanduser().absolute() for folder in listed if folder]
 
 
 def find_data(name: str) -> Path:
@@ -193,5 +197,5 @@ def _way_out(known: str | None, corpus: Corpus) -> str:
         return f"llm-scratch fetch {known} brings it"
     if known:
         return "it is a part of this project: install it again"
-    folder = os.environ.get("LLM_SCRATCH_DATA") or cache_folder()
+    folder = (*_chosen_folders(), cache_folder())[0]
     return f"put it into {folder} (texts with a name: {', '.join(CORPORA)})"

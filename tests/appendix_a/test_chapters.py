@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from script_runs import PLACE
 from torch.nn import functional as F
 from torch.utils.data import DistributedSampler
 
@@ -18,7 +17,6 @@ from llm_scratch.appendix_a import NeuralNetwork
 
 CHAPTERS = Path(__file__).resolve().parents[2] / "chapters"
 DISTRIBUTED = CHAPTERS / "appendix_a_distributed.py"
-PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE")
 STEP = re.compile(r"\[Process (\d)\] Epoch: (\d+)/003 \| Batch size (\d+) \| Train Loss: (\S+)")
 
 BOOK_LINES = """
@@ -85,22 +83,13 @@ def test_distributed_script_refuses_a_place_that_is_half_set(run_here, monkeypat
         run_here(DISTRIBUTED)
 
 
-def test_two_processes_learn_as_one_with_both_their_batches(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--local-addr", "localhost", "--nproc-per-node", "2", str(DISTRIBUTED)]
-    environment = {name: value for name, value in os.environ.items() if name not in PLACE}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+@pytest.mark.script(
+    *("-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"),
+    *("--nproc-per-node", "2", DISTRIBUTED),
+    CUDA_VISIBLE_DEVICES="",
+)
+def test_two_processes_learn_as_one_with_both_their_batches(run):
+    lines = run.output.splitlines()
     assert lines[-4:] == report(processes=2)
     printed = {rank: [] for rank in (0, 1)}
     for line in lines:

@@ -1,6 +1,6 @@
 """Every figure of book appendix D, computed with this library.
 
-The training run of 15 epochs is made once, and only by `--slow`.
+The training run of 15 epochs is made once, and only by `-m long`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pytest
 from book_appendix_d import EPOCHS
 from book_ch05 import loaders
 from book_figures import Chapter
+from book_start import START, values_of
 
 from llm_scratch.training.appendix_d import book_learning_rate
 
@@ -47,17 +48,17 @@ def rates_of_the_training_run():
     return rates([0, 1, 26, 27, 81, 134], initial=1e-5, peak=1e-3, minimum=1e-5)
 
 
-@figure("appD.grad.max_cpu")
-def largest_gradients(verdict):
-    return book_appendix_d.largest_gradients(verdict)
+@figure("appD.grad.max_cpu", marks=(START,))
+def largest_gradients(verdict, run):
+    return values_of(run)["largest_gradients"]
 
 
-@figure("appD.train.log_cpu", slow=True)
+@figure("appD.train.log_cpu", long=True)
 def training_log(verdict, tokenizer):
     return book_appendix_d.training_log(verdict, tokenizer)
 
 
-@figure("appD.tests.pkg_first_losses")
+@figure("appD.tests.pkg_first_losses", slow=True)
 def losses_after_one_window(verdict, tokenizer):
     return book_appendix_d.losses_after_one_window(verdict, tokenizer)
 

@@ -2,7 +2,7 @@
 
 Those of the messages come out where the SMS Spam Collection is on this machine: it may not be part
 of this project, so it is never demanded. Those of GPT-2 come out where its weights are; the
-training run is made by `--slow` alone.
+training run is made by `-m long` alone.
 """
 
 from __future__ import annotations
@@ -16,29 +16,15 @@ figure = Chapter("appE")
 
 
 @pytest.fixture(scope="module")
-def parts(tokenizer):
-    try:
-        sms = book_ch06.find_sms()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+def parts(sms, tokenizer):
     return book_ch06.datasets(sms, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def released():
-    from llm_scratch.weights.hub import find_gpt2
-
-    try:
-        return find_gpt2("124M")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def accuracies(released, parts):
     from llm_scratch.weights.gpt2 import load_gpt2
 
-    found = book_appendix_e.with_lora(load_gpt2(released, tie_weights=False), parts)
+    found = book_appendix_e.with_lora(load_gpt2(released("124M"), tie_weights=False), parts)
     return found.before, found.with_zero_b
 
 
@@ -46,7 +32,7 @@ def accuracies(released, parts):
 def trained(released, parts):
     from llm_scratch.weights.gpt2 import load_gpt2
 
-    return book_appendix_e.whole_training(load_gpt2(released, tie_weights=False), parts)
+    return book_appendix_e.whole_training(load_gpt2(released("124M"), tie_weights=False), parts)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +53,7 @@ def shapes_of_a_batch(parts):
 
 @figure("appE.gpt2.greedy15")
 def greedy_text(released, tokenizer):
-    return book_appendix_e.greedy_text(released, tokenizer)
+    return book_appendix_e.greedy_text(released("124M"), tokenizer)
 
 
 @figure("appE.initial.accuracy_pct")
@@ -90,12 +76,12 @@ def trainable_with_lora(counted):
     return counted.lora
 
 
-@figure("appE.train.log_cpu", slow=True)
+@figure("appE.train.log_cpu", long=True)
 def log_of_the_training(trained):
     return trained.rows
 
 
-@figure("appE.final.accuracy_pct", slow=True)
+@figure("appE.final.accuracy_pct", long=True)
 def accuracy_after(trained):
     return trained.final
 

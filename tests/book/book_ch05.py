@@ -1,11 +1,12 @@
 """What chapter 5 needs models for: each function makes one, and returns what came out of it.
 
-Nothing here keeps a model, so that there is only one of GPT-2's size in memory at a time.
+Only the weights of the book's seed are kept, so that they are drawn once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.windows import create_dataloader_v1, split_text
 from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 from llm_scratch.training.evaluation import evaluate_model
-from llm_scratch.training.losses import calc_loss_batch
+from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
 
 CONFIG = {**GPT_CONFIG_124M, "context_length": 256}
@@ -37,9 +38,20 @@ def loaders(text: str, batch_size: int = 2, length: int = 256) -> tuple[DataLoad
     )
 
 
-def seeded_model() -> GPTModel:
+@functools.cache
+def _seeded() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The book's model as its seed makes it, and the state of the generator behind it."""
     torch.manual_seed(123)
-    return GPTModel(CONFIG)
+    return GPTModel(CONFIG).state_dict(), torch.get_rng_state()
+
+
+def seeded_model() -> GPTModel:
+    """Return a model with the weights of seed 123, and the generator where building leaves it."""
+    weights, generator = _seeded()
+    model = GPTModel.empty(CONFIG)
+    model.load_state_dict(weights)
+    torch.set_rng_state(generator)
+    return model
 
 
 def adamw(model: GPTModel, lr: float = 4e-4) -> torch.optim.AdamW:
@@ -104,21 +116,26 @@ def first_row(
     return row
 
 
+def untrained_losses(text: str) -> tuple[float, float]:
+    """Training and validation loss before training."""
+    return evaluate_model(seeded_model(), *loaders(text), "cpu", None)
+
+
 def start_of_training(text: str, tokenizer: Any) -> SimpleNamespace:
-    """The losses before training, of the first batch, and in the first line of the log."""
+    """The validation loss before training, the loss of the first batch, the log's first line."""
     both = loaders(text)
     model = seeded_model()
     fresh = torch.get_rng_state()
-    losses = evaluate_model(model, *both, "cpu", None)
+    val_loss = calc_loss_loader(both[1], model.eval(), "cpu")
 
-    torch.set_rng_state(fresh)
+    torch.set_rng_state(fresh)  # a loader draws from it, whether it shuffles or not
     inputs, targets = next(iter(both[0]))
     with torch.no_grad():
         first_batch = calc_loss_batch(inputs, targets, model.train(), "cpu")
 
     torch.set_rng_state(fresh)
     row = first_row(model, both, adamw(model), tokenizer)
-    return SimpleNamespace(losses=losses, first_batch=first_batch, first_row=row)
+    return SimpleNamespace(val_loss=val_loss, first_batch=first_batch.item(), first_row=row)
 
 
 def whole_training(text: str, tokenizer: Any, folder: Path) -> SimpleNamespace:

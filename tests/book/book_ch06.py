@@ -24,28 +24,14 @@ from llm_scratch.finetuning.spam_classifier import (
 from llm_scratch.finetuning.text_classifier import replace_head
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.text.corpora import find_data
 from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 from llm_scratch.training.losses import calc_loss_loader
 
-SMS_FILES = ("SMSSpamCollection.tsv", "SMSSpamCollection")
 LOG_LINE = re.compile(r"Ep (\d+) \(Step (\d{6})\): Train loss (\d+\.\d{3}), Val loss (\d+\.\d{3})")
 TINY = {
     **{"vocab_size": 50257, "context_length": 120, "emb_dim": 12, "n_heads": 2, "n_layers": 1},
     **{"drop_rate": 0.0, "qkv_bias": False},
 }
-
-
-def find_sms() -> Path:
-    """The user's copy of the SMS collection, under either of its names."""
-    for name in SMS_FILES:
-        try:
-            return find_data(name)
-        except FileNotFoundError:
-            continue
-    raise FileNotFoundError(
-        "the SMS Spam Collection is not here; llm-scratch fetch sms-spam brings it"
-    )
 
 
 def datasets(path: Path, tokenizer: Any) -> list[SpamDataset]:

@@ -72,21 +72,28 @@ class Chapter:
         self.figures = all_figures()[name]
         self.functions: dict[str, Callable[..., Any]] = {}
         self.parts: dict[str, str] = {}
-        self.slow: set[str] = set()
+        self.marks: dict[str, tuple[pytest.MarkDecorator, ...]] = {}
 
     def __call__(
-        self, id: str, parts: tuple[str, ...] = (), slow: bool = False
+        self,
+        id: str,
+        parts: tuple[str, ...] = (),
+        slow: bool = False,
+        long: bool = False,
+        marks: tuple[pytest.MarkDecorator, ...] = (),
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator that registers a function for a figure."""
+        marks += (pytest.mark.slow,) * slow + (pytest.mark.long,) * long
 
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             for part in parts or ("",):
-                self._add(id.format(part) if parts else id, function, part, slow)
+                self._add(id.format(part) if parts else id, function, part)
+                self.marks[id.format(part) if parts else id] = marks
             return function
 
         return register
 
-    def _add(self, id: str, function: Callable[..., Any], part: str, slow: bool) -> None:
+    def _add(self, id: str, function: Callable[..., Any], part: str) -> None:
         if id not in {figure.id for figure in self.figures}:
             raise ValueError(f"figures.json has no figure {id}")
         if id in self.functions:
@@ -94,15 +101,11 @@ class Chapter:
         self.functions[id] = function
         if part:
             self.parts[id] = part
-        if slow:
-            self.slow.add(id)
 
     def parameters(self) -> list[Any]:
         """Return every figure of the chapter as a parameter of the chapter's test."""
         return [
-            pytest.param(
-                figure, id=figure.id, marks=[pytest.mark.slow] if figure.id in self.slow else []
-            )
+            pytest.param(figure, id=figure.id, marks=self.marks.get(figure.id, ()))
             for figure in self.figures
         ]
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,46 +69,27 @@ The same: True
 """.strip("\n").split("\n")  # noqa: E501
 
 
-def run_chapter(folder: Path, data: Path) -> list[str]:
-    environment = {
-        **os.environ,
-        "LLM_SCRATCH_DATA": str(data),
-        "LLM_SCRATCH_CACHE": str(folder / "cache"),
-        "PYTHONIOENCODING": "utf-8",
-    }
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(folder / "pictures")]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.splitlines()
-
-
-def test_chapter_2_prints_what_the_book_prints(tmp_path, book_file):
-    lines = iter(run_chapter(tmp_path, book_file("the-verdict").parent))
+@pytest.mark.script(SCRIPT, "--quick", LLM_SCRATCH_DATA=os.environ.get("LLM_SCRATCH_DATA", ""))
+def test_chapter_2_prints_what_the_book_prints(run, verdict):
+    lines = iter(run.output.splitlines())
     for expected in BOOK_LINES:
         assert expected in lines, f"{expected!r} is missing, or comes too early"  # moves on
+    assert run.errors == ""
 
 
-@pytest.fixture(scope="module")
-def own_run(tmp_path_factory) -> tuple[Path, list[str]]:
-    """The folder and the lines of a run that does not find the book's story."""
-    folder = tmp_path_factory.mktemp("ch02")
-    return folder, run_chapter(folder, folder)
-
-
-def test_chapter_2_runs_without_the_books_story(own_run):
-    folder, lines = own_run
+@pytest.mark.script(SCRIPT, "--quick")
+def test_chapter_2_runs_without_the_books_story(run):
+    lines = run.output.splitlines()
     assert "Whole story back, letter by letter: True" in lines
     assert "The same: True" in lines
     assert lines[-1] == "The same merges: True"
-    assert not (folder / "cache").exists()
+    assert run.errors == ""
+    assert [path.name for path in run.folder.iterdir()] == ["chapter-output"]
 
 
-def test_chapter_2_saves_its_picture(own_run):
+@pytest.mark.script(SCRIPT, "--quick")
+def test_chapter_2_saves_its_picture(run):
     pytest.importorskip("matplotlib")
-    folder, lines = own_run
-    picture = folder / "pictures" / "ch02-positions.png"
-    assert f"Picture: {picture}" in lines
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture = Path("chapter-output") / "ch02-positions.png"
+    assert f"Picture: {picture}" in run.output.splitlines()
+    assert (run.folder / picture).read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,20 @@ def test_data_folders_are_absolute(monkeypatch) -> None:
     monkeypatch.setenv("LLM_SCRATCH_DATA", "some/folder")
     assert data_folders()[0] == Path.cwd() / "some" / "folder"
     assert all(folder.is_absolute() for folder in data_folders())
+
+
+def test_find_data_searches_all_listed_folders_in_order(folders, monkeypatch, tmp_path) -> None:
+    others = [tmp_path / "first", tmp_path / "second"]
+    for folder in others:
+        folder.mkdir()
+    listed = [str(folder) for folder in (others[0], "", others[1])]
+    monkeypatch.setenv("LLM_SCRATCH_DATA", os.pathsep.join(listed))
+    assert data_folders()[:3] == [*others, folders[1]]
+    for folder in reversed(others):
+        (folder / "mine.json").write_bytes(b"{}")
+        assert find_data("mine.json") == folder / "mine.json"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"put it into {others[0]} ")):
+        find_data("other.json")
 
 
 def test_load_text_keeps_line_ends(folders) -> None:

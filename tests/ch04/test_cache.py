@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import random_ids
 from torch.testing import assert_close
 
 from llm_scratch.model.gpt import GPTModel
@@ -24,10 +25,6 @@ CONFIG = {
 def model():
     torch.manual_seed(11)
     return GPTModel(CONFIG).eval()
-
-
-def random_ids(batch, length, seed=5):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def read(model, cache, *chunks):

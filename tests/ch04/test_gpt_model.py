@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_models import random_ids
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -22,10 +23,6 @@ TINY = GPTConfig(vocab_size=50, context_length=12, emb_dim=24, n_heads=4, n_laye
 def make(seed: int = 1, **changes: object) -> GPTModel:
     torch.manual_seed(seed)
     return GPTModel(replace(TINY, **changes))
-
-
-def random_ids(batch: int = 2, length: int = 9) -> Tensor:
-    return torch.randint(50, (batch, length), generator=torch.Generator().manual_seed(2))
 
 
 def by_hand(model: GPTModel, ids: Tensor) -> Tensor:
@@ -306,6 +303,7 @@ def test_num_parameters_can_leave_out_the_frozen_ones():
     assert model.num_parameters(head=False, trainable_only=True) == 0
 
 
+@pytest.mark.slow
 def test_gpt_model_compiles_in_one_piece():
     model, ids = make(), random_ids()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from tiny_models import random_ids
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -17,10 +17,6 @@ TINY = GPTConfig(vocab_size=50, context_length=12, emb_dim=24, n_heads=4, n_laye
 def make() -> GPTModel:
     torch.manual_seed(1)
     return GPTModel(TINY)
-
-
-def random_ids(batch: int, length: int) -> Tensor:
-    return torch.randint(50, (batch, length), generator=torch.Generator().manual_seed(2))
 
 
 def test_gpt_model_reads_padded_rows_as_if_they_were_alone():

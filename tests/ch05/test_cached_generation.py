@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import T, V, random_ids
 from torch.testing import assert_close
 
 from llm_scratch.generation import reading
@@ -11,29 +12,8 @@ from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.decoding import generate, stream
 from llm_scratch.generation.reading import Reader
 from llm_scratch.generation.texts import pad_left
-from llm_scratch.model.gpt import GPTModel
 
-V, T = 61, 12
-CONFIG = {
-    "vocab_size": V,
-    "context_length": T,
-    "emb_dim": 24,
-    "n_heads": 3,
-    "n_layers": 2,
-    "drop_rate": 0.1,
-    "qkv_bias": True,
-}
 PROMPTS = ([7], [8, 9, 10], [1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 4, 3, 2, 1])
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(21)
-    return GPTModel(CONFIG).eval()
-
-
-def random_ids(batch, length, seed=2):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def step_logits(model, ids, prompt_length, **options):

@@ -1,6 +1,6 @@
 """Every figure of book chapter 5, computed with this library.
 
-The full training run is made once, and only by `--slow`. Figures of the released GPT-2 come out
+The full training run is made once, and only by `-m long`. Figures of the released GPT-2 come out
 where its weights are on this machine.
 """
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 from book_ch05 import loaders
 from book_figures import Chapter
+from book_start import START, values_of
 
 from llm_scratch.generation.sampling import keep_top_k, sample_next
 from llm_scratch.model.config import GPT2_CONFIGS
@@ -33,42 +34,27 @@ def untrained(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def beginning(verdict, tokenizer):
-    return book_ch05.start_of_training(verdict, tokenizer)
-
-
-@pytest.fixture(scope="module")
 def trained(verdict, tokenizer, tmp_path_factory):
     return book_ch05.whole_training(verdict, tokenizer, tmp_path_factory.mktemp("ch05"))
 
 
-def released(size):
-    """The folder of a released GPT-2; skips the figure where it is not on this machine."""
-    from llm_scratch.weights.hub import find_gpt2
-
-    try:
-        return find_gpt2(size)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
-def gpt2(tokenizer):
+def gpt2(released, tokenizer):
     return book_ch05.released_model(released("124M"), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def gpt2_losses(verdict):
+def gpt2_losses(released, verdict):
     return book_ch05.released_model_losses(released("124M"), verdict)
 
 
 @pytest.fixture(scope="module")
-def gpt2_xl(tokenizer):
+def gpt2_xl(released, tokenizer):
     return book_ch05.released_model(released("1558M"), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def gpt2_xl_losses(verdict):
+def gpt2_xl_losses(released, verdict):
     return book_ch05.released_model_losses(released("1558M"), verdict)
 
 
@@ -187,58 +173,58 @@ def all_tokens(verdict):
     return sum(inputs.numel() for loader in loaders(verdict) for inputs, _ in loader)
 
 
-@figure("ch05.initial.train_loss")
-def initial_training_loss(beginning):
-    return beginning.losses[0]
+@figure("ch05.initial.train_loss", slow=True)
+def initial_training_loss(verdict):
+    return book_ch05.untrained_losses(verdict)[0]
 
 
-@figure("ch05.initial.val_loss")
-def initial_validation_loss(beginning):
-    return beginning.losses[1]
+@figure("ch05.initial.val_loss", marks=(START,))
+def initial_validation_loss(verdict, run):
+    return values_of(run)["val_loss"]
 
 
-@figure("ch05.train.first_batch_loss")
-def first_batch_loss(beginning):
-    return beginning.first_batch
+@figure("ch05.train.first_batch_loss", marks=(START,))
+def first_batch_loss(verdict, run):
+    return values_of(run)["first_batch"]
 
 
-@figure("ch05.train.step0_cpu")
-def first_row(beginning):
-    return beginning.first_row[2:]
+@figure("ch05.train.step0_cpu", marks=(START,))
+def first_row(verdict, run):
+    return values_of(run)["first_row"][2:]
 
 
-@figure("ch05.train.log_cpu", slow=True)
+@figure("ch05.train.log_cpu", long=True)
 def training_log(trained):
     return trained.rows
 
 
-@figure("ch05.train.final_cpu", slow=True)
+@figure("ch05.train.final_cpu", long=True)
 def final_losses(trained):
     return trained.rows[-1][2:]
 
 
-@figure("ch05.train.num_evals", slow=True)
+@figure("ch05.train.num_evals", long=True)
 def number_of_evaluations(trained):
     return trained.evaluations
 
 
-@figure("ch05.train.bounds", slow=True)
+@figure("ch05.train.bounds", long=True)
 def bounds_that_hold(trained):
     bounds = figure.printed("ch05.train.bounds").value
     return [b if x < b else x for x, b in zip(trained.rows[-1][2:], bounds, strict=True)]
 
 
-@figure("ch05.train.greedy25_cpu", slow=True)
+@figure("ch05.train.greedy25_cpu", long=True)
 def greedy_text(trained):
     return trained.greedy
 
 
-@figure("ch05.generate.topk25_t1.4_cpu", slow=True)
+@figure("ch05.generate.topk25_t1.4_cpu", long=True)
 def sampled_text(trained):
     return trained.sampled
 
 
-@figure("ch05.ex5.4.log", slow=True)
+@figure("ch05.ex5.4.log", long=True)
 def log_of_one_more_epoch(trained):
     return trained.more_rows
 
@@ -314,12 +300,12 @@ def probability_of_pizza():
     return (TOY_LOGITS / 5).softmax(dim=0)[TOY_WORDS.index("pizza")]
 
 
-@figure("ch05.tests.num_losses")
+@figure("ch05.tests.num_losses", slow=True)
 def evaluations_of_a_tiny_run(verdict, tokenizer):
     return book_ch05.evaluations_of_a_tiny_run(verdict, tokenizer)
 
 
-@figure("ch05.tests.pkg_first_losses")
+@figure("ch05.tests.pkg_first_losses", slow=True)
 def losses_after_one_window(verdict, tokenizer):
     return book_ch05.losses_after_one_window(verdict, tokenizer)
 

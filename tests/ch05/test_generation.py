@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import random_ids
 
 from llm_scratch.generation.decoding import generate, generate_text_simple
 from llm_scratch.generation.sampling import keep_top_k, sample_next
@@ -27,10 +28,6 @@ CONFIG = {
 def model():
     torch.manual_seed(1)
     return GPTModel(CONFIG).eval()
-
-
-def random_ids(batch, length, seed=2):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 class CountingModel:

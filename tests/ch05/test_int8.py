@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import CONFIG, T, random_ids
 from torch import nn
 
 from llm_scratch.generation import quantized as int8
@@ -11,27 +12,6 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.quantized import Int8Linear, quantize_int8
 from llm_scratch.generation.single_token import FlatModel
 from llm_scratch.model.gpt import GPTModel
-
-V, T = 61, 12
-CONFIG = {
-    "vocab_size": V,
-    "context_length": T,
-    "emb_dim": 24,
-    "n_heads": 3,
-    "n_layers": 2,
-    "drop_rate": 0.1,
-    "qkv_bias": True,
-}
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(21)
-    return GPTModel(CONFIG).eval()
-
-
-def random_ids(batch, length, seed=2):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

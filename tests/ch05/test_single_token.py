@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from tiny_models import T, V, random_ids
 from torch import nn
 
 from llm_scratch.generation.decoding import generate
@@ -15,27 +16,6 @@ from llm_scratch.generation.texts import pad_left
 from llm_scratch.model.families import passes_cache
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import LayerNorm
-
-V, T = 61, 12
-CONFIG = {
-    "vocab_size": V,
-    "context_length": T,
-    "emb_dim": 24,
-    "n_heads": 3,
-    "n_layers": 2,
-    "drop_rate": 0.1,
-    "qkv_bias": True,
-}
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(21)
-    return GPTModel(CONFIG).eval()
-
-
-def random_ids(batch, length, seed=2):
-    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def flat_steps(model, monkeypatch):

@@ -2,7 +2,7 @@
 
 Those of the data come out where the SMS Spam Collection is on this machine: it may not be part of
 this project, so it is never demanded. Those of GPT-2 come out where its weights are; the training
-run takes a quarter of an hour and is made by `--slow` alone.
+run takes a quarter of an hour and is made by `-m long` alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,6 @@ from llm_scratch.finetuning.labelled_rows import balanced_positions, random_spli
 from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids
 
 figure = Chapter("ch06")
-
-
-@pytest.fixture(scope="module")
-def sms():
-    try:
-        return book_ch06.find_sms()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +36,16 @@ def parts(sms, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def released():
-    from llm_scratch.weights.hub import find_gpt2
-
-    try:
-        return find_gpt2("124M")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
 def gpt2(released, tokenizer):
     prompt = figure.printed("ch06.gpt2.spam_prompt_continuation").input
-    return book_ch06.released_model(released, tokenizer, prompt)
+    return book_ch06.released_model(released("124M"), tokenizer, prompt)
 
 
 @pytest.fixture(scope="module")
 def trained(parts, released, tokenizer, tmp_path_factory):
     from llm_scratch.weights.gpt2 import load_gpt2
 
-    model = load_gpt2(released, tie_weights=False)
+    model = load_gpt2(released("124M"), tie_weights=False)
     texts = [figure.printed(f"ch06.classify.{name}").input for name in ("spam", "not_spam")]
     folder = tmp_path_factory.mktemp("ch06")
     return book_ch06.whole_training(model, parts, tokenizer, texts, folder)
@@ -170,42 +152,42 @@ def label_of_the_last_token(gpt2):
     return gpt2.outputs[0, -1].softmax(dim=-1).argmax()
 
 
-@figure("ch06.initial.accuracy_pct", slow=True)
+@figure("ch06.initial.accuracy_pct", long=True)
 def accuracy_before_training(trained):
     return trained.accuracy_before
 
 
-@figure("ch06.initial.losses", slow=True)
+@figure("ch06.initial.losses", long=True)
 def losses_before_training(trained):
     return trained.losses_before
 
 
-@figure("ch06.train.log", slow=True)
+@figure("ch06.train.log", long=True)
 def training_log(trained):
     return trained.rows
 
 
-@figure("ch06.train.epoch_accuracy_pct", slow=True)
+@figure("ch06.train.epoch_accuracy_pct", long=True)
 def accuracy_of_the_epochs(trained):
     return trained.epoch_accuracy
 
 
-@figure("ch06.final.accuracy_pct", slow=True)
+@figure("ch06.final.accuracy_pct", long=True)
 def accuracy_after_training(trained):
     return trained.accuracy_after
 
 
-@figure("ch06.classify.spam", slow=True)
+@figure("ch06.classify.spam", long=True)
 def first_message(trained):
     return trained.said[0]
 
 
-@figure("ch06.classify.not_spam", slow=True)
+@figure("ch06.classify.not_spam", long=True)
 def second_message(trained):
     return trained.said[1]
 
 
-@figure("ch06.load.classify", slow=True)
+@figure("ch06.load.classify", long=True)
 def both_messages_after_loading(trained):
     return trained.said_when_loaded
 

@@ -310,6 +310,7 @@ print(*found.classes, *(f"{p:.6f}" for p in found.probabilities.flatten().tolist
 """
 
 
+@pytest.mark.slow
 def test_classifier_says_the_same_in_a_new_process(model, tokenizer, tmp_path):
     folder = save_classifier(model, tmp_path / "saved", tokenizer, NAMES)
     texts = [text for _, text in TEXTS[:3]]

@@ -1,7 +1,7 @@
 """Every figure of book chapter 7, computed with this library.
 
 Those of GPT-2 come out where its weights (355M) are; the training run takes hours on a CPU and is
-made by `--slow` alone.
+made by `-m long` alone.
 """
 
 from __future__ import annotations
@@ -58,23 +58,13 @@ def counted():
 
 
 @pytest.fixture(scope="module")
-def released():
-    from llm_scratch.weights.hub import find_gpt2
-
-    try:
-        return find_gpt2("355M")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
 def untrained(released, data, tokenizer):
-    return book_ch07.untrained(released, data, tokenizer)
+    return book_ch07.untrained(released("355M"), data, tokenizer)
 
 
 @pytest.fixture(scope="module")
 def trained(released, data, tokenizer):
-    return book_ch07.whole_training(released, data, tokenizer)
+    return book_ch07.whole_training(released("355M"), data, tokenizer)
 
 
 def whole_text(entry):
@@ -180,12 +170,12 @@ def first_line_before(untrained):
     return untrained.answer.splitlines()[0]
 
 
-@figure("ch07.train.log", slow=True)
+@figure("ch07.train.log", long=True)
 def training_log(trained):
     return trained
 
 
-@figure("ch07.train.num_evals", slow=True)
+@figure("ch07.train.num_evals", long=True)
 def number_of_evaluations(trained):
     return len(trained)
 

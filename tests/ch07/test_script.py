@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,15 +14,7 @@ from llm_scratch.finetuning.instruction_tuning import answer, stopped_share
 from llm_scratch.weights.folder import load_model
 
 SCRIPT = Path(__file__).parents[2] / "chapters" / "ch07_instruct.py"
-# Read by Python before the script starts: every connection is refused.
-OFFLINE = """
-import socket
-
-def refuse(*args, **kwargs):
-    raise OSError("the script tried to reach the network")
-
-socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
-"""
+pytestmark = pytest.mark.script(SCRIPT, "--quick")
 COLLATED = """\
 tensor([[    0,     1,     2,     3,     4],
         [    5,     6, 50256, 50256, 50256],
@@ -49,66 +38,38 @@ The same as for two examples: True
 """
 
 
-def run_script(tmp_path_factory, *options: str) -> tuple[Path, str]:
-    """A run from an empty folder, without a network or the book's data: the folder, the output."""
-    folder = tmp_path_factory.mktemp("elsewhere")
-    offline = tmp_path_factory.mktemp("offline")
-    (offline / "sitecustomize.py").write_text(OFFLINE, encoding="utf-8")
-    env = {key: value for key, value in os.environ.items() if key != "LLM_SCRATCH_DATA"}
-    env |= {
-        "PYTHONPATH": os.pathsep.join([str(offline), str(SCRIPT.parents[1])]),
-        "LLM_SCRATCH_CACHE": str(folder / "cache"),
-        "PYTHONIOENCODING": "utf-8",
-    }
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=1800,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_script(tmp_path_factory, "--quick")
-
-
 def share_of(output: str, what: str) -> float:
     """The first percentage that is printed behind these words."""
     return float(re.search(rf"^{re.escape(what)}[^%\n]*?(\d+\.\d)%", output, re.MULTILINE)[1])
 
 
 def test_script_goes_on_without_the_files_of_the_book(run):
-    _, output = run
+    output = run.output
     assert "python chapters/ch07_instruct.py --download brings it" in output
     assert "llm-scratch weights fetch gpt2-medium brings it" in output
     assert "No judge: " in output
 
 
 def test_script_splits_the_entries(run):
-    _, output = run
+    output = run.output
     assert "Number of entries: 1100\n" in output
     for part, size in (("Training", 935), ("Validation", 55), ("Test", 110)):
         assert f"{part} set length: {size}\n" in output
 
 
 def test_script_prints_the_toy_batch_of_each_draft(run):
-    _, output = run
+    output = run.output
     assert f"\n{COLLATED}{COLLATED}{DRAFT_2}{COLLATED}{FINAL}{LOSSES}" in output
 
 
 def test_script_shows_what_is_learned(run):
-    _, output = run
+    output = run.output
     answer_only = re.findall(r"### Response:\n\[\[([^\n]+)<\|endoftext\|>\]\]\n", output)
     assert len(answer_only) == 1
 
 
 def test_script_learns(run):
-    _, output = run
+    output = run.output
     first, last = re.search(
         r"Fine-tuning: validation loss (\S+) after one epoch, (\S+) after \d", output
     ).groups()
@@ -116,7 +77,7 @@ def test_script_learns(run):
 
 
 def test_script_saves_answers_and_model(run):
-    folder, output = run
+    folder, output = run.folder, run.output
     assert "The loaded model answers the same: True" in output
     path = folder / "chapter-output" / "instruction-data-with-response.json"
     answered = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +86,7 @@ def test_script_saves_answers_and_model(run):
 
 
 def test_script_solves_the_exercises(run):
-    _, output = run
+    output = run.output
     for what in ("Phi-3's style", "Prompts learned too", "LoRA"):
         assert share_of(output, f"{what}: exact match of all") >= 0
     before, after = (
@@ -137,21 +98,17 @@ def test_script_solves_the_exercises(run):
 
 
 def test_script_writes_only_under_its_output_folder(run):
-    folder, _ = run
+    folder = run.folder
     pictures = {"ch07-loss.png"} if importlib.util.find_spec("matplotlib") else set()
     assert [path.name for path in folder.iterdir()] == ["chapter-output"]
     written = {path.name for path in (folder / "chapter-output").iterdir()}
     assert written == {"instruction-data-with-response.json", "ch07-model", *pictures}
 
 
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    return run_script(tmp_path_factory)
-
-
 @pytest.mark.slow
-def test_script_follows_instructions(whole_run):
-    _, output = whole_run
+@pytest.mark.script(SCRIPT)
+def test_script_follows_instructions(run):
+    output = run.output
     assert share_of(output, "Before: exact match by rule") == 0
     assert share_of(output, "After: exact match by rule") >= 50
     assert share_of(output, "After: stopped by itself") >= 95
@@ -162,9 +119,10 @@ def test_script_follows_instructions(whole_run):
 
 
 @pytest.mark.slow
+@pytest.mark.script(SCRIPT)
 @pytest.mark.parametrize("kind", ["conversion", "uppercase", "lowercase", "counting"])
-def test_script_is_right_about_every_rule(whole_run, kind):
-    _, output = whole_run
+def test_script_is_right_about_every_rule(run, kind):
+    output = run.output
     (line,) = re.findall(r"^After: exact match by rule .*$", output, re.MULTILINE)
     assert int(re.search(rf"{kind} (\d+) of", line)[1]) > 0
 
@@ -193,10 +151,11 @@ def unseen_entries(kind: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.script(SCRIPT)
 @pytest.mark.parametrize("kind", ["uppercase", "lowercase", "counting"])
-def test_model_of_the_script_is_right_about_texts_of_a_known_form(whole_run, kind):
+def test_model_of_the_script_is_right_about_texts_of_a_known_form(run, kind):
     """The test part has a single text to count; after a rule there are as many as one likes."""
-    folder, _ = whole_run
+    folder = run.folder
     model, tokenizer = load_model(folder / "chapter-output" / "ch07-model")
     entries = unseen_entries(kind)
     answers = answer(model, tokenizer, entries, max_new_tokens=40)

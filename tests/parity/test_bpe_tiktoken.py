@@ -20,7 +20,7 @@ from llm_scratch.tokenizers.simple import UnknownIdError
 tiktoken = pytest.importorskip("tiktoken")
 openai_public = pytest.importorskip("tiktoken_ext.openai_public")
 
-# The default run takes 10,000; by hand: LLM_SCRATCH_EXAMPLES=200000.
+# Of the slow run; by hand: LLM_SCRATCH_EXAMPLES=200000.
 EXAMPLES = int(os.environ.get("LLM_SCRATCH_EXAMPLES", "10000"))
 SIZES = (256, 257, 300, 1000, 5000)
 CHECKSUMS = {
@@ -95,25 +95,56 @@ def test_bpe_gpt2_files_equal_openais_to_the_byte(ours, tmp_path):
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == checksum
 
 
-@settings(max_examples=EXAMPLES)
-@given(text=any_text)
-@example(text="\x00")
-def test_bpe_equals_tiktoken_over_all_of_unicode(ours, theirs, trained, text):
-    pairs = [(ours, theirs), *((tokenizer, exported_once(tokenizer)) for tokenizer in trained)]
-    for tokenizer, reference in pairs:
-        ids = tokenizer.encode(text, disallowed_special=())
-        assert ids == reference.encode(text, disallowed_special=())
+def same_ids(tokenizer, reference, text, **policy):
+    """Hold both to the same ids or the same error, and decoding to the text."""
+    ids = outcome(tokenizer.encode, text, **policy)
+    assert ids == outcome(reference.encode, text, **policy)
+    if ids is not ValueError:
         assert tokenizer.decode(ids) == text
 
 
+def test_bpe_equals_tiktoken_on_ten_thousand_random_strings(ours, theirs, trained, random_texts):
+    for number, text in enumerate(random_texts):
+        same_ids(ours, theirs, text)
+        tokenizer = trained[number % len(trained)]
+        same_ids(tokenizer, exported_once(tokenizer), text)
+
+
+@settings(max_examples=200)
+@given(text=any_text)
+@example(text="\x00")
+def test_bpe_equals_tiktoken_over_all_of_unicode(ours, theirs, trained, text):
+    same_ids(ours, theirs, text, disallowed_special=())
+    for tokenizer in trained:
+        same_ids(tokenizer, exported_once(tokenizer), text, disallowed_special=())
+
+
+@pytest.mark.slow
+@settings(max_examples=EXAMPLES)
+@given(text=any_text)
+def test_bpe_equals_tiktoken_over_all_of_unicode_in_full(ours, theirs, trained, text):
+    same_ids(ours, theirs, text, disallowed_special=())
+    for tokenizer in trained:
+        same_ids(tokenizer, exported_once(tokenizer), text, disallowed_special=())
+
+
+@settings(max_examples=200)
+@given(text=awkward_text, policy=st.sampled_from(POLICIES))
+def test_bpe_equals_tiktoken_on_awkward_text(ours, theirs, trained, text, policy):
+    same_ids(ours, theirs, text, **policy)
+    assert ours.encode_ordinary(text) == theirs.encode_ordinary(text)
+    for tokenizer in trained:
+        same_ids(tokenizer, exported_once(tokenizer), text, **policy)
+
+
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES // 10)
 @given(text=awkward_text, policy=st.sampled_from(POLICIES))
-def test_bpe_gpt2_encode_equals_tiktoken_on_awkward_text(ours, theirs, text, policy):
-    ids = outcome(ours.encode, text, **policy)
-    assert ids == outcome(theirs.encode, text, **policy)
+def test_bpe_equals_tiktoken_on_awkward_text_in_full(ours, theirs, trained, text, policy):
+    same_ids(ours, theirs, text, **policy)
     assert ours.encode_ordinary(text) == theirs.encode_ordinary(text)
-    if ids is not ValueError:
-        assert ours.decode(ids) == text
+    for tokenizer in trained:
+        same_ids(tokenizer, exported_once(tokenizer), text, **policy)
 
 
 @pytest.mark.parametrize("kind", [r"\p{L}", r"\p{N}", r"\s"])
@@ -135,22 +166,9 @@ def test_bpe_gpt2_encode_equals_tiktoken_on_runs(ours, theirs, text):
 def test_bpe_gpt2_encode_equals_tiktoken_on_the_books_texts(ours, theirs, book_file, name, policy):
     text = read_text(book_file(name))
     marked = f"{text}{END_OF_TEXT}{text[:1000]} {END_OF_TEXT}"
-    for candidate in (text, marked):
-        ids = outcome(ours.encode, candidate, **policy)
-        assert ids == outcome(theirs.encode, candidate, **policy)
-        if ids is not ValueError:
-            assert ours.decode(ids) == candidate
-
-
-@settings(max_examples=EXAMPLES // 10)
-@given(text=awkward_text, policy=st.sampled_from(POLICIES))
-def test_bpe_trained_equals_its_export_on_awkward_text(trained, text, policy):
-    for tokenizer in trained:
-        exported = exported_once(tokenizer)
-        ids = outcome(tokenizer.encode, text, **policy)
-        assert ids == outcome(exported.encode, text, **policy)
-        if ids is not ValueError:
-            assert tokenizer.decode(ids) == text
+    same_ids(ours, theirs, marked, **policy)
+    if not policy:  # the marks are an error then
+        same_ids(ours, theirs, text)
 
 
 _EXPORTED: dict[int, object] = {}

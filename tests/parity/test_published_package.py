@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from llm_scratch.text.corpora import find_data
 
 VERSION = "1.0.19"
 INSTALL = f"pip install --no-deps llms-from-scratch=={VERSION}"
@@ -35,49 +35,51 @@ TRAINING = {
 }
 
 
-def folder_of_tests() -> Path:
+def folder_of_tests() -> Path | None:
     """Where the package's tests are installed, found without importing it."""
     try:
         package = importlib.metadata.distribution("llms-from-scratch")
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"the published package is not here; {INSTALL} brings it")
-    if package.version != VERSION:
-        pytest.skip(f"the published package is here as {package.version}; {INSTALL} brings it")
-    return Path(str(package.locate_file("llms_from_scratch/tests")))
+        return None
+    right = package.version == VERSION
+    return Path(str(package.locate_file("llms_from_scratch/tests"))) if right else None
 
 
-def outcomes_of(files: dict, story: Path, working_folder: Path) -> dict[str, dict[str, str]]:
-    """Run test files of the package: file -> test -> outcome."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder_of_tests()), str(story), *files],
-        cwd=working_folder,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    by_file: dict[str, dict[str, str]] = {}
-    for node, outcome in json.loads(done.stdout.splitlines()[-1]).items():
-        file, _, test = node.partition("::")
-        by_file.setdefault(file, {})[test] = outcome
-    return by_file
+def path_of_story() -> Path | None:
+    try:
+        return find_data("the-verdict")
+    except FileNotFoundError:
+        return None
 
 
-@pytest.fixture(scope="module")
-def quick(book_file, tmp_path_factory) -> dict[str, dict[str, str]]:
-    return outcomes_of(QUICK, book_file("the-verdict"), tmp_path_factory.mktemp("published"))
+def run_of(*files: str) -> pytest.MarkDecorator:
+    """The run of these test files of the package, which takes the book's data."""
+    data = os.environ.get("LLM_SCRATCH_DATA", "")
+    arguments = (SCRIPT, folder_of_tests(), path_of_story(), *files)
+    return pytest.mark.script(*arguments, PYTHONDONTWRITEBYTECODE="1", LLM_SCRATCH_DATA=data)
 
 
-@pytest.mark.parametrize("file", QUICK)
-def test_published_tests_pass_with_this_library(quick, file):
-    assert quick[file] == dict.fromkeys(QUICK[file], "passed")
+@pytest.fixture
+def published(book_file) -> None:
+    """Skip a test where the package or the story is missing, before its run is looked at."""
+    book_file("the-verdict")
+    if folder_of_tests() is None:
+        pytest.skip(f"the published package {VERSION} is not here; {INSTALL} brings it")
+
+
+def assert_all_passed(output: str, expected: dict[str, list[str]]) -> None:
+    outcomes = json.loads(output.splitlines()[-1])
+    names = [f"{file}::{test}" for file, tests in expected.items() for test in tests]
+    assert outcomes == dict.fromkeys(names, "passed")
+
+
+@run_of(*QUICK)
+def test_published_tests_pass_with_this_library(published, run):
+    assert_all_passed(run.output, QUICK)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", TRAINING)
-def test_published_tests_that_train_pass_with_this_library(book_file, tmp_path, file):
-    if file == "test_ch07.py":
-        book_file("instruction-data")  # skips where it is missing
-    outcomes = outcomes_of({file: TRAINING[file]}, book_file("the-verdict"), tmp_path)
-    assert outcomes[file] == dict.fromkeys(TRAINING[file], "passed")
+@run_of(*TRAINING)
+def test_published_tests_that_train_pass_with_this_library(published, book_file, run):
+    book_file("instruction-data")  # skips where it is missing
+    assert_all_passed(run.output, TRAINING)

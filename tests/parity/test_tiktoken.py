@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -134,11 +133,12 @@ def test_gpt2_table_gives_openais_files_to_the_byte(openai_files, name):
 def test_gpt2_encode_equals_tiktoken_on_the_books_texts(tokenizer, theirs, book_file, name, policy):
     text = Path(book_file(name)).read_text(encoding="utf-8")
     marked = f"{text}{END_OF_TEXT}{text[:1000]} {END_OF_TEXT}"
-    for candidate in (text, marked):
+    for candidate in (marked, text):
         ids = outcome(tokenizer.encode, candidate, **policy)
         assert ids == outcome(theirs.encode, candidate, **policy)
         if ids is not ValueError:
             assert tokenizer.decode(ids) == candidate
+            return  # the marks are an error to some; then the text without them
 
 
 @settings(max_examples=400)
@@ -151,19 +151,10 @@ def test_gpt2_encode_equals_tiktoken_on_awkward_text(tokenizer, theirs, text, po
         assert tokenizer.decode(ids) == text
 
 
-def random_text(generator: random.Random) -> str:
-    planes = [(0x20, 0x7F), (0, 0x250), (0, 0xD800), (0xE000, 0x110000)]
-    chars = []
-    for _ in range(generator.randrange(40)):
-        first, last = generator.choice(planes)
-        chars.append(chr(generator.randrange(first, last)))
-    return "".join(chars)
-
-
-def test_gpt2_encode_equals_tiktoken_on_ten_thousand_random_strings(tokenizer, theirs):
-    generator = random.Random(0)
-    for _ in range(10_000):
-        text = random_text(generator)
+def test_gpt2_encode_equals_tiktoken_on_ten_thousand_random_strings(
+    tokenizer, theirs, random_texts
+):
+    for text in random_texts:
         ids = tokenizer.encode(text)
         assert ids == theirs.encode(text), text
         assert tokenizer.decode(ids) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def python_files(*folders: str) -> list[Path]:
 
 def project_files() -> list[Path]:
     """Every text file of the project, without what tools and runs leave behind."""
-    skipped = {"__pycache__", "fixtures", "assets"}
+    skipped = {"__pycache__", "fixtures", "assets", ".git"}
     files = [path for path in ROOT.iterdir() if path.is_file()]
     files += [path for folder in (*FOLDERS, "data", ".ci") for path in (ROOT / folder).rglob("*")]
     return sorted(
@@ -50,6 +51,7 @@ def project_files() -> list[Path]:
     )
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -60,73 +62,178 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
 
 
-def imports_of(path: Path) -> set[str]:
-    """The modules of the package that a file imports, anywhere in it, save for types alone."""
-    found = set()
-    tree = parse(path)
-    for block in ast.walk(tree):
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test):
-            block.body = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names = {f"{module}.{alias.name}" for alias in node.names}
-            files = {name for name in names if is_module(name)}
-            found |= files or {module}
-    return {name for name in found if name.split(".")[0] == "llm_scratch"}
-
-
 def is_module(name: str) -> bool:
     path = ROOT / Path(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def row_of(module: str) -> int:
-    return HEIGHT[module.split(".")[1]]
+def modules_in(node: ast.AST) -> set[str]:
+    """The modules that an import statement names; none for other nodes."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        module = node.module or ""
+        names = {f"{module}.{alias.name}" for alias in node.names}
+        return {name for name in names if is_module(name)} or {module}
+    return set()
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it, also for types alone."""
+    found = set().union(*map(modules_in, ast.walk(parse(path))))
+    return {name for name in found if name.split(".")[0] == "llm_scratch"}
+
+
+def imports_at_once(tree: ast.AST) -> set[str]:
+    """The modules that are imported when a file is: not in its functions, not for types."""
+    found = modules_in(tree)
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            found |= set().union(*map(imports_at_once, node.orelse))
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found |= imports_at_once(node)
+    return found
+
+
+def circle_in(edges: dict[str, set[str]]) -> str:
+    """A circle in a graph, "" if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> str:
+        if name in trail:
+            return " -> ".join((*trail[trail.index(name) :], name))
+        if name in done:
+            return ""
+        found = [visit(other, (*trail, name)) for other in sorted(edges.get(name, ()))]
+        done.add(name)
+        return next(filter(None, found), "")
+
+    return next(filter(None, [visit(name, ()) for name in edges]), "")
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
 
 
 MODULES = python_files("llm_scratch")
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_of)
-def test_imports_go_down_only(path: Path) -> None:
-    own = module_of(path)
-    for other in imports_of(path):
-        assert other != "llm_scratch", "import from the module, not from the package's root"
-        assert row_of(other) <= row_of(own), f"{own} imports {other}"
-
-
-def test_imports_make_no_circle() -> None:
-    edges = {module_of(path): imports_of(path) for path in MODULES}
-    done: set[str] = set()
-
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join((*trail, module))
-        if module not in done:
-            for other in edges.get(module, ()):
-                visit(other, (*trail, module))
-            done.add(module)
-
-    for module in edges:
-        visit(module, ())
+IMPORTS = {module_of(path): imports_of(path) for path in MODULES}
 
 
 def test_library_modules_are_all_placed() -> None:
-    top = {module_of(path).split(".")[1] for path in MODULES}
-    assert top <= set(HEIGHT)
+    assert set(map(room_of, IMPORTS)) <= set(HEIGHT)
 
 
-@pytest.mark.parametrize("path", python_files(*FOLDERS), ids=lambda path: path.stem)
-def test_file_and_its_functions_are_short(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if path.parent.name == "chapters":  # a chapter is as long as the book's; its prose is comments
-        lines = [line for line in lines if not line.startswith("#")]
-    assert len(lines) <= 400
-    for node in ast.walk(parse(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert code_lines(node) <= 60, f"{node.name} has {code_lines(node)} lines"
+def test_imports_name_a_module_and_not_the_root() -> None:
+    assert [own for own, others in IMPORTS.items() if "llm_scratch" in others] == []
+
+
+def test_imports_go_down_only() -> None:
+    upwards = [
+        f"{own} imports {other}"
+        for own, others in IMPORTS.items()
+        for other in others - {"llm_scratch"}
+        if HEIGHT[room_of(other)] > HEIGHT[room_of(own)]
+    ]
+    assert upwards == []
+
+
+def test_imports_make_no_circle() -> None:
+    assert circle_in(IMPORTS) == ""
+
+
+def test_rooms_import_each_other_one_way_only() -> None:
+    rooms: dict[str, set[str]] = {}
+    for own, others in IMPORTS.items():
+        found = {room_of(other) for other in others - {"llm_scratch"}}
+        rooms.setdefault(room_of(own), set()).update(found - {room_of(own)})
+    assert circle_in(rooms) == ""
+
+
+def test_circle_in_finds_circles() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"c"}}) == ""
+    assert circle_in({"z": {"a"}, "a": {"b"}, "b": {"c"}, "c": {"a"}}) == "a -> b -> c -> a"
+
+
+def test_imports_are_seen_also_for_types_and_in_functions(tmp_path: Path) -> None:
+    path = tmp_path / "sample.py"
+    path.write_text(
+        "from llm_scratch.model import gpt\nif TYPE_CHECKING:\n    import llm_scratch.files\n"
+        "def f():\n    from llm_scratch.model.config import GPTConfig\n",
+        encoding="utf-8",
+    )
+    found = {f"llm_scratch.{name}" for name in ("model.gpt", "files", "model.config")}
+    assert imports_of(path) == found
+    assert imports_at_once(parse(path)) == {"llm_scratch.model.gpt"}
+
+
+# Asked by the command line before it is known whether a model will be needed.
+WITHOUT_TORCH = ("cli", "files", "model.config", "model.families", "training.config")
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_modules_that_start_fast_load_no_torch(name: str) -> None:
+    files = {module_of(path): path for path in MODULES}
+    waiting = [m for m in files if f"{m}.".startswith(f"llm_scratch.{name}.")]
+    assert waiting
+    came_by = {module: module for module in waiting}
+    while waiting:
+        module = waiting.pop()
+        others = imports_at_once(parse(files[module]))
+        assert "torch" not in {other.split(".")[0] for other in others}, came_by[module]
+        folders = {other.rpartition(".")[0] for other in others}  # their __init__.py runs too
+        for other in (others | folders) & set(files) - set(came_by):
+            came_by[other] = f"{came_by[module]} -> {other}"
+            waiting.append(other)
+
+
+def questions_of_class(tree: ast.AST) -> list[int]:
+    """The lines that ask whether a model is a GPTModel, or which class's `forward` it has."""
+    found = []
+    for node in ast.walk(tree):
+        called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+        if called in ("isinstance", "issubclass") and "GPTModel" in ast.unparse(node.args[1]):
+            found.append(node.lineno)
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot | ast.Eq):
+            asked = ast.unparse(node)
+            if re.search(r"type\(.*\)", asked) and re.search(r"\.forward\b|\bGPTModel\b", asked):
+                found.append(node.lineno)
+    return sorted(found)
+
+
+def test_models_are_asked_what_they_offer_and_not_what_class_they_are() -> None:
+    """The model's own folder and the fast decoder, which copies what `forward` does, may ask."""
+    own = {PACKAGE / "generation" / "single_token.py", *(PACKAGE / "model").glob("*.py")}
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in MODULES
+        if path not in own
+        for line in questions_of_class(parse(path))
+    ]
+    assert found == []
+
+
+def test_questions_of_class_are_seen() -> None:
+    tree = ast.parse(
+        "isinstance(m, GPTModel)\nisinstance(m, (A, gpt.GPTModel))\ntype(x).forward is F\n"
+        "isinstance(m, Linear)\ntype(m) is GPTModel\nx.forward(type(y))\n"
+    )
+    assert questions_of_class(tree) == [1, 2, 3, 5]
+
+
+def test_files_and_their_functions_are_short() -> None:
+    long = []
+    for path in python_files(*FOLDERS):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if path.parent.name == "chapters":  # as long as the book's; its prose is comments
+            lines = [line for line in lines if not line.startswith("#")]
+        if len(lines) > 400:
+            long.append(f"{path.relative_to(ROOT)} has {len(lines)} lines")
+        long += [
+            f"{path.relative_to(ROOT)}: {node.name} has {code_lines(node)} lines"
+            for node in ast.walk(parse(path))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > 60
+        ]
+    assert long == []
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -174,11 +281,14 @@ def is_other_open(call: ast.Call) -> bool:
     return bool(call.args) and not isinstance(call.args[0], ast.Constant)
 
 
-@pytest.mark.parametrize("path", python_files(*FOLDERS), ids=lambda path: path.stem)
-def test_text_files_are_opened_with_an_encoding(path: Path) -> None:
-    for call in text_calls(path):
-        named = any(word.arg in ("encoding", None) for word in call.keywords)
-        assert named, f"line {call.lineno}: {ast.unparse(call)}"
+def test_text_files_are_opened_with_an_encoding() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}"
+        for path in python_files(*FOLDERS)
+        for call in text_calls(path)
+        if not any(word.arg in ("encoding", None) for word in call.keywords)
+    ]
+    assert found == []
 
 
 def test_text_calls_sees_what_it_should(tmp_path: Path) -> None:

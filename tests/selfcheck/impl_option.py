@@ -53,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     written = parent.config.stash.get(written_key, None)
-    if written is None or path.parent.name != "tests":
+    if written is None or path.parent.name != "tests" or path.name == "tests":
         return None
     return Chapter.from_parent(parent, path=path)
 
