@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -91,31 +91,45 @@ def decode_text(path: PathLike, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        byte = f"byte 0x{data[err.start]:02x} at position {err.start}"
-        raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+        raise _not_utf8(path, data.split(b"\n")) from err
 
 
 @contextmanager
 def open_text(path: PathLike) -> Iterator[TextIO]:
     """Open a text file of any size, to be read in pieces as `read_text` reads it whole.
 
+    Its lines end at line feeds alone.
+
     Raises:
         FileNotFoundError: if there is no such file.
         FileError: at the piece that is not UTF-8.
     """
     with open(path, "rb") as start:
-        _refuse_utf16(path, start.read(2))
-    with open(path, encoding="utf-8-sig", newline="") as file:
+        _refuse_utf16(path, start.read(4))
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
         try:
             yield file
         except UnicodeDecodeError as err:
-            byte = f"byte 0x{err.object[err.start]:02x}"
-            raise FileError(path, f"is not UTF-8: {byte}; save it as UTF-8") from err
+            with open(path, "rb") as lines:
+                raise _not_utf8(path, lines) from err
 
 
 def _refuse_utf16(path: PathLike, start: bytes) -> None:
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    zeros = [byte == 0 for byte in start[:4]]  # every second byte, where there is no mark
+    marked = start[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if marked or zeros in ([False, True] * 2, [True, False] * 2):
         raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
+
+
+def _not_utf8(path: PathLike, lines: Iterable[bytes]) -> FileError:
+    """Return the error that names the first byte, in the lines of a file, that is not UTF-8."""
+    for number, line in enumerate(lines, 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as err:
+            byte = f"byte 0x{line[err.start]:02x} at position {err.start} of line {number}"
+            return FileError(path, f"is not UTF-8: {byte}; save it as UTF-8")
+    return FileError(path, "is not UTF-8, or was changed meanwhile; save it as UTF-8")
 
 
 def lines_of(text: str) -> list[str]:
@@ -158,15 +172,20 @@ def parse_json(
     path: PathLike, data: bytes, *, error: type[FileError] = FileError
 ) -> dict[str, Any]:
     """Return the object in the JSON of a file's bytes; see `read_json`."""
+    value = parse_any_json(path, data, error=error)
+    if not isinstance(value, dict):
+        raise error(path, "is damaged: its JSON is not an object; download or save it again")
+    return value
+
+
+def parse_any_json(path: PathLike, data: bytes, *, error: type[FileError] = FileError) -> Any:
+    """Return what the JSON of a file's bytes holds, an object or not; see `read_json`."""
     try:
-        value = json.loads(decode_text(path, data))
+        return json.loads(decode_text(path, data))
     except FileError as err:
         raise error(path, err.hint) from err
     except (ValueError, RecursionError) as err:
         raise error(path, f"is damaged: {first_line(err)}; download or save it again") from err
-    if not isinstance(value, dict):
-        raise error(path, "is damaged: its JSON is not an object; download or save it again")
-    return value
 
 
 def first_line(err: BaseException) -> str:

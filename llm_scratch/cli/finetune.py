@@ -17,8 +17,10 @@ from llm_scratch.cli.options import (
     data_path,
     dtype_of,
     open_asked,
+    standard_input,
 )
 from llm_scratch.cli.settings import SETTINGS, add_settings, shown_defaults
+from llm_scratch.files import lines_of
 from llm_scratch.finetuning.prompts import STYLES
 from llm_scratch.finetuning.runs import TASKS, Trained, run_config
 from llm_scratch.training.config import TrainConfig
@@ -91,7 +93,7 @@ def add_task(tasks: Any, name: str, about: str, example: str, run: Run) -> argpa
         "--data",
         required=True,
         metavar="FILE",
-        help="a file, or the name of a data set, like instructions.json",
+        help="JSON, JSON Lines, CSV or TSV, or the name of a data set, like instructions.json",
     )
     task.add_argument("--out", metavar="RUN", help=f"the run's folder; default: runs/{name}")
     task.add_argument("--resume", action="store_true", help="go on with the run in that folder")
@@ -120,7 +122,7 @@ def run_classify_task(args: argparse.Namespace) -> int:
     from llm_scratch.finetuning.scores import accuracy, score_table
     from llm_scratch.finetuning.text_classifier import finetune_classifier
 
-    rows = read_labelled(data_path(args.data))
+    rows = read_labelled(data_path(args.data), log=print)
     model, tokenizer = open_asked(args)
     train, validation, test = split_texts(
         rows, tokenizer, seed=seed_of(args), max_length=model.cfg.context_length
@@ -212,7 +214,7 @@ def run_prefer_task(args: argparse.Namespace) -> int:
 def run_classify(args: argparse.Namespace) -> int:
     """Print the class and its probability before each text."""
     classifier = open_classifier(args)
-    texts = args.texts or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    texts = args.texts or [line for line in lines_of(standard_input()) if line.strip()]
     if not texts:
         raise ValueError('there is no text; llm-scratch classify MODEL "a text"')
     classes, probabilities = classifier.classify(texts)

@@ -17,7 +17,9 @@ from llm_scratch.cli.options import (
     add_precision,
     dtype_of,
     open_asked,
+    standard_input,
 )
+from llm_scratch.data_files import file_texts, holds_rows
 from llm_scratch.files import lines_of, read_text
 from llm_scratch.finetuning.prompts import STYLES
 
@@ -51,7 +53,8 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", metavar="TEXT",
                         help="may be repeated; - is standard input; default: -")  # fmt: skip
     parser.add_argument("--prompts-file", metavar="FILE",
-                        help="a text file with one prompt per line; default: no file")  # fmt: skip
+                        help="a text file with one prompt per line, or JSON, JSON Lines, CSV, TSV "
+                             "with a field prompt; default: no file")  # fmt: skip
     add_style(parser, None)
     add_option(parser, "--max-new-tokens N", "tokens to write at most", 100)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
@@ -132,17 +135,27 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     words = args.prompt or ([] if args.prompts_file else ["-"])
     prompts = [read_standard_input() if word == "-" else word for word in words]
     if args.prompts_file:
-        prompts += [line for line in lines_of(read_text(args.prompts_file)) if line.strip()]
+        prompts += read_prompts_file(args.prompts_file)
     if not prompts:
         raise ValueError(f"{args.prompts_file} holds no prompt; each line is one")
     return prompts
+
+
+def read_prompts_file(path: str) -> list[str]:
+    """Return the prompts of a file of rows (JSON, CSV, ...), or each line of another one."""
+    if not holds_rows(path):
+        return [line for line in lines_of(read_text(path)) if line.strip()]
+    prompts = list(file_texts(path, "prompt"))
+    if empty := [where for where, prompt in prompts if not prompt.strip()]:
+        raise ValueError(f"{empty[0]} has an empty prompt; leave the row out")
+    return [prompt for _, prompt in prompts]
 
 
 def read_standard_input() -> str:
     """Return the text that is piped in or typed."""
     if sys.stdin.isatty():
         print("The prompt, then an end of file (Ctrl-D; on Windows Ctrl-Z):", file=sys.stderr)
-    return sys.stdin.read().rstrip("\n")
+    return standard_input().rstrip("\n")
 
 
 def model_for_text(args: argparse.Namespace) -> tuple[Any, Any]:

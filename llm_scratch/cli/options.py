@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llm_scratch.files import decode_text
 from llm_scratch.training.config import PRECISIONS
 
 if TYPE_CHECKING:
@@ -121,9 +124,40 @@ def open_asked(args: argparse.Namespace, source: str | None = None, **options: A
     return open_model(source or args.model, **options)
 
 
-def data_path(name: str) -> Path:
-    """Return the path that is meant: one that is there, or a text or data set by its name."""
+def matching(name: str) -> list[Path]:
+    """Return the paths that a pattern of *, ? and [] stands for, where no shell has expanded it.
+
+    Another name stands for itself, and so does a pattern that is a file's name.
+
+    Raises:
+        FileNotFoundError: if a pattern fits no file.
+    """
+    if os.path.exists(name) or not glob.has_magic(name):
+        return [Path(name)]
+    if found := sorted(glob.glob(name, recursive=True)):
+        return [Path(path) for path in found]
+    raise FileNotFoundError(f"no file is called like {name}")
+
+
+def data_paths(names: Iterable[str]) -> list[Path]:
+    """Return the paths that are meant: those that are there, or texts and data sets by name."""
     from llm_scratch.text.corpora import find_data
 
-    path = Path(name)
-    return path if path.exists() or path.name != name else find_data(name)
+    paths = [path for name in names for path in matching(name)]
+    return [p if p.exists() or p.name != str(p) else find_data(p.name) for p in paths]
+
+
+def data_path(name: str) -> Path:
+    """Return the one path that is meant; see `data_paths`."""
+    paths = data_paths([name])
+    if len(paths) > 1:
+        shown = ", ".join(map(str, paths[:3]))
+        raise ValueError(f"{name} stands for {len(paths)} files ({shown} ...), one is needed")
+    return paths[0]
+
+
+def standard_input() -> str:
+    """Return the text that is piped in, in UTF-8 whatever the system's encoding, or typed."""
+    if sys.stdin.isatty() or not hasattr(sys.stdin, "buffer"):
+        return sys.stdin.read()
+    return decode_text("standard input", sys.stdin.buffer.read()).replace("\r\n", "\n")

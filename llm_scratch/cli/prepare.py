@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.cli.options import add_command, add_option, add_tokenizer, data_path
+from llm_scratch.cli.options import add_command, add_option, add_tokenizer, data_paths
 
 if TYPE_CHECKING:
     from llm_scratch.text.token_file import TokenFile
@@ -23,7 +23,8 @@ def add_commands(subparsers: Any) -> None:
         "texts",
         nargs="*",
         metavar="TEXT",
-        help="files (UTF-8), folders of .txt files, or names of texts",
+        help="files (UTF-8; of .json, .jsonl, .csv and .tsv the text of each row), folders of .txt "
+        "files, or names of texts",
     )
     add_option(parser, "--out FILE", "the token file", "tokens.bin")
     add_tokenizer(parser)
@@ -59,7 +60,7 @@ def write(args: argparse.Namespace) -> TokenFile:
     from llm_scratch.text.token_file import write_tokens
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
-    paths = [data_path(name) for name in args.texts]
+    paths = data_paths(args.texts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         file = write_tokens(args.out, paths, open_tokenizer(args.tokenizer), empty=args.empty)

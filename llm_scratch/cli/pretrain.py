@@ -15,6 +15,7 @@ from llm_scratch.cli.options import (
     add_model,
     add_option,
     add_precision,
+    matching,
     open_asked,
 )
 from llm_scratch.cli.settings import SETTINGS, SIZES, add_settings, shown_defaults
@@ -161,7 +162,7 @@ def run_plot(args: argparse.Namespace) -> int:
     from llm_scratch.plotting import plot_runs
     from llm_scratch.training.run_folder import read_metrics
 
-    runs = {str(run): read_metrics(run) for run in args.runs}
+    runs = {str(run): read_metrics(run) for name in args.runs for run in matching(name)}
     try:
         figure = plot_runs(runs)
     except ModuleNotFoundError as error:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.cli.options import add_command, add_group, add_option, add_tokenizer, data_path
+from llm_scratch.cli.options import (
+    add_command,
+    add_group,
+    add_option,
+    add_tokenizer,
+    data_paths,
+    standard_input,
+)
 
 
 def add_commands(subparsers: Any) -> None:
@@ -33,7 +39,9 @@ def add_train(commands: Any) -> None:
     """Add `tokenizer train`."""
     example = "tokenizer train the-tide-clock --vocab-size 1000 --out tide.json"
     parser = add_command(commands, "train", "learn a vocabulary from texts", example, run_train)
-    parser.add_argument("texts", nargs="+", metavar="TEXT", help="files, or names of texts")
+    parser.add_argument(
+        "texts", nargs="+", metavar="TEXT", help="files, folders, or names of texts"
+    )
     add_option(parser, "--vocab-size N", "256 bytes, merges and special tokens together", 1000)
     parser.add_argument(
         "--special",
@@ -50,7 +58,9 @@ def run_train(args: argparse.Namespace) -> int:
     from llm_scratch.tokenizers.bpe_display import token_text
     from llm_scratch.tokenizers.simple import END_OF_TEXT
 
-    paths = [data_path(name) for name in args.texts]
+    paths = data_paths(args.texts)
+    if Path(args.out).is_dir():
+        raise ValueError(f"--out {args.out} is a folder; give the name of a file")
     specials = tuple(args.special or (END_OF_TEXT,))
     tokenizer = BytePairTokenizer.train(paths, args.vocab_size, specials, name=Path(args.out).stem)
     tokenizer.save(args.out)
@@ -72,7 +82,7 @@ def run_decode(args: argparse.Namespace) -> int:
     """Print the text of ids."""
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
-    ids = args.ids or [int(word) for word in sys.stdin.read().split()]
+    ids = args.ids or [int(word) for word in standard_input().split()]
     print(open_tokenizer(args.tokenizer).decode(ids))
     return 0
 
@@ -103,4 +113,4 @@ def _text_of(args: argparse.Namespace) -> str:
 
     if args.file:
         return read_text(args.file)
-    return sys.stdin.read() if args.text == "-" else args.text
+    return standard_input() if args.text == "-" else args.text

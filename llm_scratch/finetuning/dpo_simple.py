@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
@@ -29,6 +30,7 @@ from llm_scratch.training.evaluation import generate_and_print_sample
 from llm_scratch.training.losses import first_batches
 
 ANSWERS = ("chosen", "rejected")
+PAIR = ("instruction", *ANSWERS)
 PairLoader = Iterable[Mapping[str, Any]]
 
 
@@ -54,7 +56,7 @@ class PreferenceDataset(Dataset):
         self.data = data
         self.encoded_texts: list[dict[str, Any]] = []
         for number, entry in enumerate(data):
-            check_pair(number, entry)
+            check_entry(f"data[{number}]", entry, PAIR)
             start = encode(tokenizer, ALPACA.prompt(entry), "text")
             texts = {name: start + encode(tokenizer, entry[name], "text") for name in ANSWERS}
             prompt_ids = encode(tokenizer, ALPACA.instruction(entry), "text")
@@ -65,25 +67,6 @@ class PreferenceDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.data)
-
-
-def check_pair(number: int, entry: Mapping[str, Any]) -> None:
-    """Refuse an entry that is no pair of answers to a prompt.
-
-    Raises:
-        ValueError: naming the entry by its number, and what is missing or empty.
-    """
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"entry {number} is a {type(entry).__name__}, a dict is needed")
-    missing = [name for name in ("instruction", *ANSWERS) if name not in entry]
-    if missing:
-        raise ValueError(
-            f"entry {number} has no {' and no '.join(missing)}; every entry needs instruction, "
-            "chosen and rejected, and may have an input"
-        )
-    for name in ANSWERS:
-        if not isinstance(entry[name], str) or not entry[name].strip():
-            raise ValueError(f"entry {number} has an empty {name} answer; leave the entry out")
 
 
 def preference_collate(

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm_scratch.finetuning.dpo_simple import compute_dpo_loss
+from llm_scratch.finetuning.instruction_rows import check_left_out
 from llm_scratch.finetuning.preference_rows import (
     PreferenceRows,
     answer_logprobs,
@@ -148,18 +149,19 @@ def finetune_preferences(
             `save_best=save_adapter`.
 
     Raises:
-        ValueError: if an entry is no pair, or model, data and settings do not fit each other; see
-            `training.loop.train`.
+        ValueError: if an entry is no pair; if more than a tenth of the pairs are left out; or if
+            model, data and settings do not fit each other, see `training.loop.train`.
     """
     objective = dpo_objective(beta, average=average)
     length = config.length or model.cfg.context_length
+    given = {"train": train} | ({} if validation is None else {"validation": validation})
     parts = {
         name: part
         if isinstance(part, PreferenceRows)
         else preference_rows(part, tokenizer, length=length, prompt_of=prompt_of)
-        for name, part in (("train", train), ("validation", validation))
-        if part is not None
+        for name, part in given.items()
     }
+    check_left_out(sum(map(len, given.values())), sum(map(len, parts.values())))
     save_best = run.get("save_best", save_model)
     resumed = run.get("folder") if run.get("resume") else None
     kept = {} if resumed is None else _read_reference(Path(resumed), parts)

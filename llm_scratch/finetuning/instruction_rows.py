@@ -40,8 +40,8 @@ def instruction_rows(
 ) -> TokenRows:
     """Prompts and answers as rows to learn from, each with one end mark as its last target.
 
-    A row that is too long loses the beginning of its prompt, never of its answer; a row whose
-    output is empty teaches nothing and is left out. A warning counts both.
+    A row that is too long loses the beginning of its prompt, never of its answer. A row whose
+    answer alone is too long is left out, as is one without output. A warning counts each.
 
     Args:
         data: dicts with instruction, input and output.
@@ -53,25 +53,23 @@ def instruction_rows(
         buckets: whether rows of about the same length come together.
 
     Raises:
-        ValueError: naming the row, if it has no instruction or output, or if its answer alone is
-            longer than `max_length`; if no row is left; if there is no end mark.
+        ValueError: naming the row, if it has no instruction or output; if no row is left; if there
+            is no end mark.
     """
     end = end_of_text_id(tokenizer) if end_id is None else end_id
     if end is None:
         raise ValueError("the tokenizer has no end of text; give end_id=, or no answer would end")
-    rows, cut, empty = [], 0, 0
+    rows, cut, empty, too_long = [], 0, 0, 0
     for number, entry in enumerate(data):
         if isinstance(entry, dict) and not str(entry.get("output", "?")).strip():
             empty += 1
             continue
-        check_entry(number, entry)
+        check_entry(f"data[{number}]", entry)
         prompt = encode(tokenizer, style.prompt(entry), "text")
         answer = [*encode(tokenizer, entry["output"], "text"), end]
         if len(answer) > max_length:
-            raise ValueError(
-                f"row {number}: the answer has {len(answer)} tokens with its end mark, at most "
-                f"{max_length} fit; shorten it, or leave the row out"
-            )
+            too_long += 1
+            continue
         over = max(0, len(prompt) + len(answer) - 1 - max_length)
         cut += over > 0
         rows.append(answer_row(prompt[over:], answer, answer_only))
@@ -83,8 +81,33 @@ def instruction_rows(
         )
     if empty:
         warnings.warn(f"{empty} of {len(data)} rows have no output and are left out", stacklevel=2)
+    if too_long:
+        warnings.warn(
+            f"{too_long} of {len(data)} rows have an answer above {max_length} tokens with its end "
+            "mark and are left out",
+            stacklevel=2,
+        )
+    if not rows:
+        raise ValueError(f"no rows are left of {len(data)} to learn from")
     vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
+
+
+def check_left_out(given: int, left: int) -> None:
+    """Refuse to learn from data of which more than a tenth had to be left out.
+
+    Args:
+        given: rows of all parts.
+        left: those that are left.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if given - left > given / 10:
+        raise ValueError(
+            f"{given - left} of {given} rows would be left out, more than a tenth; take a model "
+            "with a longer context, shorten the answers, or remove these rows"
+        )
 
 
 def answer_row(

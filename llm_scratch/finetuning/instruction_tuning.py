@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows, learned_share
+from llm_scratch.finetuning.instruction_rows import (
+    PackedRows,
+    check_left_out,
+    instruction_rows,
+    learned_share,
+)
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions, generate_text
@@ -46,19 +51,24 @@ def finetune_instructions(
             LoRA is kept by `save_best=save_adapter`.
 
     Raises:
-        ValueError: naming the row that is no instruction with an answer, or if model, data and
-            settings do not fit each other; see `training.loop.train`.
+        ValueError: naming the row that is no instruction with an answer; if more than a tenth of
+            the rows have answers that do not fit; or if model, data and settings do not fit each
+            other, see `training.loop.train`.
     """
     length, log = config.length or model.cfg.context_length, run.get("log", print)
     parts: dict[str, Any] = {}
+    given = left = 0
     for name, part in (("train", train), ("validation", validation)):
         if part is None:
             continue
         options: Any = {"style": style, "answer_only": answer_only, "max_length": length}
         if not isinstance(part, TokenRows):
+            given += len(part)
             part = instruction_rows(part, tokenizer, **options)
+            left += len(part)
         log(f"{name}: {part}, {learned_share(part):.0%} of the tokens are learned")
         parts[name] = PackedRows(part, length) if packing else part
+    check_left_out(given, left)
     data, validated = parts["train"], parts.get("validation")
     return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 

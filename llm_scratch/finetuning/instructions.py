@@ -8,9 +8,8 @@ Shape letters: B rows of a batch, T tokens.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from llm_scratch.data_files import Columns, file_rows
 from llm_scratch.download import download_file
+from llm_scratch.files import parse_any_json
 from llm_scratch.finetuning.prompts import ALPACA, PHI3
 from llm_scratch.text.token_rows import IGNORE_INDEX
 from llm_scratch.tokenizers.any_tokenizer import encode
@@ -28,60 +29,52 @@ KEYS = ("instruction", "output")
 
 
 def load_instructions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of a JSON file: dicts with instruction, input and output.
+    """The entries of a file (JSON, JSON Lines, CSV, TSV): dicts with instruction, input and output.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no list of such entries; the first bad row is named.
+        ValueError: naming file and row, if it holds something else, or nothing.
     """
-    return load_entries(path, check_entry, KEYS)
+    return load_entries(path, KEYS)
 
 
-def load_entries(
-    path: str | os.PathLike[str], check: Callable[[int, Any], object], keys: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return the entries of a JSON file that pass a check: `check(number, entry)` raises.
+def load_entries(path: str | os.PathLike[str], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries of a file that have an instruction and answers; see `check_entry`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no list of entries; the first bad one is named.
+        ValueError: naming file and row, if it holds something else, or nothing.
     """
-    path = Path(path)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as err:
-        raise ValueError(f"{path} is no JSON: {err}; is it cut short?") from err
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path} must hold a list of entries, each with {' and '.join(keys)}")
-    try:
-        for number, entry in enumerate(entries):
-            check(number, entry)
-    except ValueError as err:
-        raise ValueError(f"{path}: {err}") from None
-    return entries
+    rows = list(file_rows(path, Columns(tuple(keys), ("input",))))
+    for where, entry in rows:
+        check_entry(where, entry, keys)
+    return [entry for _, entry in rows]
 
 
-def check_entry(number: int, entry: Any) -> None:
-    """Refuse an entry that is no instruction with an answer.
+def check_entry(where: str, entry: Any, keys: Sequence[str] = KEYS) -> None:
+    """Refuse an entry that is no instruction with its answers.
+
+    Args:
+        where: what errors call it.
+        entry: a dict with `keys`, and perhaps an input.
+        keys: the instruction, and what else it needs; these are answers, which are not empty.
 
     Raises:
-        ValueError: naming the row by its number, from 0, and what is wrong with it.
+        ValueError: saying what is wrong with it.
     """
-    if not isinstance(entry, dict):
-        raise ValueError(f"row {number} is a {type(entry).__name__}, a dict is needed")
-    if missing := [key for key in KEYS if key not in entry]:
-        raise ValueError(
-            f"row {number} has no {' and no '.join(missing)}; it has {', '.join(map(str, entry))}"
-        )
-    for key in (*KEYS, "input"):
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} is a {type(entry).__name__}, a dict is needed")
+    if missing := [key for key in keys if key not in entry]:
+        has = ", ".join(map(str, entry)) or "nothing"
+        raise ValueError(f"{where} has no {' and no '.join(missing)}; it has {has}")
+    for key in (*keys, "input"):
         if key == "input" and entry.get(key) is None:
             continue  # as other tools write a missing one
         if not isinstance(entry[key], str):
-            raise ValueError(
-                f"row {number}: {key} is of type {type(entry[key]).__name__}, not a text"
-            )
-    if not entry["output"].strip():
-        raise ValueError(f"row {number} has an empty output; leave the row out")
+            raise ValueError(f"{where}: {key} is of type {type(entry[key]).__name__}, not a text")
+    for key in keys[1:]:
+        if not entry[key].strip():
+            raise ValueError(f"{where} has an empty {key}; leave the row out")
 
 
 def download_and_load_file(file_path: str | os.PathLike[str], url: str) -> Any:
@@ -89,6 +82,7 @@ def download_and_load_file(file_path: str | os.PathLike[str], url: str) -> Any:
 
     Raises:
         DownloadError: if it can't be downloaded; nothing half-written stays behind.
+        ValueError: if it is not JSON; names the file.
 
     Source:
         Book 7.2.
@@ -96,7 +90,7 @@ def download_and_load_file(file_path: str | os.PathLike[str], url: str) -> Any:
     path = Path(file_path)
     if not path.is_file():
         download_file(url, path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_any_json(path, path.read_bytes())
 
 
 class InstructionDataset(Dataset):
@@ -118,7 +112,7 @@ class InstructionDataset(Dataset):
         self.data = data
         self.encoded_texts: list[list[int]] = []
         for number, entry in enumerate(data):
-            check_entry(number, entry)
+            check_entry(f"data[{number}]", entry)
             text = self.style.prompt(entry) + entry["output"]
             self.encoded_texts.append(encode(tokenizer, text, "text"))
 

@@ -6,24 +6,37 @@ Rows are pairs (label, text). Where the book passes a DataFrame with the columns
 
 from __future__ import annotations
 
-import csv
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from llm_scratch.data_files import Columns, Log, file_rows, table_rows
 from llm_scratch.download import download_file
-from llm_scratch.files import open_text
+from llm_scratch.files import read_text
 from llm_scratch.text.archives import unpack_member
 
 SEED = 123
 ARCHIVE_MEMBER = "SMSSpamCollection"
 MOST_BYTES = 10_000_000  # twenty times the collection
 
-Row = tuple[Any, str]
+COLUMNS = Columns(("Label", "Text"))
+LONGEST_NUMBER = 4  # digits of a class's number; longer ones are names
+
+
+class LabelledRow(NamedTuple):
+    """A text with its class, and where it stands: "messages.csv: line 17", or "rows[16]"."""
+
+    label: Any
+    text: str
+    where: str
+
+
+Row = tuple[Any, str] | LabelledRow
 
 
 def download_and_unzip_spam_data(
@@ -67,7 +80,8 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
     """Read the lines "label, tab, text" of a file like the SMS collection: [(label, text), ...].
 
     By default a quotation mark at the start of a text opens a quotation that may hold line ends,
-    as in the book, which so reads 5,572 rows out of the collection's 5,574 lines.
+    as in the book, which so reads 5,572 rows out of the collection's 5,574 lines. A first line
+    that names the columns is left out, with a warning.
 
     Args:
         path: the file, in UTF-8.
@@ -80,35 +94,21 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
     Source:
         Book 6.2.
     """
-    rows = []
-    try:
-        with open_text(path) as file:
-            quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-            reader = csv.reader(file, csv.excel_tab, quoting=quoting)
-            for number, fields in enumerate(reader, 1):
-                if not fields:
-                    continue
-                if len(fields) != 2:
-                    raise ValueError(f"row {number} of {path} has {len(fields)} fields; "
-                                     "a label, a tab and a text are needed")  # fmt: skip
-                rows.append((fields[0], fields[1]))
-    except csv.Error as err:
-        raise ValueError(f"{path} can't be read ({err}); quotes=False takes quotation marks as "
-                         "they stand") from err  # fmt: skip
+    rows: list[tuple[str, str]] = []
+    for line, fields in table_rows(path, read_text(path), "\t", quotes=quotes, loose=True):
+        where = f"{path}: line {line}"
+        if len(fields) != 2:
+            raise ValueError(
+                f"{where} has {len(fields)} fields; a label, a tab and a text are needed"
+            )
+        if not rows and COLUMNS.spelled(fields) == list(COLUMNS.needed):
+            warnings.warn(f"{where} names the columns and is no message", stacklevel=2)
+            continue
+        row = _labelled(where, *fields)
+        rows.append((row.label, row.text))
     if not rows:
         raise ValueError(f"{path} holds no message; lines of a label, a tab and a text are needed")
-    if quotes:
-        _check_closed(path, rows)
     return rows
-
-
-def _check_closed(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """Refuse a file that ends inside of a quotation, which has swallowed the rows after it."""
-    if rows and rows[-1][1].endswith("\n"):
-        raise ValueError(
-            f"{path}: the quotation mark that opens the text {rows[-1][1][:30]!r}... is never "
-            "closed; close it, or leave it out"
-        )
 
 
 def create_balanced_dataset(rows: Any) -> Any:
@@ -183,31 +183,62 @@ def random_split(
     return rows[:train_end], rows[train_end:validation_end], rows[validation_end:]
 
 
-def read_rows(source: Any) -> list[Row]:
-    """Rows (label, text) out of rows, a DataFrame, or a CSV file with the head "Label,Text".
+def read_rows(source: Any) -> list[LabelledRow]:
+    """Return labelled texts out of pairs (label, text), a DataFrame, or a file.
 
-    Labels of a CSV file that are whole numbers become integers.
+    If all labels of a file are whole numbers, they become integers.
+
+    Args:
+        source: rows, a DataFrame with the columns `Label` and `Text`, or what `read_labelled`
+            reads.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a column is missing.
+        ValueError: if a row of a file has no label and text; names file and row.
         TypeError: if a row is no pair, or a text no text; names the row.
     """
     if isinstance(source, str | os.PathLike):
-        return _read_csv(Path(source))
+        rows = read_labelled(source)
+        if all(row.label.isdecimal() and len(row.label) <= LONGEST_NUMBER for row in rows):
+            rows = [row._replace(label=int(row.label)) for row in rows]
+        return rows
     if is_frame(source):
-        return _checked(zip(list(source["Label"]), list(source["Text"]), strict=True))
+        source = zip(list(source["Label"]), list(source["Text"]), strict=True)
     return _checked(source)
 
 
-def read_labelled(path: str | os.PathLike[str]) -> list[Row]:
-    """Read a file of labelled texts: a `.csv` with the head "Label,Text", else tabs between them.
+def read_labelled(path: str | os.PathLike[str], *, log: Log | None = None) -> list[LabelledRow]:
+    """Read a file of labelled texts: JSON, JSON Lines, CSV or TSV with `label` and `text`.
+
+    A TSV may come without these names in its first line, and takes quotation marks as they stand.
+    Labels lose the blanks around them.
+
+    Args:
+        path: the file, in UTF-8.
+        log: gets a line where the first line of a TSV is one of names.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a row has no label and text, or the file is not UTF-8.
+        ValueError: naming file and row, if it has no label and text, or can't be read.
     """
-    return read_rows(path) if Path(path).suffix == ".csv" else read_sms(path, quotes=False)
+    return [
+        _labelled(where, values.get("Label"), values.get("Text"))
+        for where, values in file_rows(path, COLUMNS, bare=True, log=log)
+    ]
+
+
+def _labelled(where: str, label: Any, text: Any) -> LabelledRow:
+    """Return a row of a file; its label is a name, also where JSON has a number."""
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
+    for name, value in (("label", label), ("text", text)):
+        if not isinstance(value, str):
+            found = f"a {name} of type {type(value).__name__}"
+            raise ValueError(f"{where} has {'no ' + name if value is None else found}; each row "
+                             "needs a label and a text")  # fmt: skip
+        if not (value.strip() if name == "label" else value):
+            raise ValueError(f"{where} has an empty {name}; leave the row out")
+    return LabelledRow(label.strip(), text, where)
 
 
 def is_frame(rows: Any) -> bool:
@@ -215,36 +246,18 @@ def is_frame(rows: Any) -> bool:
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
 
 
-def _read_csv(path: Path) -> list[Row]:
-    rows = []
-    with open_text(path) as file:
-        reader = csv.DictReader(file)
-        if missing := {"Label", "Text"} - set(reader.fieldnames or ()):
-            raise ValueError(
-                f"{path} has no column {', '.join(sorted(missing))}; its first line must name "
-                "Label and Text"
-            )
-        for number, row in enumerate(reader):
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"row {number} of {path} has another number of fields than its first line; "
-                    "a text with commas stands between quotation marks"
-                )
-            label = row["Label"].strip()
-            rows.append((int(label) if label.isdecimal() else label, row["Text"]))
-    _check_closed(path, rows)
-    return _checked(rows)
-
-
-def _checked(rows: Iterable[Any]) -> list[Row]:
+def _checked(rows: Iterable[Any]) -> list[LabelledRow]:
     found = []
     for number, row in enumerate(rows):
+        if isinstance(row, LabelledRow):
+            found.append(row)
+            continue
         if isinstance(row, str | Mapping) or not hasattr(row, "__len__") or len(row) != 2:
-            raise TypeError(f"row {number} is {row!r:.60}; a pair (label, text) is needed")
+            raise TypeError(f"rows[{number}] is {row!r:.60}; a pair (label, text) is needed")
         label, text = row
         if not isinstance(text, str):
-            raise TypeError(f"the text of row {number} is a {type(text).__name__}, not a str")
-        found.append((label, text))
+            raise TypeError(f"the text of rows[{number}] is a {type(text).__name__}, not a str")
+        found.append(LabelledRow(label, text, f"rows[{number}]"))
     return found
 
 

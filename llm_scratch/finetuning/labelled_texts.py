@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llm_scratch.finetuning.labelled_rows import Row, read_rows
+from llm_scratch.finetuning.labelled_rows import LONGEST_NUMBER, LabelledRow, Row, read_rows
 from llm_scratch.finetuning.spam_classifier import warn_of_cut
 from llm_scratch.finetuning.splits import split_rows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
@@ -27,8 +27,8 @@ class ClassificationDataset(Dataset):
     learns from these batches as they are.
 
     Args:
-        rows: pairs (label, text); also a CSV file with the head "Label,Text", or a DataFrame. A
-            label is a class's name or its number.
+        rows: pairs (label, text); also a file that `read_rows` reads, or a DataFrame. A label is a
+            class's name or its number.
         tokenizer: any tokenizer.
         class_names: the classes in the order of their numbers. None takes the labels' names in
             alphabetical order, or "0", "1", ... up to the highest number.
@@ -61,16 +61,15 @@ class ClassificationDataset(Dataset):
             raise ValueError("there are no rows; pairs of a label and a text are needed")
         if max_length is not None and max_length < 1:
             raise ValueError(f"{max_length=} must be 1 or more; None cuts nothing")
-        given = [label for label, _ in pairs]
-        self.class_names = _names_of(given) if class_names is None else tuple(class_names)
+        self.class_names = _names_of(pairs) if class_names is None else tuple(class_names)
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"two classes have one name: {', '.join(self.class_names)}")
-        self.labels = [_number_of(row, label, self.class_names) for row, label in enumerate(given)]
-        self.texts = [text for _, text in pairs]
+        self.labels = [_number_of(row, self.class_names) for row in pairs]
+        self.texts = [row.text for row in pairs]
         encoded = [encode(tokenizer, text, "text") for text in self.texts]
-        for row, ids in enumerate(encoded):
+        for row, ids in zip(pairs, encoded, strict=True):
             if not ids:
-                raise ValueError(f"the text of row {row} has no token; leave the row out")
+                raise ValueError(f"the text of {row.where} has no token; leave the row out")
         if max_length is not None:
             warn_of_cut(encoded, max_length)
         vocab_size = vocab_size_of(tokenizer) or max(map(max, encoded)) + 1
@@ -131,39 +130,43 @@ def split_texts(
         max_length: longer texts are cut.
 
     Raises:
-        ValueError: if a part would be empty, or a row is not right; see `ClassificationDataset`.
+        ValueError: if there is one class alone, a class has too few rows for three parts, or a row
+            is not right; see `ClassificationDataset`.
     """
-    rows = list(rows)
-    names = _names_of([label for label, _ in rows])
+    rows = read_rows(rows)
+    names = _names_of(rows)
+    if len(names) < 2:
+        raise ValueError(f"all {len(rows)} rows have one label, {names[0]!r}; two are needed")
     train, validation, test = (
         ClassificationDataset(part, tokenizer, class_names=names, max_length=max_length)
-        for part in split_rows(rows, seed)
+        for part in split_rows(rows, seed, class_of=lambda row: row.label)
     )
     return train, validation, test
 
 
-def _names_of(labels: Sequence[Any]) -> tuple[str, ...]:
-    if all(isinstance(label, str) for label in labels):
-        return tuple(sorted(set(labels)))
-    numbers = [_number_of(row, label, None) for row, label in enumerate(labels)]
-    return tuple(str(number) for number in range(max(numbers) + 1))
+def _names_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
+    if all(isinstance(row.label, str) for row in rows):
+        return tuple(sorted({row.label for row in rows}))
+    highest = max(_number_of(row, None) for row in rows)
+    if highest >= 10**LONGEST_NUMBER:
+        raise ValueError(f"the label {highest} is too high for the number of a class; give names")
+    return tuple(str(number) for number in range(highest + 1))
 
 
-def _number_of(row: int, label: Any, names: Sequence[str] | None) -> int:
+def _number_of(row: LabelledRow, names: Sequence[str] | None) -> int:
     """The number of a class; without names, the label itself, which must be a number."""
+    label, where = row.label, row.where
     if isinstance(label, str) and names is not None:
         if label not in names:
-            raise ValueError(f"row {row} has the label {label!r}; there are {', '.join(names)}")
+            raise ValueError(f"{where} has the label {label!r}; there are {', '.join(names)}")
         return names.index(label)
     try:
         number = index(label)
     except TypeError as err:
         raise ValueError(
-            f"row {row} has the label {label!r}; all labels must be names, or all numbers"
+            f"{where} has the label {label!r}; all labels must be names, or all numbers"
         ) from err
     if number < 0 or (names is not None and number >= len(names)):
         last = "up" if names is None else f"to {len(names) - 1} ({', '.join(names)})"
-        raise ValueError(
-            f"row {row} has the label {number}, out of range; classes go from 0 {last}"
-        )
+        raise ValueError(f"{where} has the label {number}, out of range; classes go from 0 {last}")
     return number

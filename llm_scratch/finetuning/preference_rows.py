@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm_scratch.finetuning.dpo_simple import ANSWERS, check_pair
+from llm_scratch.finetuning.dpo_simple import ANSWERS, PAIR
 from llm_scratch.finetuning.instruction_rows import answer_row, shuffled_rows
-from llm_scratch.finetuning.instructions import load_entries
+from llm_scratch.finetuning.instructions import check_entry, load_entries
 from llm_scratch.finetuning.prompts import ALPACA, Entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
@@ -99,13 +99,13 @@ class PreferenceRows:
 
 
 def load_preferences(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read a JSON file of dicts with instruction, input, chosen and rejected.
+    """Read a file (JSON, JSON Lines, CSV, TSV) of dicts with instruction, input, chosen, rejected.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no list of pairs; the first bad one is named.
+        ValueError: naming file and row, if it holds something else, or nothing.
     """
-    return load_entries(path, check_pair, ("instruction", *ANSWERS))
+    return load_entries(path, PAIR)
 
 
 def preference_rows(
@@ -135,7 +135,7 @@ def preference_rows(
     pairs: list[tuple[Row, Row]] = []
     equal = too_long = 0
     for number, entry in enumerate(entries):
-        check_pair(number, entry)
+        check_entry(f"entries[{number}]", entry, PAIR)
         prompt = encode(tokenizer, prompt_of(entry), "text") or [end]
         answers = [[*encode(tokenizer, entry[name], "text"), end] for name in ANSWERS]
         room = length + 1 - max(map(len, answers))  # the last id is a target alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,28 +67,29 @@ def accuracy(matrix: Tensor) -> float:
 def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> list[ClassScores]:
     """Precision, recall and F1 of every class of a confusion matrix.
 
-    The precision of a class that was never predicted is 0.
+    The precision of a class that was never predicted is 0. The recall and F1 of a class without
+    examples are not defined: NaN.
 
     Args:
         matrix: (N, N) counts, rows are the true classes.
         class_names: the N names; None calls them "0", "1", ...
 
     Raises:
-        ValueError: if a class has no example, so that its recall is not defined, or the names
-            are not N.
+        ValueError: if the names are not N.
     """
     _check_matrix(matrix)
     names = [str(i) for i in range(len(matrix))] if class_names is None else list(class_names)
     if len(names) != len(matrix):
         raise ValueError(f"{len(names)} class names for {len(matrix)} classes; give one for each")
     examples, said = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
-    if empty := [name for name, count in zip(names, examples, strict=True) if not count]:
-        raise ValueError(
-            f"there is no example of the class {', '.join(empty)}, so it has no recall; use "
-            "examples of every class"
-        )
     return [
-        ClassScores(name, right / n_said if n_said else 0.0, right / n, 2 * right / (n + n_said), n)
+        ClassScores(
+            name,
+            right / n_said if n_said else 0.0,
+            right / n if n else math.nan,
+            2 * right / (n + n_said) if n else math.nan,
+            n,
+        )
         for name, right, n, n_said in zip(
             names, matrix.diagonal().tolist(), examples, said, strict=True
         )
@@ -95,16 +97,20 @@ def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> li
 
 
 def score_table(matrix: Tensor, class_names: Sequence[str] | None = None) -> str:
-    """The scores of every class and the accuracy, as lines to print; see `class_scores`."""
+    """The scores of every class and the accuracy, as lines to print; "-" where there is none."""
     scores = class_scores(matrix, class_names)
     width = max(len("accuracy"), *(len(score.name) for score in scores))
     lines = [f"{'':{width}}  precision  recall      F1  examples"]
     lines += [
-        f"{s.name:{width}}  {s.precision:9.1%}  {s.recall:6.1%}  {s.f1:6.1%}  {s.examples:8}"
+        f"{s.name:{width}}  {s.precision:9.1%}  {_share(s.recall)}  {_share(s.f1)}  {s.examples:8}"
         for s in scores
     ]
     lines.append(f"{'accuracy':{width}}  {accuracy(matrix):9.1%}{int(matrix.sum()):26}")
     return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    return f"{'-':>6}" if math.isnan(value) else f"{value:6.1%}"
 
 
 def _check_matrix(matrix: Tensor) -> None:

@@ -34,8 +34,8 @@ class SpamDataset(Dataset):
     """Messages as rows of ids of one length: item -> (max_length,) int64 and its label.
 
     Args:
-        csv_file: a CSV file with the head "Label,Text"; also rows (label, text), or a DataFrame.
-            Labels are 0 and 1, or "ham" and "spam".
+        csv_file: a CSV file with the head "Label,Text" (or another that `read_rows` reads); also
+            rows (label, text), or a DataFrame. Labels are 0 and 1, or "ham" and "spam".
         tokenizer: any tokenizer.
         max_length: ids of a row. Longer messages are cut, with a warning that counts them; None
             takes the longest message.
@@ -66,8 +66,8 @@ class SpamDataset(Dataset):
             raise ValueError("there are no messages to learn from")
         if max_length is not None and max_length < 1:
             raise ValueError(f"{max_length=} must be 1 or more; None takes the longest message")
-        labels = [_spam_label(number, label) for number, (label, _) in enumerate(rows)]
-        texts = [text for _, text in rows]
+        labels = [_spam_label(row.where, row.label) for row in rows]
+        texts = [row.text for row in rows]
         self.data: dict[str, list[Any]] = {"Label": labels, "Text": texts}
         encoded = [encode(tokenizer, text, "text") for text in texts]
         self.max_length = max(map(len, encoded)) if max_length is None else max_length
@@ -303,11 +303,11 @@ def classify_review(
     return "spam" if logits.argmax() == 1 else "not spam"
 
 
-def _spam_label(number: int, label: Any) -> int:
+def _spam_label(where: str, label: Any) -> int:
     found = SPAM_LABELS.get(label, label) if isinstance(label, str) else label
     if found not in (0, 1):
         raise ValueError(
-            f"row {number} has the label {label!r}; 0 or ham, and 1 or spam, are the labels here "
+            f"{where} has the label {label!r}; 0 or ham, and 1 or spam, are the labels here "
             "(ClassificationDataset takes any)"
         )
     return int(found)

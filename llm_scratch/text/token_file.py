@@ -188,7 +188,7 @@ def write_tokens(
     Args:
         path: where to write; only a token file is written over.
         texts: a text, a `Path` (UTF-8), or any number of them; a folder stands for the .txt files
-            in it.
+            in it, and a file of rows (JSON, JSON Lines, CSV, TSV) for the `text` of each.
         tokenizer: any with `encode(text)`. It is kept in the file if it is a `BytePairTokenizer`
             or GPT-2's, of others the fingerprint is.
         empty: what to do about texts without a letter: "drop" them with a warning that numbers

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import regex
@@ -30,7 +29,14 @@ from llm_scratch.tokenizers.any_tokenizer import (
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_files import file_errors, saved_recipe, saved_text
-from llm_scratch.tokenizers.bpe_pieces import Texts, blocks_of, can_be_cut, each_text
+from llm_scratch.tokenizers.bpe_pieces import (
+    Text,
+    Texts,
+    blocks_of,
+    can_be_cut,
+    each_text,
+    text_sources,
+)
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
@@ -43,34 +49,19 @@ _NOT_BLANK = regex.compile(r"\S")  # the \S that texts are cut by; str.strip has
 SHOWN = 20
 
 
-class _Text(NamedTuple):
-    """A text to be encoded, and what to call it: its number and, if it is a file, its path."""
-
-    name: str
-    source: str | Path
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it has."""
-        return len(self.source) if isinstance(self.source, str) else self.source.stat().st_size
-
-
 def write_token_file(
     path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, progress: bool
 ) -> None:
     """Encode texts into a token file; `token_file.write_tokens` says how."""
     if empty not in ("drop", "raise"):
         raise ValueError(f"{empty=} must be 'drop' or 'raise'")
-    named: Iterable[_Text] = _named(texts)
-    total = None
-    if isinstance(texts, (str, os.PathLike, Sequence)):
-        named = known = list(named)  # says what is missing before work is done
-        total = sum(text.size for text in known)
+    sources = text_sources(texts)
+    total = sum(map(_size, sources)) if isinstance(sources, list) else None
     _check_place(path)
     with written_whole(path) as file, progress_bar(total, "encoding", progress) as bar:
         writer = _Writer(file, tokenizer)
         blanks = []
-        for text in named:
+        for text in each_text(sources):
             if not writer.add_text(text, bar.update):
                 blanks.append(text.name)
                 if empty == "raise":
@@ -110,7 +101,7 @@ class _Writer:
         self.last = self.mark
         file.write(bytes(HEADER_BYTES))  # the header comes last: it holds the counts
 
-    def add_text(self, text: _Text, advance: Callable[[int], Any]) -> bool:
+    def add_text(self, text: Text, advance: Callable[[int], Any]) -> bool:
         """Write one text and say whether there was anything in it."""
         for number, block in enumerate(blocks_of(text.source, self.whole, BLOCK)):
             # A first block is never cut within white space: if it is blank, all of the text is.
@@ -124,7 +115,7 @@ class _Writer:
             advance(num_bytes)
         return True
 
-    def _begin(self, text: _Text) -> None:
+    def _begin(self, text: Text) -> None:
         if self.num_texts and self.mark == NO_MARK:
             raise ValueError(
                 f"this tokenizer has no {END_OF_TEXT} to stand between texts, and {text.name} is "
@@ -182,26 +173,9 @@ class _Writer:
         self.file.write(data)
 
 
-def _named(texts: Texts) -> Iterator[_Text]:
-    """Yield texts and files with what to call them; a folder stands for the .txt files in it."""
-    number = 0
-    for text in each_text(texts):
-        for source in [text] if isinstance(text, str) else _files(text):
-            number += 1
-            if isinstance(source, str):
-                yield _Text(f"text {number}", source)
-            else:
-                yield _Text(f"text {number} ({source})", source)
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        if not (files := sorted(path.rglob("*.txt"))):
-            raise ValueError(f"the folder {path} has no .txt file; name its files one by one")
-        return files
-    if not path.is_file():
-        raise FileNotFoundError(f"no text at {path}")
-    return [path]
+def _size(source: str | Path) -> int:
+    """Return about how many bytes a text has."""
+    return len(source) if isinstance(source, str) else source.stat().st_size
 
 
 def _check_place(path: Path) -> None:

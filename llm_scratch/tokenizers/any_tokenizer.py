@@ -229,14 +229,14 @@ def check_special_tokens(
     return allowed
 
 
-def check_surrogates(text: str) -> None:
+def check_surrogates(text: str, name: str = "") -> None:
     """Raise a ValueError that names the first surrogate in a text: UTF-8 has no bytes for it."""
     try:
         if not text.isascii():  # asked first, since it costs nothing
             text.encode("utf-8")
     except UnicodeEncodeError as err:
         raise ValueError(
-            f"lone surrogate {text[err.start]!r} at position {err.start} can't be encoded; "
+            f"{name}lone surrogate {text[err.start]!r} at position {err.start} can't be encoded; "
             "read the text as UTF-8, or drop it with text.encode('utf-8', 'ignore').decode('utf-8')"
         ) from err
 

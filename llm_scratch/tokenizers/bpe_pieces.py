@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import regex
 
+from llm_scratch.data_files import file_texts, holds_rows
 from llm_scratch.files import open_text
 from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
@@ -116,28 +117,75 @@ def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
     yield text[start:]
 
 
-def each_text(texts: Any) -> Iterator[str | Path]:
-    """Yield texts as they are and the paths of files, from one of them or any number.
+class Text(NamedTuple):
+    """A text, or the file of one, and what to call it: its number and where it stands."""
+
+    name: str
+    source: str | Path
+
+
+def text_sources(texts: Any) -> Iterable[str | Path]:
+    """Return texts and the paths of files, from one of them or any number.
+
+    A folder stands for the files in it whose names end in .txt, in any case. Of texts that are a
+    sequence, files that are missing are named at once.
 
     Raises:
         TypeError: if it is something else.
-        ValueError: if a text holds a lone surrogate.
+        FileNotFoundError: if a file is not there.
+        ValueError: if a folder has no text.
     """
     if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
         raise TypeError(f"texts must be a str, a path or several, got {type(texts).__name__}")
-    for text in (texts,) if isinstance(texts, (str, os.PathLike)) else texts:
-        if isinstance(text, os.PathLike):
-            yield Path(text)
-            continue
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
-        if len(text) < 256 and os.path.isfile(text):
-            warnings.warn(
-                f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
-                stacklevel=5,
-            )
-        check_surrogates(text)
-        yield text
+    if isinstance(texts, (str, os.PathLike)):
+        texts = (texts,)
+    found = (source for text in texts for source in _sources(text))
+    return list(found) if isinstance(texts, Sequence) else found
+
+
+def _sources(text: Any) -> list[str | Path]:
+    if isinstance(text, os.PathLike):
+        path = Path(text)
+        if not path.is_dir():
+            if not path.is_file():
+                raise FileNotFoundError(f"no text at {path}")
+            return [path]
+        files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() == ".txt")
+        if found := [file for file in files if file.is_file()]:
+            return list(found)
+        raise ValueError(f"the folder {path} has no .txt file; name its files one by one")
+    if not isinstance(text, str):
+        raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
+    if len(text) < 256 and os.path.isfile(text):
+        warnings.warn(
+            f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+            stacklevel=6,
+        )
+    return [text]
+
+
+def each_text(sources: Iterable[str | Path]) -> Iterator[Text]:
+    """Yield texts and files of one text; of a file of rows (JSON, CSV, ...), each row's `text`.
+
+    Args:
+        sources: see `text_sources`.
+
+    Raises:
+        ValueError: naming the text, or file and row, that holds a lone surrogate or has no text.
+    """
+    number = 0
+    for source in sources:
+        rows: Iterable[tuple[str, str | Path]]
+        if isinstance(source, str):
+            check_surrogates(source, f"text {number + 1}: ")
+            rows = [("", source)]
+        elif holds_rows(source):
+            rows = ((f" ({where})", text) for where, text in file_texts(source))
+        else:
+            rows = [(f" ({source})", source)]
+        for where, text in rows:
+            number += 1
+            yield Text(f"text {number}{where}", text)
 
 
 def blocks_of(source: str | Path, whole: bool, size: int = 1 << 20) -> Iterator[str]:

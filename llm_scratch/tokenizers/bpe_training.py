@@ -25,6 +25,7 @@ from llm_scratch.tokenizers.bpe_pieces import (
     find_pieces,
     split_specials,
     text_blocks,
+    text_sources,
 )
 from llm_scratch.tokenizers.bpe_vocabulary import BYTE_TOKENS, SpecialTokens, number_special_tokens
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
@@ -88,7 +89,7 @@ def learn_merges(
     """Learn merges from texts or files: -> pairs of bytes, in the order of learning.
 
     Args:
-        texts: a text, a path (read as UTF-8, in blocks), or several of them.
+        texts: a text, a path (read as UTF-8, in blocks), or several of them; see `text_sources`.
         vocab_size: bytes + merges + special tokens.
         special_tokens: cut out of the texts first, and never merged.
         pattern: the regular expression that splits a text into pieces.
@@ -143,7 +144,8 @@ def count_pieces(
     specials = list(special_tokens)
     whole = not can_be_cut(pattern, specials)
     counts: Counter[str] = Counter()
-    chunks = (chunk for text in each_text(texts) for chunk in blocks_of(text, whole))
+    named = each_text(text_sources(texts))
+    chunks = (chunk for text in named for chunk in blocks_of(text.source, whole))
     for chunk in _with_bar(chunks, "blocks of text", progress):
         for part in split_specials(chunk, specials)[::2]:
             for block in text_blocks(part, pattern):

@@ -130,14 +130,30 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log without lines that are not whole, as a killed run leaves one."""
-    lines = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        with suppress(FileError):
-            value = parse_json(path, line)
-            if isinstance(value.get("step"), int):
-                lines.append(value)
-    return lines
+    """Return the objects of a log; a last line that is not whole, as a killed run leaves, is none.
+
+    Raises:
+        FileError: naming another line that is no object with a step.
+    """
+    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(_step_in(path, line))
+            except FileError as err:
+                hint = "is no JSON object with a step; mend it, or remove the line"
+                raise FileError(path, f"line {number} {hint}") from err
+    with suppress(FileError):
+        found.append(_step_in(path, rest))
+    return found
+
+
+def _step_in(path: Path, line: bytes) -> dict[str, Any]:
+    value = parse_json(path, line)
+    if not isinstance(value.get("step"), int):
+        raise FileError(path, "holds no step")
+    return value
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -88,9 +90,15 @@ def test_class_scores_give_0_to_a_class_never_predicted():
     assert (scores.precision, scores.recall, scores.f1) == (0.0, 0.0, 0.0)
 
 
-def test_class_scores_refuse_a_class_without_examples():
-    with pytest.raises(ValueError, match="no example of the class spam"):
-        class_scores(torch.tensor([[3, 1], [0, 0]]), ["ham", "spam"])
+def test_scores_of_a_class_without_examples_are_not_defined():
+    matrix = torch.tensor([[3, 1], [0, 0]])
+    ham, spam = class_scores(matrix, ["ham", "spam"])
+    assert (ham.recall, spam.precision) == (0.75, 0.0)
+    assert math.isnan(spam.recall)
+    assert math.isnan(spam.f1)
+    lines = score_table(matrix, ["ham", "spam"]).splitlines()
+    assert lines[2].split() == ["spam", "0.0%", "-", "-", "0"]
+    assert len(set(map(len, lines))) == 1
 
 
 def test_class_scores_need_a_name_for_each_class():

@@ -92,8 +92,8 @@ def test_spam_dataset_reads_special_tokens_in_messages_as_text(tokenizer):
     ("rows", "options", "message"),
     [
         ([], {}, "no messages"),
-        ([("ham", "a"), ("eggs", "b")], {}, "row 1 has the label 'eggs'"),
-        ([(2, "a")], {}, "row 0 has the label 2"),
+        ([("ham", "a"), ("eggs", "b")], {}, r"rows\[1\] has the label 'eggs'"),
+        ([(2, "a")], {}, r"rows\[0\] has the label 2"),
         ([(1, "a")], {"max_length": 0}, "max_length=0 must be 1 or more"),
     ],
 )

@@ -73,8 +73,8 @@ def test_preference_dataset_reads_a_written_end_of_text_as_text(tokenizer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chosen": None}, "entry 2 has an empty chosen answer"),
-        ({"rejected": "  "}, "entry 2 has an empty rejected answer"),
+        ({"chosen": None}, r"data\[2\]: chosen is of type NoneType, not a text"),
+        ({"rejected": "  "}, r"data\[2\] has an empty rejected; leave the row out"),
     ],
 )
 def test_preference_dataset_names_an_entry_without_an_answer(tokenizer, change, message):
@@ -85,7 +85,7 @@ def test_preference_dataset_names_an_entry_without_an_answer(tokenizer, change, 
 
 def test_preference_dataset_names_an_entry_without_a_key(tokenizer):
     entries = [ENTRIES[0], {"instruction": "Say it.", "output": "It."}]
-    with pytest.raises(ValueError, match="entry 1 has no chosen and no rejected"):
+    with pytest.raises(ValueError, match=r"data\[1\] has no chosen and no rejected"):
         PreferenceDataset(entries, tokenizer)
 
 

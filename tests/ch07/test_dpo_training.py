@@ -316,7 +316,7 @@ def test_run_with_lora_prefers_too_and_leaves_the_base_alone(small):
 
 def test_settings_and_data_that_do_not_fit_are_refused(small):
     bad = [ENTRIES[0], {"instruction": "x", "rejected": "y"}]
-    with pytest.raises(ValueError, match="entry 1 has no chosen"):
+    with pytest.raises(ValueError, match=r"entries\[1\] has no chosen"):
         finetune_preferences(build(), small, bad, None, CONFIG, log=quiet)
     with pytest.raises(ValueError, match="was another tokenizer used"):
         run(None, build(vocab_size=260), small)

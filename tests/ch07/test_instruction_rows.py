@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.instruction_rows import instruction_rows, learned_share, show_mask
+from llm_scratch.finetuning.instruction_rows import (
+    check_left_out,
+    instruction_rows,
+    learned_share,
+    show_mask,
+)
 from llm_scratch.finetuning.prompts import ALPACA, PHI3, STYLES
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
@@ -127,12 +132,27 @@ def test_rows_that_fit_exactly_are_not_cut(small):
         instruction_rows(ENTRIES, small, max_length=most)
 
 
-def test_answer_that_is_too_long_names_its_row(small):
+@pytest.mark.filterwarnings("ignore:. of 4 rows are longer")
+def test_row_whose_answer_is_too_long_is_left_out_and_counted(small):
     most = len(answer_ids(small, ENTRIES[3]))
-    with pytest.raises(
-        ValueError, match=f"row 3: the answer has {most + 1} tokens with its end .* {most} fit"
-    ):
-        instruction_rows(ENTRIES, small, max_length=most)
+    whole = instruction_rows(ENTRIES, small)
+    with pytest.warns(UserWarning, match=f"1 of 4 rows have an answer above {most} tokens with"):
+        rows = instruction_rows(ENTRIES, small, max_length=most)
+    assert len(rows) == 3
+    for number in range(3):
+        kept = whole[number][0][-most:]
+        assert torch.equal(rows[number][0], kept)
+
+
+@pytest.mark.parametrize(("given", "left"), [(10, 9), (0, 0), (100, 90), (3, 3)])
+def test_a_tenth_may_be_left_out(given, left):
+    check_left_out(given, left)
+
+
+@pytest.mark.parametrize(("given", "left"), [(9, 8), (100, 89)])
+def test_more_than_a_tenth_may_not_be_left_out(given, left):
+    with pytest.raises(ValueError, match=f"^{given - left} of {given} rows would be left out"):
+        check_left_out(given, left)
 
 
 def test_rows_without_output_are_left_out_and_counted(small):
@@ -152,7 +172,7 @@ def test_no_row_left_is_an_error(small):
 
 
 def test_rows_name_the_entry_that_is_none(small):
-    with pytest.raises(ValueError, match="row 1 has no output"):
+    with pytest.raises(ValueError, match=r"data\[1\] has no output"):
         instruction_rows([BIRD, {"instruction": "a"}], small)
 
 

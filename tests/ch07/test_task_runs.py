@@ -30,10 +30,26 @@ def test_split_rows_gives_every_row_to_one_part():
 
 
 def test_split_texts_has_the_same_classes_in_every_part():
-    rows = [("ab"[row == 7], f"text {row}") for row in range(10)]
+    rows = [("abc"[(row > 39) + (row > 59)], f"text {row}") for row in range(63)]
     parts = split_texts(rows, GPT2Tokenizer(), seed=3)
-    assert [part.class_names for part in parts] == [("a", "b")] * 3
-    assert [len(part) for part in parts] == [8, 1, 1]
+    assert [part.class_names for part in parts] == [("a", "b", "c")] * 3
+    counts = [tuple(part.counts().values()) for part in parts]
+    assert counts == [(32, 16, 1), (4, 2, 1), (4, 2, 1)]
+    assert sorted(text for part in parts for text in part.texts) == sorted(t for _, t in rows)
+    assert parts[0].labels != sorted(parts[0].labels)  # an evaluation may read the first rows alone
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("aaaaabbccc", "too few rows of a class for three parts: b has 2; 3 of each are needed"),
+        ("aaaaaaaaaa", "all 10 rows have one label, 'a'; two are needed"),
+    ],
+)
+def test_split_texts_names_the_class_that_has_too_few_rows(labels, message):
+    rows = [(label, f"text {label}") for label in labels]
+    with pytest.raises(ValueError, match=message):
+        split_texts(rows, GPT2Tokenizer(), seed=1)
 
 
 def test_run_config_counts_steps_from_epochs():

@@ -106,14 +106,14 @@ def test_finetune_resumes(base, data, capsys):
     ("words", "message"),
     [
         (["classify", "BASE", "--data", "nothing.tsv"], "nothing.tsv"),
-        (["instruct", "BASE", "--data", "DATA/bad.json"], "row 1 has no output"),
+        (["instruct", "BASE", "--data", "DATA/bad.json"], "bad.json: row 2 has no output"),
         (
             ["instruct", "BASE", "--data", "DATA/i.json", "--alpha", "2"],
             "--alpha belongs to --lora",
         ),
         (["classify", "BASE", "--data", "DATA/m.tsv", "--lora", "2", "--train", "all"], "--train"),
         (["instruct", "BASE", "--data", "DATA/i.json", "--epochs", "2", "--steps", "3"], "epochs"),
-        (["prefer", "BASE", "--data", "DATA/bad.json"], "bad.json: entry 0 has no chosen"),
+        (["prefer", "BASE", "--data", "DATA/bad.json"], "bad.json: row 1 has no chosen"),
         (["classify", "nowhere", "--data", "DATA/m.tsv"], "nowhere"),
     ],
 )

@@ -23,6 +23,7 @@ from llm_scratch.files import (
     write_text,
     written_whole,
 )
+from llm_scratch.finetuning.instructions import download_and_load_file
 from llm_scratch.finetuning.labelled_rows import read_rows, read_sms
 from llm_scratch.judging.records import Records
 from llm_scratch.text.token_file import write_tokens
@@ -102,7 +103,8 @@ def test_byte_order_mark_is_dropped_by_whoever_reads_texts(tmp_path):
         (b"the tide", lambda p: write_tokens(p.with_suffix(".tok"), p, BytePairTokenizer([]),
                                              progress=False).sha256),
         (b"ham\tthe tide\n", read_sms),
-        (b"Label,Text\nham,the tide\n", read_rows),
+        (b"Label,Text\nham,the tide\n", lambda p: [row[:2] for row in read_rows(p)]),
+        (b'[{"a": 1}]', lambda p: download_and_load_file(p, "https://localhost:1/none")),
         (b"#version: 0.2\nt h\n", lambda p: BytePairTokenizer.from_files(p, vocab).merges),
         (b'{"question": "q", "reply": "r"}\n', lambda p: Records(p).reply("q")),
     ):  # fmt: skip
@@ -129,7 +131,7 @@ def test_utf16_is_called_by_its_name(tmp_path, name):
 def test_bytes_that_are_not_utf8_are_named(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"caf\xe9 au lait")
-    with pytest.raises(FileError, match="byte 0xe9 at position 3; save it as UTF-8"):
+    with pytest.raises(FileError, match="byte 0xe9 at position 3 of line 1; save it as UTF-8"):
         read_text(path)
     with open_text(path) as file, pytest.raises(UnicodeDecodeError):
         file.read()
@@ -138,7 +140,9 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path):
         with open_text(path) as file:
             file.read()
 
-    with pytest.raises(FileError, match="is not UTF-8: byte 0xe9; save it as UTF-8"):
+    with pytest.raises(
+        FileError, match="is not UTF-8: byte 0xe9 at position 3 of line 1; save it as UTF-8"
+    ):
         piecewise()
 
 
@@ -184,7 +188,7 @@ class OwnError(FileError):
         (b"[" * 100_000, "is damaged"),  # deeper than the parser goes
         (b'{"a": 1', "is damaged: .*; download or save it again"),
         (b"[1, 2]", "is damaged: its JSON is not an object"),
-        (b'{"a": "\xe9"}', "is not UTF-8: byte 0xe9 at position 7"),
+        (b'{"a": "\xe9"}', "is not UTF-8: byte 0xe9 at position 7 of line 1"),
         (b" " * 200_000, "has more than 150,000 bytes, which no file of its kind has"),
     ],
     ids=["deep", "half", "list", "latin", "large"],

@@ -1,0 +1,314 @@
+"""Files of rows (JSON, JSON Lines, CSV, TSV), read by one rule wherever data is read.
+
+Lines end at a line feed, with a carriage return before it or without, and nowhere else. Each row
+knows where it stands, counted from 1 as people do: its line in an editor, or in a JSON list, whose
+entries may share a line, its number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_scratch.files import FileError, PathLike, first_line, open_text
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".json", ".jsonl", ".ndjson", *SEPARATORS)
+QUOTE = '"'
+SHOWN = 30  # characters
+_BLANKS = re.compile(r"[ \t\n\r]*")  # white space as JSON has it
+
+Log = Callable[[str], object]
+
+
+class FileRow(NamedTuple):
+    """One row of a file.
+
+    Args:
+        where: what errors call it: "rows.jsonl: line 17".
+        values: its fields by name; those of a table are texts.
+    """
+
+    where: str
+    values: dict[str, Any]
+
+
+class Columns(NamedTuple):
+    """The names that fields may have; upper case and blanks around do not matter in a file.
+
+    Args:
+        needed: those that a table must have.
+        also: those that it may have.
+    """
+
+    needed: tuple[str, ...]
+    also: tuple[str, ...] = ()
+
+    def spelled(self, names: Iterable[str]) -> list[str]:
+        """Return names as they are spelled here, where they are known."""
+        known = {name.lower(): name for name in (*self.needed, *self.also)}
+        return [known.get(name.strip().lower(), name) for name in names]
+
+
+def holds_rows(path: PathLike) -> bool:
+    """Say whether a file's ending, in any case, is that of a file of rows."""
+    return Path(path).suffix.lower() in ENDINGS
+
+
+def file_rows(
+    path: PathLike,
+    columns: Columns,
+    *,
+    item: str | None = None,
+    bare: bool = False,
+    log: Log | None = None,
+) -> Iterator[FileRow]:
+    """Yield the rows of a file in its order.
+
+    JSON is a list of objects, JSON Lines has one object per line, a table (CSV, TSV) names its
+    columns in its first line. The ending says which, in any case; where it is another one, "[" or
+    "{" at the start is JSON, and the rest a table, of tabs if its first line has one.
+
+    Args:
+        path: the file, in UTF-8.
+        columns: the names of the fields.
+        item: the name for texts that stand in JSON in the place of objects; None refuses them.
+        bare: whether a table of tabs may come without a head line, with the needed columns in
+            their order, and with quotation marks that are text like any other.
+        log: gets a line where such a table does have a head line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming file and row, if one can't be read, or if there is none.
+    """
+    path = Path(path)
+    empty = True
+    for where, fields in _fields(path, columns, item, bare, log):
+        names = columns.spelled(name for name, _ in fields)
+        values = dict(zip(names, (value for _, value in fields), strict=True))
+        if len(values) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{where} has {twice!r} twice; leave one out")
+        empty = False
+        yield FileRow(where, values)
+    if empty:
+        raise FileError(path, f"holds no row; rows of {' and '.join(columns.needed)} are needed")
+
+
+def file_texts(path: PathLike, name: str = "text") -> Iterator[tuple[str, str]]:
+    """Yield where each row of a file stands, and the text under one name in it.
+
+    JSON may have texts in the place of objects.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: as `file_rows`, or naming the row that has no such text.
+    """
+    for where, values in file_rows(path, Columns((name,)), item=name):
+        text = values.get(name)
+        if not isinstance(text, str):
+            has = ", ".join(map(repr, values)) or "nothing"
+            raise ValueError(f"{where} has no text under {name!r}; it has {has}")
+        yield where, text
+
+
+def _fields(
+    path: Path, columns: Columns, item: str | None, bare: bool, log: Log | None
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield where each row stands, and its fields with their names, as the file has them."""
+    ending = path.suffix.lower()
+    with open_text(path) as file:
+        start = next((line for line in file if line.strip()), "").lstrip()
+    is_json = ending not in SEPARATORS if holds_rows(path) else start.startswith(("[", "{"))
+    with open_text(path) as file:
+        if not is_json:
+            separator = SEPARATORS.get(ending, "\t" if "\t" in start else ",")
+            bare = bare and separator == "\t"
+            yield from _table(path, file.read(), separator, columns, bare, log)
+            return
+        rows = _json_list(path, file.read()) if start[:1] == "[" else _json_lines(path, file)
+        for where, value in rows:
+            if isinstance(value, str) and item is not None:
+                value = {item: value}
+            if not isinstance(value, dict):
+                raise ValueError(f"{where} is a {type(value).__name__}, an object is needed")
+            yield where, list(value.items())
+
+
+def _json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            value, end = _parsed(where, line, _after_blanks(line, 0))
+            if _after_blanks(line, end) < len(line):
+                raise ValueError(f"{where} goes on after its object; give each object its line")
+            yield where, value
+
+
+def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a list one by one, so that an error can name its row."""
+    at, number = _after_blanks(text, text.index("[") + 1), 0
+    ended = text.startswith("]", at)
+    while not ended:
+        number += 1
+        where = f"{path}: row {number}"
+        value, at = _parsed(where, text, at)
+        yield where, value
+        at = _after_blanks(text, at)
+        ended = text.startswith("]", at)
+        if not ended and not text.startswith(",", at):
+            raise ValueError(
+                f"{where} is followed by {text[at : at + SHOWN]!r}, not by a comma or the end of "
+                "the list; is the file cut short?"
+            )
+        if not ended:
+            at = _after_blanks(text, at + 1)
+    if _after_blanks(text, at + 1) < len(text):
+        raise FileError(path, f"goes on after its list, which has {number} rows")
+
+
+def _parsed(where: str, text: str, at: int) -> tuple[Any, int]:
+    """Return the JSON value that begins at a place, and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except json.JSONDecodeError as err:
+        raise ValueError(
+            f"{where} is not JSON: {err.msg} at its character {err.pos - at + 1}; is it cut short?"
+        ) from err
+    except (ValueError, RecursionError) as err:
+        raise ValueError(f"{where} can't be read: {first_line(err)}") from err
+    if "\\u" in text[at:end]:  # only an escape can make half a character
+        _check_whole_characters(where, value)
+    return value, end
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, whose keys may each occur once: the last would hide the others."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"an object has {name!r} twice; leave one out")
+    return values
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    return _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing as well
+
+
+def _check_whole_characters(where: str, value: Any) -> None:
+    fields = value.items() if isinstance(value, dict) else [("it", value)]
+    for name, field in fields:
+        for text in (
+            name,
+            field if isinstance(field, str) else json.dumps(field, ensure_ascii=False),
+        ):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as err:
+                raise ValueError(
+                    f"{where}: {name!r} has a lone surrogate, {text[err.start]!r} at position "
+                    f"{err.start}, which is half a character; write both halves, or none"
+                ) from err
+
+
+def table_rows(
+    path: PathLike, text: str, separator: str, *, quotes: bool = True, loose: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table, lines that are blank left out: line number and fields.
+
+    Args:
+        path: what errors call the table.
+        text: all of it.
+        separator: stands between two fields.
+        quotes: whether a quotation mark at the start of a field opens a quotation, which may hold
+            separators and line ends, and two marks for one.
+        loose: whether a field may go on after its quotation, as spreadsheets and pandas read it.
+
+    Raises:
+        ValueError: naming the line, if a quotation is never closed, or a field goes on after it.
+    """
+    at, number, line_end = 0, 1, -1
+    while at < len(text):
+        start, fields = number, []
+        while True:  # a field each turn
+            quoted = quotes and text.startswith(QUOTE, at)
+            field = ""
+            if quoted:
+                field, at = _quotation(f"{path}: line {start}", text, at + 1)
+                number += field.count("\n")
+            if line_end < at:
+                found = text.find("\n", at)
+                line_end = found if found >= 0 else len(text)
+            field_end = text.find(separator, at, line_end)
+            last = field_end < 0
+            rest = text[at:line_end].removesuffix("\r") if last else text[at:field_end]
+            if quoted and rest and not loose:
+                raise ValueError(
+                    f"{path}: line {start} has {rest[:SHOWN]!r} after a quotation; a mark "
+                    "inside of one is written twice"
+                )
+            fields.append(field + rest)
+            at = (line_end if last else field_end) + 1
+            if last:
+                break
+        number += 1
+        if quoted or len(fields) > 1 or fields[0].strip():
+            yield start, fields
+
+
+def _quotation(where: str, text: str, start: int) -> tuple[str, int]:
+    """Return the quotation whose first character is at `start`, and where it ends."""
+    at = start
+    while (end := text.find(QUOTE, at)) >= 0:
+        if not text.startswith(QUOTE, end + 1):
+            return text[start:end].replace(QUOTE * 2, QUOTE), end + 1
+        at = end + 2
+    raise ValueError(
+        f"{where}: the quotation mark that opens {text[start : start + SHOWN]!r} is never closed; "
+        "close it, or leave it out"
+    )
+
+
+def _table(
+    path: Path, text: str, separator: str, columns: Columns, bare: bool, log: Log | None
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield where each row of a table stands, and its fields with their names."""
+    rows = table_rows(path, text, separator, quotes=not bare)
+    first = next(rows, None)
+    if first is None:
+        return
+    line, names = first[0], columns.spelled(first[1])
+    wanted = " and ".join(columns.needed)
+    if missing := [name for name in columns.needed if name not in names]:
+        if not bare:
+            raise ValueError(
+                f"{path} has no column {' and no column '.join(missing)}; its first line must name "
+                f"{wanted}, with {separator!r} between"
+            )
+        if names[0] == columns.needed[0]:
+            raise ValueError(
+                f"{path}: line {line} looks like the names of columns but has no "
+                f"{' and no '.join(missing)}; name {wanted}, or remove the line"
+            )
+        names, rows = list(columns.needed), chain([first], rows)
+    elif bare and log is not None:
+        log(f"{path}: line {line} names the columns {', '.join(names)}")
+    for number, fields in rows:
+        where = f"{path}: line {number}"
+        if len(fields) != len(names):
+            hint = "" if bare else "; a text with separators or line ends needs quotation marks"
+            raise ValueError(
+                f"{where} has {len(fields)} fields, {len(names)} are needed "
+                f"({', '.join(names)}){hint}"
+            )
+        pairs = list(zip(names, fields, strict=True))
+        if any(field.strip() and not name.strip() for name, field in pairs):
+            raise ValueError(f"{where} has text in a column without a name; name it, or move it")
+        yield where, [(name, field) for name, field in pairs if name.strip()]
