@@ -177,7 +177,7 @@ def _parsed(where: str, text: str, at: int) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as err:
         raise ValueError(
-            f"{where} is not JSON: {err.msg} at its character {err.pos - at + 1}; is it cut short?"
+            f"{where} is not JSON: {err.msg} (its character {err.pos - at + 1}); is it cut short?"
         ) from err
     except (ValueError, RecursionError) as err:
         raise ValueError(f"{where} can't be read: {first_line(err)}") from err

@@ -13,6 +13,7 @@ from llm_scratch.finetuning.labelled_rows import (
     create_balanced_dataset,
     download_and_unzip_spam_data,
     random_split,
+    read_labelled,
     read_rows,
     read_sms,
 )
@@ -282,3 +283,70 @@ def test_read_rows_refuses_another_encoding(tmp_path):
 def test_read_rows_refuses_what_is_no_pair(row):
     with pytest.raises(TypeError, match=r"rows\[0\] is .* a pair"):
         read_rows([row])
+
+
+HAM_AND_SPAM = [("ham", "hi, you"), ("spam", 'a "prize"')]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.tsv", ' ham \thi, you\nspam \ta "prize"\n'),
+        ("m.TSV", 'label\ttext\r\n ham \thi, you\r\nspam\ta "prize"\r\n'),
+        ("m", 'Text\tLabel\nhi, you\t ham\na "prize"\tspam'),
+        ("m.CSV", 'Label,Text\n ham ,"hi, you"\n spam,"a ""prize"""\n'),
+        ("m.csv", 'text,id,label\n"hi, you",1,ham\n"a ""prize""",2,spam\n'),
+        (
+            "m.json",
+            '[{"label": " ham", "text": "hi, you"},{"Label":"spam","Text":"a \\"prize\\""}]',
+        ),
+        ("m.jsonl", '{"label": "ham","text": "hi, you"}\n{"label":"spam","text":"a \\"prize\\""}'),
+    ],
+)
+def test_read_labelled_gives_the_same_rows_in_every_form(tmp_path, name, content):
+    path, said = tmp_path / name, []
+    path.write_text(content, encoding="utf-8", newline="")
+    rows = read_labelled(path, log=said.append)
+    assert [row[:2] for row in rows] == HAM_AND_SPAM
+    assert [row[:2] for row in read_rows(path)] == HAM_AND_SPAM
+    assert len(said) == (name in ("m.TSV", "m"))
+    for row in rows:
+        assert row.where.startswith(f"{path}: ")
+
+
+def test_read_sms_sees_a_head_line_and_says_so(file_of):
+    with pytest.warns(
+        UserWarning, match="messages.tsv: line 1 names the columns and is no message"
+    ):
+        assert read_sms(file_of("label\ttext\n ham\tthe tide\n")) == [("ham", "the tide")]
+
+
+def test_labels_are_numbers_in_a_file_where_all_of_them_are(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"label": 2, "text": "a"}\n{"label": "0", "text": "b"}\n', encoding="utf-8")
+    assert [row.label for row in read_rows(path)] == [2, 0]
+    assert [row.label for row in read_labelled(path)] == ["2", "0"]
+    path.write_text('{"label": 2, "text": "a"}\n{"label": "no", "text": "b"}\n', encoding="utf-8")
+    assert [row.label for row in read_rows(path)] == ["2", "no"]
+    path.write_text('{"label": "%s", "text": "a"}' % ("9" * 5000), encoding="utf-8")
+    assert read_rows(path)[0].label == "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"label": true, "text": "a"}', "a label of type bool; each row needs a label and a text"),
+        ('{"label": 1.0, "text": "a"}', "a label of type float"),
+        ('{"label": null, "text": "a"}', "no label"),
+        ('{"text": "a"}', "no label"),
+        ('{"label": "a", "text": 3}', "a text of type int"),
+        ('{"label": " ", "text": "a"}', "an empty label; leave the row out"),
+        ('{"label": "a", "text": ""}', "an empty text"),
+    ],
+)
+def test_read_labelled_names_file_and_row(tmp_path, line, message):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"label": "a", "text": "b"}\n' + line, encoding="utf-8")
+    for read in (read_labelled, read_rows):
+        with pytest.raises(ValueError, match=f"m.jsonl: line 2 has {message}"):
+            read(path)

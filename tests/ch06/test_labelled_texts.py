@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm_scratch.finetuning.labelled_texts import ClassificationDataset
+from llm_scratch.finetuning.labelled_rows import read_labelled
+from llm_scratch.finetuning.labelled_texts import ClassificationDataset, split_texts
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 NAMES = ("greeting", "order", "question")
@@ -94,3 +95,22 @@ def test_loader_shuffles_with_the_generator_it_is_given(data):
     assert len(seen(1)) == 3
     assert len(data.loader(3, drop_last=True)) == 2
     assert any(seen(1) != seen(seed) for seed in (2, 3, 4))
+
+
+def test_dataset_and_its_parts_name_file_and_row(tokenizer, tmp_path):
+    path = tmp_path / "m.tsv"
+    path.write_text("".join(f"{'ab'[i % 2]}\ttext {i}\n" for i in range(12)), encoding="utf-8")
+    with pytest.raises(ValueError, match="m.tsv: line 2 has the label 'b'; there are a, c"):
+        ClassificationDataset(path, tokenizer, class_names=["a", "c"])
+    parts = split_texts(read_labelled(path), tokenizer, seed=1)
+    assert [part.counts() for part in parts] == [{"a": n, "b": n} for n in (4, 1, 1)]
+    rows = [
+        row._replace(text="") if row.where.endswith("7") else row for row in read_labelled(path)
+    ]
+    with pytest.raises(ValueError, match="the text of .*m.tsv: line 7 has no token"):
+        split_texts(rows, tokenizer, seed=1)
+
+
+def test_number_of_a_class_is_small(tokenizer):
+    with pytest.raises(ValueError, match="the label 10000 is too high .* give names"):
+        ClassificationDataset([(10_000, "a"), (0, "b")], tokenizer)

@@ -70,6 +70,74 @@ def test_prepare_verify_reads_the_file_through(capsys, tmp_path, mine):
     assert "was changed since it was written" in capsys.readouterr().err
 
 
+def texts_in(path):
+    file = TokenFile(path)
+    return file.tokenizer.decode(file.tokens).split(END_OF_TEXT)
+
+
+@pytest.mark.parametrize("command", ["prepare", "tokenizer train"])
+def test_patterns_and_folders_give_their_texts(capsys, tmp_path, monkeypatch, mine, command):
+    for name in ("b.txt", "a.txt", "deep/C.TXT", "deep/d.csv", "[e].txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"the {name}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for words, texts in (
+        (["?.txt"], ["the a.txt", "the b.txt"]),
+        (["**/[a-c].txt", "deep"], ["the a.txt", "the b.txt", "the deep/C.TXT"]),
+        (["[e].txt"], ["the [e].txt"]),
+    ):
+        if command == "prepare":
+            assert main(["prepare", *words, "--out", "t.bin", "--tokenizer", mine]) == 0
+            assert [text for text in texts_in("t.bin") if text] == texts
+        else:
+            words = [*command.split(), *words, "--vocab-size", "260", "--out", "new.json"]
+            assert main(words) == 0
+            learned = BytePairTokenizer.train(texts, 260, progress=False)
+            assert BytePairTokenizer.load("new.json").merges == learned.merges
+    capsys.readouterr()
+    assert main([*command.split(), "*.text"]) == 2
+    assert "no file is called like *.text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"text": "the cat"}\n\n{"text": "the\u2028hat"}\n'),
+        ("a.JSON", '["the cat", {"text": "the\u2028hat", "id": 3}]'),
+        ("a.csv", 'id,text\n1,the cat\n2,"the\u2028hat"\n'),
+        ("a.tsv", "Text\nthe cat\nthe\u2028hat\n"),
+    ],
+)
+def test_texts_of_a_file_of_rows_are_documents(capsys, tmp_path, mine, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig", newline="")
+    out = tmp_path / "t.bin"
+    words = [str(tmp_path / name), "--out", str(out), "--tokenizer", mine]
+    assert main(["prepare", *words]) == 0
+    assert texts_in(out) == ["the cat", "the\u2028hat", ""]
+    learned = BytePairTokenizer.train(tmp_path / name, 260, progress=False)
+    assert learned.merges == BytePairTokenizer.train(["the cat", "the\u2028hat"], 260).merges
+    assert "in 2 documents" in capsys.readouterr().out
+
+
+def test_rows_without_text_are_named(capsys, tmp_path, mine):
+    path, out = tmp_path / "a.jsonl", tmp_path / "t.bin"
+    path.write_text('{"text": "the cat"}\n{"content": "the hat"}\n', encoding="utf-8")
+    command = ["prepare", str(path), "--out", str(out), "--tokenizer", mine]
+    assert main(command) == 2
+    assert f"{path}: line 2 has no text under 'text'; it has 'content'" in capsys.readouterr().err
+    path.write_text('{"text": "the cat"}\n{"text": " "}\n', encoding="utf-8")
+    assert main(command) == 0
+    assert f"left out 1 empty of 2 texts: text 2 ({path}: line 2)" in capsys.readouterr().err
+    path.write_text('{"text": "the cat"}\n{"text": "the \\ud83d hat"}\n', encoding="utf-8")
+    assert main(command) == 2
+    assert f"{path}: line 2: 'text' has a lone surrogate" in capsys.readouterr().err
+
+
+def test_tokenizer_train_refuses_a_folder_as_its_file_before_it_learns(capsys, tmp_path):
+    assert main(["tokenizer", "train", "the-tide-clock", "--out", str(tmp_path)]) == 2
+    assert "is a folder; give the name of a file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

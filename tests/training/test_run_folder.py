@@ -79,3 +79,19 @@ def test_add_environment_keeps_earlier_starts(folder):
     starts = folder.read_json("environment.json")
     assert [start["step"] for start in starts] == [0, 5]
     assert {"python", "torch", "threads", "system"} <= set(starts[0])
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "lo', "[2]", '{"loss": 1.0}', '{"step": "2"}'])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_line_of_a_log_is_not_lost_in_silence(folder, name, line):
+    """Only behind the last line end may there be what a killed process left."""
+    for step in (1, 2, 3):
+        folder.record(step=step, loss=1.0)
+        folder.add_sample(step, "text")
+    path = folder.path / name
+    lines = path.read_text(encoding="utf-8").split("\n")
+    content = "\n".join([lines[0], line, *lines[2:]])
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name}: line 2 is no JSON object with a step; mend it"):
+        folder.cut_back(3)
+    assert path.read_text(encoding="utf-8") == content

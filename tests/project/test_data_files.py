@@ -1,0 +1,175 @@
+"""Files of rows: which form a file has, what its rows hold, and where each of them stands."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from llm_scratch.data_files import Columns, file_rows, file_texts, holds_rows
+
+COLUMNS = Columns(("label", "text"), ("id",))
+SEPARATORS = "a\u2028b\x85c\x0bd\u2029e\x1cf"  # where str.splitlines cuts
+ROWS = [{"label": "ham", "text": SEPARATORS}, {"label": "spam", "text": 'a, "b"'}]
+LIST = json.dumps(ROWS, ensure_ascii=False)
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+TABLE = f'label,text\nham,{SEPARATORS}\nspam,"a, ""b"""\n'
+TABS = TABLE.replace("label,", "label\t").replace("ham,", "ham\t").replace("spam,", "spam\t")
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Write a file and read its rows."""
+
+    def rows(name, content, **options):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        found = [(where, values) for where, values in file_rows(path, COLUMNS, **options)]
+        return [(where.removeprefix(f"{path}: "), values) for where, values in found]
+
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("a.json", LIST, ("row 1", "row 2")),
+        ("a.JSON", f"\n\n {LIST}", ("row 1", "row 2")),
+        ("a.json", LINES, ("line 1", "line 2")),
+        ("a.jsonl", LINES.replace("\n", "\r\n\r\n"), ("line 1", "line 3")),
+        ("A.NDJSON", f"\n{LINES}".rstrip("\n"), ("line 2", "line 3")),
+        ("a.jsonl", LIST, ("row 1", "row 2")),
+        ("a.csv", TABLE, ("line 2", "line 3")),
+        ("a.CSV", TABLE.replace("\n", "\r\n"), ("line 2", "line 3")),
+        ("a.tsv", TABS, ("line 2", "line 3")),
+        ("a.txt", LIST, ("row 1", "row 2")),
+        ("a", LINES, ("line 1", "line 2")),
+        ("a.txt", TABLE, ("line 2", "line 3")),
+        ("a", TABS, ("line 2", "line 3")),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_every_form_gives_its_rows_and_their_places(read, name, content, places, mark):
+    found = read(name, mark + content)
+    assert [values for _, values in found] == ROWS
+    assert tuple(where for where, _ in found) == places
+
+
+def test_quotations_hold_line_ends_and_any_length(read):
+    limit = csv.field_size_limit()
+    long = 'x"\r\n' * 50_000
+    quoted = long.replace('"', '""')
+    found = read("a.csv", f'text,label\n"{quoted}",ham\n\nbell,spam\n')
+    assert [values["text"] for _, values in found] == [long, "bell"]
+    assert [where for where, _ in found] == ["line 2", "line 50004"]
+    assert csv.field_size_limit() == limit
+
+
+def test_head_may_have_other_spelling_order_and_columns(read):
+    for name, content in (
+        ("a.csv", " Text,LABEL ,id,more\nbell,ham,7,8\n"),
+        ("a.json", '[{"Text": "bell", "LABEL": "ham", " ID": "7", "more": "8"}]'),
+    ):
+        ((_, values),) = read(name, content)
+        assert values == {"text": "bell", "label": "ham", "id": "7", "more": "8"}
+
+
+def test_columns_without_a_name_are_empty(read):
+    assert read("a.csv", "label,text,,\nham,bell,,\n") == [
+        ("line 2", {"label": "ham", "text": "bell"})
+    ]
+    with pytest.raises(ValueError, match="line 2 has text in a column without a name"):
+        read("a.csv", "label,text,\nham,bell,rope\n")
+
+
+def test_bare_table_of_tabs_needs_no_head_and_takes_quotes_as_they_stand(read):
+    lines = []
+    content = 'ham\t"tide\nspam\tsays ""\n'
+    expected = [{"label": "ham", "text": '"tide'}, {"label": "spam", "text": 'says ""'}]
+    for name in ("a.tsv", "a.txt", "a"):
+        assert [values for _, values in read(name, content, bare=True)] == expected
+        assert not lines
+        headed = read(name, f"Label\tText\n{content}", bare=True, log=lines.append)
+        assert [values for _, values in headed] == expected
+        assert lines.pop().endswith(f"{name}: line 1 names the columns label, text")
+    headed = read("a.tsv", "text\tid\tlabel\nbell\t1\tham\n", bare=True, log=lines.append)
+    assert headed == [("line 2", {"text": "bell", "id": "1", "label": "ham"})]
+    with pytest.raises(ValueError, match="line 1 looks like the names of columns but has no text"):
+        read("a.tsv", "label\tmessage\nham\tbell\n", bare=True)
+
+
+def test_texts_may_stand_in_the_place_of_objects(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('["tide", {"text": "bell"}]', encoding="utf-8")
+    assert list(file_texts(path)) == [(f"{path}: row 1", "tide"), (f"{path}: row 2", "bell")]
+    path.write_text('["tide", {"prompt": "bell"}]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"row 2 has no text under 'text'; it has 'prompt'"):
+        list(file_texts(path))
+    path.write_text('["tide", {"text": null}]', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"row 2 has no text under 'text'"):
+        list(file_texts(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.json",
+            r'[{"text": "a"}, {"text": "\ud83d"}]',
+            r"row 2: 'text' has a lone .*'\\ud83d' at",
+        ),
+        ("a.jsonl", r'{"x": [{"y": "a\udc00"}]}', "line 1: 'x' has a lone surrogate"),
+        ("a.jsonl", '{}\n{"text": "a", "text": "b"}', "line 2 .* has 'text' twice"),
+        ("a.jsonl", '{"text": "a", "Text": "b"}', "line 1 has 'text' twice; leave one out"),
+        ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1 goes on after its object"),
+        ("a.jsonl", '\n{"text": "a', "line 2 is not JSON: Unterminated string"),
+        ("a.json", '{\n "text": "a"\n}', "line 1 is not JSON"),
+        ("a.json", '[{"text": "a"}\n{}]', "row 1 is followed by '{}]', not by a comma"),
+        ("a.json", "[3]", "row 1 is a int, an object is needed"),
+        ("a.json", '["a"]', "row 1 is a str, an object is needed"),
+        ("a.jsonl", "1" * 5000, "line 1 can't be read: Exceeds the limit"),
+        ("a.jsonl", '{"a":' * 100_000, "line 1 can't be read"),
+        (
+            "a.csv",
+            'label,text\nham,a\nham,"open\nspam,b\n',
+            "line 3: the quotation mark that opens",
+        ),
+        (
+            "a.csv",
+            'label,text\nham,"open\nspam,two\nham,"x"\n',
+            "line 2 has 'x\"' after a quotation",
+        ),
+        ("a.csv", "label,text\nham,a,b\n", r"line 2 has 3 fields, 2 are needed \(label, text\)"),
+        ("a.csv", "label;text\nham;a\n", "has no column label and no column text; its first line"),
+        ("a.csv", "label,text,text\nham,a,b\n", "line 2 has 'text' twice"),
+        ("a.csv", "label,text\n", "holds no row; rows of label and text are needed"),
+        ("a.csv", "", "holds no row"),
+        ("a.csv", " \n\n", "holds no row"),
+        (
+            "a.csv",
+            b"label,text\nham,a\nham,caf\xe9\n",
+            "is not UTF-8: byte 0xe9 at position 7 of line 3",
+        ),
+        ("a.csv", TABLE.encode("utf-16"), "is UTF-16, not UTF-8; save it as UTF-8"),
+        ("a.csv", TABLE.encode("utf-16-le"), "is UTF-16, not UTF-8"),
+        ("a.csv", TABLE.encode("utf-16-be"), "is UTF-16, not UTF-8"),
+    ],
+)
+def test_what_is_no_row_is_named_with_file_and_place(read, name, content, message):
+    with pytest.raises(ValueError, match=rf"{name}:? {message}"):
+        read(name, content)
+
+
+def test_many_quotations_and_separators_take_no_longer_than_others(read):
+    """A scan from each field to the end of the file would take minutes here."""
+    separators = "," * 200_000
+    with pytest.raises(ValueError, match="line 2 has 200001 fields"):
+        read("a.csv", f"label,text\n{separators}\n")
+    with pytest.raises(ValueError, match="line 2 has 200001 fields"):
+        read("a.csv", "label,text\n" + '"",' * 200_000 + "\n")
+
+
+def test_holds_rows_tells_by_the_ending():
+    assert all(map(holds_rows, ("a.JSON", "b/a.jsonl", "a.Csv", "a.tsv", "a.ndjson")))
+    assert not any(map(holds_rows, ("a.txt", "json", "a.json.gz", "csv/a")))
