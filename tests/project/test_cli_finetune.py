@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import sys
 
 import pytest
 import torch
 
 from llm_scratch.cli import main
+from llm_scratch.finetuning.instructions import load_instructions
+from llm_scratch.finetuning.preference_rows import load_preferences
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.run_folder import read_metrics
@@ -100,6 +105,68 @@ def test_finetune_resumes(base, data, capsys):
     assert "--resume" in capsys.readouterr().err
     assert main([*map(str, words), "--resume"]) == 0
     assert len([line for line in read_metrics(data / "run") if "loss" in line]) == 4
+
+
+def test_classify_reads_each_line_of_standard_input(base, data, capsys, monkeypatch):
+    run = data / "run"
+    assert main(quick("finetune", "classify", base, "--data", data / "m.tsv", "--out", run)) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sun\u2028red\n\nrain\n"))
+    assert main(["classify", str(run), "--device", "cpu"]) == 0
+    texts = [line.split("\t")[2] for line in capsys.readouterr().out.removesuffix("\n").split("\n")]
+    assert texts == ["sun\u2028red", "rain"]
+
+
+def test_rare_class_is_in_every_part(base, data, capsys):
+    rows = [f"{'ab'[i % 2]}\ttext {i}\n" for i in range(60)]
+    (data / "rare.tsv").write_text("label\ttext\n" + "".join(rows) + "c\tx\nc \ty\n c\tz\n")
+    words = ["finetune", "classify", base, "--data", data / "rare.tsv", "--out", data / "run"]
+    assert main(quick(*words)) == 0
+    out = capsys.readouterr().out
+    assert "rare.tsv: line 1 names the columns Label, Text" in out
+    assert [line.split()[::4] for line in out.splitlines() if line[:2] in ("a ", "b ", "c ")] == [
+        ["a", "3"], ["b", "3"], ["c", "1"]
+    ]  # fmt: skip
+    (data / "rare.tsv").write_text("category\tmessage\n" + "".join(rows))
+    assert main(quick(*words[:-1], data / "other")) == 2
+    assert "too few rows of a class for three parts: category has 1" in capsys.readouterr().err
+    assert not (data / "other").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.* rows have an answer above 256 tokens")
+@pytest.mark.parametrize("long", [1, 3])
+def test_answers_that_do_not_fit_are_left_out_if_they_are_few(base, data, capsys, long):
+    entries = json.loads((data / "i.json").read_text(encoding="utf-8"))
+    for entry in entries[:long]:
+        entry["output"] = "soup " * 400
+    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (data / "i.jsonl").write_text(lines, encoding="utf-8")
+    words = ["finetune", "instruct", base, "--data", data / "i.jsonl", "--out", data / "run"]
+    assert main(quick(*words)) == (0 if long == 1 else 2)
+    assert ("would be left out, more than a tenth" in capsys.readouterr().err) == (long == 3)
+
+
+@pytest.mark.parametrize("name", ["i.csv", "i.TSV", "i.JSONL"])
+def test_instructions_and_preferences_come_in_every_form(data, name):
+    entries = json.loads((data / "i.json").read_text(encoding="utf-8"))
+    entries[3]["output"] = 'several\nlines, "quoted"\tand\u2028more'
+    with open(data / name, "w", encoding="utf-8", newline="") as file:
+        if name.endswith("L"):
+            file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        else:
+            dialect = "excel" if name.endswith("csv") else "excel-tab"
+            writer = csv.DictWriter(file, entries[0], dialect=dialect)
+            writer.writeheader()
+            writer.writerows(entries)
+    assert load_instructions(data / name) == entries
+    assert load_preferences(data / name) == entries
+
+
+def test_data_may_be_a_pattern_for_one_file(base, data, capsys, monkeypatch):
+    monkeypatch.chdir(data)
+    assert main(["finetune", "instruct", base, "--data", "i*.json", "--show-mask"]) == 0
+    assert main(["finetune", "instruct", base, "--data", "*", "--show-mask"]) == 2
+    assert "* stands for 2 files (i.json, m.tsv ...), one is needed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

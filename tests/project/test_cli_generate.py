@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from llm_scratch.cli import main
+from llm_scratch.cli.generation import read_prompts_file
+from llm_scratch.cli.options import standard_input
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import TextBatch, TextStream, generate_text
 from llm_scratch.model.gpt import GPTModel
@@ -91,6 +93,57 @@ def test_generate_of_a_file_prints_each_text_whatever_the_batch(run, folder, tmp
     assert code == 0
     assert out == "".join(expected_text(folder, prompt) + "\n\n" for prompt in prompts)
     assert "36 new, prefill" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "One\u2028two\r\n\r\n[INST] three\n"),
+        ("p.jsonl", '{"prompt": "One\u2028two"}\n\n{"Prompt": "[INST] three"}\n'),
+        ("p.JSON", '["One\u2028two", {"prompt": "[INST] three", "id": 2}]'),
+        ("p.csv", "id,prompt\n1,One\u2028two\n2,[INST] three\n"),
+    ],
+)
+def test_prompts_file_gives_its_prompts_in_every_form(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8-sig", newline="")
+    assert read_prompts_file(str(path)) == ["One\u2028two", "[INST] three"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"}', "line 2 has no text under 'prompt'; it has 'text'"),
+        ('{"prompt": " "}', "line 2 has an empty prompt; leave the row out"),
+    ],
+)
+def test_generate_names_the_row_without_a_prompt(run, tmp_path, line, message):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "One"}\n' + line, encoding="utf-8")
+    code, _, err = run("--prompts-file", str(path))
+    assert (code, message in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"caf\xc3\xa9\r\n", "caf\u00e9\n"), (b"\xef\xbb\xbfa\xe2\x80\xa8b", "a\u2028b")],
+)
+def test_standard_input_is_utf8_whatever_the_system_has(monkeypatch, data, text):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="cp1252"))
+    assert standard_input() == text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("a".encode("utf-16"), "standard input: is UTF-16"),
+        (b"a\n\xe9", "0xe9 at position 0 of line 2"),
+    ],
+)
+def test_standard_input_of_another_encoding_is_named(monkeypatch, data, message):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    with pytest.raises(ValueError, match=message):
+        standard_input()
 
 
 def test_generate_sampled_repeats_with_the_seed_that_it_showed(run, folder):
