@@ -21,7 +21,11 @@ from torch.utils.data import DataLoader
 from llm_scratch import chapter
 from llm_scratch.finetuning.dpo_training import finetune_preferences, preference_score
 from llm_scratch.finetuning.labelled_rows import create_balanced_dataset, random_split, read_sms
-from llm_scratch.finetuning.preference_rows import measure_reference, preference_rows
+from llm_scratch.finetuning.preference_rows import (
+    load_preferences,
+    measure_reference,
+    preference_rows,
+)
 from llm_scratch.finetuning.spam_classifier import (
     SpamDataset,
     calc_accuracy_loader,
@@ -364,7 +368,7 @@ if gpt2_folder is None:
 # computed once, and no second model has to stay in memory.
 
 # %%
-pairs = json.loads(find_data("preferences.json").read_text(encoding="utf-8"))
+pairs = load_preferences(find_data("preferences.json"))
 print(json.dumps(pairs[0], indent=1, ensure_ascii=False))
 held_out = pairs[::6]
 learned_from = [pair for number, pair in enumerate(pairs) if number % 6]

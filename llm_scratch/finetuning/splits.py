@@ -38,7 +38,7 @@ def split_rows(
         named = ", ".join(f"{name} has {counts[name]}" for name in sorted(few, key=str))
         raise ValueError(
             f"too few rows of a class for three parts: {named}; {FEWEST_OF_A_CLASS} of each are "
-            "needed (is it one class, or a line that is no row?)"
+            "needed; leave the class out (or is it a line of names, not called label and text?)"
         )
     parts: tuple[list[Row], list[Row], list[Row]] = [], [], []  # test, validation, training
     seen: Counter[Hashable] = Counter()

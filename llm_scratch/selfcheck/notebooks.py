@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+
+from llm_scratch.files import lines_of, parse_json
 
 # Cell magics whose cell is Python all the same.
 PYTHON_CELLS = {"time", "timeit", "capture", "prun", "python", "python3"}
@@ -22,8 +23,7 @@ def code_cells(path: Path) -> list[tuple[int, str]]:
         SourceError: if the file is no notebook.
     """
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8-sig"))
-        cells = notebook["cells"]
+        cells = parse_json(path, path.read_bytes())["cells"]
         sources = [
             (number, "".join(cell["source"]))
             for number, cell in enumerate(cells, 1)
@@ -42,7 +42,7 @@ def without_magics(source: str) -> str:
 
     A cell in another language comes back empty.
     """
-    lines = source.splitlines()
+    lines = lines_of(source)
     first = next((line.strip() for line in lines if line.strip()), "")
     if first.startswith("%%"):
         magic = re.match(r"%%(\w*)", first)

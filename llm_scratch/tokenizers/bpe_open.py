@@ -25,7 +25,7 @@ def open_tokenizer(source: str | os.PathLike[str]) -> BytePairTokenizer:
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer at {path}: give 'gpt2' or the path of a file")
-    if path.suffix == ".tiktoken":
+    if path.suffix.lower() == ".tiktoken":
         return BytePairTokenizer.from_tiktoken(path)
     with file_errors(path, "tokenizer file"):
         content = read_tokenizer_file(path)

@@ -129,6 +129,11 @@ def test_read_runs_no_training_and_touches_no_file(tmp_path: Path, monkeypatch) 
     assert any("boom" in line for line in found.left_out)
 
 
+def test_cell_is_not_cut_inside_of_a_line() -> None:
+    cell = 'a = "one\u2028two\x0cthree"\r\n!ls\n'
+    assert without_magics(cell) == 'a = "one\u2028two\x0cthree"\npass\n'
+
+
 def test_read_takes_a_notebook_without_magics(tmp_path: Path) -> None:
     path = notebook(
         tmp_path,
@@ -264,6 +269,8 @@ def test_read_takes_a_dict_and_a_module() -> None:
         ("mine.py", b"x = 1\x00\n", "is not valid Python"),
         ("mine.ipynb", b"{", "is no Jupyter notebook"),
         ("mine.ipynb", b"[]", "is no Jupyter notebook"),
+        ("mine.ipynb", b"[" * 100_000, "is no Jupyter notebook"),
+        ("mine.ipynb", b"\xff\xfe{\0}\0", "is UTF-16, not UTF-8"),
         ("mine.txt", b"x", r"is neither a \.py file nor a notebook"),
     ],
 )
