@@ -150,7 +150,12 @@ def pretrained():
     rows = [(ids, [*ids[1:], pad_id]) for ids in texts]
     data = TokenRows(rows, pad_id=pad_id, vocab_size=tokenizer.n_vocab)
     steps = 40 if settings.quick else 400
-    run = TrainConfig(steps=steps, micro_batch=32, learning_rate=3e-3, log_every=steps // 4)
+    run = TrainConfig(
+        steps=steps,
+        micro_batch=16 if settings.quick else 32,
+        learning_rate=3e-3,
+        log_every=steps // 4,
+    )
     train(model, data, run)
     return model.eval()
 

@@ -38,7 +38,7 @@ config = {**GPT_CONFIG_124M, "context_length": 256}
 epochs, learning_rate, evaluation = settings.epochs or 10, 4e-4, {"eval_freq": 5, "eval_iter": 5}
 if settings.quick:
     config |= {**SMALL, "context_length": 64}
-    epochs, learning_rate, evaluation = min(epochs, 1), 4e-3, {"eval_freq": 20, "eval_iter": 2}
+    epochs, learning_rate, evaluation = min(epochs, 1), 4e-3, {"eval_freq": 5, "eval_iter": 2}
     print("A small model (--quick): its numbers are not the book's.")
 
 context_length = config["context_length"]
@@ -158,7 +158,8 @@ print("Tokens:", len(tokenizer.encode(text_data)))
 # validation part is neither shuffled nor cut to whole batches.
 
 # %%
-train_text, val_text = split_text(text_data, train_frac=0.9)
+used = text_data[: len(text_data) // 3] if settings.quick else text_data
+train_text, val_text = split_text(used, train_frac=0.9)
 torch.manual_seed(123)
 windows = {"batch_size": 2, "max_length": context_length, "stride": context_length}
 train_loader = create_dataloader_v1(train_text, **windows)

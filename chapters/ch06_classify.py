@@ -212,7 +212,12 @@ def pretrained():
         [next_token_row(ids) for ids in chunks], pad_id=pad_id, vocab_size=tokenizer.n_vocab
     )
     steps = 60 if settings.quick else 400
-    run = TrainConfig(steps=steps, micro_batch=32, learning_rate=3e-3, log_every=steps // 4)
+    run = TrainConfig(
+        steps=steps,
+        micro_batch=16 if settings.quick else 32,
+        learning_rate=3e-3,
+        log_every=steps // 4,
+    )
     train(model, data, run)
     return model.eval()
 

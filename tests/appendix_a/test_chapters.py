@@ -61,11 +61,12 @@ def run_here(monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_appendix_a_prints_what_the_book_prints(run_here, tmp_path):
-    lines = iter(run_here(CHAPTERS / "appendix_a_pytorch.py", "--quick", "--out", "saved"))
+@pytest.mark.script(CHAPTERS / "appendix_a_pytorch.py", "--quick", "--out", "saved")
+def test_appendix_a_prints_what_the_book_prints(run):
+    lines = iter(run.output.splitlines())
     for expected in BOOK_LINES:
         assert expected in lines, f"{expected!r} is missing, or comes too early"  # moves on
-    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert [path.name for path in run.folder.iterdir()] == ["saved"]
 
 
 def test_distributed_script_alone_is_one_process_and_says_how_to_use_more(run_here):

@@ -69,7 +69,12 @@ The same: True
 """.strip("\n").split("\n")  # noqa: E501
 
 
-@pytest.mark.script(SCRIPT, "--quick", LLM_SCRATCH_DATA=os.environ.get("LLM_SCRATCH_DATA", ""))
+with_the_books_data = pytest.mark.script(
+    *(SCRIPT, "--quick"), LLM_SCRATCH_DATA=os.environ.get("LLM_SCRATCH_DATA", "")
+)
+
+
+@with_the_books_data
 def test_chapter_2_prints_what_the_book_prints(run, verdict):
     lines = iter(run.output.splitlines())
     for expected in BOOK_LINES:
@@ -77,6 +82,7 @@ def test_chapter_2_prints_what_the_book_prints(run, verdict):
     assert run.errors == ""
 
 
+@pytest.mark.slow  # the chapter's notebook has no book's story in the default run either
 @pytest.mark.script(SCRIPT, "--quick")
 def test_chapter_2_runs_without_the_books_story(run):
     lines = run.output.splitlines()
@@ -87,7 +93,7 @@ def test_chapter_2_runs_without_the_books_story(run):
     assert [path.name for path in run.folder.iterdir()] == ["chapter-output"]
 
 
-@pytest.mark.script(SCRIPT, "--quick")
+@with_the_books_data
 def test_chapter_2_saves_its_picture(run):
     pytest.importorskip("matplotlib")
     picture = Path("chapter-output") / "ch02-positions.png"

@@ -18,7 +18,7 @@ def test_script_trains_offline_on_the_bundled_story(run):
     rows = re.findall(r"Ep \d+ \(Step \d{6}\): Train loss (\S+), Val loss (\S+)", output)
     losses = [float(train) for train, _ in rows]
     assert losses[0] > 10
-    assert losses[-1] < 6
+    assert losses[-1] < 7
     assert output.count("Every effort moves you") > 5
 
 

@@ -220,7 +220,7 @@ def test_train_model_simple_counts_tokens():
 
 def test_train_model_simple_learns():
     loader = new_loader(2, False)
-    _, (train_losses, _, _) = train(new_model(), epochs=40, loaders=(loader, loader))
+    _, (train_losses, _, _) = train(new_model(), epochs=20, loaders=(loader, loader))
     assert train_losses[-1] < train_losses[0] / 2
 
 

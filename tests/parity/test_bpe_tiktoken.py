@@ -165,6 +165,8 @@ def test_bpe_gpt2_encode_equals_tiktoken_on_runs(ours, theirs, text):
 @pytest.mark.parametrize("name", BOOK_FILES)
 def test_bpe_gpt2_encode_equals_tiktoken_on_the_books_texts(ours, theirs, book_file, name, policy):
     text = read_text(book_file(name))
+    if policy:  # the whole text once: what is allowed changes nothing between two marks
+        text = text[:100_000]
     marked = f"{text}{END_OF_TEXT}{text[:1000]} {END_OF_TEXT}"
     same_ids(ours, theirs, marked, **policy)
     if not policy:  # the marks are an error then
@@ -182,7 +184,7 @@ def exported_once(tokenizer: BytePairTokenizer):
 
 @pytest.mark.parametrize("name", BOOK_FILES)
 def test_bpe_trained_equals_its_export_on_the_books_texts(trained, book_file, name):
-    text = read_text(book_file(name))[:200_000]
+    text = read_text(book_file(name))[:100_000]
     for tokenizer in trained:
         ids = tokenizer.encode(text)
         assert ids == exported_once(tokenizer).encode(text)

@@ -132,6 +132,8 @@ def test_gpt2_table_gives_openais_files_to_the_byte(openai_files, name):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_gpt2_encode_equals_tiktoken_on_the_books_texts(tokenizer, theirs, book_file, name, policy):
     text = Path(book_file(name)).read_text(encoding="utf-8")
+    if policy:  # the whole text once: what is allowed changes nothing between two marks
+        text = text[:100_000]
     marked = f"{text}{END_OF_TEXT}{text[:1000]} {END_OF_TEXT}"
     for candidate in (marked, text):
         ids = outcome(tokenizer.encode, candidate, **policy)

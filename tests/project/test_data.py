@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -44,10 +43,21 @@ def preferences() -> list[dict[str, str]]:
     return json.loads((DATA / "preferences.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("script", MADE)
-def test_script_writes_the_file_as_it_is(script) -> None:
-    build = runpy.run_path(str(DATA / script))["build"]
-    assert build().encode("utf-8") == (DATA / MADE[script]).read_bytes()
+BUILD = """
+import runpy, sys
+sys.stdout.buffer.write(runpy.run_path(sys.argv[1])["build"]().encode("utf-8"))
+"""
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=pytest.mark.script("-c", BUILD, DATA / script))
+        for script, file in MADE.items()
+    ],
+)
+def test_script_writes_the_file_as_it_is(file, run) -> None:
+    assert run.output.encode("utf-8") == (DATA / file).read_bytes()
 
 
 def test_messages_have_two_labels_in_these_numbers(messages) -> None:

@@ -27,11 +27,13 @@ assert list(Path.cwd().iterdir()) == [], "a notebook writes no pictures"
 nbformat.write(cells, "run.ipynb")
 """
 # A case for each chapter, with its run.
-on_both = pytest.mark.parametrize(
+on_each = pytest.mark.parametrize(
     "chapter",
     [
-        pytest.param(name, marks=pytest.mark.script("-c", CONVERT_AND_RUN, name))
-        for name in ("ch02", "ch03")
+        pytest.param("ch02", marks=pytest.mark.script("-c", CONVERT_AND_RUN, "ch02")),
+        pytest.param(
+            "ch03", marks=[pytest.mark.slow, pytest.mark.script("-c", CONVERT_AND_RUN, "ch03")]
+        ),
     ],
 )
 
@@ -46,7 +48,7 @@ def outputs_of(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-@on_both
+@on_each
 def test_notebook_runs_from_top_to_bottom_without_a_warning(notebook, chapter):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -54,7 +56,7 @@ def test_notebook_runs_from_top_to_bottom_without_a_warning(notebook, chapter):
     assert [o.text for o in outputs_of(notebook) if o.get("name") == "stderr"] == []
 
 
-@on_both
+@on_each
 def test_notebook_shows_its_picture_inline(notebook, chapter):
     images = [o.data["image/png"] for o in outputs_of(notebook) if "image/png" in o.get("data", {})]
     assert images
@@ -62,7 +64,7 @@ def test_notebook_shows_its_picture_inline(notebook, chapter):
         assert base64.b64decode(image).startswith(PNG)
 
 
-@on_both
+@on_each
 def test_notebook_prints_in_the_cell_that_computes(notebook, chapter):
     printing = [cell for cell in notebook.cells if cell.get("outputs")]
     assert len(printing) > 20

@@ -49,11 +49,15 @@ def test_table_has_every_public_name() -> None:
     assert PUBLIC - {"__version__"} == {name for name, _ in rows()}
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
-def test_python_block_runs(block: str, monkeypatch, tmp_path, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-    assert capsys.readouterr().out.strip()
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=pytest.mark.script("-c", block))
+        for number, block in enumerate(blocks("python"))
+    ],
+)
+def test_python_block_runs(number: int, run) -> None:
+    assert run.output.strip()
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
