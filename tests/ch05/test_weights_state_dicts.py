@@ -168,7 +168,12 @@ def test_load_gpt2_strips_wrappers(tmp_path, prefix):
 
 
 def test_load_gpt2_sees_the_sizes_of_a_released_model(tmp_path):
-    """GPT-2's widths tell the number of heads: no configuration is needed."""
-    cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4, n_layers=1)
-    path = saved(random_model(cfg).state_dict(), tmp_path)
-    assert load_gpt2(path).cfg == cfg
+    """The heads of GPT-2 of this width and depth are taken, and said; of no other depth."""
+    cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4)
+    path = saved(GPTModel.empty(cfg).state_dict(), tmp_path)
+    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are taken, as in"):
+        assert load_gpt2(path).cfg == cfg
+    state = torch.load(path, weights_only=True)
+    shallow = {n: t for n, t in state.items() if not n.startswith("trf_blocks.11.")}
+    with pytest.raises(WeightsError, match="nothing says how many attention heads"):
+        load_gpt2(saved(shallow, tmp_path))
