@@ -158,7 +158,7 @@ def test_load_checkpoint_refuses_a_file_cut_short(path, share):
     path.write_bytes(content[: int(share * len(content))])
     pair = new_pair(2)
     before = snapshot(*pair)
-    with pytest.raises(ValueError, match=r"checkpoint\.pth is (damaged|refused)") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint\.pth: (damaged|refused)") as caught:
         load_checkpoint(path, *pair)
     assert "\n" not in str(caught.value)
     assert_unchanged(*pair, before)
