@@ -56,7 +56,7 @@ def head_of(model: Any) -> Head:
     layer = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
     size, bias = int(layer.out_features), getattr(layer, "bias", None) is not None
     names = getattr(model, "class_names", None)
-    named = bool(names) and len(names) == size
+    named = names is not None and len(names) == size
     if size == model.cfg.vocab_size and not bias and not named:
         return Head("tokens", size)
     return Head("classes", size, bias, names if named else None)
