@@ -113,7 +113,7 @@ def test_a_tokenizer_with_added_words_is_another_one(with_words):
 
 def test_corpora_are_not_cut_inside_an_added_word(with_words, tmp_path):
     _, ours = with_words
-    text = "two words " * 150_000  # several blocks
+    text = "begin " + "two words " * 150_000  # the first block would end behind "two"
     data = ls.write_tokens(tmp_path / "t.bin", text, ours, progress=False)
     ids = ours.encode_ordinary(text)
     assert data.tokens[: len(ids)].tolist() == ids
