@@ -66,7 +66,8 @@ def run_info(args: argparse.Namespace) -> int:
 
 def describe(opened: Source) -> list[str]:
     """Return a few lines that say what a source holds."""
-    names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's"}
+    names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
+             "nanogpt": "nanoGPT's"}  # fmt: skip
     tensors = {id(part.stored): part.stored.tensor for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     lines = [

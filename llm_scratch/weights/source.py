@@ -122,6 +122,8 @@ def open_source(
     # A single file in the book's layout need not belong to the configuration beside it.
     if config.is_file() and (path.is_dir() or opened.layout != BOOK):
         opened.known = {**read_config(config, ignore_keys), **opened.known}
+        if not opened.classes:  # the names that every configuration of transformers has
+            opened.known.pop("class_names", None)
     return opened
 
 
