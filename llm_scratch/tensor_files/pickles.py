@@ -59,11 +59,12 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
         raise
     except UnpicklingError as err:
         named = re.search(r"GLOBAL ([\w.]+)", str(err))
-        what = f"a {named[1][:80]}" if named else "objects other than tensors and plain values"
+        what = f" ({named[1][:80]})" if named else ""
         raise WeightsError(
             path,
-            f"refused: it holds code or {what}, or is damaged, and was not run; torch.save the "
-            "state_dict alone, with the program that wrote it",
+            f"refused: it holds code or objects other than tensors and plain values{what}, or is "
+            "damaged; it was not run; torch.save the state_dict alone, with the program that wrote "
+            "it",
         ) from err
     except Exception as err:  # a foreign format: whatever its parser trips over, the file is bad
         raise WeightsError(path, f"damaged or cut off: {first_line(err)}") from err

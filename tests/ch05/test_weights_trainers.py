@@ -177,7 +177,7 @@ def test_objects_beside_the_model_are_named_and_not_run(tmp_path, extra, named, 
     path = tmp_path / "ckpt.pt"
     content = {"model": random_model().state_dict(), "args": extra}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=rf"{named}.* was not run; torch.save the state_dict"):
+    with pytest.raises(WeightsError, match=rf"{named}.*it was not run; torch.save the state_dict"):
         load_gpt2(path, config=CFG)
 
 
