@@ -21,6 +21,7 @@ from llm_scratch.tensor_files.stored import Stored, TensorFile
 # Where training programs keep the model's state dict in what they save: the book's and others',
 # Lightning's, nanoGPT's, DeepSpeed's.
 PLACES = ("model_state_dict", "state_dict", "model", "module")
+MOST_PLACES = 3  # one inside of another; a dict may hold itself
 MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch.save from before PyTorch 1.6
 
 
@@ -106,8 +107,9 @@ def _check_old_pickle(path: Path) -> None:
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     """The state dict in what was saved: itself, or the part of a training checkpoint."""
-    while isinstance(loaded, Mapping):
-        places = [name for name in PLACES if isinstance(loaded.get(name), Mapping)]
+    for _ in range(MOST_PLACES):
+        found = isinstance(loaded, Mapping)
+        places = [name for name in PLACES if found and isinstance(loaded.get(name), Mapping)]
         if not places:
             break
         if len(places) > 1:

@@ -117,13 +117,18 @@ class TensorBundle:
         """
         entry = self.entry(name)
         data = self._maps[entry.shard][entry.offset : entry.offset + entry.size]
-        if verify and entry.checksum is not None and crc32c(data) != entry.checksum:
+        # Read beside the map: pages that are mapped, and copied later, would both count as memory.
+        if verify and entry.checksum is not None and self._checksum(entry) != entry.checksum:
             hint = f"the checksum of {name!r} does not agree; download it again"
             raise WeightsError(self.shard_path(entry.shard), hint)
         return data.view(_numpy_dtype(entry.dtype)).reshape(entry.shape)
 
+    def _checksum(self, entry: BundleEntry) -> int:
+        path = self.shard_path(entry.shard)
+        return crc32c(np.fromfile(path, np.uint8, entry.size, offset=entry.offset))
+
     def verify(self) -> None:
-        """Compare the checksum of every tensor: 1.2 seconds for 500 MB on two cores.
+        """Compare the checksum of every tensor: some 2 seconds for 500 MB on two cores.
 
         Raises:
             WeightsError: at the first that does not agree.

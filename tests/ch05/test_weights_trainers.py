@@ -156,6 +156,14 @@ def test_load_gpt2_refuses_to_choose_between_two_models(tmp_path):
         load_gpt2(tmp_path / "m.pt", config=CFG)
 
 
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(WeightsError, match="'model' is a dict; a state dict holds tensors"):
+        load_gpt2(tmp_path / "m.pt", config=CFG)
+
+
 def test_load_gpt2_names_what_lies_beside_the_model(tmp_path):
     """A module's other tensors, as a loss or a metric of Lightning's, are named and not dropped."""
     state = {f"model.{name}": tensor for name, tensor in random_model().state_dict().items()}

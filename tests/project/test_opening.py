@@ -174,6 +174,15 @@ def test_open_model_converts_an_adapter_after_it_is_put_in(adapter, saved):
     assert_close(logits_of(opened).float(), expected, atol=0.5, rtol=0.1)  # of 8 bits
 
 
+def test_weights_convert_makes_one_model_of_an_adapter_and_its_base(adapter, saved, tmp_path):
+    from llm_scratch import cli
+
+    folder, expected = adapter(saved)
+    assert cli.main(["weights", "convert", str(folder), str(tmp_path / "whole")]) == 0
+    opened = ls.open_model(tmp_path / "whole")
+    assert_close(logits_of(opened), expected)
+
+
 def test_open_model_opens_a_classifier_with_its_classes(bpe, tmp_path):
     torch.manual_seed(0)
     model = ls.GPTModel(GPTConfig(bpe.n_vocab, 8, 8, 2, 1))
