@@ -275,6 +275,9 @@ def _put_in(model: Any, adapter: Adapter) -> None:
         model.out_head = plain.to(like.device, like.dtype)
     if (stated := saved_head(adapter.metadata) if adapter.metadata else None) is not None:
         model.class_names = stated.names
+    if head is None and "tok_emb.weight" in adapter.beside and "out_head" not in layers:
+        # PEFT trains a copy of an embedding, so the head stays what it was, tied or not.
+        model.out_head.weight = nn.Parameter(model.out_head.weight.detach().clone())
     freeze(model)
     tensors = base_tensors(model)
     for name, tensor in adapter.beside.items():

@@ -33,7 +33,10 @@ def read_model_args(
     Raises:
         WeightsError: if one is not understood, or of the wrong kind.
     """
-    values = check_settings(path, settings, RULES, ignore_keys=ignore_keys, error=WeightsError)
+    plain = {
+        str(k): v if type(v) in (bool, int, float, str) else str(v) for k, v in settings.items()
+    }
+    values = check_settings(path, plain, RULES, ignore_keys=ignore_keys, error=WeightsError)
     found = {ours: values[theirs] for theirs, ours in SIZES.items() if theirs in values}
     if any(type(value) is not (bool if key == "qkv_bias" else int) for key, value in found.items()):
         raise WeightsError(path, f"its model_args are of the wrong kind: {str(found)[:200]}")

@@ -95,7 +95,13 @@ def applied():
         ],
         "use_rslora": [{"use_rslora": True}, {"use_rslora": True, "rank_pattern": EITHER}],
         "bias": [{"bias": "all"}, {"bias": "lora_only"}],
-        "modules_to_save": [{"modules_to_save": ["ln_f", "wpe"]}],
+        "modules_to_save": [
+            {"modules_to_save": ["ln_f", "wpe"]},
+            {"modules_to_save": ["c_attn", "c_proj"], "target_modules": ["c_fc"]},
+            {"modules_to_save": ["lm_head"]},
+            {"modules_to_save": ["wte"]},
+            {"target_modules": ["lm_head"]},
+        ],
         "init_lora_weights": [
             {"init_lora_weights": way} for way in (False, "gaussian", "orthogonal", "eva", "mica")
         ],
