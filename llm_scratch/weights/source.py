@@ -162,7 +162,7 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
         return config
     if source.metadata:
         return saved_config(source.metadata)
-    n_heads = n_heads or _heads_of_gpt2(source.path, sizes)
+    n_heads = n_heads or _heads_of_gpt2(source, sizes)
     qkv_bias = source.known.get("qkv_bias", "trf_blocks.0.att.W_query.bias" in source.parts)
     try:
         return GPTConfig(**sizes, n_heads=n_heads, qkv_bias=qkv_bias)
@@ -170,15 +170,21 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
         raise WeightsError(source.path, str(err)) from err
 
 
-def _heads_of_gpt2(path: Path, sizes: Mapping[str, Any]) -> int:
-    """The heads of the GPT-2 of this width and depth, which is a guess, and said."""
+def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
+    """The heads of the GPT-2 of this width and depth, which is a guess, and said.
+
+    The released files, which are fetched without their configuration, are known by their names and
+    by all of their sizes.
+    """
     shape = (sizes["emb_dim"], sizes["n_layers"])
     if (n_heads := N_HEADS.get(shape)) is None:
         raise WeightsError(
-            path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
+            source.path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
         )
+    if source.layout != BOOK and (sizes["vocab_size"], sizes["context_length"]) == (50257, 1024):
+        return n_heads
     warnings.warn(
-        f"nothing beside {path} says how many attention heads it has; {n_heads} are taken, as in "
+        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are taken, as in "
         "GPT-2 of its width and depth (config= or n_heads= says it)",
         stacklevel=4,
     )
