@@ -184,8 +184,8 @@ def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
     if source.layout != BOOK and (sizes["vocab_size"], sizes["context_length"]) == (50257, 1024):
         return n_heads
     warnings.warn(
-        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are taken, as in "
-        "GPT-2 of its width and depth (config= or n_heads= says it)",
+        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are taken, "
+        "as in GPT-2 of its width and depth (config= or n_heads= says it)",
         stacklevel=4,
     )
     return n_heads
