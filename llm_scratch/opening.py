@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def open_model(
     need_tokenizer: bool = True,
     n_heads: int | None = None,
     lora_alpha: float | None = None,
+    ignore_keys: Collection[str] = (),
 ) -> OpenModel:
     """Open a model and its tokenizer, whatever holds them.
 
@@ -65,6 +66,8 @@ def open_model(
         need_tokenizer: False opens a source without a tokenizer too.
         n_heads: attention heads, for weights of an unknown width that no file tells it of.
         lora_alpha: for a state dict with LoRA matrices, which are added to the weights.
+        ignore_keys: settings in files of other programs that are passed over although this library
+            does not compute what they say: results differ then.
 
     Raises:
         FileNotFoundError: if there is nothing of this name.
@@ -75,10 +78,10 @@ def open_model(
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
     if (Path(source) / CONFIG_FILE).is_file():
-        model, own = _open_adapter(Path(source))
+        model, own = _open_adapter(Path(source), ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
-        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha)
+        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha, ignore_keys)
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
             f"{source} has a tokenizer of its own, and tokenizer= (--tokenizer) is another one; "
@@ -95,9 +98,9 @@ def open_model(
     return OpenModel(model, found)
 
 
-def _open_adapter(folder: Path) -> tuple[Any, Any]:
+def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any]:
     """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
-    base = adapter_base(folder)
+    base = adapter_base(folder, ignore_keys=ignore_keys)
     if base is None:
         raise ValueError(
             f"{folder} does not say which model it belongs to; open that one, and "
@@ -107,14 +110,21 @@ def _open_adapter(folder: Path) -> tuple[Any, Any]:
     found = beside if beside.exists() else Path(base)
     if found.exists() and found.resolve() == folder.resolve():
         raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
+    if (found / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"{folder} belongs to {base}, which is an adapter itself; open that one, make a whole "
+            "model of it (merge_lora(model, unwrap=True), save_model), and name that as the base"
+        )
     try:
-        opened = open_model(found if found.exists() else base, need_tokenizer=False)
+        opened = open_model(
+            found if found.exists() else base, need_tokenizer=False, ignore_keys=ignore_keys
+        )
     except FileNotFoundError as err:
         raise FileNotFoundError(
             f"the model that the adapter in {folder} belongs to is not at {base}: {err}"
         ) from err
-    own = load_adapter(opened.model, folder)
-    return opened.model, own or find_tokenizer(folder) or opened.tokenizer
+    own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
+    return opened.model, own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
 
 
 def _open_whole(
@@ -123,12 +133,13 @@ def _open_whole(
     dtype: torch.dtype | None,
     n_heads: int | None,
     lora_alpha: float | None,
+    ignore_keys: Collection[str],
 ) -> tuple[Any, Any]:
     """Open a whole model and the tokenizer that lies beside it, None where there is none."""
     path = find_source(source)
     if is_saved_model(path):
         return load_model(path, device=device, dtype=dtype)
-    opened = open_source(path, lora_alpha)
+    opened = open_source(path, lora_alpha, ignore_keys=ignore_keys)
     if n_heads is not None:
         opened.known.setdefault("n_heads", n_heads)
     folder = path if path.is_dir() else path.parent
@@ -139,5 +150,5 @@ def _open_whole(
         description = opened.metadata.get("tokenizer")
         own = load_tokenizer(description, folder) if isinstance(description, dict) else None
     elif path.is_dir() or (folder / "config.json").is_file():
-        own = find_tokenizer(folder)
+        own = find_tokenizer(folder, ignore_keys)
     return build_model(opened, device=device, dtype=dtype), own

@@ -66,7 +66,8 @@ def run_info(args: argparse.Namespace) -> int:
 
 def describe(opened: Source) -> list[str]:
     """Return a few lines that say what a source holds."""
-    names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's"}
+    names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
+             "nanogpt": "nanoGPT's"}  # fmt: skip
     tensors = {id(part.stored): part.stored.tensor for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     lines = [
@@ -98,7 +99,9 @@ def run_export(args: argparse.Namespace) -> int:
 
 
 def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
-    """Return the model, the folder it goes to, and its tokenizer."""
+    """Return the model, an adapter merged into it, the folder it goes to, and its tokenizer."""
+    from llm_scratch.lora.layers import lora_layers, merge_lora
+
     opened = open_asked(
         args,
         dtype=dtype_of(args.dtype),
@@ -106,6 +109,8 @@ def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
         n_heads=args.n_heads,
         lora_alpha=args.lora_alpha,
     )
+    if lora_layers(opened.model):
+        merge_lora(opened.model, unwrap=True)
     return opened.model, args.folder, opened.tokenizer
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.files import read_json
 from llm_scratch.lora.base import (
     base_linear,
     base_tensors,
@@ -24,23 +24,20 @@ from llm_scratch.lora.base import (
     fingerprint_of,
 )
 from llm_scratch.lora.layers import freeze, lora_layers, wrap_linear
+from llm_scratch.lora.peft_config import alpha_of, rank_of, read_peft_config
 from llm_scratch.lora.saving import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from llm_scratch.model.families import language_model
 from llm_scratch.model.initialization import SkipInitialization
 from llm_scratch.model.linear import Linear
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
+from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.folder_metadata import (
     read_metadata,
     saved_head,
 )
+from llm_scratch.weights.gpt2_names import Part, hugging_face_parts, layers_of, strip_prefixes
 from llm_scratch.weights.tokenizer_files import load_tokenizer
-
-# What PEFT's adapters may have that these layers can't compute, and the values that mean "no".
-FEATURES = [
-    *("use_dora", "use_rslora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
-]
 
 
 @dataclass
@@ -67,7 +64,11 @@ class Adapter:
 
 
 def load_adapter(
-    model: nn.Module, folder: str | os.PathLike[str], *, check_base: bool = True
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    check_base: bool = True,
+    ignore_keys: Collection[str] = (),
 ) -> Any | None:
     """Put a saved adapter onto its base, in place: the tokenizer saved with it, or None.
 
@@ -77,9 +78,12 @@ def load_adapter(
     Args:
         model: the `GPTModel` that the adapter was trained on. A head that belongs to the adapter
             takes the place of the model's.
-        folder: from `save_adapter`, or from PEFT for a `GPTModel`.
+        folder: from `save_adapter`, or from PEFT: for a `GPTModel`, or for transformers' GPT-2,
+            whose fused query, key and value become three layers with the same A.
         check_base: whether a base with other numbers is refused. PEFT's own files say nothing
             about their base; there the shapes alone are compared.
+        ignore_keys: settings of PEFT's that are passed over although these layers do not compute
+            what they say: results differ then.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
@@ -89,45 +93,32 @@ def load_adapter(
     """
     inner: Any = language_model(model)
     folder = Path(folder)
-    adapter = _read_adapter(folder)
+    adapter = _read_adapter(folder, ignore_keys)
     _check_layers(inner, adapter)
     if check_base and adapter.mark is not None:
         _check_base(inner, adapter)
     description = adapter.metadata.get("tokenizer")
     tokenizer = load_tokenizer(description, folder) if isinstance(description, dict) else None
+    _say_what_is_rounded(inner, adapter)
     _put_in(inner, adapter)
     return tokenizer
 
 
-def adapter_base(folder: str | os.PathLike[str]) -> str | None:
+def adapter_base(
+    folder: str | os.PathLike[str], *, ignore_keys: Collection[str] = ()
+) -> str | None:
     """Where an adapter's base was loaded from, as `save_adapter(..., base=)` noted it.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
         WeightsError: if its description is damaged.
     """
-    base = _read_config(Path(folder)).get("base_model_name_or_path")
-    return base if isinstance(base, str) else None
+    base = read_peft_config(Path(folder), ignore_keys).get("base_model_name_or_path")
+    return base if base and isinstance(base, str) else None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: no adapter was saved in {folder}")
-    config = read_json(path, error=WeightsError)
-    if config.get("peft_type") != "LORA":
-        kind = str(config.get("peft_type"))[:40]
-        raise WeightsError(path, f"is an adapter of type {kind!r}; LORA is the one that fits")
-    unknown = [name for name in FEATURES if config.get(name)]
-    if config.get("bias", "none") != "none":
-        unknown.append("bias")
-    if unknown:
-        raise WeightsError(path, f"uses {', '.join(unknown)}, which plain LoRA does not have")
-    return config
-
-
-def _read_adapter(folder: Path) -> Adapter:
-    config = _read_config(folder)
+def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
+    config = read_peft_config(folder, ignore_keys)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         path = path.with_suffix(".bin")  # as older versions of PEFT wrote it
@@ -136,13 +127,22 @@ def _read_adapter(folder: Path) -> Adapter:
     file = read_tensors(path, mapped=False)
     metadata = read_metadata(path, file)
     adapter = Adapter(path, {}, {}, metadata=metadata, mark=_mark_of(path, config, metadata))
-    _sort(adapter, {name: stored.tensor for name, stored in file.tensors.items()})
-    for name, (A, _) in adapter.pairs.items():
-        rank = _value_for(name, config, "rank_pattern", "r", folder)
+    pairs = _sort(adapter, file.tensors)
+    for name, (A, B) in pairs.items():
+        rank = rank_of(name, config, folder / CONFIG_FILE)
         if rank != A.shape[0]:
             hint = f"{name} has matrices of rank {A.shape[0]}, {CONFIG_FILE} says {rank}"
             raise WeightsError(path, f"{hint}; the two files are not of one adapter")
-        adapter.alphas[name] = _value_for(name, config, "alpha_pattern", "lora_alpha", folder)
+        alpha = alpha_of(name, config, folder / CONFIG_FILE, rank)
+        layers = layers_of(name) or (name,)
+        if B.shape[0] % len(layers):
+            hint = f"{name[:100]} has {B.shape[0]} outputs, which do not make {len(layers)} layers"
+            raise WeightsError(path, hint)
+        # One layer, or the three that c_attn is: (3C, rank) -> three of (C, rank).
+        for layer, part in zip(layers, B.chunk(len(layers)), strict=True):
+            if layer in adapter.pairs:
+                raise WeightsError(path, f"has matrices for {layer[:100]} twice")
+            adapter.pairs[layer], adapter.alphas[layer] = (A, part), alpha
     return adapter
 
 
@@ -164,30 +164,11 @@ def _mark_of(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any])
     return mark
 
 
-def _value_for(name: str, config: Mapping[str, Any], pattern: str, key: str, folder: Path) -> Any:
-    """A layer's rank or alpha: what the first fitting pattern says, else what all have."""
-    patterns = config.get(pattern) or {}
-    value = config.get(key)
-    if not isinstance(patterns, dict):
-        raise WeightsError(folder / CONFIG_FILE, f"damaged: {pattern} is no object")
-    for ending, special in patterns.items():
-        if not re.fullmatch(r"\^?[\w.]+", ending):
-            hint = f"{pattern} has {ending[:60]!r}; only names of layers are understood"
-            raise WeightsError(folder / CONFIG_FILE, hint)
-        if name == ending.lstrip("^") or name.endswith(f".{ending}"):
-            value = special
-            break
-    kinds = (int, float) if key == "lora_alpha" else (int,)
-    if value is None or type(value) not in kinds or not 0 < value < 1e9:
-        raise WeightsError(folder / CONFIG_FILE, f"damaged: {key}={str(value)[:40]} of {name}")
-    return value
-
-
-def _sort(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
-    """Sort a file's tensors into pairs of matrices and others."""
+def _sort(adapter: Adapter, tensors: Mapping[str, Stored]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the pairs of matrices by the file's names of their layers; set the others beside."""
     halves: dict[str, dict[str, Tensor]] = {}
-    for full_name, tensor in tensors.items():
-        name = full_name.removeprefix(PREFIX)
+    for full_name, stored in tensors.items():
+        name, tensor = full_name.removeprefix(PREFIX), stored.tensor
         match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
         if not tensor.is_floating_point() or name == full_name:
             hint = f"{full_name[:100]!r} of type {tensor.dtype} is no part of a LoRA adapter"
@@ -196,18 +177,21 @@ def _sort(adapter: Adapter, tensors: Mapping[str, Tensor]) -> None:
             halves.setdefault(match[1], {})[match[2]] = tensor
             continue
         plain = name.replace(".base_layer.", ".")
-        adapter.beside[plain] = tensor
+        parts = hugging_face_parts(strip_prefixes(plain), stored) or {plain: Part(stored)}
+        adapter.beside |= {ours: part.tensor() for ours, part in parts.items()}
         if plain != name:
-            adapter.under.add(plain)
+            adapter.under |= parts.keys()
+    pairs = {}
     for name, half in halves.items():
         A, B = half.get("A"), half.get("B")
         if A is None or B is None or A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1]:
             shapes = {letter: tuple(tensor.shape) for letter, tensor in half.items()}
             hint = f"the matrices of {name[:100]} are no pair of (rank, in) and (out, rank)"
             raise WeightsError(adapter.path, f"{hint}: {shapes}")
-        adapter.pairs[name] = A, B
-    if not adapter.pairs:
+        pairs[name] = A, B
+    if not pairs:
         raise WeightsError(adapter.path, "holds no LoRA matrices")
+    return pairs
 
 
 def _check_layers(model: Any, adapter: Adapter) -> None:
@@ -266,6 +250,18 @@ def _check_base(model: Any, adapter: Adapter) -> None:
     )
 
 
+def _say_what_is_rounded(model: Any, adapter: Adapter) -> None:
+    """Warn where the model's type is too narrow for the numbers of an adapter."""
+    dtype = model.tok_emb.weight.dtype
+    types = {tensor.dtype for pair in adapter.pairs.values() for tensor in pair}
+    if wider := [each for each in types if torch.promote_types(each, dtype) != dtype]:
+        warnings.warn(
+            f"the matrices of {adapter.path} are {wider[0]} and become {dtype}, as the model is; "
+            "open the model in their type to keep all their digits",
+            stacklevel=3,
+        )
+
+
 @torch.no_grad()
 def _put_in(model: Any, adapter: Adapter) -> None:
     """Give the model what the adapter holds; everything has been checked."""
@@ -279,6 +275,9 @@ def _put_in(model: Any, adapter: Adapter) -> None:
         model.out_head = plain.to(like.device, like.dtype)
     if (stated := saved_head(adapter.metadata) if adapter.metadata else None) is not None:
         model.class_names = stated.names
+    if head is None and "tok_emb.weight" in adapter.beside and "out_head" not in layers:
+        # PEFT trains a copy of an embedding, so the head stays what it was, tied or not.
+        model.out_head.weight = nn.Parameter(model.out_head.weight.detach().clone())
     freeze(model)
     tensors = base_tensors(model)
     for name, tensor in adapter.beside.items():

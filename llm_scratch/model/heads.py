@@ -50,12 +50,13 @@ class Head:
 def head_of(model: Any) -> Head:
     """Return what the head of a model is.
 
-    A head without a bias and with one output for each id gives tokens, any other one classes, as
-    the book's classifiers have it.
+    A head without a bias and with one output for each id gives tokens, unless the classes have
+    names; any other one gives classes, as the book's classifiers have it.
     """
     layer = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
     size, bias = int(layer.out_features), getattr(layer, "bias", None) is not None
-    if size == model.cfg.vocab_size and not bias:
-        return Head("tokens", size)
     names = getattr(model, "class_names", None)
-    return Head("classes", size, bias, names if names and len(names) == size else None)
+    named = names is not None and len(names) == size
+    if size == model.cfg.vocab_size and not bias and not named:
+        return Head("tokens", size)
+    return Head("classes", size, bias, names if named else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,55 +16,107 @@ from torch import Tensor
 from llm_scratch.files import first_line
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.safetensors import NAMES
-from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.tensor_files.stored import Stored, TensorFile
+
+# Where training programs keep the model's state dict in what they save: the book's and others',
+# Lightning's, nanoGPT's, DeepSpeed's.
+PLACES = ("model_state_dict", "state_dict", "model", "module")
+MOST_PLACES = 3  # one inside of another; a dict may hold itself
+MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch.save from before PyTorch 1.6
 
 
-def read_pickle(path: Path, mmap: bool) -> dict[str, Stored]:
+def read_pickle(path: Path) -> TensorFile:
     """The tensors in a file of `torch.save`; nothing that is not a plain value gets unpickled."""
     size = path.stat().st_size
-    try:
-        if mmap:
-            _check_zip(path, size)
-        else:
-            _check_old_pickle(path, size)
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except UnpicklingError as err:
-        raise WeightsError(
-            path,
-            "refused: it holds code or objects other than tensors and plain values, or is damaged;"
-            " save a state_dict() and load that",
-        ) from err
-    except Exception as err:  # a foreign format: whatever its parser trips over, the file is bad
-        raise WeightsError(path, f"damaged or cut off: {first_line(err)}") from err
+    loaded = load_plain(path, mmap=True)
     found = _state_dict(path, loaded)
     for name, tensor in found.items():
         _check_tensor(path, name, tensor, size)
-    return {name: Stored(tensor, path) for name, tensor in found.items()}
+    settings = loaded.get("model_args") if isinstance(loaded, Mapping) else None
+    tensors = {name: Stored(tensor, path) for name, tensor in found.items()}
+    return TensorFile(tensors, {}, dict(settings) if isinstance(settings, Mapping) else None)
 
 
-def _check_zip(path: Path, size: int) -> None:
-    """Refuse an archive whose records are packed, or claim more than the file holds."""
+def load_plain(path: Path, *, mmap: bool = False) -> Any:
+    """What a file of `torch.save` holds: tensors and plain values, whole by its checksums.
+
+    Args:
+        path: the file.
+        mmap: leave the tensors in it until they are used, where its format allows.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        WeightsError: if it is damaged, or holds anything else, which is not run.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    try:
+        if zipped:
+            _check_zip(path)
+        else:
+            _check_old_pickle(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipped)
+    except WeightsError:
+        raise
+    except UnpicklingError as err:
+        named = re.search(r"GLOBAL ([\w.]+)", str(err))
+        what = f" ({named[1][:80]})" if named else ""
+        raise WeightsError(
+            path,
+            f"refused: it holds code or objects other than tensors and plain values{what}, or is "
+            "damaged; it was not run; torch.save the state_dict alone, with the program that wrote "
+            "it",
+        ) from err
+    except Exception as err:  # a foreign format: whatever its parser trips over, the file is bad
+        raise WeightsError(path, f"damaged or cut off: {first_line(err)}") from err
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse an archive that claims more than it holds, or whose checksums do not agree.
+
+    The checksums take a fifth of a second for 500 MB.
+    """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise ValueError("its records are packed, which torch.save never does")
-    if sum(record.file_size for record in records) > size:
-        raise ValueError("its records claim more bytes than the file has")
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("its records are packed, which torch.save never does")
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError("its records claim more bytes than the file has")
+        # All are 0 after torch.serialization.set_crc32_options(False).
+        if any(record.CRC for record in records) and (wrong := archive.testzip()):
+            hint = f"damaged: the checksum of {wrong[:60]!r} in it does not agree"
+            raise WeightsError(path, f"{hint}; use another copy")
 
 
-def _check_old_pickle(path: Path, size: int) -> None:
+def _check_old_pickle(path: Path) -> None:
     """Refuse a file from before PyTorch 1.6 that claims sizes beyond its own."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
         for number in range(4):  # a magic number, a version, facts on the machine, the object
-            for _, argument, _ in pickletools.genops(file):
+            arguments = [argument for _, argument, _ in pickletools.genops(file)]
+            if number == 0 and MAGIC not in arguments:
+                raise WeightsError(
+                    path,
+                    "is a pickle that torch.save did not write, so no file of weights, and was not "
+                    "run; save a state_dict with torch.save",
+                )
+            for argument in arguments:
                 if number == 3 and isinstance(argument, int) and abs(argument) > size:
                     raise ValueError(f"speaks of {argument} numbers in {size} bytes")
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
     """The state dict in what was saved: itself, or the part of a training checkpoint."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model_state_dict"), Mapping):
-        loaded = loaded["model_state_dict"]
+    for _ in range(MOST_PLACES):
+        found = isinstance(loaded, Mapping)
+        places = [name for name in PLACES if found and isinstance(loaded.get(name), Mapping)]
+        if not places:
+            break
+        if len(places) > 1:
+            raise WeightsError(
+                path, f"holds models under {' and '.join(places)}; save the one that is meant"
+            )
+        loaded = loaded[places[0]]
     if not isinstance(loaded, Mapping):
         raise WeightsError(
             path, f"holds a {type(loaded).__name__}, not a state dict; save model.state_dict()"

@@ -25,10 +25,10 @@ def read_tensors(path: Path, mapped: bool = True) -> TensorFile:
         start = file.read(9)
     # What a file is called must not decide whether code in it could run.
     if start[:4] == b"PK\x03\x04":
-        return TensorFile(read_pickle(path, mmap=True), {})
+        return read_pickle(path)
     if start[8:9] == b"{":
         return read_safetensors(path, mapped)
-    if start[:1] == b"\x80":
-        return TensorFile(read_pickle(path, mmap=False), {})
+    if start[:1] == b"\x80":  # the older form, or any other pickle
+        return read_pickle(path)
     kind = "empty" if not start else "neither safetensors nor a file of torch.save"
     raise WeightsError(path, f"{kind}, or cut off; download or save it again")

@@ -3,7 +3,8 @@
 The `safetensors` package is not used: this reader gives tensors that stay mapped in the file, with
 their place in it, from which parts of a matrix are read without taking memory twice; this writer
 takes one tensor at a time and lets each begin at a multiple of 64 bytes. Every length and offset
-that comes from a file is checked before it is used.
+that comes from a file is checked before it is used. The format has no checksums: a flipped bit in
+the numbers is seen in this library's own files only, which have theirs in the header.
 
 Source:
     The format's description in the repository huggingface/safetensors.

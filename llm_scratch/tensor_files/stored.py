@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,11 @@ class Stored:
 
 
 class TensorFile(NamedTuple):
-    """The tensors of a file by name, and the texts that came with them."""
+    """The tensors of a file by name, the texts that came with them, and nanoGPT's `model_args`."""
 
     tensors: dict[str, Stored]
     metadata: dict[str, str]
+    settings: dict[str, Any] | None = None
 
 
 @contextmanager

@@ -91,7 +91,8 @@ class _Writer:
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
         pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
-        self.whole = not can_be_cut(pattern, special_tokens_of(tokenizer))
+        words = getattr(tokenizer, "added_words", ())
+        self.whole = not can_be_cut(pattern, {*special_tokens_of(tokenizer), *words})
         end = end_of_text_id(tokenizer)
         self.mark = NO_MARK if end is None else end
         self.file = file

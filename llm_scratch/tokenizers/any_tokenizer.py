@@ -128,6 +128,8 @@ def fingerprint(tokenizer: Any) -> str:
         digest.update(b"-" if token is None else b"%d:%b" % (len(token), token))
     specials = sorted(special_tokens_of(tokenizer))
     digest.update("\0".join(["specials", *specials]).encode("utf-8"))
+    if words := getattr(tokenizer, "added_words", None):
+        digest.update("\0".join(["words", *sorted(words)]).encode("utf-8"))
     try:
         ids = encode(tokenizer, PROBE_TEXT)
     except (KeyError, ValueError):  # a vocabulary of words that lacks one of the probe's

@@ -8,7 +8,7 @@ keeping and seeing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from itertools import chain
 from operator import index
@@ -52,6 +52,8 @@ class BytePairTokenizer(TiktokenMethods):
             take the ids that are free, in order.
         pattern: the regular expression that splits a text into pieces.
         name: what to call it.
+        added_words: {word: id} of words that are one id wherever they stand, in what a user types
+            too; unlike special tokens, they mean nothing.
 
     Raises:
         ValueError: if a merge builds on a token that is not there yet, or something stands twice.
@@ -66,6 +68,7 @@ class BytePairTokenizer(TiktokenMethods):
         special_tokens: SpecialTokens = (END_OF_TEXT,),
         pattern: str = GPT2_PATTERN,
         name: str = "bpe",
+        added_words: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(name, str) or not isinstance(pattern, str):
             raise TypeError(f"name and pattern must be str, got {name!r} and {pattern!r}")
@@ -73,9 +76,11 @@ class BytePairTokenizer(TiktokenMethods):
         self.name = name
         self.pattern = pattern
         self.merges = list(merges)
-        self._vocabulary = build_vocabulary(self.merges, special_tokens)
+        self._vocabulary = build_vocabulary(self.merges, special_tokens, added_words)
         self._mergeable_ranks = self._vocabulary.ordinary
         self._special_tokens = self._vocabulary.special
+        self._added_words = self._vocabulary.words
+        self._added_ids = {**self._special_tokens, **self._added_words}
         self._cache = PieceCache(self._mergeable_ranks, self._vocabulary.pairs)
 
     # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
@@ -138,10 +143,17 @@ class BytePairTokenizer(TiktokenMethods):
             return cls(*bpe_files.read_openai_files(vocab_bpe, encoder_json, special_tokens))
 
     @classmethod
-    def from_tokenizer_json(cls, path: PathLike) -> BytePairTokenizer:
-        """Read a byte-level BPE from Hugging Face's `tokenizer.json`; the ids are kept."""
+    def from_tokenizer_json(
+        cls, path: PathLike, *, ignore_keys: Collection[str] = ()
+    ) -> BytePairTokenizer:
+        """Read a byte-level BPE from Hugging Face's `tokenizer.json`; the ids are kept.
+
+        Args:
+            path: the file.
+            ignore_keys: settings in it to pass over although they would change the ids.
+        """
         with bpe_files.file_errors(path, "tokenizer.json"):
-            return cls(*tokenizer_json.read_tokenizer_json(path))
+            return cls(*tokenizer_json.read_tokenizer_json(path, ignore_keys))
 
     @classmethod
     def from_tiktoken(
@@ -184,14 +196,28 @@ class BytePairTokenizer(TiktokenMethods):
     def _ids(self, text: str, allowed: set[str]) -> list[int]:
         ids: list[int] = []
         ids_of = self._cache.__getitem__
-        for i, part in enumerate(split_specials(text, allowed)):
+        for i, part in enumerate(self._split(text, allowed)):
             if i % 2:  # ordinary text and special tokens take turns
-                ids.append(self._special_tokens[part])
+                ids.append(self._added_ids[part])
                 continue
             for block in text_blocks(part, self.pattern):
                 pieces = find_pieces(block, self.pattern)
                 ids.extend(chain.from_iterable(map(ids_of, pieces)))
         return ids
+
+    def _split(self, text: str, allowed: set[str]) -> list[str]:
+        """Cut out special tokens that are allowed and added words: [text, token, ..., text]."""
+        if not self._added_words:
+            return split_specials(text, allowed)
+        parts = [""]
+        # A special token that is not allowed is text, and the words in it are not looked for.
+        found = split_specials(text, self._added_ids)
+        for i, part in enumerate(found):
+            if i % 2 and (part in allowed or part in self._added_words):
+                parts += [part, ""]
+            else:
+                parts[-1] += part
+        return parts
 
     # Ids -> text.
 
@@ -215,12 +241,18 @@ class BytePairTokenizer(TiktokenMethods):
     @property
     def recipe(self) -> bpe_files.Recipe:
         """What makes the tokenizer: the arguments of its class."""
-        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name)
+        words = self.added_words
+        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name, words)
 
     @property
     def special_tokens(self) -> dict[str, int]:
         """The special tokens and their ids."""
         return dict(self._special_tokens)
+
+    @property
+    def added_words(self) -> dict[str, int]:
+        """The added words that are not special, and their ids."""
+        return dict(self._added_words)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llm_scratch.files import (
@@ -36,7 +37,8 @@ from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 LONGEST_FILE = 256 << 20
-FORMAT, VERSION = "llm_scratch.BytePairTokenizer", 1
+# The second version has added words, which a reader of the first would leave out without a word.
+FORMAT, VERSION, VERSION_WITH_WORDS = "llm_scratch.BytePairTokenizer", 1, 2
 
 
 class TokenizerFileError(FileError):
@@ -50,10 +52,11 @@ class Recipe(NamedTuple):
     special_tokens: SpecialTokens
     pattern: str
     name: str
+    added_words: Mapping[str, int] = MappingProxyType({})
 
     def vocabulary(self) -> Vocabulary:
         """Return the numbers of the tokens."""
-        return build_vocabulary(self.merges, self.special_tokens)
+        return build_vocabulary(self.merges, self.special_tokens, self.added_words)
 
 
 def read_tokenizer_file(path: PathLike) -> dict[str, Any]:
@@ -85,10 +88,11 @@ def saved_text(recipe: Recipe) -> str:
     numbers = {token: i for i, token in enumerate(vocabulary.ordinary)}
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": VERSION_WITH_WORDS if recipe.added_words else VERSION,
         "name": recipe.name,
         "pattern": recipe.pattern,
         "special_tokens": vocabulary.special,
+        **({"added_words": vocabulary.words} if recipe.added_words else {}),
         "merges": [[numbers[left], numbers[right]] for left, right in recipe.merges],
         "tokens": [spell(token) for token in numbers],
     }
@@ -104,8 +108,8 @@ def saved_recipe(path: PathLike, content: dict[str, Any]) -> Recipe:
         if isinstance(content.get("model"), dict):
             hint = "from_tokenizer_json reads Hugging Face's files"
         raise TokenizerFileError(path, f"was not written by BytePairTokenizer.save: {hint}")
-    if (version := content["version"]) != VERSION:
-        hint = f"has version {version!r}, this library reads {VERSION}: update it"
+    if (version := content["version"]) not in (VERSION, VERSION_WITH_WORDS):
+        hint = f"has version {version!r}, this library reads {VERSION_WITH_WORDS}: update it"
         raise TokenizerFileError(path, hint)
     if content.pop("sha256", None) != _checksum(content):
         raise TokenizerFileError(path, "was changed since it was saved: its checksum is wrong")
@@ -113,7 +117,8 @@ def saved_recipe(path: PathLike, content: dict[str, Any]) -> Recipe:
     merges = [(tokens[left], tokens[right]) for left, right in content["merges"]]
     if tokens != [*BYTE_TOKENS, *(left + right for left, right in merges)]:
         raise ValueError("its tokens are not those that its merges make")
-    return Recipe(merges, content["special_tokens"], content["pattern"], content["name"])
+    words = content["added_words"] if version == VERSION_WITH_WORDS else {}
+    return Recipe(merges, content["special_tokens"], content["pattern"], content["name"], words)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -135,8 +140,13 @@ def mergeable_ranks(recipe: Recipe) -> dict[bytes, int]:
     """Return the table that tiktoken works from: bytes -> rank of all ordinary tokens.
 
     Raises:
-        ValueError: if tiktoken would read other merges out of it.
+        ValueError: if tiktoken would read other merges out of it, or there are added words.
     """
+    if recipe.added_words:
+        raise ValueError(
+            f"tiktoken knows no added words that are not special, as {min(recipe.added_words)!r}; "
+            "to_tokenizer_json keeps them"
+        )
     ranks = recipe.vocabulary().ordinary
     if recover_merges(list(ranks)) != recipe.merges:
         raise ValueError(
@@ -180,7 +190,7 @@ def write_openai_files(recipe: Recipe, vocab_bpe: PathLike, encoder_json: PathLi
 
 
 def spelled_ids(recipe: Recipe) -> dict[str, int]:
-    """Return token -> id in the order of the ids: ordinary tokens spelled, special ones as such.
+    """Return token -> id in the order of the ids: ordinary tokens spelled, others as such.
 
     Raises:
         ValueError: if a special token looks like the spelling of an ordinary one.
@@ -191,7 +201,13 @@ def spelled_ids(recipe: Recipe) -> dict[str, int]:
         raise ValueError(
             f"{min(twice)!r} is a special token and an ordinary one, a file of words holds one only"
         )
-    return dict(sorted({**ids, **vocabulary.special}.items(), key=lambda item: item[1]))
+    known = set(ids.values())
+    words = {word: i for word, i in vocabulary.words.items() if i not in known}
+    if twice := ids.keys() & words.keys():
+        raise ValueError(
+            f"{min(twice)!r} is an added word and spells another token, a file of words holds one"
+        )
+    return dict(sorted({**ids, **vocabulary.special, **words}.items(), key=lambda item: item[1]))
 
 
 def read_openai_files(
@@ -218,6 +234,7 @@ def recipe_of_words(
     special: dict[str, int],
     pattern: str,
     name: str,
+    added_words: Mapping[str, int] = MappingProxyType({}),
 ) -> Recipe:
     """Put together what formats of words hold, and check that ids and merges belong together.
 
@@ -227,6 +244,7 @@ def recipe_of_words(
         special: special token -> id.
         pattern: the regular expression that splits a text into pieces.
         name: what to call the tokenizer.
+        added_words: added word that is not special -> id.
 
     Raises:
         ValueError: if they do not belong together.
@@ -237,7 +255,7 @@ def recipe_of_words(
     plain = {*map(spell, BYTE_TOKENS), *map(spell, made)}
     if missing := [token for token in plain if token not in vocab]:
         raise ValueError(f"token {min(missing)!r} has no id")
-    if unmade := vocab.keys() - plain - special.keys():
+    if unmade := vocab.keys() - plain - special.keys() - added_words.keys():
         raise ValueError(f"token {min(unmade)!r} is made by no merge and is not a special token")
     # Some files list several ways to one token; the one that its bytes merge into counts.
     tokens = [unspell(token) for token in sorted(plain, key=vocab.__getitem__)]
@@ -245,10 +263,10 @@ def recipe_of_words(
     used = set(recovered)
     if [pair for pair in pairs if pair in used] != recovered:
         raise ValueError("the merges are not in the order of the ids of the tokens they make")
-    found = build_vocabulary(recovered, special).ordinary
+    found = build_vocabulary(recovered, special, added_words).ordinary
     for token, i in found.items():
         if vocab[spell(token)] != i:
             raise ValueError(
                 f"{spell(token)!r} has id {vocab[spell(token)]}, not {i} as its merge says"
             )
-    return Recipe(recovered, special, pattern, name)
+    return Recipe(recovered, special, pattern, name, added_words)

@@ -57,12 +57,14 @@ class Vocabulary:
         pairs: what merges: (left id, right id) -> id.
         ordinary: bytes -> id of the tokens that are not special.
         special: special token -> id.
+        words: added word -> id.
     """
 
     tokens: dict[int, bytes]
     pairs: Pairs
     ordinary: dict[bytes, int]
     special: dict[str, int]
+    words: dict[str, int]
 
     def bytes_of(self, token_id: Any, where: str = "") -> bytes:
         """Return the bytes of an id.
@@ -81,17 +83,25 @@ class Vocabulary:
             ) from None
 
 
-def build_vocabulary(merges: Merges, special_tokens: SpecialTokens) -> Vocabulary:
+def build_vocabulary(
+    merges: Merges, special_tokens: SpecialTokens, added_words: Mapping[str, int] | None = None
+) -> Vocabulary:
     """Number bytes, merges and special tokens.
 
     The bytes come first, in GPT-2's order, then what each merge makes, then the special tokens.
-    Special tokens that bring their own ids keep them, and the others fill the free numbers.
+    Special tokens that bring their own ids keep them, as added words do, and the others fill the
+    free numbers. An added word that is an ordinary token too has that token's id.
 
     Raises:
-        ValueError: if a merge uses a token that no earlier merge made, or makes a token twice.
+        ValueError: if a merge uses a token that no earlier merge made, or makes a token twice, or
+            an added word is a special token or has another's id.
     """
     special = number_special_tokens(special_tokens, first=len(BYTE_TOKENS) + len(merges))
-    taken = set(special.values())
+    words = number_special_tokens(dict(added_words or {}), first=0)
+    own = set(words.values()) - _ids_of_ordinary(words, merges)
+    taken = {*special.values(), *own}
+    if len(taken) < len(special) + len(own) or words.keys() & special.keys():
+        raise ValueError("an added word and a special token are the same, or have the same id")
     ids = list(islice((i for i in count() if i not in taken), len(BYTE_TOKENS) + len(merges)))
     ordinary = dict(zip(BYTE_TOKENS, ids, strict=False))
     pairs: Pairs = {}
@@ -100,8 +110,19 @@ def build_vocabulary(merges: Merges, special_tokens: SpecialTokens) -> Vocabular
         pairs[ordinary[left], ordinary[right]] = new
         ordinary[left + right] = new
     tokens = {i: token for token, i in ordinary.items()}
-    tokens |= {i: token.encode("utf-8") for token, i in special.items()}
-    return Vocabulary(dict(sorted(tokens.items())), pairs, ordinary, special)
+    for token, i in {**special, **words}.items():
+        if token in words and i not in own and ordinary[token.encode("utf-8")] != i:
+            raise ValueError(f"{token!r} is the token {ordinary[token.encode()]}, not {i}")
+        tokens[i] = token.encode("utf-8")
+    return Vocabulary(dict(sorted(tokens.items())), pairs, ordinary, special, words)
+
+
+def _ids_of_ordinary(words: Mapping[str, int], merges: Merges) -> set[int]:
+    """The ids of the added words that are ordinary tokens too."""
+    if not words:
+        return set()
+    made = {left + right for left, right in merges}
+    return {i for word, i in words.items() if len(b := word.encode("utf-8")) == 1 or b in made}
 
 
 def _parts(merge: Any, number: int, known: Mapping[bytes, int]) -> tuple[bytes, bytes]:

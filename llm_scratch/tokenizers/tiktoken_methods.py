@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from llm_scratch.tokenizers.any_tokenizer import check_special_tokens, check_surrogates
@@ -31,6 +32,7 @@ class TiktokenMethods(ABC):
     # What code that extends a tiktoken encoding by tokens of its own reads from it.
     _mergeable_ranks: dict[bytes, int]
     _special_tokens: dict[str, int]
+    _added_words: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def _ids(self, text: str, allowed: set[str]) -> list[int]:
@@ -96,7 +98,8 @@ class TiktokenMethods(ABC):
         if isinstance(token, str):
             check_surrogates(token)
             token = token.encode("utf-8")
-        special = {name.encode("utf-8"): i for name, i in self._special_tokens.items()}
+        added = {**self._added_words, **self._special_tokens}
+        special = {name.encode("utf-8"): i for name, i in added.items()}
         if (found := self._mergeable_ranks.get(token, special.get(token))) is None:
             raise UnknownTokenError(f"{text_or_bytes!r} is not one token; encode() splits it")
         return found
@@ -146,7 +149,8 @@ class TiktokenMethods(ABC):
     @cached_property
     def max_token_value(self) -> int:
         """The highest id."""
-        return max(chain(self._mergeable_ranks.values(), self._special_tokens.values()))
+        added = chain(self._special_tokens.values(), self._added_words.values())
+        return max(chain(self._mergeable_ranks.values(), added))
 
     @property
     def n_vocab(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_scratch.files import first_line, written_whole
+from llm_scratch.files import written_whole
 from llm_scratch.model.wrappers import WRAPPERS, unwrapped
+from llm_scratch.tensor_files.pickles import load_plain
 from llm_scratch.training.checkpoints import check_plain
 from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
@@ -167,16 +167,7 @@ def _without_prefixes(path: str | os.PathLike[str], weights: Any) -> Any:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise ValueError(
-            f"{path} is refused: it holds objects other than plain tensors, whose reading could "
-            "run code"
-        ) from err
-    except Exception as err:  # a foreign format: damage shows as many types of error
-        reason = f"{type(err).__name__}: {first_line(err)}"
-        raise ValueError(f"{path} is damaged or no checkpoint ({reason})") from err
+    state = load_plain(path)
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a checkpoint")
     return state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,9 +58,9 @@ def build_model(
     shapes = {name: part.shape for name, part in parts.items()}
     if complaint := compare(expected, shapes, source.surplus):
         raise WeightsError(source.path, f"does not fit a GPT-2 of these sizes: {complaint}")
-    if dtype is None and not source.metadata:  # our own files keep each parameter's
-        dtype = parts["tok_emb.weight"].stored.tensor.dtype
     _check_floats(source.path, parts, dtype)
+    if dtype is None and not source.metadata:  # our own files keep each parameter's
+        dtype = _widest(source.path, parts)
     joined = {id(part.stored): part.stored for part in parts.values() if part.third is not None}
     with reading_thirds(joined.values()):
         model = _empty(replace(cfg, tie_weights=tied), head)
@@ -91,6 +93,20 @@ def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | No
     wrong = [n for n, part in parts.items() if not part.stored.tensor.dtype.is_floating_point]
     if wrong:
         raise WeightsError(path, f"these hold no floating numbers: {', '.join(wrong[:4])}")
+
+
+def _widest(path: Path, parts: Mapping[str, Part]) -> torch.dtype:
+    """The type that holds the numbers of all parameters, which is said where they differ."""
+    types = {part.stored.tensor.dtype for part in parts.values()}
+    widest = functools.reduce(torch.promote_types, types)
+    if len(types) > 1:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        warnings.warn(
+            f"{path} holds numbers of the types {names}: all become {str(widest)[6:]}, which loses "
+            "nothing; dtype= (--dtype) gives another one",
+            stacklevel=4,
+        )
+    return widest
 
 
 def _drop_zero_biases(parts: dict[str, Part], n_layers: int) -> None:

@@ -22,8 +22,6 @@ from llm_scratch.weights.folder import check_vocabulary, tensors_of
 from llm_scratch.weights.gpt2_names import BLOCK, TOP, TRANSPOSED
 from llm_scratch.weights.huggingface_files import SIZES
 
-GPT2_END_OF_TEXT_ID = 50256
-
 
 def export_huggingface(
     model: nn.Module, folder: str | os.PathLike[str], tokenizer: Any | None = None
@@ -32,7 +30,7 @@ def export_huggingface(
 
     Written are `config.json`, `generation_config.json` and `model.safetensors`, and with a
     tokenizer `tokenizer.json`, `tokenizer_config.json`, `vocab.json` and `merges.txt`, for
-    `AutoTokenizer`. `load_gpt2` reads it back, bit by bit.
+    `AutoTokenizer`, and the id that ends a text. `load_gpt2` reads it back, bit by bit.
 
     Args:
         model: a `GPTModel`, tied or not, with qkv bias or without (zeros are written then).
@@ -56,7 +54,7 @@ def export_huggingface(
         check_vocabulary(inner, bpe)
     folder = Path(folder)
     tied = "out_head.weight" not in tensors
-    end = _end_of_text(cfg, bpe)
+    end = None if bpe is None else end_of_text_id(bpe)  # no size of a vocabulary tells it
     config = _config(cfg, tied, tensors["tok_emb.weight"].dtype, end)
     write_json(folder / "config.json", config, indent=2)
     ends = {"bos_token_id": end, "eos_token_id": end}
@@ -123,13 +121,6 @@ def _config(cfg: GPTConfig, tied: bool, dtype: torch.dtype, end: int | None) -> 
         # For this library: without it, biases of zero would come back as biases.
         "qkv_bias": cfg.qkv_bias,
     }
-
-
-def _end_of_text(cfg: GPTConfig, bpe: BytePairTokenizer | None) -> int | None:
-    """The id that ends a text, None where there is none: the default lies outside small models."""
-    if bpe is not None:
-        return end_of_text_id(bpe)
-    return GPT2_END_OF_TEXT_ID if cfg.vocab_size > GPT2_END_OF_TEXT_ID else None
 
 
 def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> None:

@@ -47,7 +47,7 @@ def read_metadata(path: Path, file: TensorFile) -> dict[str, Any]:
     Raises:
         WeightsError: if it or a tensor is damaged, or from a later version of this library.
     """
-    tensors, texts = file
+    tensors, texts, _ = file
     if not is_ours(texts):
         return {}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def load_gpt2(
     tie_weights: bool | None = None,
     drop_rate: float = 0.0,
     lora_alpha: float | None = None,
+    ignore_keys: Collection[str] = (),
 ) -> Any:
     """Return a `GPTModel` with the weights of a GPT-2 file, in evaluation mode.
 
@@ -35,16 +36,19 @@ def load_gpt2(
     Args:
         source: a size or hub name ("124M", "gpt2-medium", "gpt2-xl (1558M)"), which is downloaded
             unless it is here; or a folder (OpenAI's files, Hugging Face's, one of `save_model`);
-            or a file (safetensors, `.bin`, a `.pth` state dict saved as in the book). A folder
-            that is called like a model is given as a `Path` or as "./gpt2".
+            or a file (safetensors, `.bin`, a `.pth` state dict saved as in the book, or what
+            nanoGPT, Lightning and other trainers save). A folder that is called like a model is
+            given as a `Path` or as "./gpt2".
         config: needed where the file has none and its width is not one of GPT-2's four; nothing
             else says how many heads there are.
         device: where the parameters go; None means the CPU.
-        dtype: None keeps the file's.
+        dtype: None keeps the file's; of several the widest, with a warning.
         tie_weights: whether head and embedding are one parameter. None follows the file: tied
             where it has no head of its own, or one equal to the embedding.
         drop_rate: dropout for further training; 0 keeps what `config`, or a file of ours, says.
         lora_alpha: for a state dict with LoRA matrices, which are added to the weights.
+        ignore_keys: settings in files of other programs that are passed over although this library
+            does not compute what they say: results differ then.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
@@ -65,7 +69,7 @@ def load_gpt2(
     gc.disable()
     try:
         return build_model(
-            open_source(path, lora_alpha),
+            open_source(path, lora_alpha, ignore_keys=ignore_keys),
             wanted,
             device=device,
             dtype=dtype,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from llm_scratch.model.wrappers import WRAPPERS
 from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
 
-HUGGING_FACE, OPENAI, BOOK = "huggingface", "openai", "book"
+HUGGING_FACE, OPENAI, BOOK, NANOGPT = "huggingface", "openai", "book", "nanogpt"
 
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
@@ -28,6 +30,8 @@ TOP = {
     "ln_f.bias": "final_norm.shift",
     "lm_head.weight": "out_head.weight",
 }
+# The head of a model for classes.
+CLASSES = "score.weight"
 # In a block, one of theirs is one of ours, or three side by side.
 BLOCK = {
     "ln_1.weight": ("norm1.scale",),
@@ -88,6 +92,22 @@ def layout_of(names: Iterable[str]) -> str | None:
     return OPENAI if any(name.startswith("model/w") for name in names) else None
 
 
+def outer_prefix(names: Iterable[str]) -> str:
+    """What a program put before all names of a GPT, as Lightning does ("model."); mostly ""."""
+    for name in names:
+        if match := re.fullmatch(
+            r"(.*?)(?:(?:transformer\.)?wte|tok_emb)(?:\.linear)?\.weight", name
+        ):
+            return match[1] if strip_prefixes(match[1]) else ""
+    return ""
+
+
+def is_linear(tensors: Mapping[str, Stored]) -> bool:
+    """Whether matrices are stored (out, in), as nanoGPT has them: the one of (3C, C) tells."""
+    joined = tensors.get("h.0.attn.c_attn.weight")
+    return joined is not None and len(joined.shape) == 2 and joined.shape[0] == 3 * joined.shape[1]
+
+
 def strip_prefixes(name: str) -> str:
     """The name without what compiling, data parallel or Hugging Face's head put before it."""
     while name.startswith((*WRAPPERS, "transformer.")):
@@ -105,33 +125,53 @@ def openai_as_hugging_face(name: str) -> str:
     return f"{f'h.{block}.' if block else ''}{layer}.{'bias' if kind == 'b' else 'weight'}"
 
 
-def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], list[str]]:
+def from_hugging_face(
+    tensors: Mapping[str, Stored], *, linear: bool = False
+) -> tuple[dict[str, Part], list[str]]:
     """Every parameter that the file gives, by our name, and the names that mean nothing."""
     parts: dict[str, Part] = {}
     surplus = []
     for name, stored in tensors.items():
-        found = _hugging_face_parts(name, stored)
-        if found is None:
+        found = hugging_face_parts(name, stored, linear=linear)
+        if found is None or found.keys() & parts.keys():
             surplus.append(name)
         else:
             parts.update(found)
     return parts, surplus
 
 
-def _hugging_face_parts(name: str, stored: Stored) -> dict[str, Part] | None:
-    """What one tensor gives: three parameters, one, none (a mask), or None where it is unknown."""
-    if name in TOP:
-        return {TOP[name]: Part(stored)}
+def hugging_face_parts(
+    name: str, stored: Stored, *, linear: bool = False
+) -> dict[str, Part] | None:
+    """What one tensor gives: three parameters, one, none (a mask), or None where it is unknown.
+
+    Args:
+        name: by Hugging Face's spelling, without prefixes.
+        stored: the tensor.
+        linear: whether matrices are stored (out, in), as nanoGPT has them.
+    """
+    if name in TOP or name == CLASSES:
+        return {TOP.get(name, "out_head.weight"): Part(stored)}
     if _is_mask(name, stored.shape):
         return {}
     match = re.fullmatch(r"h\.(0|[1-9]\d*)\.(.+)", name)
     if match is None or (ours := BLOCK.get(match[2])) is None:
         return None
-    transpose = match[2] in TRANSPOSED
+    names = [f"trf_blocks.{match[1]}.{one}" for one in ours]
+    if linear and len(ours) > 1 and stored.shape and stored.shape[0] % 3 == 0:
+        rows = stored.tensor.chunk(3)  # (3C, C) -> three of (C, C)
+        return {n: Part(Stored(r, stored.path)) for n, r in zip(names, rows, strict=True)}
+    transpose = match[2] in TRANSPOSED and not linear
     return {
-        f"trf_blocks.{match[1]}.{one}": Part(stored, transpose, third if len(ours) > 1 else None)
-        for third, one in enumerate(ours)
+        one: Part(stored, transpose, third if len(ours) > 1 else None)
+        for third, one in enumerate(names)
     }
+
+
+def layers_of(name: str) -> tuple[str, ...]:
+    """Our names of the layers that a layer of Hugging Face's GPT-2 is; none where it is none."""
+    parts = hugging_face_parts(f"{strip_prefixes(name)}.weight", Stored(torch.empty(0, 0), Path()))
+    return tuple(part.removesuffix(".weight") for part in parts or ())
 
 
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from llm_scratch.files import read_json
+from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored
@@ -27,15 +29,52 @@ SIZES = {
     "n_layer": "n_layers",
     "n_head": "n_heads",
 }
-# Options that change what a model computes, with the values that this library's model has.
-FIXED = {
+# What becomes of each key of a GPT-2's `config.json`, and of OpenAI's `hparams.json`. Older
+# versions of transformers wrote into it how to generate; that is for whoever generates to say.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys((*SIZES, "n_vocab", "n_inner", "tie_word_embeddings", "qkv_bias"), USED),
+    **dict.fromkeys(("id2label", "architectures"), USED),
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "add_cross_attention": (False,),
-}
+    "problem_type": (None, "single_label_classification"),
+    **dict.fromkeys(
+        (
+            *("scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"),
+            *("pruned_heads", "quantization_config", "auto_map", "cross_attention_hidden_size"),
+        ),
+        OFF,
+    ),
+    # Notes, training, the form of transformers' answers, and the heads of other models.
+    **dict.fromkeys(
+        (
+            *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_bfloat16"),
+            *("attn_implementation", "_attn_implementation_autoset", "tokenizer_class"),
+            *("label2id", "_num_labels", "num_labels", "finetuning_task", "task_specific_params"),
+            *("resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range", "torchscript"),
+            *("summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout"),
+            *("summary_proj_to_labels", "reorder_and_upcast_attn", "gradient_checkpointing"),
+            *("return_dict", "output_attentions", "output_hidden_states", "output_past"),
+            *("chunk_size_feed_forward", "tie_encoder_decoder", "tf_legacy_loss", "is_decoder"),
+            *("use_cache", "n_special", "predict_special_tokens", "bos_token_id", "eos_token_id"),
+            *("pad_token_id", "sep_token_id", "decoder_start_token_id"),
+        ),
+        NOTHING,
+    ),
+    **dict.fromkeys(
+        (
+            *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "top_p"),
+            *("num_beam_groups", "diversity_penalty", "temperature", "top_k", "typical_p"),
+            *("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "bad_words_ids"),
+            *("encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores", "prefix"),
+            *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
+            *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
+            *("begin_suppress_tokens", "max_new_tokens"),
+        ),
+        NOTHING,
+    ),
+}  # fmt: skip
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -43,18 +82,24 @@ def find_weights(folder: Path) -> Path | None:
     return next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def missing_index(folder: Path) -> Path | None:
+    """Return the index that is not there although its shards are; None without shards."""
+    for kind, index in (("safetensors", WEIGHT_FILES[1]), ("bin", WEIGHT_FILES[3])):
+        if any(folder.glob(f"*-of-*.{kind}")):
+            return folder / index
+    return None
+
+
+def read_config(path: Path, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
     """The options of `GPTConfig` that a `config.json` states, or OpenAI's `hparams.json`.
+
+    The names of classes are among it, as `class_names`, for a model that has a head for classes.
 
     Raises:
         WeightsError: if it is damaged, or of a model that computes something else than GPT-2.
     """
     values = read_json(path, error=WeightsError)
-    for name, allowed in FIXED.items():
-        if name in values and values[name] not in allowed:
-            known = ", ".join(map(str, allowed))
-            given = str(values[name])[:60]
-            raise WeightsError(path, f"{name} is {given}; this model computes {known} only")
+    values = check_settings(path, values, RULES, ignore_keys=ignore_keys, error=WeightsError)
     names = {"n_vocab": "vocab_size", **SIZES}  # the first is OpenAI's
     found: dict[str, Any] = {ours: values[name] for name, ours in names.items() if name in values}
     if any(type(value) is not int or value < 1 for value in found.values()):
@@ -65,6 +110,8 @@ def read_config(path: Path) -> dict[str, Any]:
     for name, ours in (("tie_word_embeddings", "tie_weights"), ("qkv_bias", "qkv_bias")):
         if isinstance(values.get(name), bool):
             found[ours] = values[name]
+    if isinstance(labels := values.get("id2label"), dict):
+        found["class_names"] = tuple(str(labels.get(str(n))) for n in range(len(labels)))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,27 @@ from llm_scratch.weights.book_names import from_book
 from llm_scratch.weights.folder_metadata import read_metadata, saved_config, saved_head
 from llm_scratch.weights.gpt2_names import (
     BOOK,
+    CLASSES,
+    HUGGING_FACE,
+    NANOGPT,
     OPENAI,
     Part,
     from_hugging_face,
+    is_linear,
     layout_of,
     openai_as_hugging_face,
+    outer_prefix,
     strip_prefixes,
 )
-from llm_scratch.weights.huggingface_files import find_weights, read_config, read_sharded
+from llm_scratch.weights.huggingface_files import (
+    find_weights,
+    missing_index,
+    read_config,
+    read_sharded,
+)
+from llm_scratch.weights.nanogpt import read_model_args, with_zero_biases
 
-N_HEADS = {cfg.emb_dim: cfg.n_heads for cfg in GPT2_CONFIGS.values()}
+N_HEADS = {(cfg.emb_dim, cfg.n_layers): cfg.n_heads for cfg in GPT2_CONFIGS.values()}
 
 
 @dataclass
@@ -37,11 +50,12 @@ class Source:
 
     Args:
         path: what was opened.
-        layout: one of "book", "huggingface", "openai".
+        layout: one of "book", "huggingface", "openai", "nanogpt".
         parts: every parameter, by this library's names.
         surplus: names of tensors that are no parameter of a GPT.
         known: the options of the model that the files state.
         metadata: what else one of this library's own files says.
+        classes: whether the file calls its head one for classes.
     """
 
     path: Path
@@ -50,20 +64,29 @@ class Source:
     surplus: list[str] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    classes: bool = False
 
     @property
     def head(self) -> Head | None:
         """The head where it is not a language model's: as stated, else told by its bias."""
         if self.metadata:
             return saved_head(self.metadata)
-        bias = self.parts.get("out_head.bias")
-        return (
-            Head("classes", bias.shape[0], bias=True) if bias is not None and bias.shape else None
+        head, bias = self.parts.get("out_head.weight"), self.parts.get("out_head.bias")
+        if head is None or not head.shape or not (self.classes or bias is not None):
+            return None
+        names = self.known.get("class_names", ())
+        n_classes = head.shape[0]
+        return Head(
+            "classes", n_classes, bias is not None, names if len(names) == n_classes else None
         )
 
 
 def open_source(
-    source: str | os.PathLike[str], lora_alpha: float | None = None, *, mapped: bool = True
+    source: str | os.PathLike[str],
+    lora_alpha: float | None = None,
+    *,
+    mapped: bool = True,
+    ignore_keys: Collection[str] = (),
 ) -> Source:
     """The parameters in a folder or a file, with what is known of the model's sizes.
 
@@ -71,6 +94,7 @@ def open_source(
         source: the folder or file.
         lora_alpha: for LoRA matrices in a state dict.
         mapped: whether tensors of a safetensors file stay in it, or are read.
+        ignore_keys: settings in files of other programs to pass over.
 
     Raises:
         FileNotFoundError: if there is nothing of the kind.
@@ -78,6 +102,11 @@ def open_source(
     """
     path = Path(source)
     weights = find_weights(path) or path
+    if weights.is_dir() and (index := missing_index(path)):
+        raise FileNotFoundError(
+            f"{index} is missing: it says which tensors are in which of the files beside it; bring "
+            "it from where they are from"
+        )
     if weights.is_dir() and not any(path.glob("*.index")):
         raise FileNotFoundError(_nothing_in(path))
     if (
@@ -85,14 +114,16 @@ def open_source(
         or path.suffix == ".index"
         or path.with_name(f"{path.name}.index").is_file()
     ):
-        return _open_bundle(path)
+        return _open_bundle(path, ignore_keys)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there: a folder or a file of weights is needed")
-    opened = _open_file(weights, lora_alpha, mapped)
+    opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
     # A single file in the book's layout need not belong to the configuration beside it.
     if config.is_file() and (path.is_dir() or opened.layout != BOOK):
-        opened.known = {**read_config(config), **opened.known}
+        opened.known = {**read_config(config, ignore_keys), **opened.known}
+        if not opened.classes:  # the names that every configuration of transformers has
+            opened.known.pop("class_names", None)
     return opened
 
 
@@ -131,16 +162,33 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
         return config
     if source.metadata:
         return saved_config(source.metadata)
-    n_heads = n_heads or N_HEADS.get(sizes["emb_dim"])
-    if n_heads is None:
-        raise WeightsError(
-            source.path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
-        )
+    n_heads = n_heads or _heads_of_gpt2(source, sizes)
     qkv_bias = source.known.get("qkv_bias", "trf_blocks.0.att.W_query.bias" in source.parts)
     try:
         return GPTConfig(**sizes, n_heads=n_heads, qkv_bias=qkv_bias)
     except ConfigError as err:
         raise WeightsError(source.path, str(err)) from err
+
+
+def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
+    """The heads of the GPT-2 of this width and depth, which is a guess, and said.
+
+    The released files, which are fetched without their configuration, are known by their names and
+    by all of their sizes.
+    """
+    shape = (sizes["emb_dim"], sizes["n_layers"])
+    if (n_heads := N_HEADS.get(shape)) is None:
+        raise WeightsError(
+            source.path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
+        )
+    if source.layout != BOOK and (sizes["vocab_size"], sizes["context_length"]) == (50257, 1024):
+        return n_heads
+    warnings.warn(
+        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are taken, "
+        "as in GPT-2 of its width and depth (config= or n_heads= says it)",
+        stacklevel=4,
+    )
+    return n_heads
 
 
 def _sizes_seen(source: Source) -> dict[str, Any]:
@@ -165,21 +213,26 @@ def _sizes_seen(source: Source) -> dict[str, Any]:
     }
 
 
-def _open_file(path: Path, lora_alpha: float | None, mapped: bool) -> Source:
+def _open_file(
+    path: Path, lora_alpha: float | None, mapped: bool, ignore_keys: Collection[str]
+) -> Source:
     sharded = path.suffix == ".json"
     file = TensorFile(read_sharded(path), {}) if sharded else read_tensors(path, mapped)
     metadata = read_metadata(path, file)
     opened = _sorted_into_parts(path, file.tensors, lora_alpha)
     opened.known, opened.metadata = dict(metadata.get("config", {})), metadata
+    if file.settings is not None and opened.layout == NANOGPT:
+        opened.known = read_model_args(path, file.settings, ignore_keys)
     return opened
 
 
-def _open_bundle(path: Path) -> Source:
+def _open_bundle(path: Path, ignore_keys: Collection[str]) -> Source:
     bundle = TensorBundle(path)
+    bundle.verify()
     opened = _sorted_into_parts(bundle.path, stored_of_bundle(bundle), None)
     hparams = bundle.path.parent / "hparams.json"
     if hparams.is_file():
-        opened.known = read_config(hparams)
+        opened.known = read_config(hparams, ignore_keys)
     return opened
 
 
@@ -201,22 +254,25 @@ def stored_of_bundle(bundle: TensorBundle) -> dict[str, Stored]:
 
 
 def _sorted_into_parts(path: Path, tensors: dict[str, Stored], lora_alpha: float | None) -> Source:
+    tensors = _without_prefixes(path, tensors)
     layout = layout_of(tensors)
     if layout is None:
         some = ", ".join(sorted(tensors)[:4]) or "no tensors"
         raise WeightsError(path, f"these are no names of a GPT-2's weights: {some[:200]}")
     if layout == OPENAI:
         tensors = {openai_as_hugging_face(name): stored for name, stored in tensors.items()}
-    else:
-        tensors = _without_prefixes(path, tensors)
     if layout == BOOK:
         return Source(path, layout, from_book(tensors, path, lora_alpha))
-    parts, surplus = from_hugging_face(tensors)
-    return Source(path, layout, parts, surplus)
+    linear = layout == HUGGING_FACE and is_linear(tensors)
+    parts, surplus = from_hugging_face(tensors, linear=linear)
+    if linear:
+        return Source(path, NANOGPT, with_zero_biases(parts), surplus)
+    return Source(path, layout, parts, surplus, classes=CLASSES in tensors)
 
 
 def _without_prefixes(path: Path, tensors: dict[str, Stored]) -> dict[str, Stored]:
-    stripped = {strip_prefixes(name): stored for name, stored in tensors.items()}
+    outer = outer_prefix(tensors)
+    stripped = {strip_prefixes(n.removeprefix(outer)): stored for n, stored in tensors.items()}
     if len(stripped) != len(tensors):
         twice = sorted(name for name in tensors if name not in stripped)[:4]
         raise WeightsError(path, f"some tensors are there twice, with a prefix: {', '.join(twice)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,14 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
     return tokenizer
 
 
-def find_tokenizer(folder: Path) -> BytePairTokenizer | None:
+def find_tokenizer(folder: Path, ignore_keys: Collection[str] = ()) -> BytePairTokenizer | None:
     """Return the tokenizer that lies in a folder of Hugging Face's or OpenAI's, None without one.
 
     Raises:
         TokenizerFileError: if it is damaged, or of a kind that this library does not read.
     """
     if (path := folder / "tokenizer.json").is_file():
-        return BytePairTokenizer.from_tokenizer_json(path)
+        return BytePairTokenizer.from_tokenizer_json(path, ignore_keys=ignore_keys)
     for merges, vocabulary in TEXT_FILES:
         if (folder / merges).is_file() and (folder / vocabulary).is_file():
             return BytePairTokenizer.from_files(folder / merges, folder / vocabulary)

@@ -261,7 +261,22 @@ def test_bpe_fingerprint_tells_vocabularies_apart(small, tokenizer, gpt2):
 
 
 def test_bpe_recipe_makes_the_tokenizer_again():
-    made = BytePairTokenizer([(b"t", b"h")], {"<|end|>": 3}, r"\w+|\W", "again")
+    parts = ([(b"t", b"h")], {"<|end|>": 3}, r"\w+|\W", "again", {"<word>": 9})
+    made = BytePairTokenizer(*parts)
     again = BytePairTokenizer(*made.recipe)
-    assert again.recipe == made.recipe == ([(b"t", b"h")], {"<|end|>": 3}, r"\w+|\W", "again")
+    assert again.recipe == made.recipe == parts
     assert again.fingerprint == made.fingerprint
+
+
+def test_bpe_added_words_are_one_id_and_not_special():
+    bpe = BytePairTokenizer([(b"t", b"h")], {"<|end|>": 3}, added_words={"<word>": 300, "th": 257})
+    assert bpe.encode("th<word>") == bpe.encode_ordinary("th<word>") == [257, 300]
+    assert bpe.decode([300, 257]) == "<word>th"
+    assert (bpe.n_vocab, bpe.special_tokens) == (301, {"<|end|>": 3})
+    for words, message in (
+        ({"<|end|>": 300}, "an added word and a special token are the same"),
+        ({"<word>": 3}, "or have the same id"),
+        ({"th": 300}, "'th' is the token 257, not 300"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BytePairTokenizer([(b"t", b"h")], {"<|end|>": 3}, added_words=words)

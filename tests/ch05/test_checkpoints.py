@@ -158,7 +158,7 @@ def test_load_checkpoint_refuses_a_file_cut_short(path, share):
     path.write_bytes(content[: int(share * len(content))])
     pair = new_pair(2)
     before = snapshot(*pair)
-    with pytest.raises(ValueError, match=r"checkpoint\.pth is (damaged|refused)") as caught:
+    with pytest.raises(ValueError, match=r"checkpoint\.pth: (damaged|refused)") as caught:
         load_checkpoint(path, *pair)
     assert "\n" not in str(caught.value)
     assert_unchanged(*pair, before)
@@ -166,7 +166,7 @@ def test_load_checkpoint_refuses_a_file_cut_short(path, share):
 
 def test_load_checkpoint_refuses_a_text_file(path):
     path.write_text("hello", encoding="utf-8")
-    with pytest.raises(ValueError, match="is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="damaged or cut off"):
         load_checkpoint(path, *new_pair(2))
 
 
@@ -199,7 +199,7 @@ def test_load_checkpoint_runs_no_code(tmp_path, monkeypatch, forced, bare):
         path.write_bytes(pickle.dumps(Trap(marker)))
     else:
         torch.save({"model_state_dict": Trap(marker)}, path)
-    with pytest.raises(ValueError, match="is refused: it holds objects other than plain") as caught:
+    with pytest.raises(ValueError, match=r"was not run") as caught:
         load_checkpoint(path, new_pair(2)[0])
     assert "\n" not in str(caught.value)
     assert not marker.exists()

@@ -59,6 +59,16 @@ def test_load_gpt2_computes_what_tensorflow_computes(path):
     assert model.cfg == GPTConfig(30, 12, 8, 2, 2, qkv_bias=True, tie_weights=True)
 
 
+def test_load_gpt2_sees_every_flipped_bit_of_tensorflows_numbers(tmp_path):
+    folder = shutil.copytree(FIXTURE, tmp_path / "m")
+    path = folder / "model.ckpt.data-00000-of-00001"
+    content = path.read_bytes()
+    for place in range(0, len(content), 501):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+        with pytest.raises(WeightsError, match="the checksum of 'model/.*' does not agree"):
+            load_gpt2(folder)
+
+
 def test_load_gpt2_asks_for_the_heads_where_no_file_says_them(tmp_path):
     folder = shutil.copytree(FIXTURE, tmp_path / "m")
     (folder / "hparams.json").unlink()

@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
+from llm_scratch.model.families import parameter_shapes
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.gpt2 import load_gpt2
+from llm_scratch.weights.gpt2_names import BOOK, HUGGING_FACE, Part
+from llm_scratch.weights.source import Source, config_of
 
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)
 
@@ -168,7 +172,21 @@ def test_load_gpt2_strips_wrappers(tmp_path, prefix):
 
 
 def test_load_gpt2_sees_the_sizes_of_a_released_model(tmp_path):
-    """GPT-2's widths tell the number of heads: no configuration is needed."""
-    cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4, n_layers=1)
-    path = saved(random_model(cfg).state_dict(), tmp_path)
-    assert load_gpt2(path).cfg == cfg
+    """The heads of GPT-2 of this width and depth are taken, and said; of no other depth."""
+    cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4)
+    path = saved(GPTModel.empty(cfg).state_dict(), tmp_path)
+    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are taken, as in"):
+        assert load_gpt2(path).cfg == cfg
+    state = torch.load(path, weights_only=True)
+    shallow = {n: t for n, t in state.items() if not n.startswith("trf_blocks.11.")}
+    with pytest.raises(WeightsError, match="nothing says how many attention heads"):
+        load_gpt2(saved(shallow, tmp_path))
+
+
+@pytest.mark.filterwarnings("error")
+def test_only_the_released_files_have_the_heads_of_gpt2_without_a_word(tmp_path):
+    shapes = parameter_shapes(GPT2_CONFIGS["355M"])
+    parts = {n: Part(Stored(torch.empty(s, device="meta"), tmp_path)) for n, s in shapes.items()}
+    assert config_of(Source(tmp_path, HUGGING_FACE, parts)).n_heads == 16
+    with pytest.raises(UserWarning, match="how many attention heads it has; 16 are taken"):
+        config_of(Source(tmp_path, BOOK, parts))

@@ -174,6 +174,15 @@ def test_open_model_converts_an_adapter_after_it_is_put_in(adapter, saved):
     assert_close(logits_of(opened).float(), expected, atol=0.5, rtol=0.1)  # of 8 bits
 
 
+def test_weights_convert_makes_one_model_of_an_adapter_and_its_base(adapter, saved, tmp_path):
+    from llm_scratch import cli
+
+    folder, expected = adapter(saved)
+    assert cli.main(["weights", "convert", str(folder), str(tmp_path / "whole")]) == 0
+    opened = ls.open_model(tmp_path / "whole")
+    assert_close(logits_of(opened), expected)
+
+
 def test_open_model_opens_a_classifier_with_its_classes(bpe, tmp_path):
     torch.manual_seed(0)
     model = ls.GPTModel(GPTConfig(bpe.n_vocab, 8, 8, 2, 1))
@@ -189,6 +198,8 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
     lost, _ = adapter("nowhere", "lost")
     nameless, _ = adapter(None, "nameless")
     itself, _ = adapter(".", "itself")
+    first, _ = adapter("../second", "first")
+    adapter("../first", "second")
     for source, options, kind, message in (
         ("no such model", {}, FileNotFoundError, "no file or folder no such model"),
         (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth is not there"),
@@ -197,6 +208,7 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
         (lost, {}, FileNotFoundError, "adapter in .*lost belongs to is not at nowhere"),
         (nameless, {}, ValueError, "does not say which model it belongs to"),
         (itself, {}, ValueError, "names itself as the model"),
+        (first, {}, ValueError, r"belongs to ../second, which is an adapter itself; .*merge_lora"),
         (saved, {"tokenizer": "gpt2"}, ValueError, "has a tokenizer of its own"),
         (saved, {"device": "quantum"}, ValueError, "'quantum' is no device"),
         (saved, {"tokenizer": "nowhere.json"}, FileNotFoundError, "no tokenizer at nowhere.json"),
@@ -211,3 +223,38 @@ def test_save_model_states_the_kind_of_head(model, tmp_path):
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         stated = json.loads(file.metadata()["llm_scratch"])
     assert stated["head"] == {"kind": "tokens", "size": 50257, "bias": False, "names": None}
+
+
+def test_a_head_whose_classes_have_names_is_one_for_classes_at_any_size(bpe, tmp_path):
+    """As many classes as ids are no language model's head."""
+    torch.manual_seed(0)
+    model = ls.GPTModel(GPTConfig(bpe.n_vocab, 8, 8, 2, 1))
+    model.class_names = tuple(f"class {n}" for n in range(bpe.n_vocab))
+    ls.save_model(model, tmp_path, bpe)
+    assert ls.open_model(tmp_path).model.class_names == model.class_names
+    with pytest.raises(ValueError, match="no language model's"):
+        ls.export_huggingface(model, tmp_path / "out")
+
+
+def test_export_guesses_no_end_of_text_from_a_size(model, bpe, tmp_path):
+    for tokenizer, end in ((None, None), (bpe, bpe.eot_token)):
+        folder = ls.export_huggingface(model, tmp_path, tokenizer)
+        for file in ("config.json", "generation_config.json"):
+            assert json.loads((folder / file).read_text(encoding="utf-8"))["eos_token_id"] == end
+
+
+def test_a_model_of_a_module_that_was_loaded_anew_is_told_from_others(tmp_path, monkeypatch):
+    """A notebook that imports the module again holds a class of the same name, and it is said."""
+    import importlib
+    import sys
+
+    import llm_scratch.model.gpt as module
+
+    monkeypatch.setitem(sys.modules, "llm_scratch.model.gpt", module)
+    monkeypatch.delitem(sys.modules, "llm_scratch.model.gpt")
+    monkeypatch.setattr("llm_scratch.model.gpt", module, raising=False)
+    again = importlib.import_module("llm_scratch.model.gpt")
+    model = module.GPTModel(GPTConfig(20, 4, 4, 2, 1))
+    assert again.GPTModel is not module.GPTModel
+    with pytest.raises(TypeError, match="got a GPTModel; its module was loaded anew since, so"):
+        ls.save_model(model, tmp_path)

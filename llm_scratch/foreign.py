@@ -1,0 +1,74 @@
+"""The settings in files of other programs: each is used, changes nothing, or is refused by name.
+
+Each reader of a foreign format keeps one table from the format's keys to what becomes of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from llm_scratch.files import FileError, PathLike
+
+USED = "used"  # the reader takes the value, and checks it
+NOTHING = "nothing"  # no value of it changes what comes out here
+OFF = "off"  # only null, false, 0 and what is empty are fine
+
+Rule = str | tuple[Any, ...]
+"""One of the three words, or the values that are fine."""
+
+
+def check_settings(
+    path: PathLike,
+    settings: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+    *,
+    ignore_keys: Collection[str] = (),
+    error: type[FileError] = FileError,
+    where: str = "",
+) -> dict[str, Any]:
+    """Return the settings of a foreign file without those to ignore, once all are understood.
+
+    A key that no rule knows passes where its value says "no"; one warning names all of them.
+
+    Args:
+        path: the file.
+        settings: what stands in it.
+        rules: what becomes of each key.
+        ignore_keys: keys to pass over, whatever they say; a key inside of a part is named as
+            "part.key".
+        error: what to raise.
+        where: the part of the file that the settings are from.
+
+    Raises:
+        FileError: if keys have values that would need something else than this library computes.
+    """
+    if isinstance(ignore_keys, str):
+        raise TypeError(f"ignore_keys takes several keys: ignore_keys=({ignore_keys!r},)")
+    prefix = f"{where}." if where else ""
+    kept = {k: v for k, v in settings.items() if not {k, f"{prefix}{k}"} & set(ignore_keys)}
+    refused, unknown = [], []
+    for key, value in kept.items():
+        rule = rules.get(key, OFF)
+        fine = value in rule if isinstance(rule, tuple) else rule != OFF or not value
+        if not fine:
+            allowed = f" (understood: {_listed(rule)})" if isinstance(rule, tuple) else ""
+            refused.append(f"{prefix}{key}={str(value)[:60]!r}{allowed}")
+        elif key not in rules:
+            unknown.append(f"{prefix}{key}")
+    if refused:
+        keys = ", ".join(repr(text.partition("=")[0]) for text in refused)
+        raise error(
+            path,
+            f"needs what this library does not compute: {', '.join(refused)[:400]}; "
+            f"ignore_keys=({keys},) opens it all the same, with other results",
+        )
+    if unknown:
+        names = ", ".join(name[:60] for name in unknown[:20])
+        warnings.warn(f"{path} has settings that are unknown here, all off: {names}", stacklevel=2)
+    return kept
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values))

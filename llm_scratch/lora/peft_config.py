@@ -1,0 +1,106 @@
+"""PEFT's `adapter_config.json`: what each of its keys is here, and the scale of each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from llm_scratch.files import first_line, read_json
+from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
+from llm_scratch.lora.saving import CONFIG_FILE
+from llm_scratch.tensor_files.errors import WeightsError
+
+LONGEST_MATCH = 0.5  # seconds: a regular expression from a file may never end
+
+# The keys of PEFT 0.21's LoraConfig.
+RULES: dict[str, Rule] = {
+    "peft_type": ("LORA",),
+    **dict.fromkeys(("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"), USED),
+    **dict.fromkeys(("base_model_name_or_path", "auto_mapping"), USED),
+    # Ways to start that leave the base as it is. The others ("pissa", "olora", "corda", "loftq",
+    # "lora_ga") put a part of each weight into the matrices and take it out of the base.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
+    # What the names of the tensors say already, and that alone.
+    **dict.fromkeys(
+        (
+            *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+            "modules_to_save",
+        ),
+        NOTHING,
+    ),
+    "bias": ("none", "all", "lora_only"),  # those that learned are in the file
+    # Notes, and how it was trained; `fan_in_fan_out` is about the base, A and B lie the same way.
+    **dict.fromkeys(
+        (
+            *("task_type", "peft_version", "revision", "inference_mode", "lora_dropout"),
+            *("fan_in_fan_out", "megatron_core", "runtime_config", "qalora_group_size"),
+            *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+        ),
+        NOTHING,
+    ),
+    **dict.fromkeys(
+        (
+            *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layer_replication"),
+            *("target_parameters", "trainable_token_indices", "alora_invocation_tokens"),
+            *("megatron_config", "velora_config", "monteclora_config", "arrow_config"),
+            *("kasa_config", "ensure_weight_tying"),
+        ),
+        OFF,
+    ),
+}
+
+
+def read_peft_config(folder: Path, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings of an adapter, all of which are understood.
+
+    Raises:
+        FileNotFoundError: if there is no adapter in the folder.
+        WeightsError: if the file is damaged, or of an adapter of another kind.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: no adapter was saved in {folder}")
+    config = {"peft_type": None, **read_json(path, error=WeightsError)}
+    if config["peft_type"] != "LORA":
+        kind = str(config["peft_type"])[:40]
+        raise WeightsError(path, f"is an adapter of type {kind!r}; LORA is the one that fits")
+    return check_settings(path, config, RULES, ignore_keys=ignore_keys, error=WeightsError)
+
+
+def rank_of(name: str, config: Mapping[str, Any], path: Path) -> int:
+    """Return the rank that the settings give a layer, by the layer's name in PEFT."""
+    rank: int = _value_for(name, config, "rank_pattern", "r", path)
+    return rank
+
+
+def alpha_of(name: str, config: Mapping[str, Any], path: Path, rank: int) -> float:
+    """Return a layer's alpha, as divided by the rank it gives the scale that PEFT uses."""
+    alpha: float = _value_for(name, config, "alpha_pattern", "lora_alpha", path)
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+
+def _value_for(name: str, config: Mapping[str, Any], pattern: str, key: str, path: Path) -> Any:
+    """A layer's rank or alpha: what the first fitting pattern says, else what all have."""
+    patterns = config.get(pattern) or {}
+    value = config.get(key)
+    if not isinstance(patterns, dict):
+        raise WeightsError(path, f"damaged: {pattern} is no object")
+    value = next((v for ending, v in patterns.items() if _fits(ending, name, pattern, path)), value)
+    kinds = (int, float) if key == "lora_alpha" else (int,)
+    if value is None or type(value) not in kinds or not 0 < value < 1e9:
+        raise WeightsError(path, f"damaged: {key}={str(value)[:40]} of {name}")
+    return value
+
+
+def _fits(ending: str, name: str, pattern: str, path: Path) -> bool:
+    """Whether a regular expression fits a layer's name, or its end after a dot, as PEFT has it."""
+    try:
+        found = regex.match(rf"(.*\.)?({ending})$", name, timeout=LONGEST_MATCH)
+    except (regex.error, TimeoutError, RecursionError) as err:
+        hint = f"{pattern} has {ending[:60]!r}, which can't be matched: {first_line(err)}"
+        raise WeightsError(path, hint) from err
+    return found is not None
