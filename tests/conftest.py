@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm_scratch.text.corpora import find_data, read_text
+from llm_scratch.files import read_text
+from llm_scratch.text.corpora import find_data
 
 if TYPE_CHECKING:
     from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
@@ -26,6 +27,9 @@ pytest_plugins = ["book_report", "impl_option", "script_runs"]
 
 # For transformers and its hub client, in this process and in those that tests start.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+# One core is the tests', the others are for the scripts that run beside them.
+torch.set_num_threads(1)
 
 # A busy machine is no fault of the code under test.
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
