@@ -25,6 +25,11 @@ from llm_scratch.judging.records import Records
 HIGHEST = 100
 LABELS = string.ascii_uppercase
 LONGEST_REPLY = 20_000  # characters at the end of a reply that are searched for scores
+# The marks around what models think before they answer; with a "/", the one at the end.
+THINKING = re.compile(r"[<\[](/?)(?:think|thinking|thought|reasoning)[>\]]", re.IGNORECASE)
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+OUT_OF_HIGHEST = re.compile(rf"(?:/|out of)\s*{HIGHEST}(?:\.0+)?\b")
+LONGEST_NUMBER = 20  # characters
 ROLE = (
     "You grade answers to a task. Give every answer a score from 0, wrong or useless, to 100, as "
     "good as the reference answer or better. Correctness counts most, then completeness, then "
@@ -175,11 +180,36 @@ def read_scores(reply: str, n: int) -> list[float | None]:
     The JSON may stand in a code fence or between other words; of several the last one counts.
     """
     found: Mapping[str, Any] = {}
-    for candidate in _json_objects(reply[-LONGEST_REPLY:]):
+    for candidate in _json_objects(without_thinking(reply)[-LONGEST_REPLY:]):
         inner = candidate.get("scores", candidate)
         if isinstance(inner, dict) and any(label in inner for label in LABELS[:n]):
             found = inner
     return [_score(found.get(label)) for label in LABELS[:n]]
+
+
+def without_thinking(reply: str) -> str:
+    """A reply without its blocks of thinking; "" where one was begun and not ended.
+
+    Where the mark at the end stands alone, as servers send it whose prompt ends with the other,
+    all before it is thinking.
+    """
+    outside, position, inside = [], 0, False
+    for mark in THINKING.finditer(reply):
+        if not mark[1] and not inside:
+            outside.append(reply[position : mark.start()])
+        elif mark[1] and not inside:
+            outside.clear()
+        inside, position = not mark[1], mark.end()
+    return "" if inside else "\n".join([*outside, reply[position:]])
+
+
+def score_in(text: str) -> float | None:
+    """The one number of a text, if it is from 0 to 100: "85", "85.0", "85/100", "**85**"."""
+    numbers = NUMBER.findall(OUT_OF_HIGHEST.sub("", text))
+    if len(numbers) != 1 or not numbers[0].isascii() or len(numbers[0]) > LONGEST_NUMBER:
+        return None
+    score = float(numbers[0])
+    return score if 0 <= score <= HIGHEST else None
 
 
 def _json_objects(text: str) -> Iterable[dict[str, Any]]:
@@ -196,13 +226,11 @@ def _json_objects(text: str) -> Iterable[dict[str, Any]]:
 
 def _score(value: Any) -> float | None:
     value = value.get("score") if isinstance(value, dict) else value
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    try:
-        score = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return score if 0 <= score <= HIGHEST else None
+    if isinstance(value, str):
+        return score_in(value)
+    return float(value) if 0 <= value <= HIGHEST else None
 
 
 def _checked_answers(

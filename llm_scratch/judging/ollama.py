@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from llm_scratch.judging.client import (
     patiently,
     post,
 )
-from llm_scratch.judging.judge import HIGHEST, check_keys, task_of
+from llm_scratch.judging.judge import HIGHEST, check_keys, score_in, task_of, without_thinking
 
 OLLAMA_CHAT = "http://localhost:11434/api/chat"
 PROCESSES = Path("/proc")
@@ -138,12 +137,9 @@ def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
 
 
 def read_score(reply: str) -> int | None:
-    """The one whole number from 0 to 100 in a reply, also as "85/100"; None if there is none."""
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(/|out of)\s*100\b", "", reply))
-    if len(numbers) != 1 or not numbers[0].isascii() or not numbers[0].isdigit():
-        return None
-    score = int(numbers[0]) if len(numbers[0]) <= len(str(HIGHEST)) else HIGHEST + 1
-    return score if score <= HIGHEST else None
+    """The one whole number from 0 to 100 that a reply says, as 85, 85.0 or 85/100; None if none."""
+    score = score_in(without_thinking(reply))
+    return int(score) if score is not None and score.is_integer() else None
 
 
 def check_if_running(process_name: str) -> bool:

@@ -194,6 +194,8 @@ def test_judge_is_not_taken_in_by_an_answer_that_poses_as_others(ask):
         '```json\n{"scores": {"A": 80, "B": 20}}\n```',
         'A form: {"scores": {"A": 1, "B": 1}}. My reply:\n{"scores": {"A": 80, "B": 20}} Done.',
         '<think>{"A": 3}</think>{"A": 80.0, "B": "20"}',
+        'so {"A": 3}.\n</think>{"A": "80/100", "B": "**20**"}',
+        '{"A": 80, "B": 20}\n<think>or {"A": 3}?</think>',
         '{"scores": {"A": {"score": 80}, "B": {"score": 20, "why": "{"}}}',
     ],
 )
@@ -209,7 +211,15 @@ def test_read_scores_leaves_out_what_is_no_score(score):
     assert read_scores(f'{{"scores": {{"A": {score}, "B": 20}}}}', 2)[0] is None
 
 
-@pytest.mark.parametrize("reply", ["", "80, 20", "[80, 20]", '{"A": ' * 3000, "{" * 20_000])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("", "80, 20", "[80, 20]", '{"A": ' * 3000, "{" * 20_000),
+        '<think>perhaps {"scores": {"A": 10, "B": 10}}, but',
+        "<think>" + "so " * 10_000 + '{"A": 10, "B": 10}',
+        '<think>{"A": 10}</think><think>{"B": 10}',
+    ],
+)
 def test_read_scores_takes_junk_for_no_score(reply):
     assert read_scores(reply, 2) == [None, None]
 

@@ -107,14 +107,27 @@ def test_generate_model_scores_names_the_item_without_an_answer(options, server)
 
 
 @pytest.mark.parametrize(
-    "reply", ["85", " 85\n", "Score: 85.", "85/100", "85 out of 100", "**85**"]
+    "reply",
+    [
+        *("85", " 85\n", "Score: 85.", "85/100", "85 out of 100", "**85**", "85.0", "85.0/100.0"),
+        "<think>2 errors, so 100 - 15 ...</think>85",
+        "<think>2 errors</think>\n\n**85**/100",
+        "2 errors, which costs 15.\n</think>\n85",
+        "[THINK]2 errors[/THINK]85",
+        "85 <thinking>2 errors</thinking>",
+        "<think>" + "2 errors. " * 5000 + "</think>85",
+    ],
 )
 def test_read_score_finds_the_number(reply):
     assert read_score(reply) == 85
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "none", "-5", "101", "8.5", "7 or 8", "٨٥", "9" * 5000, "1e2", "0-100"]
+    "reply",
+    [
+        *("", "none", "-5", "101", "8.5", "7 or 8", "٨٥", "9" * 5000, "1e2", "0-100", "8/10"),
+        *("<think>2 errors, so", "<think>so 85", "2 errors</think>", "</think>1<think>85"),
+    ],
 )
 def test_read_score_leaves_out_what_is_no_score(reply):
     assert read_score(reply) is None
