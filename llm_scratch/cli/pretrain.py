@@ -53,7 +53,11 @@ def add_pretrain(subparsers: Any) -> None:
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
     add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in that folder; its --steps may be others now",
+    )
     parser.add_argument("--init", metavar="MODEL",
                         help="start from the weights of a model: a run, a folder, a file, or a "
                              "name; default: new weights")  # fmt: skip

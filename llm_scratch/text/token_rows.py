@@ -114,7 +114,7 @@ class TokenRows:
         n = self.num_rows(length)
         chosen: list[int] = []
         for epoch, begin, end in rows_of_step(n, step, rows, **piece):
-            order = _epoch_order(seed, epoch, n, rows, self._order_key)
+            order = _epoch_order(seed, epoch, n, piece.get("step_rows") or rows, self._order_key)
             chosen += order[begin:end].tolist()
         return self.padded(chosen)
 
@@ -166,7 +166,7 @@ def _check_row(
 
 @lru_cache(maxsize=8)
 def _epoch_order(seed: int, epoch: int, n: int, rows: int, lengths: bytes) -> np.ndarray:
-    """A shuffled order of n rows in which `rows` neighbours that form a batch are alike in length.
+    """A shuffled order of n rows in which the `rows` neighbours of a step are alike in length.
 
     Batches are counted through all epochs, so the first one of an epoch may have begun in the
     epoch before, and the last one may end in the next.

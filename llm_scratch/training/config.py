@@ -18,12 +18,17 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 CHUNK = 1024  # tokens
 
-# What may differ when a run goes on: what is kept and shown, and settings that trade memory for
-# time, which change results by rounding only.
+# What may differ when a run goes on, and why; every other setting makes another run.
 FREE_ON_RESUME = (
+    # What is kept and shown.
     {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
+    # Memory for time: results change by rounding only.
     | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
-)  # fmt: skip
+    # The same, as long as a step has as many rows, which `changed_settings` compares.
+    | {"micro_batch", "accumulation", "tokens_per_step"}
+    # Where the run ends: the rates of the steps to come are those of a run of that length.
+    | {"steps"}
+)
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,14 @@ class StepPlan:
         """The tokens of a whole step."""
         return self.accumulation * self.rows * self.length
 
+    @classmethod
+    def of(cls, config: TrainConfig, length: int) -> StepPlan:
+        """Return the plan for rows of `length` tokens."""
+        asked, accumulation = config.tokens_per_step or 0, config.accumulation
+        if accumulation is None:
+            accumulation = max(1, round(asked / (config.micro_batch * length)))
+        return cls(accumulation, config.micro_batch, length)
+
 
 def plan_step(config: TrainConfig, context_length: int) -> StepPlan:
     """How a step is made of micro batches.
@@ -176,27 +189,36 @@ def plan_step(config: TrainConfig, context_length: int) -> StepPlan:
         raise ValueError(
             f"length={length} is above the model's context length of {context_length}; shorten it"
         )
-    asked, accumulation = config.tokens_per_step, config.accumulation
-    micro = config.micro_batch * length
-    if accumulation is None:
-        accumulation = 1 if asked is None else max(1, round(asked / micro))
-    plan = StepPlan(accumulation, config.micro_batch, length)
+    plan, asked = StepPlan.of(config, length), config.tokens_per_step
     if asked is not None and plan.tokens != asked:
         warnings.warn(
-            f"a step has {plan.tokens} tokens ({accumulation} x {config.micro_batch} x {length}), "
+            f"a step has {plan.tokens} tokens ({plan.accumulation} x {plan.rows} x {length}), "
             f"tokens_per_step asks for {asked}",
             stacklevel=3,
         )
     return plan
 
 
-def changed_settings(before: dict[str, Any], config: TrainConfig) -> list[str]:
-    """What would make a resumed run another run: "name: was, now" for each such setting."""
-    return [
-        f"{name}: {before[name]!r} before, {now!r} now"
-        for name, now in asdict(config).items()
-        if name not in FREE_ON_RESUME and before.get(name, now) != now
+def changed_settings(before: TrainConfig, config: TrainConfig, length: int) -> list[str]:
+    """Return what would make a resumed run another run: "name: was, now" for each such setting.
+
+    Args:
+        before: the settings that the run had.
+        config: those that it is to go on with.
+        length: tokens of a row.
+    """
+    changed = [
+        f"{name}: {getattr(before, name)!r} before, {value!r} now"
+        for name, value in asdict(config).items()
+        if name not in FREE_ON_RESUME and getattr(before, name) != value
     ]
+    was, now = StepPlan.of(before, length), StepPlan.of(config, length)
+    if was.tokens != now.tokens:
+        changed.append(
+            f"rows of a step (accumulation x micro_batch): {was.accumulation} x {was.rows} before, "
+            f"{now.accumulation} x {now.rows} now"
+        )
+    return changed
 
 
 def _check_count(name: str, value: Any, least: int) -> None:

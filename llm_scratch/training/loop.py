@@ -68,6 +68,7 @@ def train(
     generators are left as found. With a folder the run writes its settings, a log, checkpoints
     and its best model there, and `resume=True` goes on with what an interrupted run left: to the
     same losses and parameters, bit by bit, on the same machine with the same number of threads.
+    It may then have more steps, or divide a step into other micro batches.
 
     Args:
         model: a `GPTModel`.
@@ -110,9 +111,9 @@ def train(
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
-        if run.state.stopped or run.state.step >= config.steps:
-            log(f"nothing left to do: the run ended at step {run.state.step} of {config.steps}")
-        while run.state.step < config.steps and not run.state.stopped:
+        if run.ended:
+            log(f"nothing left to do: {_why_ended(run)}")
+        while not run.ended:
             _step(run, reporter)
     return run.state
 
@@ -141,6 +142,13 @@ def _step(run: Run, reporter: Reporter) -> None:
         _save(run, run.folder)
 
 
+def _why_ended(run: Run) -> str:
+    step, asked = run.state.step, run.config.steps
+    if step > asked:
+        return f"{step} steps were taken, {asked} are asked for"
+    return f"the run ended at step {step} of {asked}"
+
+
 def _due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
@@ -151,8 +159,7 @@ def micro_batches(
     """What one process reads at a step: a function of the seed, the step and its rank.
 
     The micro batches of all processes lie side by side in one order of rows: steps of as many rows
-    read the same ones, whether processes or micro batches divide them. Rows in buckets are the
-    exception: their order follows from the rows of a micro batch, which then has to be as large.
+    read the same ones, whether processes or micro batches divide them.
     """
     rows = plan.rows
     return [
@@ -168,20 +175,22 @@ def micro_batches(
     ]
 
 
-def validation_batches(
-    validation: TrainData, config: TrainConfig, plan: StepPlan
-) -> Iterable[Batch]:
-    """The batches of every evaluation of a run: all windows in order, or some, always the same."""
-    count = config.eval_batches
-    if count is None or count * plan.rows >= validation.num_rows(plan.length):
-        return validation.rows_in_order(plan.length, plan.rows)
-    return [validation.batch(0, index, plan.rows, plan.length) for index in range(count)]
+def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
+    """The batches of every evaluation of a run: all windows in order, or some, always the same.
+
+    How many some are follows from the micro batch that the run began with, so that a run that goes
+    on with another one measures the same.
+    """
+    count, rows, length = run.config.eval_batches, run.state.eval_rows, run.plan.length
+    if count is None or count * rows >= validation.num_rows(length):
+        return validation.rows_in_order(length, run.plan.rows)
+    return [validation.batch(0, index, rows, length) for index in range(count)]
 
 
 def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
     """Measure the validation loss, keep the model if it is the best, count it if it is not."""
     state = run.state
-    loss = evaluate(run.engine, validation_batches(validation, run.config, run.plan))
+    loss = evaluate(run.engine, validation_batches(run, validation))
     state.val_loss = loss
     note = f"step {state.step}: validation loss {loss:.4f}"
     if state.best_loss is None or loss < state.best_loss:
@@ -220,7 +229,7 @@ def _save(run: Run, folder: RunFolder) -> None:
         "state": asdict(run.state),
         "config": asdict(run.config),
         "facts": run.facts,
-        "environment": environment(),
+        "environment": environment() | engine.place,
         "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
         "scaler": engine.scaler.state_dict() or None,
     }

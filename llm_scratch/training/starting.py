@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class RunState:
 
     Args:
         step: updates so far.
+        eval_rows: rows of an evaluation's micro batch: of a step's when the run began.
         tokens: targets learned from so far.
         loss: of the last step, in nats per token.
         val_loss: of the last evaluation; None before the first.
@@ -50,6 +51,7 @@ class RunState:
     """
 
     step: int = 0
+    eval_rows: int = 0
     tokens: int = 0
     loss: float | None = None
     val_loss: float | None = None
@@ -74,6 +76,11 @@ class Run:
     save_best: SaveBest
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no step left to take."""
+        return self.state.stopped or self.state.step >= self.config.steps
 
 
 def new_model(cfg: GPTConfig, seed: int) -> GPTModel:
@@ -105,6 +112,8 @@ def start_run(run: Run) -> None:
         _check_data("validation", run.validation, run)
     elif config.patience is not None:
         raise ValueError("patience stops by the validation loss; give a validation part too")
+    else:
+        log("no validation part: nothing is measured, and the model that is kept is the last one")
     if run.tokenizer is not None:
         check_vocabulary(engine.model, run.tokenizer)
     if config.sample_every:
@@ -113,17 +122,18 @@ def start_run(run: Run) -> None:
         engine.hidden_states = compiled(engine, run.data.batch(0, 0, plan.rows, plan.length), log)
     groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     log(f"parameters: {describe_groups(groups)}")
-    dtype = str(engine.dtype).removeprefix("torch.")
     log(
         f"a step: {plan.accumulation} x {plan.rows} x {plan.length} = {plan.tokens:,} tokens, "
-        f"{dtype} on {engine.device}"
+        f"{engine.place['dtype']} on {engine.place['device']}"
     )
     run.facts = _facts_of(run)
     if run.folder is not None:
         _go_on(run, run.folder)
+    run.state.eval_rows = run.state.eval_rows or plan.rows
+    if run.folder is not None and not run.ended:
         settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
         run.folder.write_json("config.json", settings)
-        run.folder.add_environment(device=str(engine.device), dtype=dtype, step=run.state.step)
+        run.folder.add_environment(step=run.state.step, **engine.place)
 
 
 def _check_data(name: str, part: TrainData, run: Run) -> None:
@@ -175,20 +185,44 @@ def _go_on(run: Run, folder: RunFolder) -> None:
         folder.cut_back(0)
         return
     tensors, content = load_run(newest)
-    _check_same(content, run)
+    before = _check_same(content, run)
     model = run.engine.model
     model.load_state_dict({**model.state_dict(), **tensors})  # what is frozen is there already
     for optimizer, saved in zip(run.engine.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     if content["scaler"] is not None:
         run.engine.scaler.load_state_dict(content["scaler"])
-    run.state = RunState(**content["state"])
+    run.state = RunState(**{"eval_rows": before.micro_batch, **content["state"]})
     folder.cut_back(run.state.step)
     run.log(f"going on after step {run.state.step}, from {newest}")
+    if not run.ended:
+        _say_what_differs(before, run)
 
 
-def _check_same(content: Mapping[str, Any], run: Run) -> None:
-    """Refuse to go on with another model, data, tokenizer or settings; warn of another machine."""
+def _say_what_differs(before: TrainConfig, run: Run) -> None:
+    config, plan, step = run.config, run.plan, run.state.step + 1
+    if before.steps != config.steps:
+        was = f" (it was {before.rate(step):.2e})" if step <= before.steps else ""
+        run.log(
+            f"the run ends at step {config.steps}, not {before.steps}: the learning rate is "
+            f"{config.rate(step):.2e} at step {step}{was} and {config.rate(config.steps):.2e} at "
+            "the last one"
+        )
+    was_plan = StepPlan.of(before, plan.length)
+    if was_plan != plan:
+        dropout = "; dropout draws other numbers" if run.engine.model.cfg.drop_rate else ""
+        run.log(
+            f"a step reads its rows as {plan.accumulation} x {plan.rows}, not "
+            f"{was_plan.accumulation} x {was_plan.rows}: the same up to rounding{dropout}"
+        )
+
+
+def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
+    """Refuse to go on with another model, data, tokenizer or settings; warn of another machine.
+
+    Returns:
+        The settings of before.
+    """
     for name, now in run.facts.items():
         was = content["facts"].get(name)
         if was != now:
@@ -196,20 +230,23 @@ def _check_same(content: Mapping[str, Any], run: Run) -> None:
                 f"the run was started with another {name}: {_difference(was, now)}; give what it "
                 "was started with, or start a new run in another folder"
             )
-    if changed := changed_settings(content["config"], run.config):
+    before = replace(run.config, **content["config"])
+    if changed := changed_settings(before, run.config, run.plan.length):
         raise ValueError(
             f"the run was started with other settings: {'; '.join(changed)}; give those of before, "
             "or start a new run in another folder"
         )
-    here = environment()
-    for name in ("threads", "torch", "machine"):
-        was, now = content["environment"].get(name), here[name]
+    here = environment() | run.engine.place
+    for name in ("threads", "torch", "machine", "device", "dtype"):
+        now = here[name]
+        was = content["environment"].get(name, now)
         if was != now:
             warnings.warn(
                 f"the run was started with {name} {was}, and goes on with {now}: the numbers will "
                 "agree up to rounding, not to the bit",
                 stacklevel=5,
             )
+    return before
 
 
 def _difference(was: Any, now: Any) -> str:

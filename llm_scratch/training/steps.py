@@ -62,6 +62,11 @@ class Engine:
     objective: Objective | None = None
     skipped: int = 0
 
+    @property
+    def place(self) -> dict[str, str]:
+        """Where it computes and in which numbers, in words."""
+        return {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+
     def count(self, batch: Batch) -> int:
         """What the losses of a batch are averaged over: its targets, as a rule."""
         return (count_targets if self.objective is None else self.objective.count)(batch)

@@ -8,7 +8,12 @@ import warnings
 import numpy as np
 import pytest
 
-from llm_scratch.training.config import TrainConfig, changed_settings, plan_step
+from llm_scratch.training.config import (
+    FREE_ON_RESUME,
+    TrainConfig,
+    changed_settings,
+    plan_step,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +80,34 @@ def test_plan_step_refuses_rows_longer_than_the_context():
 
 def test_changed_settings_names_what_makes_another_run():
     config = TrainConfig()
-    before = dataclasses.asdict(dataclasses.replace(config, seed=3, save_every=7))
-    assert changed_settings(before, config) == ["seed: 3 before, 1234 now"]
+    before = dataclasses.replace(config, seed=3, save_every=7, steps=9)
+    assert changed_settings(before, config, 16) == ["seed: 3 before, 1234 now"]
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"micro_batch": 2, "accumulation": 6}, []),
+        ({"micro_batch": 6, "tokens_per_step": 192}, []),
+        ({"micro_batch": 3, "accumulation": 4}, []),
+        ({"micro_batch": 2}, ["1 x 2"]),
+        ({"accumulation": 1}, ["1 x 4"]),
+    ],
+)
+def test_changed_settings_leaves_the_split_of_a_step_free(options, changed):
+    before = TrainConfig(micro_batch=4, accumulation=3)
+    now = dataclasses.replace(before, **{"accumulation": None, **options})
+    message = "rows of a step (accumulation x micro_batch): 3 x 4 before, {} now"
+    assert changed_settings(before, now, 16) == [message.format(split) for split in changed]
+
+
+def test_every_other_setting_makes_another_run():
+    fixed = {field.name for field in dataclasses.fields(TrainConfig)} - FREE_ON_RESUME
+    assert fixed == (
+        {"length", "learning_rate", "min_learning_rate", "warmup_steps", "schedule", "decay_share"}
+        | {"optimizer", "weight_decay", "beta1", "beta2", "clip", "precision", "seed"}
+        | {"eval_every", "eval_batches", "patience"}
+    )
 
 
 def test_train_config_takes_numpys_floats_as_plain_ones():

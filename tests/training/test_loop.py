@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from llm_scratch.text.token_parts import TokenPart
+from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
-from llm_scratch.training import loop
+from llm_scratch.training import loop, starting
 from llm_scratch.training.checkpoints import checkpoints_in
 from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.loop import micro_batches, train
@@ -224,7 +225,7 @@ def test_train_with_a_nan_from_the_start_writes_nothing(build, parts, tmp_path):
     [
         ({"learning_rate": 1e-3}, "learning_rate: 0.003 before, 0.001 now"),
         ({"seed": 5}, "seed: 1234 before, 5 now"),
-        ({"accumulation": 4, "micro_batch": 2}, "micro_batch: 4 before, 2 now"),
+        ({"micro_batch": 2}, r"rows of a step \(.*\): 2 x 4 before, 2 x 2 now"),
     ],
 )
 def test_train_refuses_to_resume_with_other_settings(build, parts, tmp_path, change, message):
@@ -232,6 +233,104 @@ def test_train_refuses_to_resume_with_other_settings(build, parts, tmp_path, cha
     with pytest.raises(ValueError, match=message):
         run(build(), parts, dataclasses.replace(CONFIG, **change), folder=tmp_path / "run",
             resume=True)  # fmt: skip
+
+
+def test_train_goes_on_to_a_later_end_with_the_rates_of_the_longer_run(build, parts, tmp_path):
+    folder, lines = tmp_path / "run", []
+    run(build(**DROPOUT), parts, validation=parts[1], folder=folder)
+    before = (folder / "metrics.jsonl").read_bytes()
+    longer = dataclasses.replace(CONFIG, steps=20)
+    options = {"validation": parts[1], "folder": folder, "resume": True}
+    state = run(build(**DROPOUT), parts, longer, log=lines.append, **options)
+    assert state.step == 20
+    rate = longer.rate(13)
+    assert rate > CONFIG.rate(12)
+    assert (
+        f"the run ends at step 20, not 12: the learning rate is {rate:.2e} at step 13 and 3.00e-04 "
+        "at the last one"
+    ) in lines
+    assert (folder / "metrics.jsonl").read_bytes().startswith(before)
+    rates = [line["lr"] for line in read_metrics(folder) if "loss" in line]
+    configs = [CONFIG] * 12 + [longer] * 8
+    assert rates == [config.rate(step) for step, config in enumerate(configs, 1)]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["train"]["steps"] == 20
+
+
+@pytest.mark.parametrize("steps", [16, 6])
+def test_train_goes_on_to_another_end_from_where_it_was_stopped(
+    build, parts, tmp_path, monkeypatch, steps
+):
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(StopError):
+            run(build(), parts, folder=tmp_path / "run")
+    lines, config = [], dataclasses.replace(CONFIG, steps=steps)
+    state = run(build(), parts, config, folder=tmp_path / "run", resume=True, log=lines.append)
+    assert state.step == steps
+    assert any(
+        f"ends at step {steps}, not 12: the learning rate is {config.rate(5):.2e} at step 5 "
+        f"(it was {CONFIG.rate(5):.2e})" in line
+        for line in lines
+    )
+
+
+def test_train_with_fewer_steps_than_were_taken_has_nothing_left_to_do(build, parts, tmp_path):
+    run(build(), parts, folder=tmp_path / "run")
+    kept = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    lines, fewer = [], dataclasses.replace(CONFIG, steps=5)
+    state = run(build(), parts, fewer, folder=tmp_path / "run", resume=True, log=lines.append)
+    assert state.step == 12
+    assert lines[-1] == "nothing left to do: 12 steps were taken, 5 are asked for"
+    assert not any("the run ends at" in line for line in lines)
+    assert kept == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("split", [(4, 2), (1, 8), (8, 1)])
+@pytest.mark.parametrize("kind", ["windows", "rows"])
+def test_train_goes_on_with_another_split_of_the_same_step(
+    build, parts, tmp_path, monkeypatch, split, kind
+):
+    if kind == "rows":
+        ids = parts[0].tokens.tolist()
+        lists = [ids[17 * i : 17 * i + 4 + i % 13] for i in range(60)]
+        rows = [(row[:-1], row[1:]) for row in lists]
+        parts = [TokenRows(some, pad_id=0, vocab_size=50) for some in (rows[:40], rows[40:])]
+    config = dataclasses.replace(CONFIG, eval_batches=2, eval_every=3, precision="float32")
+    options = {"validation": parts[1], "folder": tmp_path / "run"}
+    whole = run(build(), parts, config, validation=parts[1], folder=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(StopError):
+            run(build(), parts, config, **options)
+    lines, (accumulation, micro_batch) = [], split
+    other = dataclasses.replace(config, accumulation=accumulation, micro_batch=micro_batch)
+    state = run(build(), parts, other, **options, resume=True, log=lines.append)
+    assert state.tokens == whole.tokens
+    values = [
+        [line.get("loss", line.get("val_loss")) for line in read_metrics(tmp_path / name)]
+        for name in ("run", "whole")
+    ]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    expected = f"a step reads its rows as {accumulation} x {micro_batch}, not 2 x 4: "
+    assert any(line.startswith(expected) for line in lines)
+
+
+def test_train_without_validation_says_that_nothing_is_measured(build, parts):
+    lines: list[str] = []
+    run(build(), parts, validation=parts[1], log=lines.append)
+    assert not any("nothing is measured" in line for line in lines)
+    run(build(), parts, log=lines.append)
+    assert sum("no validation part: nothing is measured" in line for line in lines) == 1
+
+
+def test_train_warns_when_it_goes_on_in_other_numbers(build, parts, tmp_path, monkeypatch):
+    types = iter([torch.float32, torch.bfloat16])  # "auto" on two machines
+    monkeypatch.setattr(starting, "pick_precision", lambda asked, device: next(types))
+    config = dataclasses.replace(CONFIG, steps=4)
+    run(build(), parts, config, folder=tmp_path / "run")
+    with pytest.warns(UserWarning, match="with dtype float32, and goes on with bfloat16"):
+        run(build(), parts, config, folder=tmp_path / "run", resume=True)
 
 
 def test_train_refuses_to_resume_with_another_model_or_other_data(build, parts, tmp_path):
