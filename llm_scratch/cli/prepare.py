@@ -35,6 +35,12 @@ def add_commands(subparsers: Any) -> None:
         help="leave empty texts out and say which, or stop at the first; default: drop",
     )
     parser.add_argument(
+        "--bare-ids",
+        action="store_true",
+        help="TEXT is no text but ids that the tokenizer has made: nanoGPT's train.bin, llm.c's "
+        "files, or .npy",
+    )
+    parser.add_argument(
         "--verify",
         action="store_true",
         help="read FILE through and compare it with its checksum; without TEXT, do only this",
@@ -46,7 +52,10 @@ def run_prepare(args: argparse.Namespace) -> int:
     from llm_scratch.text.token_file import TokenFile
 
     if args.texts:
-        print(describe(write(args)))
+        file = write(args)
+        print(describe(file))
+        if args.bare_ids:
+            print(f"it begins with {file.tokenizer.decode(file.tokens[:20])!r}")
     elif not args.verify:
         raise ValueError(f"no text to prepare: give files, folders or names: llm-scratch {EXAMPLE}")
     if args.verify:
@@ -57,10 +66,14 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 def write(args: argparse.Namespace) -> TokenFile:
     """Write the token file; a warning takes one line."""
+    from llm_scratch.text.bare_ids import refuse_bare_ids, write_bare_ids
     from llm_scratch.text.token_file import write_tokens
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
     paths = data_paths(args.texts)
+    if args.bare_ids:
+        return write_bare_ids(args.out, paths, open_tokenizer(args.tokenizer))
+    refuse_bare_ids(paths)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         file = write_tokens(args.out, paths, open_tokenizer(args.tokenizer), empty=args.empty)

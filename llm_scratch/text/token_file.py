@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from llm_scratch.text.token_ids import check_parts, cut_at
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.token_writing import (
     Empty,
+    bytes_of_ids,
     progress_bar,
     unpack_tokenizer,
     write_token_file,
 )
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe_pieces import Texts
-from llm_scratch.tokenizers.simple import UnknownIdError
 
 FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance sizes
 BLOCK = 1 << 22  # bytes
@@ -97,14 +96,8 @@ class TokenFile:
         Special tokens stand for none. It is what makes bits per byte of nats per token; None
         without the tokenizer.
         """
-        if self.tokenizer is None:
-            return None
-        sizes = np.zeros(self.vocab_size, dtype=np.int64)
-        for token_id in range(self.vocab_size):
-            if not self.tokenizer.is_special_token(token_id):
-                with suppress(UnknownIdError):  # a gap in the ids
-                    sizes[token_id] = len(self.tokenizer.decode_single_token_bytes(token_id))
-        return sizes
+        tokenizer = self.tokenizer
+        return None if tokenizer is None else bytes_of_ids(tokenizer, self.vocab_size)
 
     @property
     def whole(self) -> TokenPart:

@@ -21,6 +21,11 @@ HEADER_BYTES = 128
 _LAYOUT = struct.Struct("<8sII5Q32s32s4x")
 _CHECKSUM = struct.Struct("<I")
 _HIGHEST_VOCABULARY = 1 << 32
+GPT2_IDS = 50257
+NUMPY_MAGIC = b"\x93NUMPY"
+LLM_C_MAGIC = (20240520).to_bytes(4, "little")
+ID_MAGICS = (NUMPY_MAGIC, LLM_C_MAGIC)
+TEXT_BYTES = bytes([*b"\t\n\f\r", *range(32, 256)])
 REMEDY = "copy it again, or write it again with llm-scratch prepare"
 
 
@@ -92,8 +97,10 @@ def read_header(path: Path) -> Header:
     with open(path, "rb") as file:
         start, length = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     if start[: len(MAGIC)] != MAGIC:
+        bare = " --bare-ids --tokenizer gpt2 --out tokens.bin" if looks_bare(start, length) else ""
+        kind = "the bare ids that it seems to hold" if bare else "a text"
         raise TokenFileError(
-            f"{path} is not a token file; llm-scratch prepare {path} makes one of a text"
+            f"{path} is not a token file; llm-scratch prepare {path}{bare} makes one of {kind}"
         )
     if len(start) < HEADER_BYTES:
         raise TokenFileError(f"{path} ends within its header; {REMEDY}")
@@ -124,6 +131,22 @@ def _checked(path: Path, start: bytes, length: int) -> Header:
             f"{path} has {length} bytes, its header says {header.file_bytes}; {REMEDY}"
         )
     return header
+
+
+def looks_bare(start: bytes, length: int) -> bool:
+    """Say whether a file may hold bare ids: of GPT-2's vocabulary, where no header tells.
+
+    Args:
+        start: its first bytes.
+        length: how many it has.
+    """
+    if start.startswith(ID_MAGICS):
+        return True
+    if length % 2 or not start.translate(None, TEXT_BYTES):  # control characters, which texts lack
+        return False
+    ids = np.frombuffer(start[: len(start) // 2 * 2], dtype="<u2")
+    is_utf16 = not (ids >> 8).any() or not (ids & 255).any()  # of Latin letters
+    return not is_utf16 and int(ids.max()) < GPT2_IDS
 
 
 def is_token_file(path: Path) -> bool:

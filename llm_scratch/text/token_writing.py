@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import warnings
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -38,7 +39,7 @@ from llm_scratch.tokenizers.bpe_pieces import (
     text_sources,
 )
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
-from llm_scratch.tokenizers.simple import END_OF_TEXT
+from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError
 
 Empty = Literal["drop", "raise"]
 
@@ -57,9 +58,9 @@ def write_token_file(
         raise ValueError(f"{empty=} must be 'drop' or 'raise'")
     sources = text_sources(texts)
     total = sum(map(_size, sources)) if isinstance(sources, list) else None
-    _check_place(path)
+    check_place(path)
     with written_whole(path) as file, progress_bar(total, "encoding", progress) as bar:
-        writer = _Writer(file, tokenizer)
+        writer = TokenWriter(file, tokenizer)
         blanks = []
         for text in each_text(sources):
             if not writer.add_text(text, bar.update):
@@ -78,7 +79,7 @@ def write_token_file(
         )
 
 
-class _Writer:
+class TokenWriter:
     """Writes ids to a file as they come, and knows in the end what the header has to say."""
 
     def __init__(self, file: BinaryIO, tokenizer: Any) -> None:
@@ -109,17 +110,18 @@ class _Writer:
             if number == 0 and not _NOT_BLANK.search(block):
                 return False
             if number == 0:
-                self._begin(text)
-            self._write_ids(encode(self.tokenizer, block), text.name)
+                self.begin(text.name)
+            self.write_ids(encode(self.tokenizer, block), text.name)
             num_bytes = len(block.encode("utf-8"))
             self.num_bytes += num_bytes
             advance(num_bytes)
         return True
 
-    def _begin(self, text: Text) -> None:
+    def begin(self, name: str) -> None:
+        """Begin a text, behind the end of the one before."""
         if self.num_texts and self.mark == NO_MARK:
             raise ValueError(
-                f"this tokenizer has no {END_OF_TEXT} to stand between texts, and {text.name} is "
+                f"this tokenizer has no {END_OF_TEXT} to stand between texts, and {name} is "
                 f"the second; give one text, or train a tokenizer with {END_OF_TEXT}"
             )
         if self.num_texts:
@@ -128,10 +130,11 @@ class _Writer:
 
     def _write_mark(self) -> None:
         if self.last != self.mark:  # the text may have one at its end
-            self._write_ids([self.mark], END_OF_TEXT)
+            self.write_ids([self.mark], END_OF_TEXT)
 
-    def _write_ids(self, ids: list[int], name: str) -> None:
-        if not ids:
+    def write_ids(self, ids: Sequence[int] | np.ndarray, name: str) -> None:
+        """Write ids of a text, and note where documents begin among them."""
+        if not len(ids):
             return
         block = np.array(ids, dtype=np.int64)
         for found in (int(block.min()), int(block.max())):
@@ -144,7 +147,7 @@ class _Writer:
         starts = np.flatnonzero((before == self.mark) & (block != self.mark)) + self.num_tokens
         self.starts.frombytes(starts.astype(np.uint64).tobytes())
         self.num_tokens += len(ids)
-        self.last = ids[-1]
+        self.last = int(ids[-1])
         self._write(block.astype(id_type(self.vocab_size)).tobytes())
 
     def finish(self) -> None:
@@ -174,12 +177,22 @@ class _Writer:
         self.file.write(data)
 
 
+def bytes_of_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
+    """Return how many bytes of text each id stands for: (vocab_size,) int64; special ones none."""
+    sizes = np.zeros(vocab_size, dtype=np.int64)
+    for token_id in range(vocab_size):
+        if not tokenizer.is_special_token(token_id):
+            with suppress(UnknownIdError):  # a gap in the ids
+                sizes[token_id] = len(tokenizer.decode_single_token_bytes(token_id))
+    return sizes
+
+
 def _size(source: str | Path) -> int:
     """Return about how many bytes a text has."""
     return len(source) if isinstance(source, str) else source.stat().st_size
 
 
-def _check_place(path: Path) -> None:
+def check_place(path: Path) -> None:
     """See to it that a token file takes the place of nothing but a token file."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file, such as {path / 'tokens'}")

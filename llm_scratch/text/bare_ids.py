@@ -1,0 +1,115 @@
+"""Files of bare token ids, as other training code writes them, into token files.
+
+nanoGPT's `train.bin` holds ids of 16 bits and nothing else, llm.c's files have 1,024 bytes in front
+of them, and NumPy's name their type. None of them says which tokenizer made the ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_scratch.files import written_whole
+from llm_scratch.text.token_file import TokenFile
+from llm_scratch.text.token_header import (
+    HEADER_BYTES,
+    LLM_C_MAGIC,
+    NUMPY_MAGIC,
+    id_type,
+    looks_bare,
+)
+from llm_scratch.text.token_writing import (
+    TokenWriter,
+    bytes_of_ids,
+    check_place,
+    progress_bar,
+)
+
+LLM_C_HEADER = 1024  # bytes
+BLOCK = 1 << 20  # ids
+
+
+def write_bare_ids(
+    path: str | os.PathLike[str], files: Iterable[Path], tokenizer: Any, *, progress: bool = True
+) -> TokenFile:
+    """Write the ids of some files into a token file and return it, opened.
+
+    A document ends with each `<|endoftext|>`, and with each file.
+
+    Args:
+        path: where to write; only a token file is written over.
+        files: bare ids of 16 bits (of 32 where the vocabulary is above 65,536), with llm.c's header
+            or without one, or NumPy's `.npy`.
+        tokenizer: the one that made the ids.
+        progress: show a bar when it takes longer than a second.
+
+    Raises:
+        ValueError: if a file is not made of ids, or has one outside the tokenizer's vocabulary.
+        FileNotFoundError: if a file is missing.
+    """
+    path = Path(path)
+    check_place(path)
+    with written_whole(path) as out:
+        writer = TokenWriter(out, tokenizer)
+        sizes = bytes_of_ids(tokenizer, writer.vocab_size)
+        rows = [(file, map_ids(file, writer.vocab_size)) for file in files]
+        with progress_bar(sum(len(ids) for _, ids in rows), "writing", progress) as bar:
+            for file, ids in rows:
+                writer.begin(str(file))
+                for first in range(0, len(ids), BLOCK):
+                    block = ids[first : first + BLOCK]
+                    writer.write_ids(block, str(file))
+                    writer.num_bytes += int(sizes[block].sum())
+                    bar.update(len(block))
+        if not writer.num_bytes:
+            raise ValueError(f"there is no text to write: {path} would hold special tokens alone")
+        writer.finish()
+    return TokenFile(path)
+
+
+def map_ids(path: Path, vocab_size: int) -> np.ndarray:
+    """Return the ids in a file, mapped: (n,) of 16 or 32 bits.
+
+    Raises:
+        ValueError: if its size is no whole number of ids, or NumPy's file holds something else.
+        FileNotFoundError: if there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of ids at {path}")
+    dtype, size = id_type(vocab_size), path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(LLM_C_HEADER)
+    if start.startswith(NUMPY_MAGIC):
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+            raise ValueError(f"{path} holds {ids.dtype} {ids.shape}, not one flat row of ids")
+        return ids
+    offset = LLM_C_HEADER if start.startswith(LLM_C_MAGIC) else 0
+    count, rest = divmod(size - offset, dtype.itemsize)
+    if rest or count < 1:
+        raise ValueError(
+            f"{path} has {size} bytes, which is no whole number of ids of {dtype.itemsize} bytes; "
+            "are they ids of this tokenizer?"
+        )
+    return np.memmap(path, dtype, "r", offset, (count,))
+
+
+def refuse_bare_ids(paths: Iterable[Path]) -> None:
+    """Refuse files that seem to hold ids where texts are wanted.
+
+    Raises:
+        ValueError: naming the file and the option.
+    """
+    for path in paths:
+        if path.is_file():
+            with open(path, "rb") as file:
+                start = file.read(HEADER_BYTES)
+            if looks_bare(start, path.stat().st_size):
+                raise ValueError(
+                    f"{path} is no text; if it holds bare ids, as nanoGPT's train.bin does, "
+                    "--bare-ids makes a token file of them (--tokenizer names what made them)"
+                )
