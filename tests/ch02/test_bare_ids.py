@@ -1,4 +1,4 @@
-"""Ids that other training code has written, as token files, and recognised where texts are wanted."""
+"""Ids that other training code has written, made into token files, and known where texts belong."""
 
 from __future__ import annotations
 
