@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llm_scratch.files import parse_json, written_whole
 from llm_scratch.tensor_files.errors import WeightsError
-from llm_scratch.tensor_files.stored import ALIGNMENT, Stored, TensorFile, fill
+from llm_scratch.tensor_files.stored import ALIGNMENT, Stored, TensorFile, fill, fresh_memory
 
 DTYPES = {
     "F64": torch.float64,
@@ -67,8 +67,7 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
         # Mode "c": pages are shared with the file until somebody writes to them.
         whole: np.ndarray = np.memmap(path, dtype=np.uint8, mode="c")
     else:
-        # Memory that begins where PyTorch's tensors do, at a multiple of 64 bytes.
-        whole = torch.empty(size, dtype=torch.uint8).numpy()
+        whole = fresh_memory(size)
         with open(path, "rb") as file:
             fill(whole, file, path)
     tensors = {}

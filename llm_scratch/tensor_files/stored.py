@@ -85,7 +85,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
     map, since pages that are mapped *and* copied would both count as memory of the process.
     """
     tensors = list(tensors)
-    room = _fresh_memory(sum(_rounded(stored.tensor.nbytes) for stored in tensors))
+    room = fresh_memory(sum(_rounded(stored.tensor.nbytes) for stored in tensors))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         running, start = [], 0
         for stored in tensors:
@@ -101,7 +101,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
     """The three thirds of a tensor's last axis, read now unless they have been."""
     if stored.thirds is None:
-        _set_thirds(stored, _fresh_memory(stored.tensor.nbytes))
+        _set_thirds(stored, fresh_memory(stored.tensor.nbytes))
     return stored.thirds or ()
 
 
@@ -122,8 +122,8 @@ def _rounded(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def _fresh_memory(n_bytes: int) -> Octets:
-    """Memory that is about to be written to in full.
+def fresh_memory(n_bytes: int) -> Octets:
+    """Memory that is about to be written to in full; it begins at a multiple of 64 bytes.
 
     Where the system has large pages, it takes a fifth of the time to hand out as many bytes.
     """
