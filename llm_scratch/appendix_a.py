@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from llm_scratch.checks import check_count
 from llm_scratch.model.modes import evaluation_mode
 
 
@@ -24,8 +25,8 @@ class NeuralNetwork(nn.Module):
 
     def __init__(self, num_inputs: int, num_outputs: int) -> None:
         super().__init__()
-        if num_inputs < 1 or num_outputs < 1:
-            raise ValueError(f"{num_inputs=} and {num_outputs=} must be 1 or more")
+        check_count("num_inputs", num_inputs)
+        check_count("num_outputs", num_outputs)
         self.layers = nn.Sequential(
             nn.Linear(num_inputs, 30),
             nn.ReLU(),

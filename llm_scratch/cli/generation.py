@@ -8,6 +8,7 @@ import sys
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from llm_scratch.checks import check_count
 from llm_scratch.cli.finetune import add_style
 from llm_scratch.cli.options import (
     add_command,
@@ -115,8 +116,7 @@ def sampling_of(args: argparse.Namespace) -> SamplingSettings:
 def run_generate(args: argparse.Namespace) -> int:
     """Write on from each prompt; texts go to standard output, the last line says how fast."""
     sampling_of(args)  # a mistake in it is told before the model is opened
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size {args.batch_size} must be 1 or more")
+    check_count("--batch-size", args.batch_size)
     prompts = read_prompts(args)
     if args.style:
         prompts = [STYLES[args.style].prompt({"instruction": prompt}) for prompt in prompts]

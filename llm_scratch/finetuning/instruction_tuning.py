@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from llm_scratch.checks import check_count
 from llm_scratch.finetuning.instruction_rows import (
     PackedRows,
     check_left_out,
@@ -104,8 +105,7 @@ def answer(
     Source:
         Book 7.7.
     """
-    if batch_size < 1:
-        raise ValueError(f"{batch_size=} must be 1 or more")
+    check_count("batch_size", batch_size)
     prompts = [style.prompt(entry) for entry in entries]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, Generation] = {}

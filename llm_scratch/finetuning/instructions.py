@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from llm_scratch.checks import check_count
 from llm_scratch.data_files import Columns, file_rows
 from llm_scratch.download import download_file
 from llm_scratch.files import parse_any_json
@@ -199,8 +200,8 @@ def custom_collate_fn(
         Book 7.3.
     """
     most = allowed_max_length
-    if most is not None and most < 1:
-        raise ValueError(f"{allowed_max_length=} must be 1 or more; None is no limit")
+    if most is not None:
+        check_count("allowed_max_length", most, note="None is no limit")
     inputs = _pad(batch, pad_token_id)[:, :most]
     targets = _pad([[*ids[1:], pad_token_id] for ids in batch], ignore_index)[:, :most]
     return inputs.to(device), targets.to(device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from llm_scratch.checks import check_count
 from llm_scratch.finetuning.labelled_rows import LONGEST_NUMBER, LabelledRow, Row, read_rows
 from llm_scratch.finetuning.spam_classifier import warn_of_cut
 from llm_scratch.finetuning.splits import split_rows
@@ -59,8 +60,8 @@ class ClassificationDataset(Dataset):
         pairs = read_rows(rows)
         if not pairs:
             raise ValueError("there are no rows; pairs of a label and a text are needed")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"{max_length=} must be 1 or more; None cuts nothing")
+        if max_length is not None:
+            check_count("max_length", max_length, note="None cuts nothing")
         self.class_names = _names_of(pairs) if class_names is None else tuple(class_names)
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"two classes have one name: {', '.join(self.class_names)}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from llm_scratch.checks import check_count
 from llm_scratch.finetuning.labelled_rows import Row, read_rows
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import context_length_of
@@ -64,8 +65,8 @@ class SpamDataset(Dataset):
         rows = read_rows(csv_file)
         if not rows:
             raise ValueError("there are no messages to learn from")
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"{max_length=} must be 1 or more; None takes the longest message")
+        if max_length is not None:
+            check_count("max_length", max_length, note="None takes the longest message")
         labels = [_spam_label(row.where, row.label) for row in rows]
         texts = [row.text for row in rows]
         self.data: dict[str, list[Any]] = {"Label": labels, "Text": texts}

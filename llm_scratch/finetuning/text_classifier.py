@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Unpack, get_args
 import torch
 from torch import Tensor
 
+from llm_scratch.checks import check_count
 from llm_scratch.files import read_json, write_json
 from llm_scratch.finetuning.labelled_texts import ClassificationDataset
 from llm_scratch.finetuning.runs import Trained
@@ -108,8 +109,7 @@ def class_probabilities(
     Raises:
         ValueError: if a row is empty or longer than the model's context, or no row is there.
     """
-    if batch_size < 1:
-        raise ValueError(f"{batch_size=} must be 1 or more")
+    check_count("batch_size", batch_size)
     context_length = model.cfg.context_length
     rows = TokenRows(
         [(ids, [0] * len(ids)) for ids in encoded], pad_id=0, vocab_size=model.cfg.vocab_size

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_scratch.checks import check_count, is_number
 from llm_scratch.generation.sampling import (
     Generators,
     ban,
@@ -51,15 +52,15 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned", tuple(int(token_id) for token_id in self.banned))
         check_sampling(self.temperature, self.top_k, self.top_p, self.min_p)
-        if not 0 < self.repetition_penalty < float("inf"):
+        if not is_number(self.repetition_penalty, 0) or self.repetition_penalty == 0:
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty} must be above 0 and finite; "
                 "1 changes nothing"
             )
-        if not abs(self.presence_penalty) < float("inf"):
+        if not is_number(self.presence_penalty):
             raise ValueError(f"presence_penalty={self.presence_penalty} must be finite")
-        if self.n_vocab is not None and self.n_vocab < 1:
-            raise ValueError(f"n_vocab={self.n_vocab} must be 1 or more")
+        if self.n_vocab is not None:
+            check_count("n_vocab", self.n_vocab)
 
     def banned_ids(self, vocab_size: int, device: torch.device) -> Tensor | None:
         """Which ids must not be chosen: (V,) booleans, or None where all may.

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_scratch.checks import check_count
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings, TokenChooser
 from llm_scratch.generation.ending import Endings
 from llm_scratch.generation.reading import Model, Reader
@@ -207,12 +208,10 @@ def _check(model: Model, idx: Tensor, max_new_tokens: int, context_size: int | N
         raise ValueError(
             f"expected ids of shape (batch, tokens) with a token at least, got {tuple(idx.shape)}"
         )
-    if max_new_tokens < 0:
-        raise ValueError(f"{max_new_tokens=} must be 0 or more")
+    check_count("max_new_tokens", max_new_tokens, 0)
     if context_size is None:
         context_size = context_length_of(model)
-    if context_size < 1:
-        raise ValueError(f"{context_size=} must be 1 or more")
+    check_count("context_size", context_size)
     most, inner = min(context_size, idx.shape[1] + max_new_tokens - 1), unwrapped(model)
     if is_language_model(inner) and max_new_tokens and most > context_length_of(inner):
         raise ValueError(

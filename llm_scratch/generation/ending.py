@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -26,8 +27,8 @@ class Endings:
             raise ValueError(f"{stop=!r} is text; stop takes ids, generate_text takes strings")
         self._sequences = []
         for item in stop:
-            sequence = [item] if isinstance(item, int) else list(item)
-            if not sequence or not all(isinstance(i, int) and i >= 0 for i in sequence):
+            sequence = list(item) if isinstance(item, Iterable) else [item]
+            if not sequence or not all(isinstance(i, Integral) and i >= 0 for i in sequence):
                 raise ValueError(f"stop holds {item!r}; an id or a sequence of ids is needed")
             self._sequences.append(torch.tensor(sequence, device=device))
 

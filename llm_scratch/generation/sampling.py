@@ -6,11 +6,12 @@ a temperature of 0, the likeliest token; above 0 top-k, temperature, top-p, min-
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from llm_scratch.checks import check_count, is_number
 
 # How many of the likeliest tokens top-p looks at first: sorting a whole vocabulary takes half as
 # long as GPT-2 takes for a token.
@@ -31,13 +32,13 @@ def check_sampling(
         ValueError: if `temperature` is negative or no number, `top_k` is negative, or `top_p` or
             `min_p` is no probability.
     """
-    if not temperature >= 0 or temperature == float("inf"):
+    if not is_number(temperature, 0):
         raise ValueError(f"{temperature=} must be 0 or more and finite; 0 is greedy")
-    if top_k is not None and (not isinstance(top_k, numbers.Integral) or top_k < 0):
-        raise ValueError(f"{top_k=} must be 0 or more, a whole number; 0 and None mean no limit")
-    if top_p is not None and not 0 <= top_p <= 1:
+    if top_k is not None:
+        check_count("top_k", top_k, 0, "0 and None mean no limit")
+    if top_p is not None and not is_number(top_p, 0, 1):
         raise ValueError(f"{top_p=} must be from 0 (the likeliest token alone) to 1 (no limit)")
-    if min_p is not None and not 0 <= min_p <= 1:
+    if min_p is not None and not is_number(min_p, 0, 1):
         raise ValueError(f"{min_p=} must be from 0 (no limit) to 1 (the likeliest token alone)")
 
 

@@ -13,6 +13,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llm_scratch.checks import check_count
+
 TIMEOUT_SECONDS = 300.0  # the first question waits until the model is in memory
 LONGEST_PAUSE = 60.0
 MOST_BYTES = 1 << 24
@@ -98,8 +100,7 @@ def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> s
     Raises:
         JudgeError: if a failure does not pass, or every try failed.
     """
-    if retries < 0:
-        raise ValueError(f"{retries=} must be 0 or more")
+    check_count("retries", retries, 0)
     for number in range(retries + 1):
         try:
             return ask()

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.checks import check_count, is_number
+
 
 class LoRALayer(nn.Module):
     """The change that LoRA learns, a product of two thin matrices: (..., in) -> (..., out).
@@ -259,9 +261,8 @@ def check_rank(rank: int, alpha: float) -> None:
     Raises:
         ValueError: naming the value.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"{rank=} must be an integer of 1 or more; 8 or 16 are common")
-    if not 0 < alpha < math.inf:
+    check_count("rank", rank, note="8 or 16 are common")
+    if not is_number(alpha, 0) or alpha == 0:
         raise ValueError(f"{alpha=} must be above 0; as large as the rank is common")
 
 

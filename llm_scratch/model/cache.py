@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from llm_scratch.checks import check_count
+
 
 class KVCache:
     """Room for the keys and values of every layer, allocated once: 2 x (B, H, capacity, D) each.
@@ -111,8 +113,7 @@ class KVCache:
 
     def repeat(self, times: int) -> KVCache:
         """A new cache with every row `times` times, one after the other: one prompt, N samples."""
-        if times < 1:
-            raise ValueError(f"{times=} must be 1 or more")
+        check_count("times", times)
         n_layers, _, batch, n_heads, capacity, head_dim = self._store.shape
         sizes = n_layers, batch * times, n_heads, capacity, head_dim
         other = KVCache(*sizes, self._store.dtype, self._store.device)

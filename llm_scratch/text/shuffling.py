@@ -16,6 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from llm_scratch.checks import check_count
+
 ROUNDS = 6
 CHUNK = 256  # positions that are computed at once: numpy takes as long for a few as for many
 
@@ -48,8 +50,7 @@ def _chunk(seed: int, epoch: int, n: int, number: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
-    if seed < 0:
-        raise ValueError(f"{seed=} must be 0 or more")
+    check_count("seed", seed, 0)
     return np.random.SeedSequence([seed, epoch]).generate_state(ROUNDS + 1, np.uint64)
 
 

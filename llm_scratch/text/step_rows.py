@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypedDict
 
+from llm_scratch.checks import check_count
+
 
 class Piece(TypedDict, total=False):
     """Which rows of a step are wanted, where it is taken in pieces; see `rows_of_step`."""
@@ -33,8 +35,7 @@ def rows_of_step(
         ValueError: if an argument is below its range, or the rows are not all among the step's.
     """
     for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("rows", rows, 1)):
-        if value < least:
-            raise ValueError(f"{name}={value} must be {least} or more")
+        check_count(name, value, least)
     if step_rows is not None and first_row + rows > step_rows:
         raise ValueError(
             f"rows {first_row} to {first_row + rows - 1} are not all among the {step_rows} of "
@@ -54,6 +55,5 @@ def rows_in_turn(n: int, rows: int) -> Iterator[range]:
     Raises:
         ValueError: at the call, if `rows` is below 1.
     """
-    if rows < 1:
-        raise ValueError(f"{rows=} must be 1 or more")
+    check_count("rows", rows)
     return (range(first, min(first + rows, n)) for first in range(0, n, rows))

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import Tensor
 
+from llm_scratch.checks import check_count
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
 from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
 from llm_scratch.text.token_header import TokenFileError
@@ -66,8 +67,7 @@ class TokenPart:
         Raises:
             ValueError: if there is not one.
         """
-        if length < 1:
-            raise ValueError(f"{length=} must be 1 or more: the number of tokens in a window")
+        check_count("length", length, note="the number of tokens in a window")
         if len(self) <= length:
             raise ValueError(
                 f"got {len(self)} tokens, need at least length + 1 = {length + 1}; "

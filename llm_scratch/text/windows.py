@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from llm_scratch.checks import check_count
 from llm_scratch.text.token_ids import (
     as_token_array,
     check_ids,
@@ -174,8 +175,7 @@ def create_dataloader_v1(
     Source:
         Book 2.6.
     """
-    if batch_size < 1:
-        raise ValueError(f"{batch_size=} must be 1 or more")
+    check_count("batch_size", batch_size)
     if tokenizer is None:
         tokenizer = GPT2Tokenizer()
     dataset = _GatheringDataset(txt, tokenizer, max_length, stride)
@@ -286,10 +286,8 @@ def _whole_batch(batch: Any) -> list[Tensor]:
 
 
 def _check_sizes(max_length: int, stride: int) -> None:
-    if max_length < 1:
-        raise ValueError(f"{max_length=} must be 1 or more: the number of tokens in a window")
-    if stride < 1:
-        raise ValueError(f"{stride=} must be 1 or more: the tokens from one window to the next")
+    check_count("max_length", max_length, note="the number of tokens in a window")
+    check_count("stride", stride, note="the tokens from one window to the next")
 
 
 def _warn_of_gaps(max_length: int, stride: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.checks import check_count, is_number
 from llm_scratch.training.epochs import check_run
 from llm_scratch.training.evaluation import Loader
 from llm_scratch.training.optimizers import set_learning_rate
@@ -122,10 +123,10 @@ def train_model(
     Source:
         Book D.4.
     """
-    if min(initial_lr, min_lr) < 0:
+    if not is_number(initial_lr, 0) or not is_number(min_lr, 0):
         raise ValueError(f"{initial_lr=} and {min_lr=} must be 0 or more")
-    if min(n_epochs, eval_freq) < 1 or warmup_steps < 0:
-        raise ValueError(f"{n_epochs=} and {eval_freq=} must be 1 or more, {warmup_steps=} 0")
+    check_count("n_epochs", n_epochs)
+    check_count("warmup_steps", warmup_steps, 0)
     check_run(train_loader, val_loader, n_epochs, eval_freq, eval_iter)
     total_steps = _count_steps(train_loader, n_epochs, warmup_steps)
     peak_lr = optimizer.param_groups[0]["lr"]

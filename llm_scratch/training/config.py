@@ -10,6 +10,7 @@ import warnings
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from llm_scratch.checks import check_count, is_number
 from llm_scratch.training.schedules import Schedule, learning_rate
 
 OptimizerName = Literal["adamw", "muon"]
@@ -112,12 +113,12 @@ class TrainConfig:
             if isinstance(value, float):  # NumPy's are floats too, and no checkpoint takes them
                 object.__setattr__(self, field.name, float(value))
         for name in ("steps", "micro_batch", "loss_chunk", "eval_every", "save_every", "keep_last"):
-            _check_count(name, getattr(self, name), 1)
+            check_count(name, getattr(self, name), 1)
         for name in ("length", "tokens_per_step", "accumulation", "eval_batches", "patience"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name), 1)
+                check_count(name, getattr(self, name), 1)
         for name in ("sample_every", "log_every", "checkpoint_blocks", "sample_tokens"):
-            _check_count(name, getattr(self, name), 0)
+            check_count(name, getattr(self, name), 0)
         for name in ("weight_decay", "learning_rate"):
             _check_number(name, getattr(self, name), 0, math.inf)
         for name in ("beta1", "beta2"):
@@ -221,11 +222,6 @@ def changed_settings(before: TrainConfig, config: TrainConfig, length: int) -> l
     return changed
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} must be an integer of {least} or more")
-
-
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or not low <= value < high:
+    if not is_number(value, low, high) or value == high:
         raise ValueError(f"{name}={value!r} must be from {low} to below {high}")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_scratch.checks import check_count
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.training.losses import IGNORE_INDEX
@@ -74,10 +75,10 @@ def check_run(
         ValueError: if a number is below 1, or a loader gives no batch.
         TypeError: if a loader is an iterator, which would be used up after one pass.
     """
-    if num_epochs < 1 or eval_freq < 1:
-        raise ValueError(f"{num_epochs=} and {eval_freq=} must be 1 or more")
-    if eval_iter is not None and eval_iter < 1:
-        raise ValueError(f"{eval_iter=} must be 1 or more; None is all batches")
+    check_count("num_epochs", num_epochs)
+    check_count("eval_freq", eval_freq)
+    if eval_iter is not None:
+        check_count("eval_iter", eval_iter, note="None is all batches")
     _check_loader("training", train_loader)
     _check_loader("validation", val_loader)
 

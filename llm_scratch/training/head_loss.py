@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.checks import check_count
 from llm_scratch.model.linear import Linear
 from llm_scratch.training.config import CHUNK
 from llm_scratch.training.losses import IGNORE_INDEX
@@ -44,8 +45,7 @@ def chunked_head_loss(
     Raises:
         ValueError: if `chunk` is below 1, or the shapes do not belong together.
     """
-    if chunk < 1:
-        raise ValueError(f"{chunk=} must be 1 or more")
+    check_count("chunk", chunk)
     if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != weight.shape[-1]:
         raise ValueError(
             f"hidden states {tuple(hidden.shape)}, a head of {tuple(weight.shape)} and targets "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_scratch.checks import check_count
 from llm_scratch.text.token_rows import IGNORE_INDEX
 
 LossFunction = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -67,8 +68,8 @@ def calc_loss_batch(
 
 def first_batches(data_loader: Iterable[Any], num_batches: int | None) -> Iterator[Any]:
     """Yield the first batches of a loader, all where `num_batches` is None; refuse less than 1."""
-    if num_batches is not None and num_batches < 1:
-        raise ValueError(f"{num_batches=} must be 1 or more; None is all batches")
+    if num_batches is not None:
+        check_count("num_batches", num_batches, note="None is all batches")
     return islice(data_loader, num_batches)
 
 

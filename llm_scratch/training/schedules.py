@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+from llm_scratch.checks import check_count
+
 Schedule = Literal["cosine", "linear", "constant"]
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 
@@ -72,8 +74,7 @@ def check_schedule(
     """Refuse a schedule that no run can have; see `learning_rate`."""
     if schedule not in SCHEDULES:
         raise ValueError(f"{schedule=} is not known; there are {', '.join(SCHEDULES)}")
-    if steps < 1:
-        raise ValueError(f"{steps=} must be 1 or more")
+    check_count("steps", steps)
     if not 0 <= minimum <= peak < math.inf:
         raise ValueError(f"rates must be 0 <= minimum <= peak, got {minimum=} and {peak=}")
     if not 0 <= decay_share <= 1:

@@ -30,7 +30,7 @@ def test_neural_network_keys_and_layers_are_the_books():
 
 
 def test_neural_network_refuses_sizes_below_one():
-    with pytest.raises(ValueError, match="num_inputs=0 and num_outputs=2 must be 1 or more"):
+    with pytest.raises(ValueError, match="num_inputs=0 must be 1 or more"):
         NeuralNetwork(0, 2)
 
 

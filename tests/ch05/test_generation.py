@@ -111,6 +111,13 @@ def test_generate_top_k_of_one_is_greedy(model):
         ({"temperature": float("nan")}, "temperature=nan must be 0 or more"),
         ({"temperature": float("inf")}, "temperature=inf must be 0 or more and finite"),
         ({"context_size": 0}, "context_size=0 must be 1 or more"),
+        ({"context_size": 1.5}, "context_size=1.5 must be 1 or more, a whole number"),
+        ({"top_k": 2.5}, "top_k=2.5 must be 0 or more, a whole number"),
+        ({"temperature": "1"}, "temperature='1' must be 0 or more"),
+        ({"top_p": "a"}, "top_p='a' must be from 0"),
+        ({"n_vocab": 2.5}, "n_vocab=2.5 must be 1 or more, a whole number"),
+        ({"repetition_penalty": "1"}, "repetition_penalty=1 must be above 0"),
+        ({"eos_id": 2.5}, "stop holds 2.5"),
     ],
 )
 def test_generate_refuses_setting_before_any_work(options, message):

@@ -234,7 +234,7 @@ def test_generate_interrupted_in_a_batch_prints_what_there_is(run, folder, monke
         (["--seed", "1"], "--seed changes nothing at a temperature of 0"),
         (["--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
         (["--temperature", "1", "--top-k", "-1"], "top_k=-1 must be 0 or more"),
-        (["--batch-size", "0"], "--batch-size 0 must be 1 or more"),
+        (["--batch-size", "0"], "--batch-size=0 must be 1 or more"),
         (["--prompt", "b", "--stream"], "--stream shows one text as it comes, not 2"),
         (["--device", "quantum"], "'quantum' is no device"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt"),

@@ -19,8 +19,8 @@ from llm_scratch.training.config import (
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"steps": 0}, "steps=0 must be an integer of 1 or more"),
-        ({"micro_batch": 2.5}, "micro_batch=2.5 must be an integer"),
+        ({"steps": 0}, "steps=0 must be 1 or more"),
+        ({"micro_batch": 2.5}, "micro_batch=2.5 must be 1 or more, a whole number"),
         ({"accumulation": 0}, "accumulation=0 must be"),
         ({"warmup_steps": 1000}, "at most 999"),
         ({"min_learning_rate": 1.0}, "0 <= minimum <= peak"),

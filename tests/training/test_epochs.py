@@ -62,7 +62,7 @@ def run(loop, model, train=None, val=None, epochs=1, freq=1, evaluated=1, start=
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"epochs": 0}, ValueError, "n(um)?_epochs=0 and eval_freq=1 must be 1 or more"),
+        ({"epochs": 0}, ValueError, "n(um)?_epochs=0 must be 1 or more"),
         ({"freq": 0}, ValueError, "eval_freq=0 must be 1 or more"),
         ({"evaluated": 0}, ValueError, "eval_iter=0 must be 1 or more; None is all batches"),
         ({"train": []}, ValueError, "the training loader gives no batch; use more"),
