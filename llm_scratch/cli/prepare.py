@@ -37,8 +37,7 @@ def add_commands(subparsers: Any) -> None:
     parser.add_argument(
         "--bare-ids",
         action="store_true",
-        help="TEXT is no text but ids that the tokenizer has made: nanoGPT's train.bin, llm.c's "
-        "files, or .npy",
+        help="TEXT holds no text but ids that the tokenizer made: train.bin of nanoGPT, or .npy",
     )
     parser.add_argument(
         "--verify",
