@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -21,11 +21,24 @@ from llm_scratch.selfcheck.chapter2 import Letters
 from llm_scratch.selfcheck.chapter5_sampling import SAMPLING_CHECKS
 from llm_scratch.selfcheck.compare import Mistakes, call, must, must_be_tensor, must_equal, randint
 from llm_scratch.selfcheck.foreign import attempt, describe
+from llm_scratch.selfcheck.forms import other_than, with_its_loss
+from llm_scratch.selfcheck.loops import (
+    Batch,
+    Descent,
+    Task,
+    builds_no_graph,
+    evaluates_both,
+    evaluates_without_dropout,
+    loss_of_loader,
+    must_train_in_training_mode,
+    takes_num_batches,
+    trained_by_hand,
+    trains_on_afterwards,
+)
 from llm_scratch.selfcheck.outcome import Check, MistakeError
 
 CPU = torch.device("cpu")
 V, T, B = Letters.n_vocab, 8, 2
-Batch = tuple[Tensor, Tensor]
 
 
 def tiny_model(drop_rate: float = 0.0) -> GPTModel:
@@ -94,6 +107,9 @@ def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+TASK = Task(tiny_model, batches, _mean_loss)
+
+
 def _loss_mistakes(model: nn.Module, logits: Tensor, inputs: Tensor, targets: Tensor) -> Mistakes:
     picked = targets.unsqueeze(-1)
     return {
@@ -126,85 +142,6 @@ def _loss_can_train(function: Any) -> None:
     )
 
 
-LOADER = "(data_loader, model, device, num_batches=None)"
-
-
-def _losses(model: nn.Module, loader: list[Batch]) -> Tensor:
-    with torch.no_grad():
-        return torch.stack([_mean_loss(model(inputs), targets) for inputs, targets in loader])
-
-
-def _loss_of_loader(function: Any) -> None:
-    model, loader = tiny_model().eval(), batches(4)
-    losses = _losses(model, loader)
-    came = call("calc_loss_loader", function, (loader, model, CPU), LOADER)
-    mistakes: Mistakes = {
-        hints.LOADER_DIVISOR: losses.sum(),
-        hints.LOADER_LAST: [losses[-1], losses[-1] / 4],
-    }
-    must_equal(_number(came), losses.mean(), mistakes, hints.LOADER_DIVISOR)
-
-
-def _number(came: Any) -> Tensor:
-    must(isinstance(came, (int, float, Tensor)), "a number", type(came).__name__, hints.NOT_TENSOR)
-    return torch.as_tensor(came, dtype=torch.float32).detach()
-
-
-def _takes_num_batches(function: Any) -> None:
-    model, loader = tiny_model().eval(), batches(4)
-    losses = _losses(model, loader)
-    mistakes: Mistakes = {
-        hints.LOADER_DIVISOR: [losses[:2].sum() / 4, losses.sum() / 2, losses[:2].sum()],
-        hints.LOADER_NUM_BATCHES: [losses.mean(), losses[:3].mean(), losses[:3].sum() / 2],
-    }
-    must_equal(_number(function(loader, model, CPU, 2)), losses[:2].mean(), mistakes)
-    came = _number(function(loader, model, CPU, 9))
-    must_equal(came, losses.mean(), {hints.LOADER_NUM_BATCHES: losses.sum() / 9})
-
-
-EVALUATE = "(model, train_loader, val_loader, device, eval_iter)"
-
-
-def _evaluates_both(function: Any) -> None:
-    model, train, val = tiny_model(), batches(3), batches(3, seed=8)
-    came = call("evaluate_model", function, (model, train, val, CPU, 2), EVALUATE)
-    must(
-        isinstance(came, (tuple, list)) and len(came) == 2,
-        "a pair: training loss, validation loss",
-        f"{came}",
-        hints.NOT_TENSOR,
-    )
-    losses = [_losses(model, loader)[:2].mean() for loader in (train, val)]
-    whole = torch.stack([_losses(model, loader).mean() for loader in (train, val)])
-    pair = torch.stack([_number(loss) for loss in came])
-    expected = torch.stack(losses)
-    mistakes: Mistakes = {hints.SWAPPED_LOADERS: expected.flip(0), hints.LOADER_NUM_BATCHES: whole}
-    must_equal(pair, expected, mistakes, hints.LOADER_DIVISOR)
-
-
-def _evaluates_without_dropout(function: Any) -> None:
-    model, train, val = tiny_model(drop_rate=0.5), batches(2), batches(2, seed=8)
-    expected = torch.stack([_losses(model.eval(), loader).mean() for loader in (train, val)])
-    model.train()
-    came = torch.stack([_number(loss) for loss in function(model, train, val, CPU, 2)])
-    must_equal(came, expected, hint=hints.EVAL_MODE)
-
-
-def _trains_on_afterwards(function: Any) -> None:
-    model = tiny_model(drop_rate=0.5).train()
-    function(model, batches(1), batches(1), CPU, 1)
-    must(model.training, "a model in training mode, as it was", "evaluation mode", hints.TRAIN_MODE)
-
-
-def _builds_no_graph(function: Any) -> None:
-    model = tiny_model()
-    tracked: list[bool] = []
-    model.register_forward_hook(lambda _, args, out: tracked.append(out.requires_grad))
-    function(model, batches(1), batches(1), CPU, 1)
-    if any(tracked):
-        raise MistakeError("no graph for gradients", "one", hints.NO_GRAD, counts=False)
-
-
 def _prints_a_sample(function: Any) -> None:
     model = tiny_model().train()
     signature = "(model, tokenizer, device, start_context)"
@@ -229,26 +166,6 @@ TRAIN = (
 EPOCHS = 2
 
 
-class Descent:
-    """Plain gradient descent; torch's own optimizers take seconds to import."""
-
-    def __init__(self, model: nn.Module, lr: float) -> None:
-        self.parameters = list(model.parameters())
-        self.lr = lr
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Go a step against the gradients."""
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.sub_(self.lr * parameter.grad)
-
-
 def _train(function: Any) -> tuple[GPTModel, Any]:
     model, train = tiny_model(), batches(3)
     optimizer = Descent(model, lr=0.5)
@@ -258,16 +175,7 @@ def _train(function: Any) -> tuple[GPTModel, Any]:
 
 @cache
 def _by_hand(epochs: int, clear: bool = True, update: bool = True) -> Tensor:
-    model = tiny_model()
-    optimizer = Descent(model, lr=0.5)
-    for _ in range(epochs):
-        for inputs, targets in batches(3):
-            if clear:
-                optimizer.zero_grad()
-            _mean_loss(model(inputs), targets).backward()
-            if update:
-                optimizer.step()
-    return torch.as_tensor(model.out_head.weight).detach()
+    return trained_by_hand(TASK, epochs, clear=clear, update=update)["out_head.weight"]
 
 
 def _updates_the_parameters(function: Any) -> None:
@@ -304,19 +212,8 @@ def _tells_losses_and_tokens(function: Any) -> None:
 
 def _trains_with_dropout(function: Any) -> None:
     model = tiny_model(drop_rate=0.5)
-    modes: list[bool] = []
-    model.register_forward_hook(
-        lambda module, args, out: modes.append(module.training) if out.requires_grad else None
-    )
-    optimizer = Descent(model, lr=0.1)
-    train = batches(2)
-    function(model, train, batches(1), optimizer, CPU, 2, 1, 1, "abcd", Letters())
-    must(
-        any(modes[1:]) and modes[-1:] != [False],
-        "training mode in every training step",
-        "evaluation mode after the first evaluation",
-        hints.TRAIN_MODE,
-    )
+    data = (batches(2), batches(1), Descent(model, lr=0.1), CPU)
+    must_train_in_training_mode(model, lambda: function(model, *data, 2, 1, 1, "abcd", Letters()))
 
 
 Rows = tuple[tuple[str, str, str, Callable[[Any], None]], ...]
@@ -326,15 +223,21 @@ ROWS: Rows = (
     ("5.1.1", "token_ids_to_text", "works for a single token", _decodes_one),
     ("5.1.3", "calc_loss_batch", "is the mean cross entropy of all positions", _loss_of_batch),
     ("5.1.3", "calc_loss_batch", "can be trained on", _loss_can_train),
-    ("5.1.3", "calc_loss_loader", "averages over the batches", _loss_of_loader),
-    ("5.1.3", "calc_loss_loader", "stops after num_batches", _takes_num_batches),
-    ("5.2", "evaluate_model", "gives training and validation loss", _evaluates_both),
-    ("5.2", "evaluate_model", "switches dropout off", _evaluates_without_dropout),
-    ("5.2", "evaluate_model", "leaves the model training", _trains_on_afterwards),
-    ("5.2", "evaluate_model", "builds no graph for gradients", _builds_no_graph),
+    ("5.1.3", "calc_loss_loader", "averages over the batches", partial(loss_of_loader, TASK)),
+    ("5.1.3", "calc_loss_loader", "stops after num_batches", partial(takes_num_batches, TASK)),
+    ("5.2", "evaluate_model", "gives training and validation loss", partial(evaluates_both, TASK)),
+    ("5.2", "evaluate_model", "switches dropout off", partial(evaluates_without_dropout, TASK)),
+    ("5.2", "evaluate_model", "leaves the model training", partial(trains_on_afterwards, TASK)),
+    ("5.2", "evaluate_model", "builds no graph for gradients", partial(builds_no_graph, TASK)),
     ("5.2", "generate_and_print_sample", "prints how a text goes on", _prints_a_sample),
-    ("5.2", "train_model_simple", "updates the parameters batch by batch", _updates_the_parameters),
+    (
+        "5.2",
+        "train_model_simple",
+        "updates the parameters batch by batch",
+        partial(with_its_loss, 5, _updates_the_parameters),
+    ),
     ("5.2", "train_model_simple", "tells losses and tokens seen", _tells_losses_and_tokens),
     ("5.2", "train_model_simple", "trains in training mode", _trains_with_dropout),
 )
-CHECKS = (*(Check(*row) for row in ROWS), *SAMPLING_CHECKS)
+OTHER = other_than(5)
+CHECKS = (*(Check(*row, other=OTHER.get(row[1])) for row in ROWS), *SAMPLING_CHECKS)

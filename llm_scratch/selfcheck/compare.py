@@ -96,6 +96,12 @@ def must_equal(
     raise MistakeError(*show(expected, came), hint)
 
 
+def number(came: object) -> Tensor:
+    """Return a number as a tensor, whether it came as one or not."""
+    must(isinstance(came, (int, float, Tensor)), "a number", type(came).__name__, hints.NOT_TENSOR)
+    return torch.as_tensor(came, dtype=torch.float32).detach()
+
+
 def is_close(a: Tensor, b: Tensor, atol: float = ATOL) -> bool:
     """Say whether two tensors are equal up to rounding (NaN equals NaN)."""
     return a.shape == b.shape and torch.allclose(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_scratch.selfcheck.foreign import attempt, describe, home_of, quiet_and_restored
 from llm_scratch.selfcheck.notebooks import SourceError, code_cells
@@ -33,6 +33,14 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | ModuleType
 NOT_LIBRARIES = frozenset({"llm_scratch", "llms_from_scratch"})
 
 
+class Version(NamedTuple):
+    """An object that a reader wrote under a name, and the file that it is from."""
+
+    name: str
+    file: str
+    thing: Any
+
+
 @dataclass
 class Written:
     """What a reader wrote.
@@ -41,7 +49,7 @@ class Written:
         label: what the report calls the source.
         folder: where the reader's own modules are imported from.
         names: the objects by name, those of a library left out.
-        places: name -> the files that define it, where there are more than one.
+        versions: name -> the objects of that name, one for each file that defines it.
         imported: name -> the library that it was only imported from.
         broken: name -> why the class or function that would have it could not be made.
         absent: name -> where it would be made, by code that is not run or that failed.
@@ -53,7 +61,7 @@ class Written:
     label: str
     folder: Path | None = None
     names: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, list[str]] = field(default_factory=dict)
+    versions: dict[str, list[Version]] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -73,7 +81,7 @@ class Written:
             else:
                 self.imported.pop(name, None)
                 if self.names.get(name) is not thing:
-                    self.places.setdefault(name, []).append(place)
+                    self.versions.setdefault(name, []).append(Version(name, place, thing))
                 self.names[name] = thing
 
 

@@ -28,6 +28,10 @@ class MistakeError(Exception):
         self.counts = counts
 
 
+class WaitsError(Exception):
+    """Why a check can't be run here and now, such as a library that is not installed."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One claim about one public name of the book.
@@ -37,12 +41,17 @@ class Check:
         name: the name that the reader writes.
         claim: what must be so, as the report prints it.
         run: takes the reader's object; raises `MistakeError` where the claim does not hold.
+        also: another name that the book gives it.
+        other: for a name that the book uses twice: takes the name and the reader's object, and
+            returns why that is not what is checked here, "" if it is.
     """
 
     section: str
     name: str
     claim: str
     run: Callable[[Any], object]
+    also: str = ""
+    other: Callable[[str, Any], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from llm_scratch.selfcheck.foreign import attempt, describe, quiet_and_restored
-from llm_scratch.selfcheck.names import Source, Written, own_modules, read
-from llm_scratch.selfcheck.outcome import Check, MistakeError, Result, State
+from llm_scratch.selfcheck.names import Source, Version, Written, own_modules, read
+from llm_scratch.selfcheck.outcome import Check, MistakeError, Result, State, WaitsError
 from llm_scratch.selfcheck.report import WAITS, Report
 
 CHAPTERS = {
@@ -20,6 +20,7 @@ CHAPTERS = {
     "ch03": "chapter3",
     "ch04": "chapter4",
     "ch05": "chapter5",
+    "ch06": "chapter6",
     "ch07": "chapter7",
     "appendix_a": "appendix_a",
 }
@@ -32,7 +33,7 @@ def check(chapter: str | int, source: Source) -> Report:
     notebook on disk, imports, constants, functions and classes are run, and nothing else.
 
     Args:
-        chapter: "ch02" to "ch05", "ch07" or "appendix_a"; 3 and "3" mean "ch03".
+        chapter: "ch02" to "ch07" or "appendix_a"; 3 and "3" mean "ch03".
         source: `globals()` in a notebook, or the path of a .py file, a notebook or a folder.
 
     Returns:
@@ -83,8 +84,10 @@ def run_checks(chapter: str | int, written: Written) -> Report:
     """Run all checks of a chapter; print nothing."""
     key = chapter_key(chapter)
     results = tuple(results_of(checks_of(key), written))
-    names = dict.fromkeys(result.check.name for result in results)
-    twice = (name for name in names if len(written.places.get(name, ())) > 1)
+    files: dict[str, list[str]] = {}
+    for check in (result.check for result in results):
+        if check.name not in files:
+            files[check.name] = [version.file for version in meant(check, written)]
     return Report(
         key,
         written.label,
@@ -92,7 +95,7 @@ def run_checks(chapter: str | int, written: Written) -> Report:
         failed=tuple(written.failed),
         unreadable=tuple(written.unreadable),
         left_out=tuple(written.left_out),
-        twice=tuple(f"{name}, in {' and '.join(written.places[name])}" for name in twice),
+        twice=tuple(f"{name}, in {' and '.join(f)}" for name, f in files.items() if len(f) > 1),
     )
 
 
@@ -122,12 +125,36 @@ def run_check(check: Check, written: Written) -> Result:
             came=written.broken[check.name],
             hint="The definition itself stops with this error; start there.",
         )
-    if check.name not in written.names:
+    versions = list(_versions(check, written))
+    if not versions:
         return Result(check, "open", detail=_why_open(check.name, written))
+    found = meant(check, written)
+    if not found:
+        return Result(check, "open", detail=_why_other(check, versions[-1], written))
     with quiet_and_restored(), own_modules(written):
         torch.manual_seed(0)
-        error = attempt(partial(check.run, written.names[check.name]))
+        error = attempt(partial(check.run, found[-1].thing))
     return _result_of(check, error, written)
+
+
+def meant(check: Check, written: Written) -> list[Version]:
+    """Return what a check may be about, of all files; the last one is checked."""
+    found = _versions(check, written)
+    return [version for version in found if not _why_other(check, version, written)]
+
+
+def _versions(check: Check, written: Written) -> Iterator[Version]:
+    for name in (check.also, check.name):
+        if name in written.names:
+            yield from written.versions.get(name, [Version(name, "", written.names[name])])
+
+
+def _why_other(check: Check, version: Version, written: Written) -> str:
+    """Return why an object of this name is not what the check is about, "" if it is."""
+    if check.other is None:
+        return ""
+    with quiet_and_restored(), own_modules(written):
+        return check.other(version.name, version.thing)
 
 
 def _why_open(name: str, written: Written) -> str:
@@ -144,6 +171,8 @@ def _result_of(check: Check, error: BaseException | None, written: Written) -> R
     if isinstance(error, MistakeError):
         state: State = "wrong" if error.counts else "note"
         return Result(check, state, error.expected, error.came, error.hint)
+    if isinstance(error, WaitsError):
+        return Result(check, "waits", detail=str(error))
     hint = "Your code stopped with an error; read its last line, then the line it names."
     if isinstance(error, NotImplementedError):
         return Result(check, "waits", detail="not written yet (raises NotImplementedError)")
