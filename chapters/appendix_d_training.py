@@ -1,7 +1,7 @@
 """Appendix D: adding bells and whistles to the training loop.
 
     python chapters/appendix_d_training.py            a smaller model: about 5 minutes
-    python chapters/appendix_d_training.py --quick    a small one: less than 20 seconds
+    python chapters/appendix_d_training.py --quick    a small one: less than a minute
     python chapters/appendix_d_training.py --full     the book's model: 8 to 10 minutes
 
 Times are for two cores of a laptop. Only with --full are the losses of D.4 the book's; the numbers
