@@ -3,7 +3,7 @@
     python chapters/ch05_pretrain.py            a small model on our own story: 1 to 2 minutes
     python chapters/ch05_pretrain.py --book     the book's model and settings: 10 to 20 minutes
     python chapters/ch05_pretrain.py --quick    a smaller model, one epoch: less than a minute
-    python chapters/ch05_pretrain.py --full     --book, and exercise 5.4 with its model: 2 minutes more
+    python chapters/ch05_pretrain.py --full     the same, exercise 5.4 too: 2 minutes more
 
 Times are for two cores of a laptop. Nothing is downloaded. The book's model is also taken where
 the book's story is found; it needs 4 GB of memory and, saved with its optimizer, 2 GB of disk
