@@ -137,6 +137,10 @@ def start_run(run: Run) -> None:
 
 
 def _check_data(name: str, part: TrainData, run: Run) -> None:
+    if not hasattr(part, "num_rows"):
+        kind = type(part).__name__
+        hint = "its split() gives" if hasattr(part, "split") else "TokenPart.from_tokens(...) makes"
+        raise TypeError(f"the {name} part is a {kind}; {hint} what can be trained on")
     known = run.engine.model.cfg.vocab_size
     if part.vocab_size > known:
         raise ValueError(
