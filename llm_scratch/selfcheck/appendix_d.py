@@ -1,0 +1,373 @@
+"""The checks of appendix D: the largest gradient, and the loop with warm-up, decay and clipping.
+
+The optimizer that the reader's loop is given notes what each of its steps was taken with. The
+book's schedule is compared with that, and so are those that reach their ends a step earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.selfcheck import hints
+from llm_scratch.selfcheck.chapter2 import Letters
+from llm_scratch.selfcheck.chapter5 import (
+    CPU,
+    Descent,
+    batches,
+    mean_loss,
+    must_tell_progress,
+    must_train_with_dropout,
+    number_of,
+    tiny_model,
+)
+from llm_scratch.selfcheck.compare import (
+    Mistakes,
+    call,
+    is_close,
+    must,
+    must_equal,
+    randomize,
+    show,
+)
+from llm_scratch.selfcheck.foreign import attempt, describe
+from llm_scratch.selfcheck.outcome import Check, MistakeError
+
+GRADIENTS = ([0.5, -3.0, 2.0], [4.0, -1.0, 0.25], [1.5, 1.0, -2.0])
+
+
+def _with_gradients(*rows: list[float] | None) -> nn.ParameterList:
+    """Return a module of three parameters, numbers from 7 to 15, and their gradients."""
+    module = nn.ParameterList([*(torch.arange(9.0).view(3, 3) + 7)])
+    for parameter, row in zip(module, rows, strict=True):
+        parameter.grad = None if row is None else torch.tensor(row)
+    return module
+
+
+def _highest_in(function: Any, module: nn.Module) -> Tensor:
+    return number_of(call("find_highest_gradient", function, (module,), "(model)"))
+
+
+def _finds_the_highest(function: Any) -> None:
+    module = _with_gradients(*GRADIENTS)
+    came = _highest_in(function, module)
+    mistakes: Mistakes = {
+        hints.HIGHEST_WEIGHT: [torch.tensor(15.0), torch.tensor(7.0)],
+        hints.HIGHEST_SMALLEST: torch.tensor(-3.0),
+    }
+    must_equal(came, torch.tensor(4.0), mistakes, hints.HIGHEST)
+
+
+def _passes_over_none(function: Any) -> None:
+    results: list[Tensor] = []
+    module = _with_gradients(None, GRADIENTS[1], None)
+    error = attempt(lambda: results.append(_highest_in(function, module)))
+    if isinstance(error, (AttributeError, TypeError)):
+        raise MistakeError(
+            "4.0 when other parameters have none", describe(error), hints.HIGHEST_NONE
+        )
+    if error is not None:
+        raise error
+    must_equal(results[0], torch.tensor(4.0), hint=hints.HIGHEST_NONE)
+
+
+def _sees_negative_ones(function: Any) -> None:
+    came = _highest_in(function, _with_gradients([-2.0, -0.5], [-5.0, -1.0], [-4.0, -3.0]))
+    if float(came) == -0.5:
+        raise MistakeError("5.0, without the sign", "-0.5", hints.HIGHEST_SIGN, counts=False)
+    must_equal(came.abs(), torch.tensor(5.0), hint=hints.HIGHEST_START)
+
+
+def _leaves_gradients_alone(function: Any) -> None:
+    module = _with_gradients(*GRADIENTS)
+    _highest_in(function, module)
+    came = torch.stack([torch.as_tensor(parameter.grad) for parameter in module])
+    must_equal(came, torch.tensor(GRADIENTS), hint=hints.HIGHEST_CHANGED)
+
+
+TRAIN = (
+    "(model, train_loader, val_loader, optimizer, device, n_epochs, eval_freq, eval_iter, "
+    "start_context, tokenizer, warmup_steps, initial_lr=3e-05, min_lr=1e-6)"
+)
+EPOCHS, PER_EPOCH, WARMUP = 2, 4, 3
+STEPS = EPOCHS * PER_EPOCH
+FIRST, PEAK, LAST = 0.05, 0.2, 0.01
+MOST_GRADIENT = 1.0
+
+
+@dataclass
+class Record:
+    """What an optimizer was given: a rate for each group and step, and norms of gradients."""
+
+    rates: list[list[float]] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    left: list[float] = field(default_factory=list)  # when the gradients are cleared
+
+    def note(self, groups: list[dict[str, Any]]) -> None:
+        """Write a step down, before it is taken."""
+        self.rates.append([float(group["lr"]) for group in groups])
+        self.norms.append(_norm_of(p for group in groups for p in group["params"]))
+
+    def of_first_group(self) -> Tensor:
+        """Return its rates, one per step."""
+        return torch.tensor([rates[0] for rates in self.rates])
+
+
+def _norm_of(parameters: Iterable[nn.Parameter]) -> float:
+    norms = [p.grad.norm() for p in parameters if p.grad is not None]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def _halves(model: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Return the parameters of a model as two groups of an optimizer."""
+    parameters = list(model.parameters())
+    middle = len(parameters) // 2
+    return [{"params": part, "lr": lr} for part in (parameters[:middle], parameters[middle:])]
+
+
+class Noting(Descent):
+    """Plain gradient descent with groups, which notes its steps."""
+
+    def __init__(self, model: nn.Module, record: Record) -> None:
+        super().__init__(model, PEAK)
+        self.record = record
+        self.param_groups = _halves(model, PEAK)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        self.record.left.append(_norm_of(self.parameters))
+        super().zero_grad()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Go a step against the gradients, each group at its rate."""
+        self.record.note(self.param_groups)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(group["lr"] * parameter.grad)
+
+
+def _torch_descent(model: nn.Module, record: Record) -> torch.optim.Optimizer:
+    """Return the same as an optimizer of torch, which takes a second to import."""
+    optimizer = torch.optim.SGD(_halves(model, PEAK), lr=PEAK)
+    optimizer.register_step_pre_hook(lambda own, args, words: record.note(own.param_groups))
+    return optimizer
+
+
+@dataclass
+class Run:
+    """A run of the reader's loop: the model it trained, what came back, and the steps."""
+
+    model: GPTModel
+    came: Any
+    record: Record
+
+
+def _model() -> GPTModel:
+    """Return a model whose gradients are all above the norm that they are clipped to."""
+    model = tiny_model()
+    randomize(model, 0.8)
+    return model
+
+
+def _train(function: Any, model: GPTModel | None = None) -> Run:
+    """Train with the reader's loop; a scheduler of torch's gets an optimizer of torch's."""
+    runs: list[Run] = []
+    error = attempt(lambda: runs.append(_run(function, Noting, model)))
+    if isinstance(error, TypeError) and "not an Optimizer" in str(error):
+        return _run(function, _torch_descent, model)
+    if error is not None:
+        raise error
+    return runs[0]
+
+
+def _run(function: Any, make: Callable[..., Any], model: GPTModel | None) -> Run:
+    model, record = model or _model(), Record()
+    loaders = batches(PER_EPOCH), batches(1, seed=8)
+    args = (model, *loaders, make(model, record), CPU, EPOCHS, 1, 1, "abcd", Letters())
+    came = call("train_model", function, (*args, WARMUP, FIRST, LAST), TRAIN)
+    record.left.append(_norm_of(model.parameters()))
+    return Run(model, came, record)
+
+
+def _takes_every_step(function: Any) -> None:
+    came = len(_train(function).record.rates)
+    hint = hints.EPOCHS if came else hints.NO_STEP
+    must(
+        came == STEPS, f"{STEPS} steps for {EPOCHS} epochs of {PER_EPOCH} batches", f"{came}", hint
+    )
+
+
+def _risen(progress: Tensor) -> Tensor:
+    return FIRST + progress * (PEAK - FIRST)
+
+
+def _fallen(progress: Tensor, low: float = LAST) -> Tensor:
+    return low + (PEAK - low) * 0.5 * (1 + torch.cos(torch.pi * progress))
+
+
+def _book(steps: Tensor, total: int = STEPS) -> Tensor:
+    """Return the book's rates at steps counted from 0."""
+    fallen = _fallen((steps - WARMUP) / (total - WARMUP))
+    return torch.where(steps < WARMUP, _risen(steps / WARMUP), fallen)
+
+
+N = torch.arange(STEPS)
+RISE, FALL = N[:WARMUP], N[: STEPS - WARMUP]
+FLAT = torch.full((STEPS,), PEAK)
+
+
+def _rates(function: Any) -> Tensor:
+    rates = _train(function).record.of_first_group()
+    if is_close(rates, FLAT):
+        raise MistakeError(*show(_book(N), rates), hints.RATE_NOT_SET)
+    return rates
+
+
+def _warms_up(function: Any) -> None:
+    rates = _rates(function)[:WARMUP]
+    right = _book(RISE)
+    repaired = [_risen((RISE + 1) / WARMUP), _risen(RISE / (WARMUP - 1))]
+    mistakes: Mistakes = {
+        hints.RATE_LATE: [torch.cat([FLAT[:1], rise[:-1]]) for rise in (right, *repaired)],
+        hints.NO_WARMUP: [FLAT[:WARMUP], _fallen(RISE / STEPS), torch.full((WARMUP,), FIRST)],
+        hints.INITIAL_LR: [PEAK * (RISE + n) / WARMUP for n in (0, 1)],
+        hints.STEP_COUNT: [_book(RISE - 1), _book(RISE + 2)],
+    }
+    _must_follow(rates, right, repaired, mistakes, hints.WARMUP)
+
+
+def _decays(function: Any) -> None:
+    rates = _rates(function)
+    is_late = is_close(rates[0], FLAT[0])
+    at_peak = is_close(rates[WARMUP - 1], FLAT[0])  # else a decay that starts early leaves it out
+    right, to_end, early = (_fallen(progress) for progress in _progresses())
+    repaired = [to_end, early] if at_peak and not is_late else [to_end]
+    mistakes = _decay_mistakes()
+    mistakes[hints.RATE_LATE if is_late else hints.STEP_COUNT] = [
+        _book(N[WARMUP:] - 1),
+        _book(N[WARMUP:] + 2),
+        early,
+    ]
+    _must_follow(rates[WARMUP:], right, repaired, mistakes, hints.COSINE)
+
+
+def _decay_mistakes() -> dict[str, list[Tensor]]:
+    to_zero = [_fallen(progress, 0.0) for progress in _progresses()]
+    return {
+        hints.COSINE_UP: [_fallen(1 - progress) for progress in _progresses()],
+        hints.MIN_LR: [*to_zero, *(rates + LAST for rates in to_zero)],
+        hints.COSINE_LENGTH: [
+            _fallen(FALL / STEPS),
+            _fallen(N[WARMUP:] / STEPS),
+            _book(N[WARMUP:], total=PER_EPOCH),
+        ],
+        hints.NO_DECAY: [FLAT[WARMUP:]],
+    }
+
+
+def _progresses() -> list[Tensor]:
+    """Return how far the decay has come at each step: the book's way, to the end, and early."""
+    return [FALL / len(FALL), FALL / (len(FALL) - 1), (FALL + 1) / len(FALL)]
+
+
+def _must_follow(
+    rates: Tensor, right: Tensor, repaired: list[Tensor], mistakes: Mistakes, hint: str
+) -> None:
+    if not is_close(rates, right) and any(is_close(rates, other) for other in repaired):
+        raise MistakeError(*show(right, rates), hints.RATE_REPAIRED, counts=False)
+    must_equal(rates, right, mistakes, hint)
+
+
+def _sets_every_group(function: Any) -> None:
+    first, second = torch.tensor(_train(function).record.rates).T
+    must_equal(second, first, hint=hints.RATE_GROUPS)
+
+
+def _clips(function: Any) -> None:
+    record = _train(function).record
+    clipped = _are_clipped(record)
+    if all(clipped[WARMUP + 1 :]) and len(set(clipped[:WARMUP])) == 1:
+        return  # from the end of warm-up on; from a step later, as first printed; or always
+    norms = torch.tensor(record.norms)
+    raw = _by_hand(record.of_first_group(), clipped)[1]
+    hint = hints.CLIP_WHEN
+    if not any(clipped):
+        is_late = 0 < record.left[-1] < 1.01 * MOST_GRADIENT < record.norms[-1]
+        hint = hints.CLIP_LATE if is_late else hints.NO_CLIP
+        hint = hint if is_close(norms, raw, 1e-2) else hints.CLIP_NORM
+    after = slice(WARMUP, None)
+    expected = torch.full_like(norms, MOST_GRADIENT)[after]
+    expected_text, came_text = show(expected, norms[after])
+    raise MistakeError(f"norms {expected_text} after warm-up", came_text, hint)
+
+
+def _are_clipped(record: Record) -> list[bool]:
+    return [abs(norm - MOST_GRADIENT) < 1e-3 for norm in record.norms]
+
+
+def _by_hand(rates: Tensor, clipped: list[bool], clear: bool = True) -> tuple[Tensor, Tensor]:
+    """Return the head's weights after training, and the norm of each gradient before clipping."""
+    model = _model()
+    optimizer = Descent(model, PEAK)
+    norms: list[float] = []
+    for (inputs, targets), rate, clip in zip(
+        batches(PER_EPOCH) * EPOCHS, rates, clipped, strict=True
+    ):
+        if clear:
+            optimizer.zero_grad()
+        mean_loss(model(inputs), targets).backward()
+        norms.append(_norm_of(model.parameters()))
+        if clip:
+            nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
+        optimizer.lr = float(rate)
+        optimizer.step()
+    return model.out_head.weight.detach(), torch.tensor(norms)
+
+
+def _updates_the_parameters(function: Any) -> None:
+    run = _train(function)
+    rates, clipped = run.record.of_first_group(), _are_clipped(run.record)
+    mistakes: Mistakes = {hints.NO_ZERO_GRAD: _by_hand(rates, clipped, clear=False)[0]}
+    expected = _by_hand(rates, clipped)[0]
+    must_equal(run.model.out_head.weight, expected, mistakes, hints.TRAINING_STEP, atol=1e-3)
+
+
+def _tells_what_it_did(function: Any) -> None:
+    run = _train(function)
+    must(
+        isinstance(run.came, (tuple, list)) and len(run.came) == 4,
+        "train_losses, val_losses, track_tokens_seen, track_lrs",
+        f"{type(run.came).__name__}",
+        hints.NOT_TENSOR,
+    )
+    must_tell_progress(run.came[:3], STEPS)
+    told = torch.tensor([float(rate) for rate in run.came[3]])
+    must(len(told) == STEPS, f"{STEPS} rates, one per step", f"{len(told)}", hints.RATES_TOLD)
+    must_equal(told, run.record.of_first_group(), hint=hints.RATES_TOLD)
+
+
+def _trains_with_dropout(function: Any) -> None:
+    must_train_with_dropout(lambda model: _train(function, model))
+
+
+CHECKS = (
+    Check("D.3", "find_highest_gradient", "finds the largest gradient", _finds_the_highest),
+    Check("D.3", "find_highest_gradient", "passes over parameters without one", _passes_over_none),
+    Check("D.3", "find_highest_gradient", "sees negative gradients", _sees_negative_ones),
+    Check("D.3", "find_highest_gradient", "leaves gradients as they are", _leaves_gradients_alone),
+    Check("D.4", "train_model", "takes a step per batch", _takes_every_step),
+    Check("D.4", "train_model", "raises the rate to its peak in warm-up", _warms_up),
+    Check("D.4", "train_model", "then lowers it along half a cosine", _decays),
+    Check("D.4", "train_model", "gives every group of parameters the rate", _sets_every_group),
+    Check("D.4", "train_model", "clips gradients to a norm of 1 before a step", _clips),
+    Check("D.4", "train_model", "updates the parameters batch by batch", _updates_the_parameters),
+    Check("D.4", "train_model", "tells losses, tokens seen and rates", _tells_what_it_did),
+    Check("D.4", "train_model", "trains in training mode", _trains_with_dropout),
+)
