@@ -34,9 +34,9 @@ from llm_scratch.selfcheck.compare import (
 from llm_scratch.selfcheck.foreign import attempt, describe
 from llm_scratch.selfcheck.outcome import Check, MistakeError
 
-IN, OUT, RANK, ALPHA = 5, 7, 2, 3.0
-SCALES = (ALPHA / RANK, ALPHA)  # the book's, and its first printing's
-LORA_PARAMETERS = RANK * (IN + OUT)
+IN, OUT, RANK, ALPHA = 5, 7, 2, 3
+SCALES = (ALPHA / RANK, float(ALPHA))  # the book's, and its first printing's
+LORA_PARAMETERS, LINEAR_PARAMETERS = RANK * (IN + OUT), IN * OUT + OUT
 FILL = 0.3
 V = 9
 
@@ -162,6 +162,8 @@ def _is_the_layer_at_first(name: str, cls: Any) -> None:
 def _adds_lora(name: str, cls: Any) -> None:
     x = randn(2, 4, IN)
     layer = randomize(_beside(name, cls, _linear()))
+    count = sum(parameter.numel() for parameter in layer.parameters())
+    _must_have_lora(count, LORA_PARAMETERS + LINEAR_PARAMETERS)
     found = matrix(layer, OUT, IN), _change(layer, x)
     bias = next((p.detach() for p in layer.parameters() if p.shape == (OUT,)), None)
     if found[0] is None or found[1] is None or bias is None:
@@ -183,17 +185,15 @@ def _adds_lora(name: str, cls: Any) -> None:
 
 
 def _leaves_frozen_what_is(name: str, cls: Any) -> None:
-    linear = _linear().requires_grad_(False)
-    layer = _beside(name, cls, linear)
-    came = _trainable(layer)
-    base = IN * OUT + OUT
-    hint = hints.LINEAR_UNFROZEN if came >= LORA_PARAMETERS + OUT else hints.LORA_MATRICES
-    must(
-        came == LORA_PARAMETERS,
-        f"{LORA_PARAMETERS} parameters to train beside {base} frozen ones",
-        f"{came}",
-        hint,
-    )
+    layer = _beside(name, cls, _linear().requires_grad_(False))
+    _must_have_lora(_trainable(layer), LORA_PARAMETERS)
+
+
+def _must_have_lora(came: int, right: int) -> None:
+    """Compare how many parameters a layer has with how many it should have."""
+    hint = hints.LINEAR_UNFROZEN if came > right else hints.LORA_MATRICES
+    mistakes = {right + (ALPHA - RANK) * (IN + OUT): hints.RANK_ALPHA}
+    must(came == right, f"{right} parameters to train", f"{came}", mistakes.get(came, hint))
 
 
 def _trainable(module: nn.Module) -> int:
@@ -273,16 +273,13 @@ def _replaces_every_one(function: Any) -> None:
         head: hints.REPLACED_TOP,
         right - head: hints.REPLACED_HEAD,
         2 * right: hints.REPLACED_AGAIN,
-        int(ALPHA) * sum(each): hints.RANK_ALPHA,
-        right + sum(p.numel() for layer in layers for p in layer.parameters()): (
-            hints.LINEAR_UNFROZEN
-        ),
+        ALPHA * sum(each): hints.RANK_ALPHA,
     }
     must(
         came == right,
         f"{right} parameters to train beside {len(layers)} frozen linear layers",
         f"{came}",
-        mistakes.get(came, hints.REPLACED_TOP),
+        mistakes.get(came, hints.LINEAR_UNFROZEN if came > right else hints.REPLACED_TOP),
     )
 
 

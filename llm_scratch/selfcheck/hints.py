@@ -153,6 +153,7 @@ HIGHEST = "Go over .grad of every parameter, and keep the largest number found s
 HIGHEST_WEIGHT = "That is the largest weight. Where does backward leave the gradients?"
 HIGHEST_SMALLEST = "That is the smallest number of all gradients; which way round is it compared?"
 HIGHEST_START = "All gradients are negative here. What is the first one compared with?"
+HIGHEST_LATE_SIGN = "The sign is dropped only after comparing; when would it have to go?"
 HIGHEST_SIGN = (
     "That is no fault, the book's function does the same: it compares with the sign, so it misses "
     "a large negative gradient."
