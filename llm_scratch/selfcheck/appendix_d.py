@@ -1,41 +1,37 @@
 """The checks of appendix D: the largest gradient, and the loop with warm-up, decay and clipping.
 
-The optimizer that the reader's loop is given notes what each of its steps was taken with. The
-book's schedule is compared with that, and so are those that reach their ends a step earlier.
+Right are the book's schedule and those that reach their ends one step earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.gpt import GPTModel
 from llm_scratch.selfcheck import hints
-from llm_scratch.selfcheck.chapter2 import Letters
+from llm_scratch.selfcheck.appendix_d_run import (
+    EPOCHS,
+    FIRST,
+    LAST,
+    MOST_GRADIENT,
+    PEAK,
+    PER_EPOCH,
+    STEPS,
+    WARMUP,
+    Record,
+    by_hand,
+    head_of,
+    train,
+    trained,
+)
 from llm_scratch.selfcheck.chapter5 import (
-    CPU,
-    Descent,
-    batches,
-    mean_loss,
     must_tell_progress,
     must_train_with_dropout,
     number_of,
-    tiny_model,
 )
-from llm_scratch.selfcheck.compare import (
-    Mistakes,
-    call,
-    is_close,
-    must,
-    must_equal,
-    randomize,
-    show,
-)
+from llm_scratch.selfcheck.compare import Mistakes, call, is_close, must, must_equal, show
 from llm_scratch.selfcheck.foreign import attempt, describe
 from llm_scratch.selfcheck.outcome import Check, MistakeError
 
@@ -93,126 +89,9 @@ def _leaves_gradients_alone(function: Any) -> None:
     must_equal(came, torch.tensor(GRADIENTS), hint=hints.HIGHEST_CHANGED)
 
 
-TRAIN = (
-    "(model, train_loader, val_loader, optimizer, device, n_epochs, eval_freq, eval_iter, "
-    "start_context, tokenizer, warmup_steps, initial_lr=3e-05, min_lr=1e-6)"
-)
-EPOCHS, PER_EPOCH, WARMUP = 2, 4, 3
-STEPS = EPOCHS * PER_EPOCH
-FIRST, PEAK, LAST = 0.05, 0.2, 0.01
-MOST_GRADIENT = 1.0
-
-
-@dataclass
-class Record:
-    """What each step of an optimizer was taken with: the groups' rates, the gradients' norm."""
-
-    rates: list[list[float]] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    left: list[float] = field(default_factory=list)  # norms once a step is over
-
-    def note(self, groups: list[dict[str, Any]]) -> None:
-        """Write a step down, before it is taken."""
-        self.rates.append([float(group["lr"]) for group in groups])
-        self.norms.append(_norm_of(p for group in groups for p in group["params"]))
-
-    def look_back(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Write down what a step has left of the gradients, unless they are cleared."""
-        if norm := _norm_of(parameters):
-            self.left.append(norm)
-
-    def of_first_group(self) -> Tensor:
-        """Return its rates, one per step."""
-        return torch.tensor([rates[0] for rates in self.rates])
-
-
-def _norm_of(parameters: Iterable[nn.Parameter]) -> float:
-    norms = [p.grad.norm() for p in parameters if p.grad is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
-
-
-def _halves(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Return the parameters of a model as two groups of an optimizer."""
-    parameters = list(model.parameters())
-    middle = len(parameters) // 2
-    return [{"params": part, "lr": lr} for part in (parameters[:middle], parameters[middle:])]
-
-
-class Noting(Descent):
-    """Plain gradient descent with groups, which notes its steps."""
-
-    def __init__(self, model: nn.Module, record: Record) -> None:
-        super().__init__(model, PEAK)
-        self.record = record
-        self.param_groups = _halves(model, PEAK)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        self.record.look_back(self.parameters)
-        super().zero_grad()
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Go a step against the gradients, each group at its rate."""
-        self.record.note(self.param_groups)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.sub_(group["lr"] * parameter.grad)
-
-
-def _torch_descent(model: nn.Module, record: Record) -> torch.optim.Optimizer:
-    """Return the same as an optimizer of torch, which takes a second to import."""
-    optimizer = torch.optim.SGD(_halves(model, PEAK), lr=PEAK)
-    optimizer.register_step_pre_hook(lambda own, args, words: record.note(own.param_groups))
-    return optimizer
-
-
-@dataclass
-class Run:
-    """A run of the reader's loop: the model it trained, what came back, and the steps."""
-
-    model: GPTModel
-    came: Any
-    record: Record
-
-
-def _model() -> GPTModel:
-    """Return a model whose gradients are all above the norm that they are clipped to."""
-    model = tiny_model()
-    randomize(model, 0.8)
-    return model
-
-
-def _train(function: Any, model: GPTModel | None = None) -> Run:
-    """Train with the reader's loop; a scheduler of torch's gets an optimizer of torch's."""
-    runs: list[Run] = []
-    error = attempt(lambda: runs.append(_run(function, Noting, model)))
-    if isinstance(error, TypeError) and "not an Optimizer" in str(error):
-        return _run(function, _torch_descent, model)
-    if error is not None:
-        raise error
-    return runs[0]
-
-
-def _run(function: Any, make: Callable[..., Any], model: GPTModel | None) -> Run:
-    model, record = model or _model(), Record()
-    loaders = batches(PER_EPOCH), batches(1, seed=8)
-    args = (model, *loaders, make(model, record), CPU, EPOCHS, 1, 1, "abcd", Letters())
-    came = call("train_model", function, (*args, WARMUP, FIRST, LAST), TRAIN)
-    record.look_back(model.parameters())
-    return Run(model, came, record)
-
-
-@lru_cache(maxsize=1)
-def _trained(function: Any) -> Run:
-    """Return one run for all checks that look at it; the first check makes it anew."""
-    return _train(function)
-
-
 def _takes_every_step(function: Any) -> None:
-    _trained.cache_clear()  # what the function calls may have been written anew
-    came = len(_trained(function).record.rates)
+    trained.cache_clear()  # what the function calls may have been written anew
+    came = len(trained(function).record.rates)
     hint = hints.EPOCHS if came else hints.NO_STEP
     must(
         came == STEPS, f"{STEPS} steps for {EPOCHS} epochs of {PER_EPOCH} batches", f"{came}", hint
@@ -239,7 +118,7 @@ FLAT = torch.full((STEPS,), PEAK)
 
 
 def _rates(function: Any) -> Tensor:
-    rates = _trained(function).record.of_first_group()
+    rates = trained(function).record.of_first_group()
     if is_close(rates, FLAT):
         raise MistakeError(*show(_book(N), rates), hints.RATE_NOT_SET)
     return rates
@@ -306,61 +185,37 @@ def _must_follow(
 
 
 def _sets_every_group(function: Any) -> None:
-    first, second = torch.tensor(_trained(function).record.rates).T
+    first, second = torch.tensor(trained(function).record.rates).T
     must_equal(second, first, hint=hints.RATE_GROUPS)
 
 
 def _clips(function: Any) -> None:
-    record = _trained(function).record
-    clipped = _are_clipped(record)
+    record = trained(function).record
+    clipped = [abs(norm - MOST_GRADIENT) < 1e-3 for norm in record.norms]
     if clipped == sorted(clipped) and all(clipped[WARMUP + 1 :]):
         return  # from the end of warm-up on; from a step later, as first printed; or from earlier
-    norms = torch.tensor(record.norms)
-    raw = _by_hand(record.of_first_group(), clipped)[1]
-    hint = hints.CLIP_WHEN
-    if not any(clipped):
-        is_late = record.left[-1] < 1.01 * MOST_GRADIENT < record.norms[-1]
-        hint = hints.CLIP_LATE if is_late else hints.NO_CLIP
-        hint = hint if is_close(norms, raw, 1e-2) else hints.CLIP_NORM
-    after = slice(WARMUP, None)
-    expected = torch.full_like(norms, MOST_GRADIENT)[after]
-    expected_text, came_text = show(expected, norms[after])
-    raise MistakeError(f"norms {expected_text} after warm-up", came_text, hint)
+    norms = torch.tensor(record.norms[WARMUP:])
+    expected, came = show(torch.full_like(norms, MOST_GRADIENT), norms)
+    hint = hints.CLIP_WHEN if any(clipped) else _why_unclipped(record)
+    raise MistakeError(f"norms {expected} after warm-up", came, hint)
 
 
-def _are_clipped(record: Record) -> list[bool]:
-    return [abs(norm - MOST_GRADIENT) < 1e-3 for norm in record.norms]
-
-
-def _by_hand(rates: Tensor, clipped: list[bool], clear: bool = True) -> tuple[Tensor, Tensor]:
-    """Return the head's weights after training, and the norm of each gradient before clipping."""
-    model = _model()
-    optimizer = Descent(model, PEAK)
-    norms: list[float] = []
-    for (inputs, targets), rate, clip in zip(
-        batches(PER_EPOCH) * EPOCHS, rates, clipped, strict=True
-    ):
-        if clear:
-            optimizer.zero_grad()
-        mean_loss(model(inputs), targets).backward()
-        norms.append(_norm_of(model.parameters()))
-        if clip:
-            nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
-        optimizer.lr = float(rate)
-        optimizer.step()
-    return model.out_head.weight.detach(), torch.tensor(norms)
+def _why_unclipped(record: Record) -> str:
+    if not is_close(torch.tensor(record.norms), by_hand(record)[1], 1e-2):
+        return hints.CLIP_NORM
+    is_late = any(norm < 1.01 * MOST_GRADIENT for norm in record.left[-1:])
+    return hints.CLIP_LATE if is_late else hints.NO_CLIP
 
 
 def _updates_the_parameters(function: Any) -> None:
-    run = _trained(function)
-    rates, clipped = run.record.of_first_group(), _are_clipped(run.record)
-    mistakes: Mistakes = {hints.NO_ZERO_GRAD: _by_hand(rates, clipped, clear=False)[0]}
-    expected = _by_hand(rates, clipped)[0]
-    must_equal(run.model.out_head.weight, expected, mistakes, hints.TRAINING_STEP, atol=1e-3)
+    run = trained(function)
+    mistakes: Mistakes = {hints.NO_ZERO_GRAD: by_hand(run.record, clear=False)[0]}
+    right = by_hand(run.record)[0]
+    must_equal(head_of(run.model), right, mistakes, hints.TRAINING_STEP, atol=1e-3)
 
 
 def _tells_what_it_did(function: Any) -> None:
-    run = _trained(function)
+    run = trained(function)
     must(
         isinstance(run.came, (tuple, list)) and len(run.came) == 4,
         "train_losses, val_losses, track_tokens_seen, track_lrs",
@@ -374,7 +229,7 @@ def _tells_what_it_did(function: Any) -> None:
 
 
 def _trains_with_dropout(function: Any) -> None:
-    must_train_with_dropout(lambda model: _train(function, model))
+    must_train_with_dropout(lambda model: train(function, model))
 
 
 CHECKS = (
@@ -383,10 +238,10 @@ CHECKS = (
     Check("D.3", "find_highest_gradient", "sees negative gradients", _sees_negative_ones),
     Check("D.3", "find_highest_gradient", "leaves gradients as they are", _leaves_gradients_alone),
     Check("D.4", "train_model", "takes a step per batch", _takes_every_step),
-    Check("D.4", "train_model", "raises the rate to its peak in warm-up", _warms_up),
+    Check("D.4", "train_model", "raises the rate to its peak during warm-up", _warms_up),
     Check("D.4", "train_model", "then lowers it along half a cosine", _decays),
     Check("D.4", "train_model", "gives every group of parameters the rate", _sets_every_group),
-    Check("D.4", "train_model", "clips gradients to a norm of 1 before a step", _clips),
+    Check("D.4", "train_model", "clips gradients to a norm of 1 before the step", _clips),
     Check("D.4", "train_model", "updates the parameters batch by batch", _updates_the_parameters),
     Check("D.4", "train_model", "tells losses, tokens seen and rates", _tells_what_it_did),
     Check("D.4", "train_model", "trains in training mode", _trains_with_dropout),

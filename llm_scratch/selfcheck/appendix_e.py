@@ -181,7 +181,7 @@ def _adds_lora(name: str, cls: Any) -> None:
         hints.LINEAR_BIAS: [fixed - bias + s * change for s in SCALES],
         **_scale_mistakes(change, fixed),
     }
-    must_equal(came, fixed + SCALES[0] * change, mistakes, hints.LORA_UNUSED)
+    must_equal(came, fixed + SCALES[0] * change, mistakes, hints.LORA_SUM)
 
 
 def _leaves_frozen_what_is(name: str, cls: Any) -> None:
@@ -319,7 +319,7 @@ def _with_changes(model: Nested, ids: Tensor, scale: float) -> Tensor:
 
 def _checks_of(name: str) -> Iterator[Check]:
     claims: tuple[tuple[str, Callable[[str, Any], None]], ...] = (
-        ("is the linear layer itself at first", _is_the_layer_at_first),
+        ("gives what the linear layer gives at first", _is_the_layer_at_first),
         ("adds what LoRA learns", _adds_lora),
         ("leaves a frozen layer frozen, and learns beside it", _leaves_frozen_what_is),
         ("lets gradients through", _lets_gradients_through),
@@ -338,7 +338,11 @@ CHECKS = (
     Check("E.4", "LoRALayer", "draws the book's numbers from a seed", _draws_the_books_numbers),
     *_checks_of("LinearWithLoRA"),
     *_checks_of("LinearWithLoRAMerged"),
-    Check("E.4", "replace_linear_with_lora", "puts one beside every Linear", _replaces_every_one),
-    Check("E.4", "replace_linear_with_lora", "changes no result yet", _changes_nothing_yet),
+    Check(
+        "E.4", "replace_linear_with_lora", "adds LoRA to every linear layer", _replaces_every_one
+    ),
+    Check(
+        "E.4", "replace_linear_with_lora", "leaves the results as they were", _changes_nothing_yet
+    ),
     Check("E.4", "replace_linear_with_lora", "passes on rank and alpha", _passes_on_rank_and_alpha),
 )

@@ -207,12 +207,13 @@ ALPHA_ALONE = (
     "which keeps the change about as large for any rank."
 )
 LORA_PRODUCT = "Follow the shapes: from in_dim to rank, then from rank to out_dim."
-LORA_UNUSED = "Only the linear layer is heard. What must be added to its output?"
-LINEAR_UNUSED = "Only LoRA is heard. What does the frozen layer add?"
+LORA_UNUSED = "The result is the linear layer's alone. What should be added to it?"
+LINEAR_UNUSED = "The result is LoRA's alone. What does the linear layer contribute?"
+LORA_SUM = "Compare term by term with the linear layer's output plus that of LoRA."
 LINEAR_BIAS = "The result lacks the linear layer's bias."
 LINEAR_NEW = "The result is not the given layer's. Is that layer kept, or a new one made?"
 LINEAR_UNFROZEN = (
-    "A frozen weight learns again. Is the layer kept as it is, or are its weights rewrapped?"
+    "A frozen weight learns again. Is the layer kept as it is, or made anew from its weights?"
 )
 REPLACED_NONE = (
     "The model itself should change. Is the new layer set as an attribute of its parent?"

@@ -110,7 +110,7 @@ MISTAKES = [
     Mistake("linear layer left out", *LINEAR, "self.linear(x) + ", "", hints.LINEAR_UNUSED),
     Mistake("bias lost", *LINEAR, "self.linear(x)", "x @ self.linear.weight.T", hints.LINEAR_BIAS),
     Mistake("LoRA left out", *LINEAR, " + self.lora(x)", "", hints.LORA_UNUSED),
-    Mistake("LoRA subtracted", *LINEAR, " + self.lora(x)", " - self.lora(x)", hints.LORA_UNUSED),
+    Mistake("LoRA subtracted", *LINEAR, " + self.lora(x)", " - self.lora(x)", hints.LORA_SUM),
     Mistake("linear layer unfrozen", *LINEAR, "self.linear = linear",
             "self.linear = linear\n        linear.weight = nn.Parameter(linear.weight.data)",
             hints.LINEAR_UNFROZEN),
