@@ -153,10 +153,10 @@ HIGHEST = "Go over .grad of every parameter, and keep the largest number found s
 HIGHEST_WEIGHT = "That is the largest weight. Where does backward leave the gradients?"
 HIGHEST_SMALLEST = "That is the smallest number of all gradients; which way round is it compared?"
 HIGHEST_START = "All gradients are negative here. What is the first one compared with?"
-HIGHEST_LATE_SIGN = "The sign is dropped only after comparing; when would it have to go?"
+HIGHEST_LATE_SIGN = "The sign is dropped only after the comparison. When should it be dropped?"
 HIGHEST_SIGN = (
-    "That is no fault, the book's function does the same: it compares with the sign, so it misses "
-    "a large negative gradient."
+    "That is no fault: like the book's function, yours compares with the sign, so it misses a "
+    "large negative gradient."
 )
 HIGHEST_NONE = "A layer that took no part in the loss has None for a gradient; pass over it."
 HIGHEST_CHANGED = "Looking at gradients should not change them. Which call works in place?"
@@ -183,34 +183,30 @@ COSINE_LENGTH = (
     "Over which steps does the cosine stretch? Warm-up is not one of them; every epoch is."
 )
 NO_DECAY = "The rate stays at the peak. What changes it once warm-up is over?"
-NO_CLIP = (
-    "Gradients reach the optimizer unclipped. Between which two calls of the loop is the place?"
-)
-CLIP_LATE = "Gradients are clipped only after the step that used them."
+NO_CLIP = "Gradients reach the optimizer unclipped. Between which two calls should they be clipped?"
+CLIP_LATE = "Gradients are clipped only after the step has used them."
 CLIP_NORM = "Gradients are clipped, but not to a norm of 1 taken over all parameters together."
-CLIP_WHEN = "Some gradients after warm-up are clipped and others not. See the condition."
+CLIP_WHEN = "Gradients are clipped at the wrong steps. Look at the condition."
 
 # Appendix E
 LORA_MATRICES = "Two matrices learn, as nn.Parameter: one of rank columns, one of rank rows."
 LORA_START = "At first, LoRA should change nothing. Which of the two matrices starts at zero?"
 LORA_STUCK = "With both matrices at zero, neither ever gets a gradient. One must start at random."
-LORA_A_START = (
-    "All numbers of a matrix are equal, so all ranks learn the same. Draw them at random."
-)
+LORA_A_START = "All columns of A are equal, so all ranks learn the same. Draw A at random."
 LORA_SWAPPED = (
     "That is no fault: either matrix may start at zero. In the book it is B, and A is random."
 )
 ALPHA_MISSING = "The product of the matrices is right; see where alpha enters."
 ALPHA_RANK = "alpha and rank both scale the result, but not like this: which one divides?"
 ALPHA_ALONE = (
-    "That is no fault: so does the book's first printing. Later ones divide alpha by the rank, "
-    "which keeps the change about as large for any rank."
+    "That is no fault: the book's first printing multiplies by alpha alone, too. Later ones divide "
+    "it by the rank, so that the change stays about as large for any rank."
 )
 LORA_PRODUCT = "Follow the shapes: from in_dim to rank, then from rank to out_dim."
 LORA_UNUSED = "The result is the linear layer's alone. What should be added to it?"
 LINEAR_UNUSED = "The result is LoRA's alone. What does the linear layer contribute?"
 LORA_SUM = "Compare term by term with the linear layer's output plus that of LoRA."
-LINEAR_BIAS = "The result lacks the linear layer's bias."
+LINEAR_BIAS = "The result lacks the linear layer's bias. Where is it added?"
 LINEAR_NEW = "The result is not the given layer's. Is that layer kept, or a new one made?"
 LINEAR_UNFROZEN = (
     "A frozen weight learns again. Is the layer kept as it is, or made anew from its weights?"
@@ -218,8 +214,8 @@ LINEAR_UNFROZEN = (
 REPLACED_NONE = (
     "The model itself should change. Is the new layer set as an attribute of its parent?"
 )
-REPLACED_TOP = "Only the outermost layers were replaced. What of layers inside of other modules?"
-REPLACED_AGAIN = "A new layer has a linear layer inside, too, which must not be replaced in turn."
+REPLACED_TOP = "Only the outermost layers were replaced. What about those inside other modules?"
+REPLACED_AGAIN = "The new layer contains a linear layer, too, which must not be replaced in turn."
 REPLACED_HEAD = "The output layer is a linear layer as well."
-RANK_ALPHA = "See in which order rank and alpha are passed on, and that both are."
+RANK_ALPHA = "Are rank and alpha both passed on, and in the right order?"
 REPLACED_CHANGED = "Right after the replacement the model should compute what it did before."

@@ -25,6 +25,13 @@ REST = f"""\
             {IF_CLIP}            optimizer.step()
 """
 RANDOM_A = "nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))"
+END_OF_LORA = """\
+        self.B = nn.Parameter(torch.zeros(rank, out_dim))
+        self.alpha = alpha
+        self.rank = rank
+
+    def forward(self, x):
+        return (self.alpha / self.rank) * (x @ self.A @ self.B)"""
 OTHER_LINEAR = "nn.Linear(linear.in_features, linear.out_features)"
 # A table, a mistake a row.
 # fmt: off
@@ -163,6 +170,9 @@ VARIANTS = [
             "LambdaLR(optimizer, lambda _: lr / peak_lr)\n", ""),
     Mistake("alpha alone, as first printed", *LORA, "(self.alpha / self.rank)", "self.alpha",
             hints.ALPHA_ALONE),
+    Mistake("B in rows of their own", *LORA, END_OF_LORA, END_OF_LORA.replace("nn.Parameter(torch."
+            "zeros(rank, out_dim))", "nn.ParameterList(torch.zeros(out_dim) for _ in range(rank))")
+            .replace("self.B)", "torch.stack(list(self.B)))"), ""),
     Mistake("B random and A zero", *LORA, "self.alpha = alpha", "self.alpha = alpha\n"
             "        nn.init.zeros_(self.A), nn.init.normal_(self.B)", hints.LORA_SWAPPED),
     Mistake("head and all come back", *REPLACE, "def replace_linear_with_lora(model, rank, alpha):",

@@ -11,13 +11,8 @@ from torch import nn
 
 def find_highest_gradient(net):
     """Without the sign, over one long vector."""
-    return (
-        torch.cat(
-            [p.grad.reshape(-1) for p in net.parameters() if p.requires_grad and p.grad is not None]
-        )
-        .norm(p=math.inf)
-        .item()
-    )
+    gradients = [p.grad.reshape(-1) for p in net.parameters() if p.grad is not None]
+    return torch.cat(gradients).norm(p=math.inf).item()
 
 
 def _rates(count, rising, low, high, end):
