@@ -87,10 +87,11 @@ def _loss_of_batch(function: Any) -> None:
     with torch.no_grad():
         logits = model(inputs)
         mistakes = _loss_mistakes(model, logits, inputs, targets)
-    must_equal(results[0], _mean_loss(logits, targets).detach(), mistakes, hints.LOSS_DIM)
+    must_equal(results[0], mean_loss(logits, targets).detach(), mistakes, hints.LOSS_DIM)
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy of all positions."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
@@ -98,19 +99,19 @@ def _loss_mistakes(model: nn.Module, logits: Tensor, inputs: Tensor, targets: Te
     picked = targets.unsqueeze(-1)
     return {
         hints.LOSS_SUM: [
-            _mean_loss(logits, targets) * targets.numel(),
-            _mean_loss(logits, targets) * T,
-            _mean_loss(logits, targets) * B,
+            mean_loss(logits, targets) * targets.numel(),
+            mean_loss(logits, targets) * T,
+            mean_loss(logits, targets) * B,
         ],
-        hints.LOSS_SOFTMAX: _mean_loss(logits.softmax(-1), targets),
+        hints.LOSS_SOFTMAX: mean_loss(logits.softmax(-1), targets),
         hints.LOSS_LAST_ONLY: F.cross_entropy(logits[:, -1], targets[:, -1]),
-        hints.LOSS_SHIFTED_TWICE: _mean_loss(logits[:, :-1], targets[:, 1:]),
-        hints.LOSS_SWAPPED: _mean_loss(model(targets), inputs),
-        hints.TARGETS_NOT_SHIFTED: _mean_loss(logits, inputs),
+        hints.LOSS_SHIFTED_TWICE: mean_loss(logits[:, :-1], targets[:, 1:]),
+        hints.LOSS_SWAPPED: mean_loss(model(targets), inputs),
+        hints.TARGETS_NOT_SHIFTED: mean_loss(logits, inputs),
         hints.LOSS_DIM: [
             -logits.log_softmax(0).gather(-1, picked).mean(),
             -logits.log_softmax(1).gather(-1, picked).mean(),
-            _mean_loss(logits.transpose(0, 1), targets),
+            mean_loss(logits.transpose(0, 1), targets),
         ],
     }
 
@@ -131,7 +132,7 @@ LOADER = "(data_loader, model, device, num_batches=None)"
 
 def _losses(model: nn.Module, loader: list[Batch]) -> Tensor:
     with torch.no_grad():
-        return torch.stack([_mean_loss(model(inputs), targets) for inputs, targets in loader])
+        return torch.stack([mean_loss(model(inputs), targets) for inputs, targets in loader])
 
 
 def _loss_of_loader(function: Any) -> None:
@@ -142,10 +143,11 @@ def _loss_of_loader(function: Any) -> None:
         hints.LOADER_DIVISOR: losses.sum(),
         hints.LOADER_LAST: [losses[-1], losses[-1] / 4],
     }
-    must_equal(_number(came), losses.mean(), mistakes, hints.LOADER_DIVISOR)
+    must_equal(number_of(came), losses.mean(), mistakes, hints.LOADER_DIVISOR)
 
 
-def _number(came: Any) -> Tensor:
+def number_of(came: Any) -> Tensor:
+    """Return a reader's number as a tensor without a graph."""
     must(isinstance(came, (int, float, Tensor)), "a number", type(came).__name__, hints.NOT_TENSOR)
     return torch.as_tensor(came, dtype=torch.float32).detach()
 
@@ -157,8 +159,8 @@ def _takes_num_batches(function: Any) -> None:
         hints.LOADER_DIVISOR: [losses[:2].sum() / 4, losses.sum() / 2, losses[:2].sum()],
         hints.LOADER_NUM_BATCHES: [losses.mean(), losses[:3].mean(), losses[:3].sum() / 2],
     }
-    must_equal(_number(function(loader, model, CPU, 2)), losses[:2].mean(), mistakes)
-    came = _number(function(loader, model, CPU, 9))
+    must_equal(number_of(function(loader, model, CPU, 2)), losses[:2].mean(), mistakes)
+    came = number_of(function(loader, model, CPU, 9))
     must_equal(came, losses.mean(), {hints.LOADER_NUM_BATCHES: losses.sum() / 9})
 
 
@@ -176,7 +178,7 @@ def _evaluates_both(function: Any) -> None:
     )
     losses = [_losses(model, loader)[:2].mean() for loader in (train, val)]
     whole = torch.stack([_losses(model, loader).mean() for loader in (train, val)])
-    pair = torch.stack([_number(loss) for loss in came])
+    pair = torch.stack([number_of(loss) for loss in came])
     expected = torch.stack(losses)
     mistakes: Mistakes = {hints.SWAPPED_LOADERS: expected.flip(0), hints.LOADER_NUM_BATCHES: whole}
     must_equal(pair, expected, mistakes, hints.LOADER_DIVISOR)
@@ -186,7 +188,7 @@ def _evaluates_without_dropout(function: Any) -> None:
     model, train, val = tiny_model(drop_rate=0.5), batches(2), batches(2, seed=8)
     expected = torch.stack([_losses(model.eval(), loader).mean() for loader in (train, val)])
     model.train()
-    came = torch.stack([_number(loss) for loss in function(model, train, val, CPU, 2)])
+    came = torch.stack([number_of(loss) for loss in function(model, train, val, CPU, 2)])
     must_equal(came, expected, hint=hints.EVAL_MODE)
 
 
@@ -264,7 +266,7 @@ def _by_hand(epochs: int, clear: bool = True, update: bool = True) -> Tensor:
         for inputs, targets in batches(3):
             if clear:
                 optimizer.zero_grad()
-            _mean_loss(model(inputs), targets).backward()
+            mean_loss(model(inputs), targets).backward()
             if update:
                 optimizer.step()
     return torch.as_tensor(model.out_head.weight).detach()
@@ -288,8 +290,12 @@ def _tells_losses_and_tokens(function: Any) -> None:
         f"{type(came).__name__}",
         hints.NOT_TENSOR,
     )
+    must_tell_progress(came, EPOCHS * 3)
+
+
+def must_tell_progress(came: Any, steps: int) -> None:
+    """Check losses and tokens seen of a run on `batches` with an evaluation after every step."""
     lengths = [len(part) for part in came]
-    steps = EPOCHS * 3
     must(
         lengths == [steps] * 3,
         f"{steps} evaluations with eval_freq=1",
@@ -303,14 +309,21 @@ def _tells_losses_and_tokens(function: Any) -> None:
 
 
 def _trains_with_dropout(function: Any) -> None:
+    def train(model: GPTModel) -> None:
+        optimizer = Descent(model, lr=0.1)
+        function(model, batches(2), batches(1), optimizer, CPU, 2, 1, 1, "abcd", Letters())
+
+    must_train_with_dropout(train)
+
+
+def must_train_with_dropout(train: Callable[[GPTModel], object]) -> None:
+    """Check that every step of a run is taken in training mode."""
     model = tiny_model(drop_rate=0.5)
     modes: list[bool] = []
     model.register_forward_hook(
         lambda module, args, out: modes.append(module.training) if out.requires_grad else None
     )
-    optimizer = Descent(model, lr=0.1)
-    train = batches(2)
-    function(model, train, batches(1), optimizer, CPU, 2, 1, 1, "abcd", Letters())
+    train(model)
     must(
         any(modes[1:]) and modes[-1:] != [False],
         "training mode in every training step",
