@@ -1,7 +1,7 @@
 """Chapter 6: fine-tuning for classification.
 
     python chapters/ch06_classify.py              a small model, made here: 2 to 3 minutes
-    python chapters/ch06_classify.py --quick      a smaller one: less than 20 seconds
+    python chapters/ch06_classify.py --quick      a smaller one: less than a minute
     llm-scratch fetch sms-spam                    fetches the book's messages (0.2 MB)
     python chapters/ch06_classify.py --full       the exercises with GPT-2 too: hours
 

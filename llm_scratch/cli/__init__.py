@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from llm_scratch.chapter import never_fail_to_print
@@ -50,12 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run is None:
         parser.print_help(sys.stderr)
         return MISUSED
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"llm-scratch: {message}\n"
     try:
         return args.run(args)
     except (ValueError, OSError) as error:
         return _report(error, verbose)
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        warnings.formatwarning = shown
 
 
 def build_parser() -> argparse.ArgumentParser:

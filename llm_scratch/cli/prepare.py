@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import add_command, add_option, add_tokenizer, data_paths
@@ -64,7 +62,7 @@ def run_prepare(args: argparse.Namespace) -> int:
 
 
 def write(args: argparse.Namespace) -> TokenFile:
-    """Write the token file; a warning takes one line."""
+    """Write the token file, of texts or of bare ids."""
     from llm_scratch.text.bare_ids import refuse_bare_ids, write_bare_ids
     from llm_scratch.text.token_file import write_tokens
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
@@ -73,12 +71,7 @@ def write(args: argparse.Namespace) -> TokenFile:
     if args.bare_ids:
         return write_bare_ids(args.out, paths, open_tokenizer(args.tokenizer))
     refuse_bare_ids(paths)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        file = write_tokens(args.out, paths, open_tokenizer(args.tokenizer), empty=args.empty)
-    for warning in caught:
-        print(f"llm-scratch: {warning.message}", file=sys.stderr)
-    return file
+    return write_tokens(args.out, paths, open_tokenizer(args.tokenizer), empty=args.empty)
 
 
 def describe(file: TokenFile) -> str:

@@ -100,33 +100,34 @@ def _loss_of_batch(function: Any) -> None:
     with torch.no_grad():
         logits = model(inputs)
         mistakes = _loss_mistakes(model, logits, inputs, targets)
-    must_equal(results[0], _mean_loss(logits, targets).detach(), mistakes, hints.LOSS_DIM)
+    must_equal(results[0], mean_loss(logits, targets).detach(), mistakes, hints.LOSS_DIM)
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross entropy of all positions."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-TASK = Task(tiny_model, batches, _mean_loss)
+TASK = Task(tiny_model, batches, mean_loss)
 
 
 def _loss_mistakes(model: nn.Module, logits: Tensor, inputs: Tensor, targets: Tensor) -> Mistakes:
     picked = targets.unsqueeze(-1)
     return {
         hints.LOSS_SUM: [
-            _mean_loss(logits, targets) * targets.numel(),
-            _mean_loss(logits, targets) * T,
-            _mean_loss(logits, targets) * B,
+            mean_loss(logits, targets) * targets.numel(),
+            mean_loss(logits, targets) * T,
+            mean_loss(logits, targets) * B,
         ],
-        hints.LOSS_SOFTMAX: _mean_loss(logits.softmax(-1), targets),
+        hints.LOSS_SOFTMAX: mean_loss(logits.softmax(-1), targets),
         hints.LOSS_LAST_ONLY: F.cross_entropy(logits[:, -1], targets[:, -1]),
-        hints.LOSS_SHIFTED_TWICE: _mean_loss(logits[:, :-1], targets[:, 1:]),
-        hints.LOSS_SWAPPED: _mean_loss(model(targets), inputs),
-        hints.TARGETS_NOT_SHIFTED: _mean_loss(logits, inputs),
+        hints.LOSS_SHIFTED_TWICE: mean_loss(logits[:, :-1], targets[:, 1:]),
+        hints.LOSS_SWAPPED: mean_loss(model(targets), inputs),
+        hints.TARGETS_NOT_SHIFTED: mean_loss(logits, inputs),
         hints.LOSS_DIM: [
             -logits.log_softmax(0).gather(-1, picked).mean(),
             -logits.log_softmax(1).gather(-1, picked).mean(),
-            _mean_loss(logits.transpose(0, 1), targets),
+            mean_loss(logits.transpose(0, 1), targets),
         ],
     }
 
@@ -196,8 +197,12 @@ def _tells_losses_and_tokens(function: Any) -> None:
         f"{type(came).__name__}",
         hints.NOT_TENSOR,
     )
+    must_tell_progress(came, EPOCHS * 3)
+
+
+def must_tell_progress(came: Any, steps: int) -> None:
+    """Check losses and tokens seen of a run on `batches` with an evaluation after every step."""
     lengths = [len(part) for part in came]
-    steps = EPOCHS * 3
     must(
         lengths == [steps] * 3,
         f"{steps} evaluations with eval_freq=1",

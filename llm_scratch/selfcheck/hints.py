@@ -243,3 +243,75 @@ TRACKED = "Later code reads these names, for example to plot them."
 LOGITS = "The network should return raw scores; softmax belongs to the loss."
 ACTIVATIONS = "Look at the order of linear layers and activations, and at what the last one is."
 ACCURACY = "Count the right answers, then divide by the number of examples, not of batches."
+
+# Appendix D
+HIGHEST = "Go over .grad of every parameter, and keep the largest number found so far."
+HIGHEST_WEIGHT = "That is the largest weight. Where does backward leave the gradients?"
+HIGHEST_SMALLEST = "That is the smallest number of all gradients; which way round is it compared?"
+HIGHEST_START = "All gradients are negative here. What is the first one compared with?"
+HIGHEST_LATE_SIGN = "The sign is dropped only after the comparison. When should it be dropped?"
+HIGHEST_SIGN = (
+    "That is no fault: like the book's function, yours compares with the sign, so it misses a "
+    "large negative gradient."
+)
+HIGHEST_NONE = "A layer that took no part in the loss has None for a gradient; pass over it."
+HIGHEST_CHANGED = "Looking at gradients should not change them. Which call works in place?"
+RATE_NOT_SET = "The optimizer keeps its first rate. Where does it look up the rate of a step?"
+RATE_LATE = "Each rate comes one step late. What must happen before optimizer.step()?"
+RATE_GROUPS = "An optimizer may have several groups of parameters, each with a rate of its own."
+RATES_TOLD = "The rates that come back should be those that the steps were taken with, in order."
+RATE_REPAIRED = (
+    "That is no fault: your schedule reaches its ends one step earlier. The book's is at the peak "
+    "right after warm-up, and just above min_lr at the last step."
+)
+NO_WARMUP = "The first warmup_steps rates should rise towards the peak, by equal amounts."
+INITIAL_LR = "At which rate does warm-up start? See where initial_lr goes."
+WARMUP = "Write down the rates of warm-up by hand: the first, the last, and how far apart two are."
+STEP_COUNT = (
+    "The schedule is one step off. What is the number of the first step, and when is 1 added?"
+)
+COSINE = (
+    "How far has the decay come at its first step, and at its last? Try cos(pi * 0), cos(pi * 1)."
+)
+COSINE_UP = "The cosine goes up instead of down. What is its factor at the start, and at the end?"
+MIN_LR = "The decay ends at the wrong rate. Put the last step into the formula: what remains?"
+COSINE_LENGTH = (
+    "Over which steps does the cosine stretch? Warm-up is not one of them; every epoch is."
+)
+NO_DECAY = "The rate stays at the peak. What changes it once warm-up is over?"
+NO_CLIP = "Gradients reach the optimizer unclipped. Between which two calls should they be clipped?"
+CLIP_LATE = "Gradients are clipped only after the step has used them."
+CLIP_NORM = "Gradients are clipped, but not to a norm of 1 taken over all parameters together."
+CLIP_WHEN = "Gradients are clipped at the wrong steps. Look at the condition."
+
+# Appendix E
+LORA_MATRICES = "Two matrices learn, as nn.Parameter: one of rank columns, one of rank rows."
+LORA_START = "At first, LoRA should change nothing. Which of the two matrices starts at zero?"
+LORA_STUCK = "With both matrices at zero, neither ever gets a gradient. One must start at random."
+LORA_A_START = "All columns of A are equal, so all ranks learn the same. Draw A at random."
+LORA_SWAPPED = (
+    "That is no fault: either matrix may start at zero. In the book it is B, and A is random."
+)
+ALPHA_MISSING = "The product of the matrices is right; see where alpha enters."
+ALPHA_RANK = "alpha and rank both scale the result, but not like this: which one divides?"
+ALPHA_ALONE = (
+    "That is no fault: the book's first printing multiplies by alpha alone, too. Later ones divide "
+    "it by the rank, so that the change stays about as large for any rank."
+)
+LORA_PRODUCT = "Follow the shapes: from in_dim to rank, then from rank to out_dim."
+LORA_UNUSED = "The result is the linear layer's alone. What should be added to it?"
+LINEAR_UNUSED = "The result is LoRA's alone. What does the linear layer contribute?"
+LORA_SUM = "Compare term by term with the linear layer's output plus that of LoRA."
+LINEAR_BIAS = "The result lacks the linear layer's bias. Where is it added?"
+LINEAR_NEW = "The result is not the given layer's. Is that layer kept, or a new one made?"
+LINEAR_UNFROZEN = (
+    "A frozen weight learns again. Is the layer kept as it is, or made anew from its weights?"
+)
+REPLACED_NONE = (
+    "The model itself should change. Is the new layer set as an attribute of its parent?"
+)
+REPLACED_TOP = "Only the outermost layers were replaced. What about those inside other modules?"
+REPLACED_AGAIN = "The new layer contains a linear layer, too, which must not be replaced in turn."
+REPLACED_HEAD = "The output layer is a linear layer as well."
+RANK_ALPHA = "Are rank and alpha both passed on, and in the right order?"
+REPLACED_CHANGED = "Right after the replacement the model should compute what it did before."

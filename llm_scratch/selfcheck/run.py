@@ -23,6 +23,8 @@ CHAPTERS = {
     "ch06": "chapter6",
     "ch07": "chapter7",
     "appendix_a": "appendix_a",
+    "appendix_d": "appendix_d",
+    "appendix_e": "appendix_e",
 }
 
 
@@ -33,7 +35,7 @@ def check(chapter: str | int, source: Source) -> Report:
     notebook on disk, imports, constants, functions and classes are run, and nothing else.
 
     Args:
-        chapter: "ch02" to "ch07" or "appendix_a"; 3 and "3" mean "ch03".
+        chapter: "ch02" to "ch07", "appendix_a", "appendix_d", "appendix_e"; 3 and "3" mean "ch03".
         source: `globals()` in a notebook, or the path of a .py file, a notebook or a folder.
 
     Returns:
@@ -74,7 +76,7 @@ def chapter_key(chapter: str | int) -> str:
     """
     text = str(chapter).strip().lower().replace("-", "_").replace(" ", "_")
     found = re.fullmatch(r"(?:chapter_?|ch_?)?0?(\d)", text)
-    key = f"ch0{found[1]}" if found else re.sub(r"^(?:appendix_?)?a$", "appendix_a", text)
+    key = f"ch0{found[1]}" if found else re.sub(r"^(?:appendix_?)?([ade])$", r"appendix_\1", text)
     if key not in CHAPTERS:
         raise ValueError(f"no checks for chapter {chapter!r}; there are {', '.join(CHAPTERS)}")
     return key

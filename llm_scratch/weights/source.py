@@ -179,7 +179,9 @@ def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
     shape = (sizes["emb_dim"], sizes["n_layers"])
     if (n_heads := N_HEADS.get(shape)) is None:
         raise WeightsError(
-            source.path, "nothing says how many attention heads it has; give config=GPTConfig(...)"
+            source.path,
+            "nothing says how many attention heads it has; give n_heads= or config=, or write it "
+            "anew: llm-scratch weights convert MODEL FOLDER --n-heads N",
         )
     if source.layout != BOOK and (sizes["vocab_size"], sizes["context_length"]) == (50257, 1024):
         return n_heads

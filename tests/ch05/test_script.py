@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from llm_scratch.text.corpora import load_text
+
 SCRIPT = Path(__file__).parents[2] / "chapters" / "ch05_pretrain.py"
+BEGINNINGS = ("The clock", "Every effort moves you", "In the morning")
 pytestmark = pytest.mark.script(SCRIPT, "--quick")
 
 
@@ -48,6 +51,25 @@ def test_script_solves_the_exercises(run):
     before, after = output.split("One more epoch from")
     last = float(re.findall(r"Train loss (\S+),", before)[-1])
     assert float(re.findall(r"Train loss (\S+),", after)[-1]) < last
+
+
+def test_script_ends_with_what_the_model_writes(run):
+    lines = run.output.rstrip().splitlines()[-3:]
+    for line, beginning in zip(lines, BEGINNINGS, strict=True):
+        assert line.startswith(f"* {beginning}")
+        assert len(line.split()) > 15
+
+
+@pytest.mark.slow
+@pytest.mark.script(SCRIPT)
+def test_script_without_options_learns_the_story(run):
+    output = run.output
+    losses = [float(loss) for loss in re.findall(r"\(Step \d{6}\): Train loss (\S+),", output)]
+    assert losses[0] > 10
+    assert losses[-1] < 1
+    story = load_text("the-tide-clock").split()
+    words = " ".join(output.rstrip().splitlines()[-3:]).split()
+    assert sum(word in story for word in words) > 0.8 * len(words)
 
 
 def test_script_writes_only_under_its_output_folder(run):

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_main_tells_mistakes_from_failures(error, code, monkeypatch, capsys) -> 
     monkeypatch.setattr(cli.data, "run_fetch", fail)
     assert cli.main(["fetch"]) == code
     assert capsys.readouterr().err.count("\n") == (code != 130)
+
+
+def test_main_prints_a_warning_in_one_line(monkeypatch) -> None:
+    shown = []
+
+    def warn(args: object) -> int:
+        shown.append(warnings.formatwarning("left out: 2 rows", UserWarning, "rows.py", 7))
+        return 0
+
+    monkeypatch.setattr(cli.data, "run_fetch", warn)
+    before = warnings.formatwarning
+    assert cli.main(["fetch"]) == 0
+    assert shown == ["llm-scratch: left out: 2 rows\n"]
+    assert warnings.formatwarning is before
 
 
 def test_main_shows_the_version(capsys) -> None:

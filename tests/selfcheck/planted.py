@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +29,9 @@ class Mistake(NamedTuple):
 
 @cache
 def right_source() -> str:
-    files = (READERS / name for name in ("plain.py", "plain_later.py"))
+    files = (READERS / name for name in ("plain.py", "plain_later.py", "plain_appendices.py"))
     source = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    return source.replace("from plain import generate_text_simple\n", "")
+    return re.sub(r"^from plain\w* import .*\n", "", source, flags=re.MULTILINE)
 
 
 def plant(mistake: Mistake) -> str:

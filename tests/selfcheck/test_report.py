@@ -136,7 +136,15 @@ def test_check_prints_its_report_and_returns_it(capsys) -> None:
 
 @pytest.mark.parametrize(
     ("written", "key"),
-    [(3, "ch03"), ("3", "ch03"), ("Ch 3", "ch03"), ("chapter-05", "ch05"), ("A", "appendix_a")],
+    [
+        (3, "ch03"),
+        ("3", "ch03"),
+        ("Ch 3", "ch03"),
+        ("chapter-05", "ch05"),
+        ("A", "appendix_a"),
+        ("appendix-d", "appendix_d"),
+        ("e", "appendix_e"),
+    ],
 )
 def test_chapter_key_understands(written: str | int, key: str) -> None:
     assert chapter_key(written) == key

@@ -10,8 +10,10 @@ import pytest
 import torch
 from short_runs import CONFIG, DROPOUT, run, same
 
+from llm_scratch.text.token_file import write_tokens
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.checkpoints import checkpoints_in
 from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.loop import micro_batches
@@ -149,6 +151,20 @@ def test_train_without_validation_says_that_nothing_is_measured(build, parts):
     assert not any("nothing is measured" in line for line in lines)
     run(build(), parts, log=lines.append)
     assert sum("no validation part: nothing is measured" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.arange(90), r"is a ndarray; TokenPart.from_tokens\(...\) makes"),
+        (None, "is a TokenFile; its split"),
+    ],
+)
+def test_train_says_what_it_takes(build, tmp_path, data, message):
+    if data is None:
+        data = write_tokens(tmp_path / "t.bin", ["a b"], GPT2Tokenizer())
+    with pytest.raises(TypeError, match=message):
+        run(build(), (data,))
 
 
 def test_train_refuses_a_folder_that_is_in_use_or_not_empty(build, parts, tmp_path):

@@ -88,8 +88,7 @@ def calc_loss_batch(ids, labels, net, place):
 
 def calc_loss_loader(batches, net, place, limit=None):
     losses = [
-        calc_loss_batch(ids, labels, net, place)
-        for ids, labels in itertools.islice(batches, limit)
+        calc_loss_batch(ids, labels, net, place) for ids, labels in itertools.islice(batches, limit)
     ]
     return torch.stack(losses).mean()
 
