@@ -13,6 +13,9 @@ from llm_scratch.selfcheck.outcome import Result
 from llm_scratch.selfcheck.run import checks_of, results_of
 
 READERS = Path(__file__).parent / "readers"
+FIRST = ("plain.py", "plain_later.py")
+# Chapters 5 and 6 share names, so each chapter has a source of its own.
+FILES = {"ch06": ("plain_ch06.py",), "ch07": (*FIRST, "plain_ch07.py", "plain_preferences.py")}
 
 
 class Mistake(NamedTuple):
@@ -28,15 +31,15 @@ class Mistake(NamedTuple):
 
 
 @cache
-def right_source() -> str:
-    files = (READERS / name for name in ("plain.py", "plain_later.py", "plain_appendices.py"))
+def right_source(chapter: str = "") -> str:
+    files = (READERS / name for name in FILES.get(chapter, (*FIRST, "plain_appendices.py")))
     source = "\n".join(file.read_text(encoding="utf-8") for file in files)
     return re.sub(r"^from plain\w* import .*\n", "", source, flags=re.MULTILINE)
 
 
 def plant(mistake: Mistake) -> str:
     """Return the right file with one mistake in it."""
-    source = right_source()
+    source = right_source(mistake.chapter)
     for node in ast.parse(source).body:
         if getattr(node, "name", "") == mistake.name:
             block = ast.get_source_segment(source, node)

@@ -10,7 +10,7 @@ V1, V2 = ("ch02", "SimpleTokenizerV1"), ("ch02", "SimpleTokenizerV2")
 DATA, LOADER = ("ch02", "GPTDatasetV1"), ("ch02", "create_dataloader_v1")
 LOSS, LOSSES = ("ch05", "calc_loss_batch"), ("ch05", "calc_loss_loader")
 EVALUATE, TRAIN = ("ch05", "evaluate_model"), ("ch05", "train_model_simple")
-GENERATE, COLLATE = ("ch05", "generate"), ("ch07", "custom_collate_fn")
+GENERATE = ("ch05", "generate")
 STACKED = "nn.functional.cross_entropy(logits.flatten(0, 1), target_batch.flatten())"
 # A table, a mistake a row.
 # fmt: off
@@ -97,17 +97,6 @@ MISTAKES = [
     Mistake("dropped logits are 0", *GENERATE, "-torch.inf", "0.0", hints.TOP_K),
     Mistake("does not stop", *GENERATE, "if chosen == eos_id", "if chosen is eos_id", hints.EOS),
     Mistake("context not cropped", *GENERATE, "idx[:, -context_size:]", "idx", hints.CROP_MISSING),
-    Mistake("loss over padding", *COLLATE, "target[padding[1:]] = ignore_index", "pass",
-            hints.PADDING_TARGETS),
-    Mistake("the end masked too", *COLLATE, "padding[1:]", "padding", hints.PADDING_TARGETS),
-    Mistake("collated targets unshifted", *COLLATE, "row[1:].clone()", "row[:-1].clone()",
-            hints.TARGETS_NOT_SHIFTED),
-    Mistake("targets not cut", *COLLATE, "target[:allowed_max_length]", "target",
-            hints.TRUNCATION),
-    Mistake("padded one too far", "ch07", "custom_collate_draft_1", "for item in batch)\n",
-            "for item in batch) + 1\n", hints.RAGGED),
-    Mistake("draft targets unshifted", "ch07", "custom_collate_draft_2", "rows[:, 1:]",
-            "rows[:, :-1]", hints.TARGETS_NOT_SHIFTED),
     Mistake("softmax in the network", "appendix_a", "NeuralNetwork", "return self.layers(x)",
             "return self.layers(x).softmax(-1)", hints.LOGITS),
     Mistake("activation at the end", "appendix_a", "NeuralNetwork", "nn.Linear(20, num_outputs),",
@@ -129,7 +118,7 @@ def test_planted_mistake_is_caught_with_its_hint(mistake: Mistake) -> None:
     assert any(mistake.hint in result.hint for result in found), found
 
 
-@pytest.mark.parametrize("chapter", ["ch02", "ch05", "ch07", "appendix_a"])
+@pytest.mark.parametrize("chapter", ["ch02", "ch05", "appendix_a"])
 def test_right_file_has_no_mistake(chapter: str) -> None:
     for name in {check.name for check in checks_of(chapter)}:
         assert {result.state for result in results(right_source(), chapter, name)} == {"right"}

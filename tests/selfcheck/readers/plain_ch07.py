@@ -1,4 +1,4 @@
-"""What a reader might type in chapter 7; its collate functions stand in plain_later.py."""
+"""What a reader might type in chapter 7."""
 
 import json
 import os
@@ -49,6 +49,33 @@ class InstructionDataset(Dataset):
 
     def __len__(self):
         return len(self.data)
+
+
+def custom_collate_draft_1(batch, pad_token_id=50256, device="cpu"):
+    longest = max(len(item) for item in batch)
+    rows = [item + [pad_token_id] * (longest - len(item)) for item in batch]
+    return torch.tensor(rows).to(device)
+
+
+def custom_collate_draft_2(batch, pad_token_id=50256, device="cpu"):
+    longest = max(len(item) for item in batch) + 1
+    rows = torch.tensor([item + [pad_token_id] * (longest - len(item)) for item in batch])
+    return rows[:, :-1].to(device), rows[:, 1:].to(device)
+
+
+def custom_collate_fn(
+    batch, pad_token_id=50256, ignore_index=-100, allowed_max_length=None, device="cpu"
+):
+    longest = max(len(item) for item in batch) + 1
+    inputs, targets = [], []
+    for item in batch:
+        row = torch.tensor(item + [pad_token_id] * (longest - len(item)))
+        target = row[1:].clone()
+        padding = torch.nonzero(target == pad_token_id).flatten()
+        target[padding[1:]] = ignore_index
+        inputs.append(row[:-1][:allowed_max_length])
+        targets.append(target[:allowed_max_length])
+    return torch.stack(inputs).to(device), torch.stack(targets).to(device)
 
 
 def check_if_running(process_name):

@@ -1,4 +1,4 @@
-"""What a reader might type after chapter 4: training, sampling, batches of instructions."""
+"""What a reader might type after chapter 4: training, sampling, appendix A."""
 
 import torch
 from plain import generate_text_simple
@@ -105,33 +105,6 @@ def generate(model, idx, max_new_tokens, context_size, temperature=0.0, top_k=No
             break
         idx = torch.cat((idx, chosen), dim=1)
     return idx
-
-
-def custom_collate_draft_1(batch, pad_token_id=50256, device="cpu"):
-    longest = max(len(item) for item in batch)
-    rows = [item + [pad_token_id] * (longest - len(item)) for item in batch]
-    return torch.tensor(rows).to(device)
-
-
-def custom_collate_draft_2(batch, pad_token_id=50256, device="cpu"):
-    longest = max(len(item) for item in batch) + 1
-    rows = torch.tensor([item + [pad_token_id] * (longest - len(item)) for item in batch])
-    return rows[:, :-1].to(device), rows[:, 1:].to(device)
-
-
-def custom_collate_fn(
-    batch, pad_token_id=50256, ignore_index=-100, allowed_max_length=None, device="cpu"
-):
-    longest = max(len(item) for item in batch) + 1
-    inputs, targets = [], []
-    for item in batch:
-        row = torch.tensor(item + [pad_token_id] * (longest - len(item)))
-        target = row[1:].clone()
-        padding = torch.nonzero(target == pad_token_id).flatten()
-        target[padding[1:]] = ignore_index
-        inputs.append(row[:-1][:allowed_max_length])
-        targets.append(target[:allowed_max_length])
-    return torch.stack(inputs).to(device), torch.stack(targets).to(device)
 
 
 class NeuralNetwork(nn.Module):

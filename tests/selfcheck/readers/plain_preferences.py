@@ -1,4 +1,4 @@
-"""What a reader might type of chapter 7's bonus material, its collate function included."""
+"""What a reader might type of chapter 7's bonus material on preferences."""
 
 import torch
 from plain_ch07 import format_input
@@ -25,7 +25,7 @@ class PreferenceDataset(Dataset):
         return len(self.data)
 
 
-def custom_collate_fn(
+def preference_collate(
     batch, pad_token_id=50256, allowed_max_length=None, mask_prompt_tokens=True, device="cpu"
 ):
     result = {"prompt": [torch.tensor(item["prompt"]).to(device) for item in batch]}
