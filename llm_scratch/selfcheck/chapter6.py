@@ -67,7 +67,8 @@ def _fetches_once(function: Any) -> None:
     must(found == "ham\tkept\n", "the file left as it is", repr(found), hints.FETCHED_AGAIN)
 
 
-MESSAGES: Rows = [("spam" if i in (2, 5, 8) else "ham", f"message {i}") for i in range(12)]
+# So many that drawing a row twice happens almost surely, where it can happen.
+MESSAGES: Rows = [("spam" if i % 3 == 2 else "ham", f"message {i}") for i in range(60)]
 
 
 def _tables(rows: Rows) -> Iterator[Any]:
@@ -122,7 +123,9 @@ def _append(results: list[Any], run: Callable[[Any], Any], table: Any) -> None:
 
 def _balanced(function: Any) -> Rows:
     def run(table: Any) -> Rows:
-        return _rows_of(call("create_balanced_dataset", function, (table,), "(df)"))
+        rows = _rows_of(call("create_balanced_dataset", function, (table,), "(df)"))
+        must(len(rows) > 0, "rows of both labels", "no rows", hints.BALANCE)
+        return rows
 
     rows: Rows = _on_rows(run)
     return rows
@@ -131,8 +134,8 @@ def _balanced(function: Any) -> Rows:
 def _takes_as_many_of_each(function: Any) -> None:
     counts = Counter(label for label, _ in _balanced(function))
     must(
-        counts == {"ham": 3, "spam": 3},
-        "3 ham and 3 spam out of 9 and 3",
+        counts == {"ham": 20, "spam": 20},
+        "20 ham and 20 spam out of 40 and 20",
         f"{counts['ham']} ham and {counts['spam']} spam",
         hints.BALANCE,
     )
@@ -150,7 +153,7 @@ SPLIT = "(df, train_frac, validation_frac)"
 
 def _parts(function: Any) -> list[Rows]:
     def run(table: Any) -> list[Rows]:
-        came = call("random_split", function, (table, 0.5, 0.25), SPLIT)
+        came = call("random_split", function, (table, 0.5, 0.2), SPLIT)
         must(
             isinstance(came, (tuple, list)) and len(came) == 3,
             "three parts: training, validation, test",
@@ -166,11 +169,11 @@ def _parts(function: Any) -> list[Rows]:
 def _splits_by_the_fractions(function: Any) -> None:
     sizes = [len(part) for part in _parts(function)]
     hint = hints.SPLIT_ENDS
-    if sum(sizes) != 12:
-        hint = hints.SPLIT_LOSES
-    elif sorted(sizes) == [3, 3, 6]:
+    if sorted(sizes) == [12, 18, 30]:
         hint = hints.SPLIT_ORDER
-    must(sizes == [6, 3, 3], "parts of 6, 3 and 3 rows out of 12", f"{sizes}", hint)
+    elif sum(sizes) != len(MESSAGES) and all(sizes):
+        hint = hints.SPLIT_LOSES
+    must(sizes == [30, 12, 18], "parts of 30, 12 and 18 rows out of 60", f"{sizes}", hint)
 
 
 def _puts_each_row_into_one_part(function: Any) -> None:

@@ -252,10 +252,10 @@ ROWS = (
     (
         "6.7",
         "train_classifier_simple",
-        "updates the layers that learn",
-        partial(with_its_loss, 6, _updates_what_learns),
+        "leaves frozen layers alone",
+        partial(with_its_loss, 6, _leaves_frozen_layers),
     ),
-    ("6.7", "train_classifier_simple", "leaves frozen layers alone", _leaves_frozen_layers),
+    ("6.7", "train_classifier_simple", "updates the layers that learn", _updates_what_learns),
     ("6.7", "train_classifier_simple", "tells what it measured", _tells_losses_and_accuracies),
     ("6.7", "train_classifier_simple", "trains in training mode", _trains_with_dropout),
 )

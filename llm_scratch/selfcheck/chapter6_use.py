@@ -105,7 +105,7 @@ def _draws_both_curves(function: Any) -> None:
 
 
 REVIEW = "(text, model, tokenizer, device, max_length=None, pad_token_id=50256)"
-REVIEWS = ("bcb", "cdc", "bbbbb", "dd", "cab", "dcba")
+REVIEWS = ("bcb", "cdc", "bbbbb", "dd", "cab", "dcba", "bdbdbdbc", "dbdbdbdd")
 LENGTH, PAD = 8, 59
 ANSWERS = ("not spam", "spam")
 
@@ -119,9 +119,9 @@ def _classify(function: Any, text: str) -> tuple[Any, Parities]:
 
 
 def _names_the_class(function: Any) -> None:
-    came = [_classify(function, text)[0] for text in REVIEWS]
-    rows = [_padded(text) for text in REVIEWS]
-    sums = [torch.tensor(row).cumsum(0) % 2 for row in rows]
+    answers = [_classify(function, text) for text in REVIEWS]
+    came = [answer for answer, _ in answers]
+    sums = [model.shown[-1].flatten().cumsum(0) % 2 for _, model in answers]
     expected = [ANSWERS[int(odd[-1])] for odd in sums]
     hint = hints.CLASS_POSITION
     if came == [ANSWERS[1 - int(odd[-1])] for odd in sums]:
@@ -148,7 +148,11 @@ def _shown(function: Any, text: str) -> list[list[int]]:
 def _pads_a_review(function: Any) -> None:
     for text in REVIEWS[:3]:
         came, expected = _shown(function, text), [_padded(text)]
-        hint = hints.PADDED_LENGTH if len(came[0]) != LENGTH else hints.PADDING_IDS
+        hint = hints.PADDING_IDS
+        if len(came[0]) != LENGTH:
+            hint = hints.PADDED_LENGTH
+        elif came[0][-len(text) :] == Letters().encode(text):
+            hint = hints.PADDED_LEFT
         must(came == expected, f"the model to see {expected}", f"{came}", hint)
 
 
