@@ -75,12 +75,13 @@ def _asks_for_the_same_reply(function: Any) -> None:
 
 
 SCORE = '(json_data, json_key, model="llama3")'
+# No text holds another one, so that each is found only where it is shown.
 ANSWERED = [
-    {"instruction": "Give the plural.", "input": "goose", "output": "geese", "reply": "gooses"},
+    {"instruction": "Give the plural.", "input": "goose", "output": "geese", "reply": "gooze"},
     {"instruction": "Name a prime.", "input": "", "output": "Seventeen", "reply": "Nineteen"},
-    {"instruction": "Add two.", "input": "forty", "output": "forty-two", "reply": "No idea"},
+    {"instruction": "Add two.", "input": "eleven", "output": "thirteen", "reply": "No idea"},
 ]
-GRADES = {"gooses": "12", "Nineteen": "95", "No idea": "3"}
+GRADES = {"gooze": "12", "Nineteen": "95", "No idea": "3"}
 
 
 def _scores(function: Any, reply: Callable[[str], str]) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -141,8 +142,8 @@ JUDGING_CHECKS = (
     Check("7.8", "query_model", "sends the prompt", _sends_the_prompt),
     Check("7.8", "query_model", "asks the model that is named", _asks_the_model),
     Check("7.8", "query_model", "asks for the same reply again", _asks_for_the_same_reply),
-    Check("7.8", SCORES, "gives a score for each answer", _gives_a_score_each),
     Check("7.8", SCORES, "shows the judge what it needs", _shows_the_judge_all),
+    Check("7.8", SCORES, "gives a score for each answer", _gives_a_score_each),
     Check("7.8", SCORES, "passes over replies that are no number", _passes_over_other_replies),
     Check("7.8", SCORES, "asks the judge that is named", _asks_the_judge_that_is_named),
 )
