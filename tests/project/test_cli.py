@@ -110,6 +110,16 @@ def test_main_tells_mistakes_from_failures(error, code, monkeypatch, capsys) -> 
     assert capsys.readouterr().err.count("\n") == (code != 130)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+def test_main_ends_quietly_when_nobody_reads_on() -> None:
+    code = "from llm_scratch.cli import main\nwhile main(['fetch']) == 0: pass\n"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_main_prints_a_warning_in_one_line(monkeypatch) -> None:
     shown = []
 
