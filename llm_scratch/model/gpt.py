@@ -15,7 +15,7 @@ from llm_scratch.model import decoder
 from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig, as_config
-from llm_scratch.model.initialization import SkipInitialization, init_gpt2
+from llm_scratch.model.initialization import SkipInitialization, init_normal
 from llm_scratch.model.layers import FeedForward, LayerNorm
 from llm_scratch.model.linear import Linear
 
@@ -156,9 +156,9 @@ class GPTModel(nn.Module):
         positions: Tensor | None = None,
     ) -> Tensor:
         """Everything but the head: (B, T) ids -> (B, T, C). Arguments and errors as `forward`."""
-        mask, positions = decoder.placed(self, in_idx, cache, attention_mask, positions)
-        between = isinstance(positions, slice)
-        places = self.pos_emb.weight[positions] if between else self.pos_emb(positions)
+        mask, where = decoder.placed(self, in_idx, cache, attention_mask, positions)
+        follow = isinstance(where, slice)
+        places = self.pos_emb.weight[where] if follow else self.pos_emb(where)
         x = self.drop_emb(decoder.embedded(self.tok_emb, in_idx) + places)  # (B, T, C)
         plain = mask is None and cache is None  # then a block of one's own needs no options
         for layer, block in enumerate(self.trf_blocks):
@@ -208,7 +208,7 @@ class GPTModel(nn.Module):
         Source:
             Radford et al. 2019 (GPT-2), section 2.3.
         """
-        init_gpt2(self, self.cfg.n_layers, std, position_std, generator)
+        init_normal(self, self.cfg.n_layers, std, position_std, generator)
 
     def num_parameters(self, *, head: bool = True, trainable_only: bool = False) -> int:
         """How many parameters the model has (single numbers), a shared one counted once.

@@ -77,14 +77,14 @@ class LlamaConfig(ReadsLikeADict):
         n_heads: H, attention heads a block.
         n_layers: transformer blocks.
         hidden_dim: width inside the feed-forward network; without experts it is needed.
-        n_kv_groups: how many keys and values there are for the H queries; None means H.
-        head_dim: D, width of a head; None means C / H.
+        n_kv_groups: how many keys and values there are for the H queries; 0 means H.
+        head_dim: D, width of a head; 0 means C / H.
         rope_base: the base of RoPE's frequencies.
         rope_freq: how they are stretched: a `RopeScaling`, or a dict of its arguments.
         qk_norm: whether queries and keys are normalised (Qwen 3).
         qkv_bias: whether the query, key and value projections have a bias (Qwen 1.5 to 2.5).
         tie_weights: whether the output head is the token embedding.
-        norm_eps: what keeps RMSNorm from dividing by 0; None means 1e-6 with `qk_norm`, else 1e-5.
+        norm_eps: what keeps RMSNorm from dividing by 0; 0 means 1e-6 with `qk_norm`, else 1e-5.
         sliding_window: how many tokens, itself included, a token looks back at; None means all.
         sliding_layers: the blocks that have the window, from 0; None means all.
         num_experts: experts of each feed-forward network; 0 for a single network.
@@ -106,20 +106,20 @@ class LlamaConfig(ReadsLikeADict):
     emb_dim: int
     n_heads: int
     n_layers: int
-    hidden_dim: int | None = None
-    n_kv_groups: int | None = None
-    head_dim: int | None = None  # type: ignore[assignment]
+    hidden_dim: int = 0
+    n_kv_groups: int = 0
+    head_dim: int = 0
     rope_base: float = 10_000.0
     rope_freq: RopeScaling | None = None
     qk_norm: bool = False
     qkv_bias: bool = False
     tie_weights: bool = False
-    norm_eps: float | None = None
+    norm_eps: float = 0.0
     sliding_window: int | None = None
     sliding_layers: tuple[int, ...] | None = None
     num_experts: int = 0
-    num_experts_per_tok: int | None = None
-    moe_intermediate_size: int | None = None
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
     norm_topk_prob: bool = True
     dtype: str | None = None
 
@@ -138,16 +138,16 @@ class LlamaConfig(ReadsLikeADict):
     def _set_defaults(self) -> None:
         """Fill in what follows from other arguments, and make plain data of them."""
         put = partial(object.__setattr__, self)
-        if self.n_kv_groups is None:
+        if not self.n_kv_groups:
             put("n_kv_groups", self.n_heads)
-        if self.head_dim is None:
+        if not self.head_dim:
             heads = positive_int("n_heads", self.n_heads)
             if positive_int("emb_dim", self.emb_dim) % heads:
                 raise ConfigError(
                     f"emb_dim={self.emb_dim} is not divisible by n_heads={heads}; give head_dim"
                 )
             put("head_dim", self.emb_dim // heads)
-        if self.norm_eps is None:
+        if not self.norm_eps:
             put("norm_eps", 1e-6 if self.qk_norm else 1e-5)
         if isinstance(self.rope_freq, Mapping):
             put("rope_freq", _rope_scaling(self.rope_freq))
@@ -161,7 +161,7 @@ class LlamaConfig(ReadsLikeADict):
         names = [*_SIZES, "n_kv_groups", "head_dim"]
         if self.num_experts:
             names += ["num_experts", "num_experts_per_tok", "moe_intermediate_size"]
-        if not self.num_experts or self.hidden_dim is not None:
+        if not self.num_experts or self.hidden_dim:
             names.append("hidden_dim")
         return names + (["sliding_window"] if self.sliding_window is not None else [])
 
@@ -176,7 +176,7 @@ class LlamaConfig(ReadsLikeADict):
             raise ConfigError(f"head_dim={self.head_dim} must be even: RoPE turns pairs")
         if self.rope_freq is not None and not isinstance(self.rope_freq, RopeScaling):
             raise ConfigError(f"rope_freq={self.rope_freq!r} must be a RopeScaling or a dict")
-        if self.num_experts and self.num_experts_per_tok > self.num_experts:  # type: ignore[operator]
+        if self.num_experts and self.num_experts_per_tok > self.num_experts:
             raise ConfigError(f"{self.num_experts_per_tok} of {self.num_experts} experts can't be")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
@@ -187,7 +187,7 @@ class LlamaConfig(ReadsLikeADict):
     @property
     def n_kv_heads(self) -> int:
         """Heads with keys and values of their own."""
-        return self.n_kv_groups  # type: ignore[return-value]
+        return self.n_kv_groups
 
     def window_of(self, layer: int) -> int | None:
         """Return how many tokens a block's tokens look back at; None for all."""
