@@ -36,7 +36,8 @@ from llm_scratch.weights.folder_metadata import (
     read_metadata,
     saved_head,
 )
-from llm_scratch.weights.gpt2_names import Part, hugging_face_parts, layers_of, strip_prefixes
+from llm_scratch.weights.gpt2_names import hugging_face_parts, layers_of, strip_prefixes
+from llm_scratch.weights.parts import Part
 from llm_scratch.weights.tokenizer_files import load_tokenizer
 
 

@@ -19,8 +19,8 @@ from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
+from llm_scratch.weights.gpt2_config_json import SIZES
 from llm_scratch.weights.gpt2_names import BLOCK, TOP, TRANSPOSED
-from llm_scratch.weights.huggingface_files import SIZES
 
 
 def export_huggingface(

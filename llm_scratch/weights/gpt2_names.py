@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from llm_scratch.model.wrappers import WRAPPERS
-from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
+from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.weights.parts import Part
 
 HUGGING_FACE, OPENAI, BOOK, NANOGPT = "huggingface", "openai", "book", "nanogpt"
 
@@ -50,36 +49,6 @@ BLOCK = {
 # The matrices are stored (in, out), the other way round than a linear layer wants them: transposed
 # always, never by looking at shapes, since the square one fits either way.
 TRANSPOSED = {name for name in BLOCK if name[:3] != "ln_" and name.endswith(".weight")}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One parameter, still in its file: the stored tensor, and which way round it is to be read.
-
-    Args:
-        stored: the tensor in the file.
-        transpose: whether it is stored (in, out).
-        third: which third of the last axis is meant, None for the whole.
-    """
-
-    stored: Stored
-    transpose: bool = False
-    third: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the parameter will have."""
-        *rest, last = self.stored.shape
-        shape = (*rest, last // 3 if self.third is not None and last % 3 == 0 else last)
-        return shape[::-1] if self.transpose else shape
-
-    def tensor(self) -> Tensor:
-        """The parameter's numbers: dense, alone in their storage, mapped where that is possible."""
-        if self.third is None:
-            whole = self.stored.tensor
-        else:
-            whole = thirds_of(self.stored)[self.third]
-        return owned(whole.t() if self.transpose else whole)
 
 
 def layout_of(names: Iterable[str]) -> str | None:
@@ -179,25 +148,3 @@ def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
     if re.fullmatch(r"h\.\d+\.attn\.bias", name):
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return re.fullmatch(r"h\.\d+\.attn\.masked_bias", name) is not None and shape in ((), (1,))
-
-
-def compare(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    surplus: Iterable[str] = (),
-) -> str:
-    """What does not fit, in one line that names tensors; empty when all of it does."""
-    missing = [name for name in expected if name not in found]
-    extra = [*(name for name in found if name not in expected), *surplus]
-    wrong = [
-        f"{name} {found[name]} where {shape} is needed"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    kinds = (("missing", missing), ("not used", extra), ("of another shape", wrong))
-    return "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(name[:100] for name in names[:6]) + more

@@ -12,7 +12,7 @@ import torch
 from llm_scratch.foreign import NOTHING, USED, Rule, check_settings
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.gpt2_names import Part
+from llm_scratch.weights.parts import Part
 
 SIZES = {
     "vocab_size": "vocab_size",
