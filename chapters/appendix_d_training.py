@@ -1,8 +1,8 @@
 """Appendix D: adding bells and whistles to the training loop.
 
-    python chapters/appendix_d_training.py            a smaller model: about 5 minutes
+    python chapters/appendix_d_training.py            a smaller model: 3 to 6 minutes
     python chapters/appendix_d_training.py --quick    a small one: less than a minute
-    python chapters/appendix_d_training.py --full     the book's model: 8 to 10 minutes
+    python chapters/appendix_d_training.py --full     the book's model: 10 to 20 minutes
 
 Times are for two cores of a laptop. Only with --full are the losses of D.4 the book's; the numbers
 of D.1 to D.3 are the book's without it too. Nothing is downloaded: without the book's story it

@@ -1,6 +1,6 @@
 """Appendix E: parameter-efficient fine-tuning with LoRA.
 
-    python chapters/appendix_e_lora.py            a small model, made here: about 2 minutes
+    python chapters/appendix_e_lora.py            a small model, made here: 2 to 3 minutes
     python chapters/appendix_e_lora.py --quick    a smaller one: less than a minute
 
 Times are for two cores of a laptop. Nothing is downloaded: without the SMS Spam Collection it works

@@ -1,6 +1,6 @@
 """Chapter 7: fine-tuning to follow instructions.
 
-    python chapters/ch07_instruct.py             a small model, made here: about 5 minutes
+    python chapters/ch07_instruct.py             a small model, made here: 3 to 5 minutes
     python chapters/ch07_instruct.py --quick     a smaller one: less than a minute
     python chapters/ch07_instruct.py --download  fetches the book's instructions (0.2 MB) first
     python chapters/ch07_instruct.py --judge llama3  lets a model that Ollama runs score the answers

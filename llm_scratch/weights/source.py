@@ -188,7 +188,7 @@ def config_of(source: Source, config: Any | None = None) -> Any:
 
 
 def _llama_config(source: Source) -> LlamaConfig:
-    """The configuration that the files of a model of Llama's family state; shapes tell too little."""
+    """The configuration that the files beside a model of Llama's family state."""
     options = {k: v for k, v in source.known.items() if k != "class_names"}
     if not {"n_heads", "context_length"} <= options.keys():
         raise WeightsError(

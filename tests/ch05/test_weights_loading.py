@@ -20,8 +20,7 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import is_dense, owned
 from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.gpt2_names import openai_as_hugging_face
-from llm_scratch.weights.parts import compare
+from llm_scratch.weights.gpt2_names import compare, openai_as_hugging_face
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)
@@ -73,9 +72,8 @@ def test_load_gpt2_sees_every_flipped_bit_of_tensorflows_numbers(tmp_path):
 def test_load_gpt2_asks_for_the_heads_where_no_file_says_them(tmp_path):
     folder = shutil.copytree(FIXTURE, tmp_path / "m")
     (folder / "hparams.json").unlink()
-    with pytest.raises(
-        WeightsError, match=r"how many attention heads.*n_heads= or config=.*--n-heads N"
-    ):
+    wanted = r"how many attention heads.*n_heads= or config=.*--n-heads N"
+    with pytest.raises(WeightsError, match=wanted):
         load_gpt2(folder)
     sizes = {"vocab_size": 30, "context_length": 12, "emb_dim": 8, "n_layers": 2}
     model = load_gpt2(folder, config={**sizes, "n_heads": 2, "qkv_bias": True})
