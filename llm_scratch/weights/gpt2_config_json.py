@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
+from llm_scratch.model.config import GPTConfig
 from llm_scratch.tensor_files.errors import WeightsError
 
 SIZES = {
@@ -89,3 +90,28 @@ def read_gpt2_config(
     if isinstance(labels := values.get("id2label"), dict):
         found["class_names"] = tuple(str(labels.get(str(n))) for n in range(len(labels)))
     return found
+
+
+def write_gpt2_config(cfg: GPTConfig, tied: bool, dtype: str, end: int | None) -> dict[str, Any]:
+    """Return the `config.json` of a `GPTModel`; see `write_llama_config`."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        **{theirs: cfg[ours] for theirs, ours in SIZES.items()},
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "embd_pdrop": cfg.embedding_dropout,
+        "attn_pdrop": cfg.attention_dropout,
+        "resid_pdrop": cfg.shortcut_dropout,
+        "initializer_range": 0.02,
+        "scale_attn_weights": True,
+        "use_cache": True,
+        # Always written: what its absence means has changed between versions of transformers.
+        "tie_word_embeddings": tied,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "torch_dtype": dtype,
+        # For this library: without it, biases of zero would come back as biases.
+        "qkv_bias": cfg.qkv_bias,
+    }

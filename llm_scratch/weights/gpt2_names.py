@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.wrappers import WRAPPERS
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.parts import Part
@@ -148,3 +150,20 @@ def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
     if re.fullmatch(r"h\.\d+\.attn\.bias", name):
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return re.fullmatch(r"h\.\d+\.attn\.masked_bias", name) is not None and shape in ((), (1,))
+
+
+def to_hugging_face(tensors: dict[str, Tensor], cfg: GPTConfig) -> dict[str, Tensor]:
+    """Return the tensors of a GPT by Hugging Face's names, matrices as (in, out)."""
+    found = {
+        theirs if theirs == "lm_head.weight" else f"transformer.{theirs}": tensors[ours]
+        for theirs, ours in TOP.items()
+        if ours in tensors
+    }
+    for block in range(cfg.n_layers):
+        prefix = f"trf_blocks.{block}."
+        no_bias = tensors[f"{prefix}att.W_query.weight"].new_zeros(cfg.emb_dim)
+        for theirs, ours in BLOCK.items():
+            parts = [tensors.get(f"{prefix}{name}", no_bias) for name in ours]
+            whole = torch.cat(parts) if len(parts) > 1 else parts[0]  # three of (C, C) -> (3C, C)
+            found[f"transformer.h.{block}.{theirs}"] = whole.t() if theirs in TRANSPOSED else whole
+    return found

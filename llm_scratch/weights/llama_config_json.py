@@ -27,6 +27,8 @@ SIZES = {
     "num_experts_per_tok": "num_experts_per_tok",
     "moe_intermediate_size": "moe_intermediate_size",
 }
+# transformers 5 calls one of them otherwise.
+SIZES_READ = {**SIZES, "num_local_experts": "num_experts"}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -35,6 +37,8 @@ ARCHITECTURES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 """What transformers calls the families that are one class here."""
+
+DENSE_QWEN = ("qwen2", "qwen3")  # whose first blocks may look back at everything
 
 ROPE_WORDS = {
     "factor": "factor",
@@ -52,7 +56,7 @@ ROPE_RULES: dict[str, Rule] = {
 }
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((*SIZES, "rms_norm_eps", "tie_word_embeddings", "attention_bias"), USED),
+    **dict.fromkeys((*SIZES_READ, "rms_norm_eps", "tie_word_embeddings", "attention_bias"), USED),
     **dict.fromkeys(("rope_theta", "rope_scaling", "rope_parameters", "use_sliding_window"), USED),
     "qkv_bias": USED,  # our own
     **dict.fromkeys(("sliding_window", "max_window_layers", "layer_types", "model_type"), USED),
@@ -98,7 +102,9 @@ def read_llama_config(
     values = check_settings(path, values, RULES, ignore_keys=ignore_keys, error=WeightsError)
     kind = values.get("model_type")
     found: dict[str, Any] = {
-        ours: values[theirs] for theirs, ours in SIZES.items() if values.get(theirs) is not None
+        ours: values[theirs]
+        for theirs, ours in SIZES_READ.items()
+        if values.get(theirs) is not None
     }
     if any(type(value) is not int or value < 0 for value in found.values()):
         raise WeightsError(path, f"its sizes are no positive numbers: {str(found)[:200]}")
@@ -151,13 +157,13 @@ def _window_of(path: Path, values: Mapping[str, Any], sizes: Mapping[str, Any]) 
     if not window or (qwen and not _flag(values, "use_sliding_window")):
         return {}
     layers: Any = range(sizes.get("n_layers", 0))
-    kinds = values.get("layer_types")
+    kinds = None if values.get("model_type") == "qwen3_moe" else values.get("layer_types")
     if isinstance(kinds, list):
         if set(kinds) - {"full_attention", "sliding_attention"} or len(kinds) != len(layers):
             raise WeightsError(path, f"layer_types are not understood: {str(kinds)[:120]}")
         chosen = tuple(n for n in layers if kinds[n] == "sliding_attention")
     else:
-        first = values.get("max_window_layers", 28) if qwen else 0
+        first = values.get("max_window_layers", 28) if values["model_type"] in DENSE_QWEN else 0
         chosen = tuple(n for n in layers if n >= first)
     if len(chosen) == len(layers):
         return {"sliding_window": window}
@@ -174,11 +180,14 @@ def model_type_of(cfg: LlamaConfig) -> str:
         raise ValueError("no family of transformers has experts without qk_norm; save_model does")
     if cfg.qkv_bias and cfg.qk_norm:
         raise ValueError("no family of transformers has qkv_bias and qk_norm; save_model does")
+    if cfg.num_experts and cfg.sliding_layers is not None:
+        raise ValueError("transformers has a window in all blocks with experts, or in none")
     if cfg.qk_norm:
         return "qwen3_moe" if cfg.num_experts else "qwen3"
     if cfg.qkv_bias or (cfg.sliding_window and cfg.sliding_layers is not None):
         return "qwen2"
-    return "mistral" if cfg.sliding_window else "llama"
+    # transformers' Llama wants a width that the heads divide, also where they have one of their own.
+    return "mistral" if cfg.sliding_window or cfg.emb_dim % cfg.n_heads else "llama"
 
 
 def write_llama_config(cfg: LlamaConfig, tied: bool, dtype: str, end: int | None) -> dict[str, Any]:
@@ -205,6 +214,8 @@ def write_llama_config(cfg: LlamaConfig, tied: bool, dtype: str, end: int | None
         "bos_token_id": end,
         "eos_token_id": end,
         "torch_dtype": dtype,
+        # For this library: without it, biases of zero would come back as biases.
+        **({"qkv_bias": cfg.qkv_bias} if kind == "qwen2" else {}),
     }
     if kind == "qwen3_moe":
         config |= {"norm_topk_prob": cfg.norm_topk_prob, "decoder_sparse_step": 1}

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.weights.llama_config_json import model_type_of
 from llm_scratch.weights.parts import Part
 
 # Hugging Face's name of each layer, and ours: first those outside of the blocks.
@@ -97,6 +99,14 @@ def their_name(name: str) -> str:
     return f"model.layers.{block}.{BACK.get(layer, layer)}.{kind}"
 
 
-def to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a `LlamaModel` by Hugging Face's names."""
-    return {their_name(name): tensor for name, tensor in tensors.items()}
+def to_hugging_face(tensors: Mapping[str, Tensor], cfg: LlamaConfig) -> dict[str, Tensor]:
+    """Return the tensors of a `LlamaModel` by Hugging Face's names.
+
+    Where transformers' family has biases that the model lacks, zeros are there.
+    """
+    found = {their_name(name): tensor for name, tensor in tensors.items()}
+    if model_type_of(cfg) == "qwen2" and not cfg.qkv_bias:
+        for name, tensor in list(found.items()):
+            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+                found[name.replace(".weight", ".bias")] = tensor.new_zeros(len(tensor))
+    return found
