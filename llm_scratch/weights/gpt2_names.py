@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -137,12 +136,6 @@ def hugging_face_parts(
         one: Part(stored, transpose, third if len(ours) > 1 else None)
         for third, one in enumerate(names)
     }
-
-
-def layers_of(name: str) -> tuple[str, ...]:
-    """Our names of the layers that a layer of Hugging Face's GPT-2 is; none where it is none."""
-    parts = hugging_face_parts(f"{strip_prefixes(name)}.weight", Stored(torch.empty(0, 0), Path()))
-    return tuple(part.removesuffix(".weight") for part in parts or ())
 
 
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:

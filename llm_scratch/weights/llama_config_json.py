@@ -186,7 +186,7 @@ def model_type_of(cfg: LlamaConfig) -> str:
         return "qwen3_moe" if cfg.num_experts else "qwen3"
     if cfg.qkv_bias or (cfg.sliding_window and cfg.sliding_layers is not None):
         return "qwen2"
-    # transformers' Llama wants a width that the heads divide, also where they have one of their own.
+    # transformers' Llama wants a width that the heads divide, whatever theirs is.
     return "mistral" if cfg.sliding_window or cfg.emb_dim % cfg.n_heads else "llama"
 
 

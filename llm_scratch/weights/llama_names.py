@@ -22,6 +22,7 @@ TOP = {
     "lm_head.weight": "out_head.weight",
 }
 CLASSES = "score.weight"  # the head of a model for classes
+HEADS = {CLASSES: "out_head.weight", "score.bias": "out_head.bias"}
 LAYERS = {
     "self_attn.q_proj": "att.W_query",
     "self_attn.k_proj": "att.W_key",
@@ -69,8 +70,8 @@ def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], l
 
 def our_name(name: str) -> str | None:
     """Return our name of a parameter of Hugging Face's, None where it is unknown."""
-    if name in TOP or name == CLASSES:
-        return TOP.get(name, "out_head.weight")
+    if name in TOP or name in HEADS:
+        return (TOP | HEADS)[name]
     match = re.fullmatch(r"model\.layers\.(0|[1-9]\d*)\.(.+)\.(weight|bias)", name)
     if match is None:
         return None
@@ -84,10 +85,15 @@ def our_name(name: str) -> str | None:
     return f"{prefix}ff.{EXPERTS[expert[2]]}.{expert[1]}.{kind}" if expert else None
 
 
-def their_name(name: str) -> str:
-    """Return Hugging Face's name of one of our parameters, a classifier's head as the model's."""
-    for theirs, ours in TOP.items():
-        if name == ours:
+def their_name(name: str, *, classes: bool = False) -> str:
+    """Return Hugging Face's name of one of our parameters.
+
+    Args:
+        name: by us.
+        classes: whether the head is one for classes.
+    """
+    for theirs, ours in ({**TOP, **HEADS} if classes else TOP).items():
+        if name == ours and not (classes and theirs == "lm_head.weight"):
             return theirs
     match = re.fullmatch(r"trf_blocks\.(\d+)\.(.+)\.(weight|bias|scale)", name)
     if match is None:
