@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm_scratch.lora.loading import adapter_base, load_adapter
+from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
@@ -106,8 +106,7 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any]
             f"{folder} does not say which model it belongs to; open that one, and "
             "load_adapter(model, folder) puts the adapter onto it"
         )
-    beside = folder / base  # relative to the adapter first: the two may have been moved together
-    found = beside if beside.exists() else Path(base)
+    found = base_path(folder, base)
     if found.exists() and found.resolve() == folder.resolve():
         raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
     if (found / CONFIG_FILE).is_file():

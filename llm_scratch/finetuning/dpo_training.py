@@ -30,6 +30,7 @@ from llm_scratch.finetuning.preference_rows import (
     preference_rows,
 )
 from llm_scratch.finetuning.prompts import ALPACA, Entry
+from llm_scratch.model.families import language_model
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
@@ -37,7 +38,7 @@ from llm_scratch.training.config import Precision, TrainConfig
 from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.objective import Objective
-from llm_scratch.training.starting import RunState
+from llm_scratch.training.starting import RunState, check_save_best
 from llm_scratch.weights.folder import save_model
 
 REFERENCE_FILE = "reference.safetensors"
@@ -152,6 +153,9 @@ def finetune_preferences(
         ValueError: if an entry is no pair; if more than a tenth of the pairs are left out; or if
             model, data and settings do not fit each other, see `training.loop.train`.
     """
+    save_best = run.get("save_best", save_model)
+    if run.get("folder") is not None:
+        check_save_best(language_model(model), save_best)
     objective = dpo_objective(beta, average=average)
     length = config.length or model.cfg.context_length
     given = {"train": train} | ({} if validation is None else {"validation": validation})
@@ -162,7 +166,6 @@ def finetune_preferences(
         for name, part in given.items()
     }
     check_left_out(sum(map(len, given.values())), sum(map(len, parts.values())))
-    save_best = run.get("save_best", save_model)
     resumed = run.get("folder") if run.get("resume") else None
     kept = {} if resumed is None else _read_reference(Path(resumed), parts)
     for name, rows in parts.items():

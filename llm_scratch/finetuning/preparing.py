@@ -8,7 +8,8 @@ from typing import Any
 
 from llm_scratch.finetuning.runs import Trained
 from llm_scratch.finetuning.text_classifier import replace_head
-from llm_scratch.lora.layers import replace_linear_with_lora
+from llm_scratch.lora.layers import lora_layers, replace_linear_with_lora
+from llm_scratch.lora.loading import adapter_base, base_path
 from llm_scratch.lora.saving import save_adapter
 from llm_scratch.training.starting import SaveBest
 from llm_scratch.weights.folder import save_model
@@ -25,7 +26,8 @@ def prepare_model(
 ) -> SaveBest:
     """Make a model ready to learn, in place; return what saves the best one of its run.
 
-    New parameters are drawn from PyTorch's global generator.
+    New parameters are drawn from PyTorch's global generator. An adapter goes on learning, and is
+    saved as one of the same base.
 
     Args:
         model: as it was opened.
@@ -44,8 +46,15 @@ def prepare_model(
     if trained is not None and (lora is not None or num_classes is None):
         raise ValueError("--train (trained=) chooses among the layers of a classifier without "
                          "LoRA; leave it out")  # fmt: skip
+    if lora_layers(model) and (lora is not None or num_classes is not None):
+        raise ValueError(
+            f"{base} is an adapter, which goes on learning as it is; for new LoRA matrices or a "
+            f"new head make a whole model of it first: llm-scratch weights convert {base} FOLDER"
+        )
     if num_classes is not None:
         replace_head(model, num_classes, "head" if lora else trained or "last block")
+    if lora_layers(model):
+        return partial(save_adapter, base=_base_of(base))
     if lora is None:
         return save_model
     replace_linear_with_lora(
@@ -56,3 +65,9 @@ def prepare_model(
         freeze_base=num_classes is None,
     )
     return partial(save_adapter, base=str(base))
+
+
+def _base_of(adapter: str | os.PathLike[str]) -> str | None:
+    """Return the base that an adapter names, from wherever this runs; None where it names none."""
+    base = adapter_base(adapter)
+    return None if base is None else str(base_path(adapter, base))

@@ -118,6 +118,16 @@ def adapter_base(
     return base if base and isinstance(base, str) else None
 
 
+def base_path(folder: str | os.PathLike[str], base: str) -> Path:
+    """Return where an adapter's base is: beside the adapter, if it is there, else as it is named.
+
+    The two may have been moved together, so a relative path is looked for in the adapter's folder
+    first.
+    """
+    beside = Path(folder) / base
+    return beside if beside.exists() else Path(base)
+
+
 def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
     config = read_peft_config(folder, ignore_keys)
     path = folder / WEIGHTS_FILE

@@ -122,6 +122,10 @@ def _vector_kernel_is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def has_matrix_units() -> bool:
-    """Whether the CPU has units for bfloat16 matrices, which make it several times faster."""
+    """Whether the CPU has units for bfloat16 matrices, which make it several times faster.
+
+    PyTorch's kernels that use them need its AVX-512 code, which `ATEN_CPU_CAPABILITY` switches off.
+    """
     asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(asked is not None and asked())
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return bool(wide and asked is not None and asked())

@@ -28,7 +28,7 @@ from llm_scratch.training.optimizers import build_optimizers, describe_groups
 from llm_scratch.training.precision import make_scaler, pick_precision
 from llm_scratch.training.run_folder import RunFolder, environment
 from llm_scratch.training.steps import Engine, compiled
-from llm_scratch.weights.folder import check_vocabulary
+from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
 SaveBest = Callable[[Any, Path, Any], object]
@@ -116,6 +116,8 @@ def start_run(run: Run) -> None:
         log("no validation part: nothing is measured, and the model that is kept is the last one")
     if run.tokenizer is not None:
         check_vocabulary(engine.model, run.tokenizer)
+    if run.folder is not None:
+        check_save_best(engine.model, run.save_best)
     if config.sample_every:
         _check_samples(config, run.tokenizer)
     if config.compile:
@@ -134,6 +136,19 @@ def start_run(run: Run) -> None:
         settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
         run.folder.write_json("config.json", settings)
         run.folder.add_environment(step=run.state.step, **engine.place)
+
+
+def check_save_best(model: Any, save_best: SaveBest) -> None:
+    """Refuse to save a model with LoRA whole, which would fail only once it was trained.
+
+    Raises:
+        ValueError: naming what saves it.
+    """
+    if save_best is save_model and not is_plain(model):
+        raise ValueError(
+            "the model has parameters that its family does not have, such as LoRA's, and "
+            "save_model would not save them; give save_best=save_adapter"
+        )
 
 
 def _check_data(name: str, part: TrainData, run: Run) -> None:

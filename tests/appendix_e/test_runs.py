@@ -21,6 +21,7 @@ from llm_scratch.training.head_loss import chunked_head_loss
 from llm_scratch.training.loop import train
 from llm_scratch.training.run_folder import read_lines
 from llm_scratch.training.steps import Engine
+from llm_scratch.weights.folder import save_model
 
 SIZES = {"vocab_size": 50, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
 SETTINGS = {"micro_batch": 4, "eval_every": 4, "save_every": 4, "log_every": 0}
@@ -66,6 +67,17 @@ def whole(tmp_path_factory):
     folder, model = tmp_path_factory.mktemp("whole") / "run", build()
     run(folder, model)
     return folder, model
+
+
+def test_a_model_with_lora_is_not_saved_whole(tmp_path):
+    """Said before the first step, by every kind of run."""
+    lines = []
+    options = {"folder": tmp_path / "run", "save_best": save_model, "log": lines.append}
+    with pytest.raises(ValueError, match="give save_best=save_adapter"):
+        train(build(), TRAIN, CONFIG, **options)
+    with pytest.raises(ValueError, match="give save_best=save_adapter"):
+        finetune_preferences(build(), None, [], [], CONFIG, **options)
+    assert not any("loss" in line for line in lines)
 
 
 def metrics(folder):

@@ -13,7 +13,10 @@ import torch
 from llm_scratch.cli import main
 from llm_scratch.finetuning.instructions import load_instructions
 from llm_scratch.finetuning.preference_rows import load_preferences
+from llm_scratch.lora.layers import lora_layers
+from llm_scratch.lora.loading import adapter_base
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.opening import open_model
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import save_model
@@ -86,6 +89,21 @@ def test_finetune_prefer(base, data, capsys):
     words = ["finetune", "prefer", base, "--data", data / "i.json", "--out", data / "run"]
     assert main(quick(*words)) == 0
     assert "3 steps; best validation loss" in capsys.readouterr().out
+
+
+def test_an_adapter_goes_on_learning_and_stays_one(base, data, capsys):
+    words = ["finetune", "instruct", base, "--data", data / "i.json", "--lora", "2"]
+    assert main(quick(*words, "--out", data / "one")) == 0
+    for task in ("instruct", "prefer"):
+        words = ["finetune", task, data / "one", "--data", data / "i.json"]
+        assert main(quick(*words, "--out", data / task)) == 0
+        assert adapter_base(data / task) == str(base)
+        assert lora_layers(open_model(data / task).model)
+    words = ["finetune", "classify", data / "one", "--data", data / "m.tsv", "--out", data / "two"]
+    for more in ([], ["--lora", "2"]):
+        assert main(quick(*words, *more)) == 2
+        assert "is an adapter, which goes on learning as it is" in capsys.readouterr().err
+    assert not (data / "two").exists()
 
 
 def test_finetune_with_the_same_seed_gives_the_same_model(base, data, capsys):
