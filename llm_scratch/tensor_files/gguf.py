@@ -179,7 +179,8 @@ def _size(path: Path, entry: Entry) -> int:
     """How many bytes a tensor takes in the file, once its shape and type are understood."""
     name = entry.name[:60]
     if math.prod(max(size, 1) for size in entry.shape) >= 1 << 59:
-        raise WeightsError(path, f"damaged: {name!r} can't have the shape {entry.shape}")
+        hint = f"damaged: {name!r} can't have the shape {entry.shape}; download it again"
+        raise WeightsError(path, hint)
     count = math.prod(entry.shape)
     if entry.kind in PLAIN:
         return count * PLAIN[entry.kind][1].itemsize
