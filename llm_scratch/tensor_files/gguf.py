@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import mmap
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,7 +184,7 @@ def _size(path: Path, entry: Entry) -> int:
     if entry.kind in PLAIN:
         return count * PLAIN[entry.kind][1].itemsize
     if entry.kind not in QUANTISED:
-        known = ", ".join(_names_of_types())
+        known = ", ".join(map(_type_name, (*PLAIN, *QUANTISED)))
         raise WeightsError(
             path,
             f"{name!r} is of type {_type_name(entry.kind)}, which is not read here ({known} are); "
@@ -201,13 +200,10 @@ def _size(path: Path, entry: Entry) -> int:
     return count // block * block_bytes
 
 
-def _names_of_types() -> Iterable[str]:
-    return (_type_name(kind) for kind in (*PLAIN, *QUANTISED))
-
-
 def _check_places(path: Path, header: Header, sizes: dict[str, int], file_size: int) -> None:
     """Refuse tensors that overlap, leave a hole, or do not end where the file does."""
-    end = padded = header.data_start
+    end = header.data_start
+    padded = _rounded(end, header.alignment)
     for entry in sorted(header.entries, key=lambda entry: (entry.offset, sizes[entry.name])):
         if header.data_start + entry.offset != padded:
             raise WeightsError(
@@ -216,13 +212,17 @@ def _check_places(path: Path, header: Header, sizes: dict[str, int], file_size: 
                 f"instead of {padded}: tensors overlap or leave a hole; download it again",
             )
         end = padded + sizes[entry.name]
-        padded = -(-end // header.alignment) * header.alignment
-    if not end <= file_size <= max(padded, end + header.alignment - 1):
+        padded = _rounded(end, header.alignment)
+    if not end <= file_size <= padded:
         raise WeightsError(
             path,
             f"its header speaks of {end} bytes, the file holds {file_size}: cut off or damaged; "
             "download it again",
         )
+
+
+def _rounded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
 
 
 def _stored(
