@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
@@ -59,7 +60,7 @@ def run_info(args: argparse.Namespace) -> int:
         print(line)
     if args.tensors:
         for name, part in opened.parts.items():
-            dtype = str(part.stored.tensor.dtype).removeprefix("torch.")
+            dtype = str(part.stored.dtype).removeprefix("torch.")
             print(f"{name:<44} {str(part.shape):<16} {dtype}")
     return 0
 
@@ -68,12 +69,12 @@ def describe(opened: Source) -> list[str]:
     """Return a few lines that say what a source holds."""
     names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
              "nanogpt": "nanoGPT's"}  # fmt: skip
-    tensors = {id(part.stored): part.stored.tensor for part in opened.parts.values()}.values()
+    tensors = {id(part.stored): part.stored for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     lines = [
         f"file      {opened.path}",
         f"layout    {names[opened.layout]}",
-        f"numbers   {sum(tensor.numel() for tensor in tensors):,} ({', '.join(dtypes)})",
+        f"numbers   {sum(math.prod(tensor.shape) for tensor in tensors):,} ({', '.join(dtypes)})",
         f"head      {'its own' if 'out_head.weight' in opened.parts else 'the embedding'}",
         *(f"{name:<9} {value}" for name, value in opened.known.items()),
     ]

@@ -91,14 +91,14 @@ def _set(model: Any, name: str, tensor: Tensor) -> None:
 def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | None) -> None:
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"{dtype=} must be a floating type such as torch.bfloat16")
-    wrong = [n for n, part in parts.items() if not part.stored.tensor.dtype.is_floating_point]
+    wrong = [n for n, part in parts.items() if not part.stored.dtype.is_floating_point]
     if wrong:
         raise WeightsError(path, f"these hold no floating numbers: {', '.join(wrong[:4])}")
 
 
 def _widest(path: Path, parts: Mapping[str, Part]) -> torch.dtype:
     """The type that holds the numbers of all parameters, which is said where they differ."""
-    types = {part.stored.tensor.dtype for part in parts.values()}
+    types = {part.stored.dtype for part in parts.values()}
     widest = functools.reduce(torch.promote_types, types)
     if len(types) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))

@@ -58,6 +58,6 @@ def with_zero_biases(parts: Mapping[str, Part]) -> dict[str, Part]:
         bias = f"{layer}.shift" if kind == "scale" else f"{layer}.bias"
         inside = kind == "scale" or "out_proj" in name or ".ff." in name
         if inside and part.shape:
-            zeros = torch.zeros(part.shape[0], dtype=part.stored.tensor.dtype)
+            zeros = torch.zeros(part.shape[0], dtype=part.stored.dtype)
             found.setdefault(bias, Part(Stored(zeros, part.stored.path)))
     return found
