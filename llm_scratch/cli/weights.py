@@ -68,7 +68,7 @@ def run_info(args: argparse.Namespace) -> int:
 def describe(opened: Source) -> list[str]:
     """Return a few lines that say what a source holds."""
     names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
-             "nanogpt": "nanoGPT's"}  # fmt: skip
+             "nanogpt": "nanoGPT's", "gguf": "llama.cpp's (GGUF)"}  # fmt: skip
     tensors = {id(part.stored): part.stored for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     lines = [

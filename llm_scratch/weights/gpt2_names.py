@@ -15,9 +15,7 @@ from torch import Tensor
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.wrappers import WRAPPERS
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.parts import Part
-
-HUGGING_FACE, OPENAI, BOOK, NANOGPT = "huggingface", "openai", "book", "nanogpt"
+from llm_scratch.weights.parts import BOOK, HUGGING_FACE, OPENAI, Part
 
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")

@@ -13,8 +13,8 @@ from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.gpt2_config_json import read_gpt2_config
 from llm_scratch.weights.llama_config_json import ARCHITECTURES, read_llama_config
+from llm_scratch.weights.parts import GPT2, LLAMA
 
-GPT2, LLAMA = "gpt2", "llama"  # the families, as `model.families` calls them
 LONGEST_INDEX = 16 << 20  # bytes, of a hundred thousand tensors
 # In the order in which they are looked for: those that can't hold code come first.
 WEIGHT_FILES = (
@@ -26,8 +26,13 @@ WEIGHT_FILES = (
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The file of weights in a folder, or the index of several; None where there is none."""
-    return next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
+    """The file of weights in a folder, or the index of several; None where there is none.
+
+    A GGUF file counts where it is the only one.
+    """
+    found = [folder / n for n in WEIGHT_FILES if (folder / n).is_file()]
+    others = list(folder.glob("*.gguf"))
+    return next(iter(found), others[0] if len(others) == 1 else None)
 
 
 def missing_index(folder: Path) -> Path | None:

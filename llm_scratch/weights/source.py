@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,18 @@ import torch
 
 from llm_scratch.model.config import GPT2_CONFIGS, ConfigError, GPTConfig
 from llm_scratch.model.families import FAMILIES, family_of
-from llm_scratch.model.heads import Head
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.gguf_header import is_gguf
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights import llama_names
 from llm_scratch.weights.book_names import from_book
-from llm_scratch.weights.folder_metadata import read_metadata, saved_config, saved_head
+from llm_scratch.weights.folder_metadata import read_metadata, saved_config
+from llm_scratch.weights.gguf_names import open_gguf
 from llm_scratch.weights.gpt2_names import (
-    BOOK,
     CLASSES,
-    HUGGING_FACE,
-    NANOGPT,
-    OPENAI,
     from_hugging_face,
     is_linear,
     layout_of,
@@ -36,8 +32,6 @@ from llm_scratch.weights.gpt2_names import (
     strip_prefixes,
 )
 from llm_scratch.weights.huggingface_files import (
-    GPT2,
-    LLAMA,
     find_weights,
     missing_index,
     read_config,
@@ -45,48 +39,9 @@ from llm_scratch.weights.huggingface_files import (
 )
 from llm_scratch.weights.llama_names import is_llama
 from llm_scratch.weights.nanogpt import read_model_args, with_zero_biases
-from llm_scratch.weights.parts import Part
+from llm_scratch.weights.parts import BOOK, GGUF, GPT2, HUGGING_FACE, LLAMA, NANOGPT, OPENAI, Source
 
 N_HEADS = {(cfg.emb_dim, cfg.n_layers): cfg.n_heads for cfg in GPT2_CONFIGS.values()}
-
-
-@dataclass
-class Source:
-    """A model's parameters, still in their files.
-
-    Args:
-        path: what was opened.
-        layout: one of "book", "huggingface", "openai", "nanogpt".
-        parts: every parameter, by this library's names.
-        surplus: names of tensors that are no parameter of such a model.
-        known: the options of the model that the files state.
-        metadata: what else one of this library's own files says.
-        classes: whether the file calls its head one for classes.
-        family: the family of the model, as `model.families` calls it.
-    """
-
-    path: Path
-    layout: str
-    parts: dict[str, Part]
-    surplus: list[str] = field(default_factory=list)
-    known: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    classes: bool = False
-    family: str = GPT2
-
-    @property
-    def head(self) -> Head | None:
-        """The head where it is not a language model's: as stated, else told by its bias."""
-        if self.metadata:
-            return saved_head(self.metadata)
-        head, bias = self.parts.get("out_head.weight"), self.parts.get("out_head.bias")
-        if head is None or not head.shape or not (self.classes or bias is not None):
-            return None
-        names = self.known.get("class_names", ())
-        n_classes = head.shape[0]
-        return Head(
-            "classes", n_classes, bias is not None, names if len(names) == n_classes else None
-        )
 
 
 def open_source(
@@ -128,7 +83,7 @@ def open_source(
     opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
     # A single file in the book's layout need not belong to the configuration beside it.
-    if config.is_file() and (path.is_dir() or opened.layout != BOOK):
+    if config.is_file() and (path.is_dir() or opened.layout != BOOK) and opened.layout != GGUF:
         family, known = read_config(config, ignore_keys)
         if family != opened.family:
             hint = f"its tensors are those of {opened.family}, config.json is of {family}"
@@ -248,6 +203,9 @@ def _sizes_seen(source: Source) -> dict[str, Any]:
 def _open_file(
     path: Path, lora_alpha: float | None, mapped: bool, ignore_keys: Collection[str]
 ) -> Source:
+    with open(path, "rb") as start:
+        if is_gguf(start.read(4)):
+            return open_gguf(path, ignore_keys)
     sharded = path.suffix == ".json"
     file = TensorFile(read_sharded(path), {}) if sharded else read_tensors(path, mapped)
     metadata = read_metadata(path, file)
