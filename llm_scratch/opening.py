@@ -18,7 +18,7 @@ from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
-from llm_scratch.weights.gpt2 import find_source
+from llm_scratch.weights.named import find_source
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import find_tokenizer, load_tokenizer
 

@@ -52,7 +52,7 @@ def add_commands(subparsers: Any) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print layout, sizes and numbers of a source, and its tensors if asked."""
-    from llm_scratch.weights.gpt2 import find_source
+    from llm_scratch.weights.named import find_source
     from llm_scratch.weights.source import open_source
 
     opened = open_source(find_source(args.source))

@@ -82,7 +82,7 @@ def test_main_prints_a_users_mistake_in_one_line(empty_folders, capsys) -> None:
     assert cli.main(["fetch", "nothing"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("llm-scratch: no text is called 'nothing'; there are the-verdict")
+    assert err.startswith("llm-scratch: nothing is called 'nothing'; there are the-verdict")
     assert err.count("\n") == 1
 
 
