@@ -93,10 +93,8 @@ class BytePairTokenizer(TiktokenMethods):
         self._added_ids = {**self._special_tokens, **self._added_words}
         self._ends = {} if foreign is None else foreign.ends
         self._normal_form = foreign is not None and foreign.nfc
-        whole = foreign is None or foreign.whole
-        self._cache = PieceCache(
-            vocabulary.ordinary, vocabulary.pairs, vocabulary.made, whole=whole
-        )
+        numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made
+        self._cache = PieceCache(*numbers, whole=foreign is None or foreign.whole)
 
     # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
 
@@ -342,20 +340,8 @@ class BytePairTokenizer(TiktokenMethods):
         return made
 
     @property
-    def ends(self) -> dict[str, int]:
-        """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
-
-        The first begins a text and is never added here; the second ends one.
-        """
-        return dict(self._ends)
-
-    bos_token_id = property(lambda self: self._ends.get("bos_token_id"), doc="See `ends`.")
-    eos_token_id = property(lambda self: self._ends.get("eos_token_id"), doc="See `ends`.")
-    pad_token_id = property(lambda self: self._ends.get("pad_token_id"), doc="See `ends`.")
-
-    @property
     def rules_beyond_tokens(self) -> bytes:
-        """What tells the tokenizer from one of this library with the same tokens, b"" if nothing."""
+        """What tells it from a tokenizer of this library with the same tokens, b"" if nothing."""
         return b"" if self._foreign is None else self._foreign.differences()
 
     @property
@@ -390,7 +376,9 @@ class BytePairTokenizer(TiktokenMethods):
         return f"BytePairTokenizer(name={self.name!r}, n_vocab={self.n_vocab})"
 
     def __reduce__(self) -> tuple[Callable[..., BytePairTokenizer], tuple[Any, ...]]:
-        return type(self).from_bytes, (self.to_bytes(), self.name, self.ends)  # without its cache
+        if self._foreign is not None:
+            return type(self).from_bytes, (self.to_bytes(), self.name, self.ends)
+        return type(self), tuple(self.recipe)  # without its cache
 
 
 @cache

@@ -62,7 +62,7 @@ def foreign_vocabulary(
 
     Args:
         vocab: token as it is spelled -> id; special tokens and added words may be among them.
-        merges: pairs of spelled tokens, or both with a blank between them; first come, first merged.
+        merges: pairs of spelled tokens, or both with a blank between them, in order.
         special: special token -> id.
         words: added word that is not special -> id.
 

@@ -131,7 +131,8 @@ def _joined(
 
 def _parts(text: str, pattern: str, invert: bool) -> list[Span]:
     """Return a text's matches and what stands between them, in order."""
-    parts, done = [], 0
+    parts: list[Span] = []
+    done = 0
     for start, end in match_spans(text, pattern):
         if start == end == done and parts:
             continue  # nothing, right behind a match

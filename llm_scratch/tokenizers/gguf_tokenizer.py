@@ -14,6 +14,7 @@ from llm_scratch.tokenizers.tokenizer_json import BYTE_LEVEL, PLAIN_MODEL, forei
 
 KEY = "tokenizer.ggml."
 NORMAL, CONTROL, USERS_OWN, UNUSED, BYTE = 1, 3, 4, 5, 6
+KINDS = {NORMAL, CONTROL, USERS_OWN, BYTE}
 
 _GPT2 = [{**BYTE_LEVEL, "use_regex": True}]
 _BY_DIGIT = [{"type": "Digits", "individual_digits": True}, *_GPT2]
@@ -23,6 +24,8 @@ def _by_pattern(pattern: str) -> list[dict[str, Any]]:
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
     return [{**split, "invert": False}, {**BYTE_LEVEL, "use_regex": False}]
 
+
+_LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 
 # What the names of splitting rules stand for: the steps of a split, whether a text is brought into
 # the form NFC first, and whether a piece that is a token is taken as it is. Files hold no more than
@@ -70,9 +73,9 @@ def tokenizer_json_of(path: PathLike, metadata: Mapping[str, Any]) -> dict[str, 
     types = list(map(int, metadata.get(KEY + "token_type") or [NORMAL] * len(tokens)))
     if len(types) != len(tokens):
         raise ValueError(f"{len(types)} types of {len(tokens)} tokens")
-    ids = {token: i for i, token in enumerate(tokens) if types[i] in (NORMAL, BYTE)}
+    ids = {token: i for i, token in enumerate(tokens) if types[i] in KINDS}
     added = [(i, token) for i, token in enumerate(tokens) if types[i] in (CONTROL, USERS_OWN)]
-    if len(ids) + len(added) + types.count(UNUSED) < len(tokens):
+    if len(ids) + types.count(UNUSED) < len(tokens):
         raise ValueError("a token stands there twice, or is of an unknown type")
     return {
         "version": "1.0",

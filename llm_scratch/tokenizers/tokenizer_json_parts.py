@@ -94,10 +94,8 @@ def _digits(part: Mapping[str, Any], check: Check) -> Step:
 def _split(part: Mapping[str, Any], check: Check) -> Step:
     behavior, invert = part.get("behavior"), bool(part.get("invert"))
     # What is thrown away could not be decoded. Inverted, a pattern that covers all throws nothing.
-    fine = (
-        {**_SPLIT, "behavior": (behavior,)} if (behavior, invert) == ("Removed", True) else _SPLIT
-    )
-    check(part, fine, where="pre_tokenizer")
+    only_matches = {"behavior": ("Removed",)} if behavior == "Removed" and invert else {}
+    check(part, {**_SPLIT, **only_matches}, where="pre_tokenizer")
     check(part["pattern"], {"Regex": USED, "String": USED}, where="pre_tokenizer.pattern")
     if "String" in part["pattern"]:
         return Step(re.escape(part["pattern"]["String"]), str(behavior), invert)
