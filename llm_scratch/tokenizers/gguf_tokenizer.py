@@ -33,9 +33,7 @@ _LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 SPLITS: dict[str, tuple[list[dict[str, Any]], bool, bool]] = {
     **dict.fromkeys(("gpt-2", "phi-2"), (_GPT2, False, False)),
     **dict.fromkeys(("smollm", "starcoder"), (_BY_DIGIT, False, False)),
-    **dict.fromkeys(
-        ("llama-bpe", "llama3", "llama-v3"), (_by_pattern(LLAMA3_PATTERN), False, True)
-    ),
+    **dict.fromkeys(_LLAMA3_NAMES, (_by_pattern(LLAMA3_PATTERN), False, True)),
     "qwen2": (_by_pattern(QWEN2_PATTERN), True, False),
 }
 
