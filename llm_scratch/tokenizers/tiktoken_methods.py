@@ -33,6 +33,7 @@ class TiktokenMethods(ABC):
     _mergeable_ranks: dict[bytes, int]
     _special_tokens: dict[str, int]
     _added_words: Mapping[str, int] = MappingProxyType({})
+    _ends: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def _ids(self, text: str, allowed: set[str]) -> list[int]:
@@ -163,9 +164,22 @@ class TiktokenMethods(ABC):
         return set(self._special_tokens)
 
     @property
+    def ends(self) -> dict[str, int]:
+        """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
+
+        The first begins a text, and is never added here; the second ends one.
+        """
+        return dict(self._ends)
+
+    bos_token_id = property(lambda self: self._ends.get("bos_token_id"), doc="See `ends`.")
+    eos_token_id = property(lambda self: self._ends.get("eos_token_id"), doc="See `ends`.")
+    pad_token_id = property(lambda self: self._ends.get("pad_token_id"), doc="See `ends`.")
+
+    @property
     def eot_token(self) -> int:
-        """The id of `<|endoftext|>`."""
-        return self.encode_single_token(END_OF_TEXT)
+        """The id that ends a text, which is that of `<|endoftext|>` where nothing else is said."""
+        end = self._ends.get("eos_token_id")
+        return self.encode_single_token(END_OF_TEXT) if end is None else end
 
     def is_special_token(self, token: int) -> bool:
         """Say whether an id is a special token's."""
