@@ -14,11 +14,14 @@ from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_files import TokenizerFileError
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
 from llm_scratch.weights.named import find_source
+from llm_scratch.weights.parts import GGUF, Source
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import find_tokenizer, load_tokenizer
 
@@ -81,7 +84,8 @@ def open_model(
         model, own = _open_adapter(Path(source), ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
-        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha, ignore_keys)
+        optional = given is not None or not need_tokenizer
+        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha, ignore_keys, optional)
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
             f"{source} has a tokenizer of its own, and tokenizer= (--tokenizer) is another one; "
@@ -133,6 +137,7 @@ def _open_whole(
     n_heads: int | None,
     lora_alpha: float | None,
     ignore_keys: Collection[str],
+    optional: bool,
 ) -> tuple[Any, Any]:
     """Open a whole model and the tokenizer that lies beside it, None where there is none."""
     path = find_source(source)
@@ -143,7 +148,9 @@ def _open_whole(
         opened.known.setdefault("n_heads", n_heads)
     folder = path if path.is_dir() else path.parent
     own: Any = None
-    if isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
+    if opened.layout == GGUF:
+        own = _tokenizer_in(opened, optional)
+    elif isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
         own = GPT2Tokenizer()
     elif opened.metadata:
         description = opened.metadata.get("tokenizer")
@@ -151,3 +158,19 @@ def _open_whole(
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder, ignore_keys)
     return build_model(opened, device=device, dtype=dtype), own
+
+
+def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:
+    """Return the tokenizer inside of a GGUF file, None without one.
+
+    Raises:
+        TokenizerFileError: if it is of a kind that is not read, and nobody gave another one.
+    """
+    if "tokenizer.ggml.model" not in opened.gguf_keys:
+        return None
+    try:
+        return BytePairTokenizer.from_gguf(opened.gguf_keys, opened.path)
+    except TokenizerFileError:
+        if optional:
+            return None
+        raise
