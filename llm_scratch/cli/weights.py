@@ -17,6 +17,7 @@ from llm_scratch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from llm_scratch.opening import OpenModel
     from llm_scratch.weights.source import Source
 
 
@@ -42,6 +43,8 @@ def add_commands(subparsers: Any) -> None:
         add_option(
             command, "--lora-alpha X", "alpha of the LoRA matrices in the file", usual="it has none"
         )
+        if name == "export":
+            add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
     about = "bring a released GPT-2 to this machine"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
     fetch.add_argument("name", metavar="NAME",
@@ -87,7 +90,8 @@ def run_convert(args: argparse.Namespace) -> int:
     """Write a model as a folder of this library's."""
     from llm_scratch.weights.folder import save_model
 
-    print(f"written: {save_model(*_open_any(args))}")
+    opened = _open_any(args)
+    print(f"written: {save_model(opened.model, args.folder, opened.tokenizer)}")
     return 0
 
 
@@ -95,12 +99,20 @@ def run_export(args: argparse.Namespace) -> int:
     """Write a model as a folder in Hugging Face's layout."""
     from llm_scratch.weights.export import export_huggingface
 
-    print(f"written: {export_huggingface(*_open_any(args))}")
+    opened = _open_any(args)
+    written = export_huggingface(
+        opened.model,
+        args.folder,
+        opened.tokenizer,
+        chat_template=opened.chat_template,
+        max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
+    )
+    print(f"written: {written}")
     return 0
 
 
-def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
-    """Return the model, an adapter merged into it, the folder it goes to, and its tokenizer."""
+def _open_any(args: argparse.Namespace) -> OpenModel:
+    """Open the model, and merge an adapter into it."""
     from llm_scratch.lora.layers import lora_layers, merge_lora
 
     opened = open_asked(
@@ -112,7 +124,7 @@ def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
     )
     if lora_layers(opened.model):
         merge_lora(opened.model, unwrap=True)
-    return opened.model, args.folder, opened.tokenizer
+    return opened
 
 
 def run_fetch(args: argparse.Namespace) -> int:

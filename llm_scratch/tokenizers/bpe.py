@@ -340,6 +340,11 @@ class BytePairTokenizer(TiktokenMethods):
         return made
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether it is kept as another program's file describes it."""
+        return self._foreign is not None
+
+    @property
     def rules_beyond_tokens(self) -> bytes:
         """What tells it from a tokenizer of this library with the same tokens, b"" if nothing."""
         return b"" if self._foreign is None else self._foreign.differences()

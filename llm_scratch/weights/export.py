@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from llm_scratch.files import write_json, write_text
-from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import family_of, language_model
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
@@ -30,6 +29,7 @@ def export_huggingface(
     folder: str | os.PathLike[str],
     tokenizer: Any | None = None,
     *,
+    chat_template: str | None = None,
     max_shard_size: int | None = None,
 ) -> Path:
     """Write the folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
@@ -44,6 +44,7 @@ def export_huggingface(
             written.
         folder: is made when missing.
         tokenizer: a `BytePairTokenizer`, or GPT-2's in any form.
+        chat_template: Jinja text that makes a prompt of a conversation, for `AutoTokenizer`.
         max_shard_size: bytes of a file of weights at the most; None writes one file.
 
     Raises:
@@ -71,7 +72,7 @@ def export_huggingface(
     ends = {"bos_token_id": end, "eos_token_id": end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
     if bpe is not None:
-        _write_tokenizer(folder, bpe, cfg)
+        _write_tokenizer(folder, bpe, cfg, chat_template)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", _card(inner, config))
     _write_weights(folder, renamed(tensors, cfg), max_shard_size)
@@ -154,9 +155,11 @@ def as_byte_pair(tokenizer: Any) -> BytePairTokenizer:
     )
 
 
-def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> None:
+def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: Any, template: str | None) -> None:
+    """Write the tokenizer's files, and the template of its conversations where there is one."""
     bpe.to_tokenizer_json(folder / "tokenizer.json")
-    bpe.to_files(folder / "merges.txt", folder / "vocab.json")
+    if not bpe.is_foreign:  # a file of another program says more than these two can
+        bpe.to_files(folder / "merges.txt", folder / "vocab.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": cfg.context_length,
@@ -164,4 +167,8 @@ def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> No
     }
     if END_OF_TEXT in bpe.special_tokens:
         config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    for name, number in bpe.ends.items():
+        config[name.removesuffix("_id")] = bpe.decode([number])
+    if template is not None:
+        config["chat_template"] = template
     write_json(folder / "tokenizer_config.json", config, indent=2)

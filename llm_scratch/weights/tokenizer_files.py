@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.files import read_json, write_text
+from llm_scratch.files import read_json, read_text, write_text
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
@@ -87,6 +87,20 @@ def find_tokenizer(folder: Path, ignore_keys: Collection[str] = ()) -> BytePairT
     for merges, vocabulary in TEXT_FILES:
         if (folder / merges).is_file() and (folder / vocabulary).is_file():
             return BytePairTokenizer.from_files(folder / merges, folder / vocabulary)
+    return None
+
+
+def find_template(folder: Path) -> str | None:
+    """Return the template of conversations that lies in a folder of Hugging Face's, None without.
+
+    Raises:
+        FileError: if a file is damaged.
+    """
+    if (path := folder / "chat_template.jinja").is_file():
+        return read_text(path)
+    if (path := folder / "tokenizer_config.json").is_file():
+        template = read_json(path, most_bytes=LONGEST_WORDS).get("chat_template")
+        return template if isinstance(template, str) else None
     return None
 
 
