@@ -125,7 +125,8 @@ def _config(cfg: GPTConfig, tied: bool, dtype: torch.dtype, end: int | None) -> 
 
 def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> None:
     bpe.to_tokenizer_json(folder / "tokenizer.json")
-    bpe.to_files(folder / "merges.txt", folder / "vocab.json")
+    if not bpe.rules_beyond_tokens:
+        bpe.to_files(folder / "merges.txt", folder / "vocab.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": cfg.context_length,
