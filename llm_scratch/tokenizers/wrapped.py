@@ -16,7 +16,7 @@ from llm_scratch.files import PathLike, parse_json, read_bytes, write_bytes
 from llm_scratch.tokenizers.any_tokenizer import check_special_tokens, fingerprint
 from llm_scratch.tokenizers.bpe_files import LONGEST_FILE, TokenizerFileError, file_errors
 from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError
-from llm_scratch.tokenizers.tiktoken_methods import as_ids, check_text
+from llm_scratch.tokenizers.tiktoken_methods import as_ids, check_text, known_ends
 from llm_scratch.tokenizers.tokenizer_json_parts import begin_of_text
 
 Specials = Literal["all"] | Collection[str]
@@ -55,7 +55,10 @@ class WrappedTokenizer:
         with file_errors(path, "tokenizer.json"):
             self._content = parse_json(path, data, error=TokenizerFileError)
             self._theirs = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
-            self._ends = {**begin_of_text(self._content.get("post_processor")), **ends}
+            all_ends = {**begin_of_text(self._content.get("post_processor")), **ends}
+        self.bos_token_id = all_ends.get("bos_token_id")
+        self.eos_token_id = all_ends.get("eos_token_id")
+        self.pad_token_id = all_ends.get("pad_token_id")
         self._theirs.no_truncation()
         self._theirs.no_padding()
         self._data, self._lock = data, Lock()
@@ -148,16 +151,12 @@ class WrappedTokenizer:
     @property
     def ends(self) -> dict[str, int]:
         """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known."""
-        return dict(self._ends)
-
-    bos_token_id = property(lambda self: self._ends.get("bos_token_id"), doc="See `ends`.")
-    eos_token_id = property(lambda self: self._ends.get("eos_token_id"), doc="See `ends`.")
-    pad_token_id = property(lambda self: self._ends.get("pad_token_id"), doc="See `ends`.")
+        return known_ends(self)
 
     @property
     def eot_token(self) -> int:
         """The id that ends a text, which is that of `<|endoftext|>` where nothing else is said."""
-        end = self._ends.get("eos_token_id")
+        end = self.eos_token_id
         return self.special_tokens[END_OF_TEXT] if end is None else end
 
     @cached_property

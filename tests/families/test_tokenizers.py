@@ -36,7 +36,8 @@ AWKWARD = (
     "'s 'S 'll 'LL '\u017f ' \u2019s ! ?! ... # _ - \t \n \r\n \n\n \x85 \xa0 \u2028 \x1c \x00 0 "
     "12 1234567 \xbd \xb2 \u2167 \u0663 e\u0301 \u0301 \u1100\u1161\u11a8 \u212b \u0958 \ufb01 "
     "\u01c6 \u0899\u1baa \U0001e2ef\ua92d \U00011935\U00011930 \U0001f525 \u6f22\u5b57 "
-    "\u0e44\u0e17 \u0939\u093f \u0627\u0644 \ud55c\uad6d <w <word> <|end|> <|start|> > tide clock The water"
+    "\u0e44\u0e17 \u0939\u093f \u0627\u0644 \ud55c\uad6d "
+    "<w <word> <|end|> <|start|> > tide clock The water"
 ).split(" ") + [" ", "  ", " \n", "   "]
 
 
