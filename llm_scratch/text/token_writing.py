@@ -29,6 +29,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
     vocab_size_of,
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_open import tokenizer_of_bytes
 from llm_scratch.tokenizers.bpe_pieces import (
     Text,
     Texts,
@@ -39,6 +40,7 @@ from llm_scratch.tokenizers.bpe_pieces import (
 )
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 Empty = Literal["drop", "raise"]
 
@@ -206,7 +208,7 @@ def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
     split_like_gpt2 = getattr(tokenizer, "pattern", GPT2_PATTERN) == GPT2_PATTERN
     if split_like_gpt2 and identity == fingerprint(GPT2Tokenizer()):
         return GPT2
-    ours = isinstance(tokenizer, BytePairTokenizer)
+    ours = isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer)
     return tokenizer.to_bytes() if ours else b""
 
 
@@ -214,7 +216,7 @@ def unpack_tokenizer(packed: bytes) -> Any:
     """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
     if packed in (b"", GPT2):
         return GPT2Tokenizer() if packed else None
-    return BytePairTokenizer.from_bytes(packed)
+    return tokenizer_of_bytes(packed)
 
 
 def progress_bar(total: int | None, what: str, show: bool) -> Any:

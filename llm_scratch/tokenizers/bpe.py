@@ -14,7 +14,6 @@ from itertools import chain
 from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
 
 from llm_scratch.files import PathLike, parse_json, read_bytes, write_bytes
 from llm_scratch.tokenizers import bpe_files, gguf_tokenizer, tokenizer_json
@@ -33,6 +32,7 @@ from llm_scratch.tokenizers.bpe_vocabulary import (
     recover_merges,
 )
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, load_gpt2_ranks
+from llm_scratch.tokenizers.normal_form import nfc
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.tokenizers.tiktoken_methods import TiktokenMethods, as_ids, check_text
 
@@ -91,7 +91,8 @@ class BytePairTokenizer(TiktokenMethods):
         self._special_tokens = vocabulary.special
         self._added_words = vocabulary.words
         self._added_ids = {**self._special_tokens, **self._added_words}
-        self._ends = {} if foreign is None else foreign.ends
+        for end, i in (foreign.ends if foreign is not None else {}).items():
+            setattr(self, end, i)
         self._normal_form = foreign is not None and foreign.nfc
         numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made
         self._cache = PieceCache(*numbers, whole=foreign is None or foreign.whole)
@@ -135,13 +136,17 @@ class BytePairTokenizer(TiktokenMethods):
         return cls(_gpt2_merges(), name="gpt2")
 
     @classmethod
-    def load(cls, path: PathLike) -> BytePairTokenizer:
-        """Read a tokenizer that `save` wrote.
+    def load(
+        cls, path: PathLike, ends: Mapping[str, int] = MappingProxyType({})
+    ) -> BytePairTokenizer:
+        """Read a tokenizer that `save` wrote; see `from_bytes` for `ends`.
 
         Raises:
             TokenizerFileError: if the file is damaged, was edited, or is of another kind.
         """
-        return cls.from_bytes(read_bytes(path, most_bytes=bpe_files.LONGEST_FILE), path)
+        with bpe_files.file_errors(path, "saved tokenizer"):
+            data = read_bytes(path, most_bytes=bpe_files.LONGEST_FILE)
+        return cls.from_bytes(data, path, ends)
 
     @classmethod
     def from_bytes(
@@ -237,8 +242,14 @@ class BytePairTokenizer(TiktokenMethods):
         return bpe_files.saved_text(self.recipe).encode("utf-8")
 
     def to_files(self, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
-        """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
-        bpe_files.write_openai_files(self.recipe, vocab_bpe, encoder_json)
+        """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them.
+
+        Raises:
+            ValueError: if there are rules that the two files can't hold.
+        """
+        if self.rules_beyond_tokens:
+            raise ValueError(f"{self!r} has rules that only a tokenizer.json can hold")
+        bpe_files.write_openai_files(self._vocabulary, vocab_bpe, encoder_json)
 
     def to_tokenizer_json(self, path: PathLike) -> None:
         """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
@@ -270,9 +281,7 @@ class BytePairTokenizer(TiktokenMethods):
             if i % 2:  # ordinary text and special tokens take turns
                 ids.append(self._added_ids[part])
                 continue
-            if self._normal_form and not part.isascii():
-                part = normalize("NFC", part)
-            for block in self._splitting.blocks(part):
+            for block in self._splitting.blocks(nfc(part) if self._normal_form else part):
                 ids.extend(chain.from_iterable(map(ids_of, self._splitting.pieces(block))))
         return ids
 
@@ -338,11 +347,6 @@ class BytePairTokenizer(TiktokenMethods):
         if foreign is not None and made.vocabulary().tokens != self._vocabulary.tokens:
             raise ValueError(f"{self!r} has ids of its own; save and to_tokenizer_json keep them")
         return made
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether it is kept as another program's file describes it."""
-        return self._foreign is not None
 
     @property
     def rules_beyond_tokens(self) -> bytes:

@@ -33,16 +33,16 @@ def merge_short(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_ID
     `ranks[i]` is the rank of the pair `ids[i], ids[i + 1]`. A merge shortens both lists by one
     and changes the ranks on its two sides only. Time grows with the square of the length.
     """
-    ranks = [pairs.get(pair, NEVER) for pair in zip(ids, ids[1:], strict=False)]
-    while ranks and (rank := min(ranks)) != NEVER:
+    rank_of, never = pairs.get, NEVER  # local names are found faster
+    ranks = [rank_of(pair, never) for pair in zip(ids, ids[1:], strict=False)]
+    while ranks and (rank := min(ranks)) != never:
         at = ranks.index(rank)  # the leftmost of the lowest
-        new = made[rank]
-        ids[at : at + 2] = [new]
-        del ranks[at]
+        ids[at] = new = made[rank]
+        del ids[at + 1], ranks[at]
         if at > 0:
-            ranks[at - 1] = pairs.get((ids[at - 1], new), NEVER)
+            ranks[at - 1] = rank_of((ids[at - 1], new), never)
         if at < len(ranks):
-            ranks[at] = pairs.get((new, ids[at + 1]), NEVER)
+            ranks[at] = rank_of((new, ids[at + 1]), never)
     return ids
 
 
@@ -85,6 +85,51 @@ def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS
     return [token for token in tokens if token != NEVER]
 
 
+class SelfMade:
+    """Says of a token that its bytes merge into it, without merging them, where that is sure.
+
+    It is sure of a token when it is sure of both parts, and no merge across the seam between the
+    parts comes first. What stands on both sides of the seam is followed back in time: the younger
+    side falls into its parts, and a merge of the two must not be older than that.
+
+    Args:
+        pairs: what merges.
+        made: the id that each rank makes.
+    """
+
+    def __init__(self, pairs: Pairs, made: Sequence[int]) -> None:
+        self._pairs = pairs
+        self._known: dict[int, bool] = {}
+        self._parts = {made[rank]: pair for pair, rank in pairs.items()}
+        self._ranks = ranks = {made[rank]: rank for rank in pairs.values()}
+        # Otherwise there are several ways to a token, or it is younger than what it is made of.
+        self._usable = len(ranks) == len(pairs) and all(
+            ranks.get(left, -1) < rank and ranks.get(right, -1) < rank
+            for (left, right), rank in pairs.items()
+        )
+
+    def __contains__(self, token: int) -> bool:
+        if token not in self._known:
+            parts = self._parts.get(token)
+            self._known[token] = parts is None or (
+                self._usable and parts[0] in self and parts[1] in self and self._seam_holds(*parts)
+            )
+        return self._known[token]
+
+    def _seam_holds(self, left: int, right: int) -> bool:
+        ranks, parts, rank_of = self._ranks, self._parts, self._pairs.get
+        while True:
+            left_rank, right_rank = ranks.get(left, -1), ranks.get(right, -1)
+            if left_rank == right_rank == -1:
+                return True
+            if left_rank > right_rank:
+                limit, left = left_rank, parts[left][1]
+            else:
+                limit, right = right_rank, parts[right][0]
+            if rank_of((left, right), NEVER) <= limit:
+                return False
+
+
 class PieceCache(dict[str, tuple[int, ...]]):
     """Piece -> its ids, worked out when a piece is asked for the first time.
 
@@ -98,7 +143,7 @@ class PieceCache(dict[str, tuple[int, ...]]):
         ids: the id of each token, by its bytes.
         pairs: what merges.
         made: the id that each rank makes.
-        whole: take a piece that is a token as it is; False always merges.
+        whole: take a piece that is a token as it is, though its bytes may merge to others.
         most: pieces to keep.
         longest: characters of the longest piece to keep.
     """
@@ -114,16 +159,19 @@ class PieceCache(dict[str, tuple[int, ...]]):
         longest: int = 64,
     ) -> None:
         super().__init__()
-        self._ids = ids if whole else {}
+        self._ids = ids
         self._pairs, self._made = pairs, made
+        self._self_made = None if whole else SelfMade(pairs, made)
         self._byte_ids = [ids.get(bytes([byte]), NEVER) for byte in range(256)]
         self._unknown = bytes(byte for byte, i in enumerate(self._byte_ids) if i == NEVER)
         self._most, self._longest = most, longest
 
     def __missing__(self, piece: str) -> tuple[int, ...]:
         token, byte_ids = piece.encode("utf-8"), self._byte_ids
-        if token in self._ids:
-            ids: tuple[int, ...] = (self._ids[token],)
+        if (known := self._ids.get(token)) is not None and (
+            self._self_made is None or known in self._self_made
+        ):
+            ids: tuple[int, ...] = (known,)
         else:
             if self._unknown:
                 token = token.translate(None, self._unknown)

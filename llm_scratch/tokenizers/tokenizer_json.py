@@ -90,7 +90,7 @@ def write_tokenizer_json(recipe: Recipe, path: PathLike) -> None:
         "model": {
             **PLAIN_MODEL,
             "ignore_merges": True,
-            "vocab": spelled_ids(recipe),
+            "vocab": spelled_ids(recipe.vocabulary()),
             "merges": [[spell(left), spell(right)] for left, right in recipe.merges],
         },
     }

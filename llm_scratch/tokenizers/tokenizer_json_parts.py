@@ -36,6 +36,12 @@ _READ_DIFFERENTLY = re.compile(r"\\[hHRXKGZzyYONk]|&&|\[\[|\(\?[a-zA-Z]*[a-hj-zA
 _LINE_ENDS = re.compile(r"(?<![\[\\])\^|(?<!\\)\$")
 
 
+def is_byte_level(content: Mapping[str, Any]) -> bool:
+    """Say whether a file's tokens are made of bytes: what else there is, other programs run."""
+    last = [part.get("type") for part in _flat(content.get("pre_tokenizer"), "pretokenizers")][-1:]
+    return last == ["ByteLevel"] and content["model"].get("type", "BPE") == "BPE"
+
+
 def is_nfc(normalizer: Mapping[str, Any] | None) -> bool | None:
     """Say whether a file's normalizer is NFC (True) or nothing (False); None for another one."""
     kinds = [part.get("type") for part in _flat(normalizer, "normalizers")]

@@ -18,6 +18,7 @@ from llm_scratch.tokenizers.any_tokenizer import end_of_text_id, fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 from llm_scratch.weights import gpt2_names, llama_names
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
 from llm_scratch.weights.gpt2_config_json import write_gpt2_config
@@ -59,7 +60,7 @@ def export_huggingface(
         raise ValueError(
             f"a head with {head.size} classes is no language model's; save_model keeps it"
         )
-    bpe = None if tokenizer is None else as_byte_pair(tokenizer)
+    bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
     folder = Path(folder)
@@ -106,10 +107,8 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -
     else:
         index.unlink(missing_ok=True)
     for old in folder.glob("model*.safetensors"):
-        if (
-            re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", old.name)
-            and old.name not in files
-        ):
+        own = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", old.name)
+        if own and old.name not in files:
             old.unlink()
 
 
@@ -138,13 +137,13 @@ Written by llm_scratch. Data, training, licence and limits are for its author to
 """
 
 
-def as_byte_pair(tokenizer: Any) -> BytePairTokenizer:
-    """The tokenizer as a `BytePairTokenizer`, which is what `tokenizer.json` can hold.
+def as_exportable(tokenizer: Any) -> BytePairTokenizer | WrappedTokenizer:
+    """Return the tokenizer in a form that a `tokenizer.json` can hold.
 
     Raises:
-        TypeError: if it is neither one nor GPT-2's.
+        TypeError: if it has none.
     """
-    if isinstance(tokenizer, BytePairTokenizer):
+    if isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer):
         return tokenizer
     gpt2 = BytePairTokenizer.gpt2()
     if isinstance(tokenizer, GPT2Tokenizer) or fingerprint(tokenizer) == fingerprint(gpt2):
@@ -155,11 +154,16 @@ def as_byte_pair(tokenizer: Any) -> BytePairTokenizer:
     )
 
 
-def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: Any, template: str | None) -> None:
+def _write_tokenizer(
+    folder: Path, bpe: BytePairTokenizer | WrappedTokenizer, cfg: Any, template: str | None
+) -> None:
     """Write the tokenizer's files, and the template of its conversations where there is one."""
-    bpe.to_tokenizer_json(folder / "tokenizer.json")
-    if not bpe.is_foreign:  # a file of another program says more than these two can
-        bpe.to_files(folder / "merges.txt", folder / "vocab.json")
+    if isinstance(bpe, WrappedTokenizer):
+        bpe.save(folder / "tokenizer.json")
+    else:
+        bpe.to_tokenizer_json(folder / "tokenizer.json")
+        if not bpe.rules_beyond_tokens:
+            bpe.to_files(folder / "merges.txt", folder / "vocab.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": cfg.context_length,
