@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
@@ -64,7 +65,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("rope.freq_base", "attention.layer_norm_rms_epsilon"), USED),
     **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor"), USED),
     **dict.fromkeys(("rope.scaling.original_context_length", "attention.sliding_window"), USED),
-    "attention.layer_norm_epsilon": (1e-5,),
+    "attention.layer_norm_epsilon": (1e-5, float(np.float32(1e-5))),  # which is not the same
     "attention.causal": (True,),
     "rope.scaling.attn_factor": (1.0,),
     "rope.scaling.finetuned": NOTHING,
