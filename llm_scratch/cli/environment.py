@@ -24,6 +24,7 @@ NEEDED = {
 }
 OPTIONAL = {
     "matplotlib": ("3.10", "3.11"),
+    "gguf": ("0.19", "0.19"),
     "transformers": ("5.20", "5.24"),
     "safetensors": ("0.8", "0.8"),
 }

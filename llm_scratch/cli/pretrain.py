@@ -18,13 +18,17 @@ from llm_scratch.cli.options import (
     matching,
     open_asked,
 )
-from llm_scratch.cli.settings import SETTINGS, SIZES, add_settings, shown_defaults
+from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.families import FAMILIES
+from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from llm_scratch.text.token_file import TokenFile
+
+ALL_SIZES = (*SIZES, *LLAMA_SIZES)
 
 
 def add_commands(subparsers: Any) -> None:
@@ -65,8 +69,12 @@ def add_pretrain(subparsers: Any) -> None:
     add_precision(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
     group = parser.add_argument_group("the model")
+    group.add_argument("--family", choices=FAMILIES, default="gpt2",
+                       help="the model's architecture; default: gpt2")  # fmt: skip
     shown = shown_defaults({name: preset.model for name, preset in PRESETS.items()}, SIZES)
     add_settings(group, GPTConfig, SIZES, shown)
+    llamas = {name: preset.sizes("llama") for name, preset in PRESETS.items()}
+    add_settings(group, LlamaConfig, LLAMA_SIZES, shown_defaults(llamas, LLAMA_SIZES))
     group = parser.add_argument_group("settings")
     shown = shown_defaults({name: preset.train for name, preset in PRESETS.items()}, SETTINGS)
     add_settings(group, TrainConfig, SETTINGS, shown)
@@ -77,7 +85,7 @@ def run_pretrain(args: argparse.Namespace) -> int:
     preset, given = PRESETS[args.preset], vars(args)
     train_options = {name: given[name] for name in (*SETTINGS, "precision") if name in given}
     config = replace(preset.train, **train_options)
-    sizes = replace(preset.model, **{name: given[name] for name in SIZES if name in given})
+    sizes = preset.sizes(args.family, **{name: given[name] for name in ALL_SIZES if name in given})
     if args.print_config:
         print(json.dumps({"model": asdict(sizes), "train": asdict(config)}, indent=1))
         return 0
@@ -109,7 +117,7 @@ def run_pretrain(args: argparse.Namespace) -> int:
     return 0
 
 
-def first_model(args: argparse.Namespace, sizes: GPTConfig, data: TokenFile, seed: int) -> Any:
+def first_model(args: argparse.Namespace, sizes: Any, data: TokenFile, seed: int) -> Any:
     """Return the model that the run starts with: a new one, or that of `--init`."""
     from llm_scratch.opening import open_model
     from llm_scratch.training.measuring import check_vocabularies
@@ -117,7 +125,7 @@ def first_model(args: argparse.Namespace, sizes: GPTConfig, data: TokenFile, see
 
     if args.init is None:
         return new_model(replace(sizes, vocab_size=data.vocab_size), seed)
-    if clash := [f"--{name.replace('_', '-')}" for name in SIZES if name in args]:
+    if clash := [f"--{name.replace('_', '-')}" for name in ALL_SIZES if name in args]:
         raise ValueError(f"--init brings the model's sizes; leave out {', '.join(clash)}")
     model, tokenizer = open_model(args.init, need_tokenizer=False)
     check_vocabularies(model, tokenizer, data)

@@ -33,6 +33,10 @@ SIZES = {
     "context_length": Setting("tokens that the model sees at once"),
     "drop_rate": Setting("share of the numbers that dropout sets to 0 in training"),
 }
+LLAMA_SIZES = {
+    "hidden_dim": Setting("llama: width of the gated networks"),
+    "n_kv_groups": Setting("llama: keys and values that the heads of a block share"),
+}
 # All settings of a run but its precision, which is an option that other commands have too.
 SETTINGS = {
     "steps": Setting("updates of the weights"),

@@ -89,9 +89,14 @@ def run_decode(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Print a text in its tokens, or how its words are merged."""
+    from llm_scratch.tokenizers.bpe import BytePairTokenizer
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
     tokenizer, text = open_tokenizer(args.tokenizer), _text_of(args)
+    if not isinstance(tokenizer, BytePairTokenizer):
+        raise ValueError(
+            f"{args.tokenizer} is not a byte-level BPE; only their tokens can be shown"
+        )
     print(tokenizer.show(text, args.special))
     if args.merges:
         print(*tokenizer.explain(text), sep="\n")

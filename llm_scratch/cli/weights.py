@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
@@ -16,6 +17,7 @@ from llm_scratch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from llm_scratch.opening import OpenModel
     from llm_scratch.weights.source import Source
 
 
@@ -41,6 +43,8 @@ def add_commands(subparsers: Any) -> None:
         add_option(
             command, "--lora-alpha X", "alpha of the LoRA matrices in the file", usual="it has none"
         )
+        if name == "export":
+            add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
     about = "bring a released GPT-2 to this machine"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
     fetch.add_argument("name", metavar="NAME",
@@ -51,7 +55,7 @@ def add_commands(subparsers: Any) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print layout, sizes and numbers of a source, and its tensors if asked."""
-    from llm_scratch.weights.gpt2 import find_source
+    from llm_scratch.weights.named import find_source
     from llm_scratch.weights.source import open_source
 
     opened = open_source(find_source(args.source))
@@ -59,7 +63,7 @@ def run_info(args: argparse.Namespace) -> int:
         print(line)
     if args.tensors:
         for name, part in opened.parts.items():
-            dtype = str(part.stored.tensor.dtype).removeprefix("torch.")
+            dtype = str(part.stored.dtype).removeprefix("torch.")
             print(f"{name:<44} {str(part.shape):<16} {dtype}")
     return 0
 
@@ -67,13 +71,13 @@ def run_info(args: argparse.Namespace) -> int:
 def describe(opened: Source) -> list[str]:
     """Return a few lines that say what a source holds."""
     names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
-             "nanogpt": "nanoGPT's"}  # fmt: skip
-    tensors = {id(part.stored): part.stored.tensor for part in opened.parts.values()}.values()
+             "nanogpt": "nanoGPT's", "gguf": "llama.cpp's (GGUF)"}  # fmt: skip
+    tensors = {id(part.stored): part.stored for part in opened.parts.values()}.values()
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     lines = [
         f"file      {opened.path}",
         f"layout    {names[opened.layout]}",
-        f"numbers   {sum(tensor.numel() for tensor in tensors):,} ({', '.join(dtypes)})",
+        f"numbers   {sum(math.prod(tensor.shape) for tensor in tensors):,} ({', '.join(dtypes)})",
         f"head      {'its own' if 'out_head.weight' in opened.parts else 'the embedding'}",
         *(f"{name:<9} {value}" for name, value in opened.known.items()),
     ]
@@ -86,7 +90,8 @@ def run_convert(args: argparse.Namespace) -> int:
     """Write a model as a folder of this library's."""
     from llm_scratch.weights.folder import save_model
 
-    print(f"written: {save_model(*_open_any(args))}")
+    opened = _open_any(args)
+    print(f"written: {save_model(opened.model, args.folder, opened.tokenizer)}")
     return 0
 
 
@@ -94,12 +99,20 @@ def run_export(args: argparse.Namespace) -> int:
     """Write a model as a folder in Hugging Face's layout."""
     from llm_scratch.weights.export import export_huggingface
 
-    print(f"written: {export_huggingface(*_open_any(args))}")
+    opened = _open_any(args)
+    written = export_huggingface(
+        opened.model,
+        args.folder,
+        opened.tokenizer,
+        chat_template=opened.chat_template,
+        max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
+    )
+    print(f"written: {written}")
     return 0
 
 
-def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
-    """Return the model, an adapter merged into it, the folder it goes to, and its tokenizer."""
+def _open_any(args: argparse.Namespace) -> OpenModel:
+    """Open the model, and merge an adapter into it."""
     from llm_scratch.lora.layers import lora_layers, merge_lora
 
     opened = open_asked(
@@ -111,7 +124,7 @@ def _open_any(args: argparse.Namespace) -> tuple[Any, str, Any]:
     )
     if lora_layers(opened.model):
         merge_lora(opened.model, unwrap=True)
-    return opened.model, args.folder, opened.tokenizer
+    return opened
 
 
 def run_fetch(args: argparse.Namespace) -> int:

@@ -36,7 +36,8 @@ from llm_scratch.weights.folder_metadata import (
     read_metadata,
     saved_head,
 )
-from llm_scratch.weights.gpt2_names import Part, hugging_face_parts, layers_of, strip_prefixes
+from llm_scratch.weights.names import layers_of, parts_of
+from llm_scratch.weights.parts import Part
 from llm_scratch.weights.tokenizer_files import load_tokenizer
 
 
@@ -76,10 +77,10 @@ def load_adapter(
     on. Where the model has LoRA in the same layers already, the matrices take the file's values.
 
     Args:
-        model: the `GPTModel` that the adapter was trained on. A head that belongs to the adapter
+        model: the model that the adapter was trained on. A head that belongs to the adapter
             takes the place of the model's.
-        folder: from `save_adapter`, or from PEFT: for a `GPTModel`, or for transformers' GPT-2,
-            whose fused query, key and value become three layers with the same A.
+        folder: from `save_adapter`, or from PEFT: for a `GPTModel`, or for transformers' models,
+            of which GPT-2's fused query, key and value become three layers with the same A.
         check_base: whether a base with other numbers is refused. PEFT's own files say nothing
             about their base; there the shapes alone are compared.
         ignore_keys: settings of PEFT's that are passed over although these layers do not compute
@@ -187,7 +188,7 @@ def _sort(adapter: Adapter, tensors: Mapping[str, Stored]) -> dict[str, tuple[Te
             halves.setdefault(match[1], {})[match[2]] = tensor
             continue
         plain = name.replace(".base_layer.", ".")
-        parts = hugging_face_parts(strip_prefixes(plain), stored) or {plain: Part(stored)}
+        parts = parts_of(plain, stored) or {plain: Part(stored)}
         adapter.beside |= {ours: part.tensor() for ours, part in parts.items()}
         if plain != name:
             adapter.under |= parts.keys()

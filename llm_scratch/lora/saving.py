@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.weights.folder import check_vocabulary
 from llm_scratch.weights.folder_metadata import ADAPTER, write_metadata
+from llm_scratch.weights.llama_config_json import ARCHITECTURES, model_type_of
+from llm_scratch.weights.llama_names import their_name
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+TASKS = {"tokens": "CAUSAL_LM", "classes": "SEQ_CLS"}
 
 
 def save_adapter(
@@ -44,7 +49,8 @@ def save_adapter(
     """The folder that now holds a model's LoRA matrices, without the model they stand in.
 
     Parts that learn beside them are saved too, and a head that is not the base's own. PEFT loads
-    the folder onto the same `GPTModel`. `train(..., save_best=save_adapter)` keeps the best ones.
+    the folder onto the same `GPTModel`, or onto transformers' model where that is a `LlamaModel`.
+    `train(..., save_best=save_adapter)` keeps the best ones.
 
     Args:
         model: a language model with LoRA.
@@ -75,51 +81,70 @@ def save_adapter(
         "base": description,
     }
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
-    tensors = {name: p.detach() for name, p in _adapter_tensors(inner, layers, beside).items()}
+    shown = partial(_peft_name, inner)
+    tensors = {n: p.detach() for n, p in _adapter_tensors(inner, layers, beside, shown).items()}
     modules = {name.rpartition(".")[0] for name in beside} - layers.keys()
-    kind = f"{type(inner).__module__}.{type(inner).__name__}"
-    config = _peft_config(layers, sorted(modules), mark, kind, base)
+    settings = {shown(name): layer for name, layer in layers.items()}
+    config = _peft_config(settings, sorted(map(shown, modules)), mark, inner, base)
     write_json(folder / CONFIG_FILE, config, indent=2)
     write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
     return folder
 
 
 def _adapter_tensors(
-    model: nn.Module, layers: dict[str, LinearWithLoRA], beside: list[str]
+    model: nn.Module,
+    layers: dict[str, LinearWithLoRA],
+    beside: list[str],
+    shown: Callable[[str], str],
 ) -> dict[str, Tensor]:
     """Every tensor of an adapter by PEFT's name: (rank, in) and (out, rank), as it has them."""
     tensors = {}
     for name, layer in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora.A.T.contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora.B.T.contiguous()
+        tensors[f"{PREFIX}{shown(name)}.lora_A.weight"] = layer.lora.A.T.contiguous()
+        tensors[f"{PREFIX}{shown(name)}.lora_B.weight"] = layer.lora.B.T.contiguous()
     whole = base_tensors(model)
     for name in beside:
         module, _, kind = name.rpartition(".")
-        inner = f"{module}.base_layer.{kind}" if module in layers else name
-        tensors[PREFIX + inner] = whole[name]
+        under = ".base_layer" if module in layers else ""
+        kind = "weight" if kind == "scale" and shown(module) != module else kind
+        tensors[f"{PREFIX}{shown(module)}{under}.{kind}"] = whole[name]
     return tensors
+
+
+def _peft_name(model: Any, module: str) -> str:
+    """The name that a part of a model has where PEFT opens its adapter."""
+    if family_of(model.cfg).model != "LlamaModel":
+        return module
+    kind = "scale" if "norm" in module.rpartition(".")[2] else "weight"
+    theirs = their_name(f"{module}.{kind}", classes=head_of(model).kind == "classes")
+    return theirs.rpartition(".")[0]
 
 
 def _peft_config(
     layers: dict[str, LinearWithLoRA],
     modules: list[str],
     mark: str,
-    kind: str,
+    model: Any,
     base: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """The content of `adapter_config.json`; what it leaves out has PEFT's defaults."""
     ranks = {name: layer.lora.rank for name, layer in layers.items()}
     alphas = {name: layer.lora.alpha for name, layer in layers.items()}
     (rank, _), (alpha, _) = (Counter(v.values()).most_common(1)[0] for v in (ranks, alphas))
+    theirs = family_of(model.cfg).model == "LlamaModel"
+    library, name = type(model).__module__, type(model).__name__
+    if theirs:
+        family = model_type_of(model.cfg)
+        library, name = f"transformers.models.{family}.modeling_{family}", ARCHITECTURES[family]
     return {
         "peft_type": "LORA",
-        "task_type": None,
+        "task_type": TASKS[head_of(model).kind] if theirs else None,
         "inference_mode": True,
         "base_model_name_or_path": None if base is None else os.fspath(base),
-        # PEFT's own notes on a base that is no transformers model, to which one more is added.
+        # PEFT's own notes on the base, to which one more is added.
         "auto_mapping": {
-            "base_model_class": kind.rpartition(".")[2],
-            "parent_library": kind.rpartition(".")[0],
+            "base_model_class": name,
+            "parent_library": library,
             "base_fingerprint": mark,
         },
         "r": rank,

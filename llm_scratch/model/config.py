@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numbers
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 GPT_CONFIG_124M: dict[str, Any] = {
     "vocab_size": 50257,
@@ -28,8 +28,36 @@ class ConfigError(ValueError, AssertionError):
     """A size or option that no model can be built with (the book asserts some of them)."""
 
 
+class ReadsLikeADict:
+    """What makes a frozen dataclass read like the book's dict: `cfg["emb_dim"]`, `**cfg`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of all options, in order."""
+        return tuple(self.__dataclass_fields__)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The option's value, or `default` where there is no such option."""
+        return getattr(self, key) if key in self else default
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise KeyError(f"{key!r} is no option; there are {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(ReadsLikeADict):
     """Everything that decides the shape of a GPT, checked once when it is made.
 
     It reads like the book's dict (`cfg["emb_dim"]`, `**cfg`) and changes through
@@ -70,7 +98,7 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            object.__setattr__(self, name, _positive_int(name, getattr(self, name)))
+            object.__setattr__(self, name, positive_int(name, getattr(self, name)))
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be True or False")
@@ -107,28 +135,6 @@ class GPTConfig:
         """The dropout rate that applies before each shortcut addition."""
         return self.drop_rate if self.drop_rate_shortcut is None else self.drop_rate_shortcut
 
-    def keys(self) -> tuple[str, ...]:
-        """The names of all options, in order."""
-        return tuple(field.name for field in fields(self))
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The option's value, or `default` where there is no such option."""
-        return getattr(self, key) if key in self else default
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self:
-            raise KeyError(f"{key!r} is no option; there are {', '.join(self.keys())}")
-        return getattr(self, key)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
 
 def as_config(cfg: GPTConfig | Mapping[str, Any]) -> GPTConfig:
     """The configuration itself, or one made from a dict with the same keys.
@@ -137,21 +143,45 @@ def as_config(cfg: GPTConfig | Mapping[str, Any]) -> GPTConfig:
         ConfigError: if a key is unknown or missing; the known ones are listed.
         TypeError: if `cfg` is neither a `GPTConfig` nor a mapping.
     """
-    if isinstance(cfg, GPTConfig):
+    return config_from(GPTConfig, _SIZES, cfg)
+
+
+Config = TypeVar("Config", bound=ReadsLikeADict)
+
+
+def config_from(kind: type[Config], needed: Sequence[str], cfg: Any) -> Config:
+    """Return a configuration of a kind: `cfg` itself, or one made from a dict.
+
+    Args:
+        kind: the class.
+        needed: the keys that a dict must have.
+        cfg: one of the class, or a dict.
+
+    Raises:
+        ConfigError: if a key is unknown or missing; the known ones are listed.
+        TypeError: if `cfg` is neither.
+    """
+    if isinstance(cfg, kind):
         return cfg
     if not isinstance(cfg, Mapping):
-        raise TypeError(f"a configuration is a GPTConfig or a dict, got {type(cfg).__name__}")
-    known = [field.name for field in fields(GPTConfig)]
+        name = type(cfg).__name__
+        raise TypeError(f"a configuration is a {kind.__name__} or a dict, got {name}")
+    known = list(kind.__dataclass_fields__)
     unknown = [str(key) for key in cfg if key not in known]
     if unknown:
         raise ConfigError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-    missing = [name for name in _SIZES if name not in cfg]
+    missing = [name for name in needed if name not in cfg]
     if missing:
         raise ConfigError(f"the configuration lacks {', '.join(missing)}; every size is needed")
-    return GPTConfig(**cfg)
+    return kind(**cfg)
 
 
-def _positive_int(name: str, value: Any) -> int:
+def positive_int(name: str, value: Any) -> int:
+    """Return a size as a whole number.
+
+    Raises:
+        ConfigError: if it is not a positive whole number.
+    """
     try:
         number = operator.index(value)
     except TypeError:

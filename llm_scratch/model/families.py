@@ -3,7 +3,7 @@
 Code that has to know a family asks here, by the configuration. Nothing here needs PyTorch before
 a model is at hand.
 
-Shape letters: V vocabulary, T context length, C emb_dim.
+Shape letters: V vocabulary, T context length, C emb_dim, D head_dim.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_scratch.model.config import GPTConfig, as_config
 from llm_scratch.model.heads import Head
+from llm_scratch.model.llama_config import LlamaConfig, as_llama_config
 
 if TYPE_CHECKING:
     from llm_scratch.model.interface import LanguageModel
@@ -39,6 +40,39 @@ def _gpt2_shapes(cfg: GPTConfig) -> Shapes:
         for norm in ("norm1", "norm2"):
             shapes |= {f"{prefix}{norm}.{name}": (C,) for name in ("scale", "shift")}
     return shapes | {f"final_norm.{name}": (C,) for name in ("scale", "shift")}
+
+
+def _llama_shapes(cfg: LlamaConfig) -> Shapes:
+    """Name and shape of everything but the head of a `LlamaModel`, in its order."""
+    C, D = cfg.emb_dim, cfg.head_dim
+    shapes: Shapes = {"tok_emb.weight": (cfg.vocab_size, C)}
+    for block in range(cfg.n_layers):
+        prefix = f"trf_blocks.{block}."
+        heads = {"query": cfg.n_heads, "key": cfg.n_kv_heads, "value": cfg.n_kv_heads}
+        for name, count in heads.items():
+            shapes[f"{prefix}att.W_{name}.weight"] = (count * D, C)
+            if cfg.qkv_bias:
+                shapes[f"{prefix}att.W_{name}.bias"] = (count * D,)
+        shapes[f"{prefix}att.out_proj.weight"] = (C, cfg.n_heads * D)
+        if cfg.qk_norm:
+            shapes |= {f"{prefix}att.{name}.scale": (D,) for name in ("q_norm", "k_norm")}
+        shapes |= _gated_shapes(cfg, f"{prefix}ff.")
+        shapes |= {f"{prefix}{norm}.scale": (C,) for norm in ("norm1", "norm2")}
+    return shapes | {"final_norm.scale": (C,)}
+
+
+def _gated_shapes(cfg: LlamaConfig, prefix: str) -> Shapes:
+    """Name and shape of a gated network, or of the experts in its place."""
+    C, width = cfg.emb_dim, cfg.moe_intermediate_size if cfg.num_experts else cfg.hidden_dim
+    layers: Shapes = {"fc1": (width, C), "fc2": (width, C), "fc3": (C, width)}
+    if not cfg.num_experts:
+        return {f"{prefix}{name}.weight": shape for name, shape in layers.items()}
+    experts = {
+        f"{prefix}{name}.{number}.weight": shape
+        for name, shape in layers.items()
+        for number in range(cfg.num_experts)
+    }
+    return {f"{prefix}gate.weight": (cfg.num_experts, C), **experts}
 
 
 @dataclass(frozen=True)
@@ -74,6 +108,9 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(GPTConfig, as_config, "gpt", "GPTModel", "TransformerBlock", _gpt2_shapes),
+    "llama": Family(
+        LlamaConfig, as_llama_config, "llama", "LlamaModel", "LlamaBlock", _llama_shapes
+    ),
 }
 """The families by name."""
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from llm_scratch.model.attention import MultiHeadAttention, attention_mask_of, check_length
+from llm_scratch.model import decoder
+from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import GPTConfig, as_config
-from llm_scratch.model.initialization import SkipInitialization, init_gpt2
+from llm_scratch.model.initialization import SkipInitialization, init_normal
 from llm_scratch.model.layers import FeedForward, LayerNorm
 from llm_scratch.model.linear import Linear
 
@@ -106,9 +106,7 @@ class GPTModel(nn.Module):
         self.final_norm = LayerNorm(cfg.emb_dim)
         self.out_head = Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         if cfg.tie_weights:
-            self.tie_weights()
-            self.register_load_state_dict_pre_hook(_fill_tied_head)
-            self.register_load_state_dict_post_hook(_tie_after_load)
+            decoder.keep_tied(self)
 
     @classmethod
     def empty(cls, cfg: GPTConfig | Mapping[str, Any]) -> GPTModel:
@@ -158,27 +156,16 @@ class GPTModel(nn.Module):
         positions: Tensor | None = None,
     ) -> Tensor:
         """Everything but the head: (B, T) ids -> (B, T, C). Arguments and errors as `forward`."""
-        past = 0 if cache is None else cache.length
-        self._check_ids(in_idx, past)
-        B, T = in_idx.shape
-        if cache is not None:
-            cache.check_room(B, T)
-        mask = None
-        if attention_mask is not None:
-            mask = attention_mask_of(attention_mask, B, T, past)  # (B, 1, T, S + T)
-            if positions is None and attention_mask.dim() == 2:
-                positions = (attention_mask.bool().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        where = slice(past, past + T)
-        places = self.pos_emb.weight[where] if positions is None else self.pos_emb(positions)
-        x = self.drop_emb(self._embed(in_idx) + places)  # (B, T, C)
+        mask, where = decoder.placed(self, in_idx, cache, attention_mask, positions)
+        follow = isinstance(where, slice)
+        places = self.pos_emb.weight[where] if follow else self.pos_emb(where)
+        x = self.drop_emb(decoder.embedded(self.tok_emb, in_idx) + places)  # (B, T, C)
+        plain = mask is None and cache is None  # then a block of one's own needs no options
         for layer, block in enumerate(self.trf_blocks):
-            plain = mask is None and cache is None  # then a block of one's own needs no options
-            if plain and self._recomputes(layer):
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x) if plain else block(x, mask=mask, cache=cache, layer=layer)
+            options = {} if plain else {"mask": mask, "cache": cache, "layer": layer}
+            x = decoder.through_block(self, layer, block, x, **options)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(in_idx.shape[1])
         return self.final_norm(x)
 
     def new_cache(
@@ -194,37 +181,7 @@ class GPTModel(nn.Module):
         Raises:
             ValueError: if `length` is above the model's context length or below 1.
         """
-        cfg, weight = self.cfg, self.tok_emb.weight
-        length = cfg.context_length if length is None else length
-        if not 1 <= length <= cfg.context_length:
-            raise ValueError(
-                f"a cache of {length} tokens does not fit a context_length of {cfg.context_length}"
-            )
-        heads, width = cfg.n_kv_heads, cfg.head_dim
-        return KVCache(
-            cfg.n_layers, batch, heads, length, width, dtype or weight.dtype, weight.device
-        )
-
-    def _recomputes(self, layer: int) -> bool:
-        every = self.checkpoint_blocks
-        return every > 0 and layer % every == 0 and self.training and torch.is_grad_enabled()
-
-    def _check_ids(self, in_idx: Tensor, past: int) -> None:
-        if in_idx.dim() != 2:
-            raise ValueError(f"expected ids of shape (batch, tokens), got {tuple(in_idx.shape)}")
-        if in_idx.is_floating_point() or in_idx.dtype == torch.bool:
-            raise TypeError(f"token ids are integers, got {in_idx.dtype}")
-        check_length(past + in_idx.shape[1], self.cfg.context_length)
-
-    def _embed(self, in_idx: Tensor) -> Tensor:
-        try:
-            return self.tok_emb(in_idx)  # (B, T, C)
-        except IndexError as err:
-            size = self.tok_emb.num_embeddings
-            raise ValueError(
-                f"ids from {int(in_idx.min())} to {int(in_idx.max())} do not fit a vocabulary of "
-                f"{size} (0 to {size - 1}); was another tokenizer used?"
-            ) from err
+        return decoder.new_cache(self.cfg, self.tok_emb.weight, batch, length, dtype)
 
     def tie_weights(self) -> None:
         """Make the output head and the token embedding one and the same parameter."""
@@ -251,7 +208,7 @@ class GPTModel(nn.Module):
         Source:
             Radford et al. 2019 (GPT-2), section 2.3.
         """
-        init_gpt2(self, self.cfg.n_layers, std, position_std, generator)
+        init_normal(self, self.cfg.n_layers, std, position_std, generator)
 
     def num_parameters(self, *, head: bool = True, trainable_only: bool = False) -> int:
         """How many parameters the model has (single numbers), a shared one counted once.
@@ -261,45 +218,12 @@ class GPTModel(nn.Module):
                 tied one, which is how GPT-2 comes to "124M".
             trainable_only: whether frozen parameters are left out.
         """
-        parameters = set(self.parameters())
-        if not head:
-            parameters -= set(self.out_head.parameters()) - {self.tok_emb.weight}
-        return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
+        return decoder.num_parameters(self, head, trainable_only)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GPTModel:
         # A move off the meta device gives the head a parameter of its own.
-        tied = _is_tied(self)
+        tied = decoder.is_tied(self)
         super()._apply(fn, recurse)
         if tied:
             self.tie_weights()
         return self
-
-
-def _is_tied(model: GPTModel) -> bool:
-    """Whether head and embedding are one parameter; a head put in later has its own."""
-    head = getattr(model.out_head, "weight", None)
-    return model.cfg.tie_weights and head is model.tok_emb.weight
-
-
-def _fill_tied_head(model: GPTModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give a file's head the embedding's tensor; refuse a head that differs from it."""
-    embedding = state_dict.get(prefix + "tok_emb.weight")
-    if embedding is None or not _is_tied(model):
-        return
-    head = state_dict.get(prefix + "out_head.weight", embedding)
-    if head.shape == embedding.shape and not torch.equal(head, embedding):
-        raise ValueError(
-            "the state dict holds a head that differs from its token embedding, and this model"
-            " ties the two; build it with tie_weights=False"
-        )
-    if head.shape == embedding.shape:
-        state_dict[prefix + "out_head.weight"] = embedding
-
-
-def _tie_after_load(model: GPTModel, _: Any) -> None:
-    """Make two parameters over one tensor one again: `assign=True` wraps it twice."""
-    head = getattr(model.out_head, "weight", None)
-    embedding = model.tok_emb.weight
-    if head is not None and head.shape == embedding.shape:
-        if head.data_ptr() == embedding.data_ptr():
-            model.tie_weights()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from llm_scratch.model.layers import LayerNorm
+from llm_scratch.model.llama_layers import RMSNorm
 
 _RANDOM_FILLS = (
     nn.init.kaiming_uniform_,
@@ -19,6 +20,8 @@ _RANDOM_FILLS = (
     Tensor.uniform_,
     Tensor.normal_,
 )
+
+RESIDUAL = (".att.out_proj", ".ff.layers.2", ".ff.fc3")  # what writes to the residual stream
 
 
 class SkipInitialization(TorchFunctionMode):
@@ -42,25 +45,27 @@ class SkipInitialization(TorchFunctionMode):
 
 
 @torch.no_grad()
-def init_gpt2(
+def init_normal(
     model: nn.Module,
     n_layers: int,
     std: float = 0.02,
     position_std: float | None = None,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Start a GPT's parameters as GPT-2's were, in place; see `GPTModel.init_weights`."""
+    """Start a model's parameters as GPT-2's were, in place; see `GPTModel.init_weights`."""
     position_std = std if position_std is None else position_std
     residual_std = std / math.sqrt(2 * n_layers)
     for name, module in model.named_modules():
         if isinstance(module, LayerNorm):
             module.scale.fill_(1.0)
             module.shift.zero_()
+        elif isinstance(module, RMSNorm):
+            module.scale.fill_(1.0)
         elif isinstance(module, nn.Embedding):
             spread = position_std if name.endswith("pos_emb") else std
             module.weight.normal_(0.0, spread, generator=generator)
         elif isinstance(module, nn.Linear):
-            is_residual = ".att.out_proj" in name or ".ff.layers.2" in name
+            is_residual = any(part in name for part in RESIDUAL)
             module.weight.normal_(0.0, residual_std if is_residual else std, generator=generator)
             if module.bias is not None:
                 module.bias.zero_()

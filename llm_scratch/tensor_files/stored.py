@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,35 +27,62 @@ MOST_THREADS = 4  # more do not read faster
 Octets = NDArray[np.uint8]
 
 
+class Packed(Protocol):
+    """Numbers that must be computed from the bytes of a file, such as quantised ones."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def unpack(self) -> Tensor:
+        """Compute the tensor, in memory of its own."""
+        ...
+
+
 @dataclass
 class Stored:
     """One tensor of a file.
 
     Args:
-        tensor: the tensor, usually mapped: its memory is the file until somebody writes to it.
+        numbers: the tensor, usually mapped: its memory is the file until somebody writes to it; or
+            packed numbers, which nobody keeps unpacked.
         path: the file its bytes are in.
         offset: where they begin, row after row; None when it may only be read through `tensor`.
         thirds: what `reading_thirds` made of its last axis.
     """
 
-    tensor: Tensor
+    numbers: Tensor | Packed
     path: Path
     offset: int | None = None
     thirds: tuple[Tensor, ...] | None = None
 
     @property
+    def tensor(self) -> Tensor:
+        """The tensor; packed numbers are computed anew each time, so ask once."""
+        return self.numbers if isinstance(self.numbers, Tensor) else self.numbers.unpack()
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape."""
-        return tuple(self.tensor.shape)
+        return tuple(self.numbers.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The tensor's type; packed numbers have the one they are computed in."""
+        return self.numbers.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The tensor's size in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row, which is what lies along the last axis."""
-        return self.shape[-1] * self.tensor.element_size()
+        return self.shape[-1] * self.dtype.itemsize
 
     def rows(self) -> Iterator[tuple[int, Octets]]:
         """The bytes of all rows, a few rows at a time, each time with the number of the first."""
-        n_rows = self.tensor.numel() // self.shape[-1]
+        n_rows = self.nbytes // self.row_bytes
         step = max(1, CHUNK_BYTES // self.row_bytes)
         if self.offset is None:
             data = self.tensor.contiguous().view(-1).view(torch.uint8).numpy()
@@ -85,14 +113,12 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
     map, since pages that are mapped *and* copied would both count as memory of the process.
     """
     tensors = list(tensors)
-    room = fresh_memory(sum(_rounded(stored.tensor.nbytes) for stored in tensors))
+    room = fresh_memory(sum(_rounded(stored.nbytes) for stored in tensors))
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         running, start = [], 0
         for stored in tensors:
-            running.append(
-                pool.submit(_set_thirds, stored, room[start : start + stored.tensor.nbytes])
-            )
-            start += _rounded(stored.tensor.nbytes)
+            running.append(pool.submit(_set_thirds, stored, room[start : start + stored.nbytes]))
+            start += _rounded(stored.nbytes)
         yield
         for each in running:
             each.result()
@@ -101,7 +127,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
     """The three thirds of a tensor's last axis, read now unless they have been."""
     if stored.thirds is None:
-        _set_thirds(stored, fresh_memory(stored.tensor.nbytes))
+        _set_thirds(stored, fresh_memory(stored.nbytes))
     return stored.thirds or ()
 
 
@@ -113,8 +139,7 @@ def _set_thirds(stored: Stored, room: Octets) -> None:
             block[start : start + len(rows)] = rows[:, third * width : (third + 1) * width]
     shape = (*stored.shape[:-1], stored.shape[-1] // 3)
     stored.thirds = tuple(
-        torch.from_numpy(block.reshape(-1)).view(stored.tensor.dtype).view(shape)
-        for block in blocks
+        torch.from_numpy(block.reshape(-1)).view(stored.dtype).view(shape) for block in blocks
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import regex
 
-from llm_scratch.files import parse_json, written_whole
+from llm_scratch.files import written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -29,7 +29,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
     vocab_size_of,
 )
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
-from llm_scratch.tokenizers.bpe_files import file_errors, saved_recipe, saved_text
+from llm_scratch.tokenizers.bpe_open import tokenizer_of_bytes
 from llm_scratch.tokenizers.bpe_pieces import (
     Text,
     Texts,
@@ -40,6 +40,7 @@ from llm_scratch.tokenizers.bpe_pieces import (
 )
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT, UnknownIdError
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 Empty = Literal["drop", "raise"]
 
@@ -207,17 +208,15 @@ def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
     split_like_gpt2 = getattr(tokenizer, "pattern", GPT2_PATTERN) == GPT2_PATTERN
     if split_like_gpt2 and identity == fingerprint(GPT2Tokenizer()):
         return GPT2
-    ours = isinstance(tokenizer, BytePairTokenizer)
-    return saved_text(tokenizer.recipe).encode("utf-8") if ours else b""
+    ours = isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer)
+    return tokenizer.to_bytes() if ours else b""
 
 
 def unpack_tokenizer(packed: bytes) -> Any:
     """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
     if packed in (b"", GPT2):
         return GPT2Tokenizer() if packed else None
-    path = "the tokenizer"
-    with file_errors(path, "saved tokenizer"):
-        return BytePairTokenizer(*saved_recipe(path, parse_json(path, packed)))
+    return tokenizer_of_bytes(packed)
 
 
 def progress_bar(total: int | None, what: str, show: bool) -> Any:

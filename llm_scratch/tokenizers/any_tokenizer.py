@@ -132,6 +132,7 @@ def fingerprint(tokenizer: Any) -> str:
     digest.update("\0".join(["specials", *specials]).encode("utf-8"))
     if words := getattr(tokenizer, "added_words", None):
         digest.update("\0".join(["words", *sorted(words)]).encode("utf-8"))
+    digest.update(getattr(tokenizer, "rules_beyond_tokens", b""))
     try:
         ids = encode(tokenizer, PROBE_TEXT)
     except (KeyError, ValueError):  # a vocabulary of words that lacks one of the probe's

@@ -3,7 +3,7 @@
 Read it in this order: `bpe_pieces` splits a text into words and marks, `bpe_training` learns
 which bytes belong together, `bpe_vocabulary` numbers the tokens, `bpe_merging` applies what was
 learned, and this file puts them together. `bpe_files`, `tokenizer_json` and `bpe_display` are for
-keeping and seeing.
+keeping and seeing, `bpe_foreign` is what other people's vocabularies need beyond that.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache, cached_property
 from itertools import chain
 from operator import index
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.files import PathLike, write_text
-from llm_scratch.tokenizers import bpe_files, tokenizer_json
+from llm_scratch.files import PathLike, parse_json, read_bytes, write_bytes
+from llm_scratch.tokenizers import bpe_files, gguf_tokenizer, tokenizer_json
 from llm_scratch.tokenizers.any_tokenizer import Special, encode, fingerprint
 from llm_scratch.tokenizers.bpe_display import MergeStep, TokenDisplay, merge_steps
+from llm_scratch.tokenizers.bpe_foreign import ForeignBPE
 from llm_scratch.tokenizers.bpe_merging import PieceCache
-from llm_scratch.tokenizers.bpe_pieces import (
-    Texts,
-    find_pieces,
-    split_specials,
-    text_blocks,
-)
+from llm_scratch.tokenizers.bpe_pieces import Texts, find_pieces, split_specials
+from llm_scratch.tokenizers.bpe_splitting import Splitting
 from llm_scratch.tokenizers.bpe_training import learn_merges
 from llm_scratch.tokenizers.bpe_vocabulary import (
     Merges,
     SpecialTokens,
+    Vocabulary,
     build_vocabulary,
     recover_merges,
 )
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN, load_gpt2_ranks
+from llm_scratch.tokenizers.normal_form import nfc
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.tokenizers.tiktoken_methods import TiktokenMethods, as_ids, check_text
 
@@ -73,15 +73,29 @@ class BytePairTokenizer(TiktokenMethods):
         if not isinstance(name, str) or not isinstance(pattern, str):
             raise TypeError(f"name and pattern must be str, got {name!r} and {pattern!r}")
         find_pieces("", pattern)  # raises if it is no regular expression
+        vocabulary = build_vocabulary(list(merges), special_tokens, added_words)
+        self._set_up(name, vocabulary, Splitting.by(pattern))
+
+    def _set_up(
+        self,
+        name: str,
+        vocabulary: Vocabulary,
+        splitting: Splitting,
+        foreign: ForeignBPE | None = None,
+    ) -> None:
         self.name = name
-        self.pattern = pattern
-        self.merges = list(merges)
-        self._vocabulary = build_vocabulary(self.merges, special_tokens, added_words)
-        self._mergeable_ranks = self._vocabulary.ordinary
-        self._special_tokens = self._vocabulary.special
-        self._added_words = self._vocabulary.words
+        self._vocabulary = vocabulary
+        self._splitting = splitting
+        self._foreign = foreign
+        self._mergeable_ranks = vocabulary.ordinary
+        self._special_tokens = vocabulary.special
+        self._added_words = vocabulary.words
         self._added_ids = {**self._special_tokens, **self._added_words}
-        self._cache = PieceCache(self._mergeable_ranks, self._vocabulary.pairs)
+        for end, i in (foreign.ends if foreign is not None else {}).items():
+            setattr(self, end, i)
+        self._normal_form = foreign is not None and foreign.nfc
+        numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made
+        self._cache = PieceCache(*numbers, whole=foreign is None or foreign.whole)
 
     # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
 
@@ -122,14 +136,45 @@ class BytePairTokenizer(TiktokenMethods):
         return cls(_gpt2_merges(), name="gpt2")
 
     @classmethod
-    def load(cls, path: PathLike) -> BytePairTokenizer:
-        """Read a tokenizer that `save` wrote.
+    def load(
+        cls, path: PathLike, ends: Mapping[str, int] = MappingProxyType({})
+    ) -> BytePairTokenizer:
+        """Read a tokenizer that `save` wrote; see `from_bytes` for `ends`.
 
         Raises:
             TokenizerFileError: if the file is damaged, was edited, or is of another kind.
         """
         with bpe_files.file_errors(path, "saved tokenizer"):
-            return cls(*bpe_files.saved_recipe(path, bpe_files.read_tokenizer_file(path)))
+            data = read_bytes(path, most_bytes=bpe_files.LONGEST_FILE)
+        return cls.from_bytes(data, path, ends)
+
+    @classmethod
+    def from_bytes(
+        cls,
+        data: bytes,
+        path: PathLike = "the tokenizer",
+        ends: Mapping[str, int] = MappingProxyType({}),
+    ) -> BytePairTokenizer:
+        """Read a tokenizer from the bytes of a file that `save` wrote.
+
+        Args:
+            data: the bytes.
+            path: what to call the file in errors.
+            ends: `ends` of the tokenizer, which a file of another program does not hold.
+        """
+        with bpe_files.file_errors(path, "saved tokenizer"):
+            content = parse_json(path, data)
+            if "model" in content and "format" not in content:
+                return cls._of_foreign(
+                    tokenizer_json.foreign_of_json(path, data, content, ends=ends)
+                )
+            return cls(*bpe_files.saved_recipe(path, content))
+
+    @classmethod
+    def _of_foreign(cls, foreign: ForeignBPE) -> BytePairTokenizer:
+        made = cls.__new__(cls)
+        made._set_up(foreign.name, foreign.vocabulary, foreign.splitting, foreign)
+        return made
 
     @classmethod
     def from_files(
@@ -146,14 +191,31 @@ class BytePairTokenizer(TiktokenMethods):
     def from_tokenizer_json(
         cls, path: PathLike, *, ignore_keys: Collection[str] = ()
     ) -> BytePairTokenizer:
-        """Read a byte-level BPE from Hugging Face's `tokenizer.json`; the ids are kept.
+        """Read a byte-level BPE from Hugging Face's `tokenizer.json`; its ids and rules are kept.
 
         Args:
             path: the file.
             ignore_keys: settings in it to pass over although they would change the ids.
         """
         with bpe_files.file_errors(path, "tokenizer.json"):
-            return cls(*tokenizer_json.read_tokenizer_json(path, ignore_keys))
+            return cls._of_foreign(tokenizer_json.read_tokenizer_json(path, ignore_keys))
+
+    @classmethod
+    def from_gguf(
+        cls, metadata: Mapping[str, Any], path: PathLike = "the GGUF file"
+    ) -> BytePairTokenizer:
+        """Return the byte-level BPE in a GGUF file's key-value pairs (`tokenizer.ggml...`).
+
+        Args:
+            metadata: the pairs.
+            path: what to call the file in errors.
+
+        Raises:
+            TokenizerFileError: if it is a tokenizer of another kind, or splits text by a rule that
+                is unknown here.
+        """
+        with bpe_files.file_errors(path, "vocabulary"):
+            return cls._of_foreign(gguf_tokenizer.foreign_of_gguf(path, metadata))
 
     @classmethod
     def from_tiktoken(
@@ -167,16 +229,34 @@ class BytePairTokenizer(TiktokenMethods):
             return cls(*bpe_files.read_tiktoken(path, special_tokens, pattern))
 
     def save(self, path: PathLike) -> None:
-        """Write the tokenizer as JSON with a version and a checksum, whole or not at all."""
-        write_text(path, bpe_files.saved_text(self.recipe))
+        """Write the tokenizer as JSON with a version and a checksum, whole or not at all.
+
+        One that came from another program's file is written as that file had it, byte by byte.
+        """
+        write_bytes(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """Return what `save` writes."""
+        if self._foreign is not None:
+            return self._foreign.source
+        return bpe_files.saved_text(self.recipe).encode("utf-8")
 
     def to_files(self, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
-        """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
-        bpe_files.write_openai_files(self.recipe, vocab_bpe, encoder_json)
+        """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them.
+
+        Raises:
+            ValueError: if there are rules that the two files can't hold.
+        """
+        if self.rules_beyond_tokens:
+            raise ValueError(f"{self!r} has rules that only a tokenizer.json can hold")
+        bpe_files.write_openai_files(self._vocabulary, vocab_bpe, encoder_json)
 
     def to_tokenizer_json(self, path: PathLike) -> None:
         """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
-        tokenizer_json.write_tokenizer_json(self.recipe, path)
+        if self._foreign is not None:
+            write_bytes(path, self._foreign.source)
+        else:
+            tokenizer_json.write_tokenizer_json(self.recipe, path)
 
     def to_tiktoken(self, path: PathLike | None = None) -> tiktoken.Encoding:
         """Return the same tokenizer as tiktoken's `Encoding`; with a path, write the file too."""
@@ -184,10 +264,11 @@ class BytePairTokenizer(TiktokenMethods):
 
         if path is not None:
             bpe_files.write_tiktoken(self.recipe, path)
+        recipe = self.recipe
         return tiktoken.Encoding(
             self.name,
-            pat_str=self.pattern,
-            mergeable_ranks=bpe_files.mergeable_ranks(self.recipe),
+            pat_str=recipe.pattern,
+            mergeable_ranks=bpe_files.mergeable_ranks(recipe),
             special_tokens=self.special_tokens,
         )
 
@@ -200,9 +281,8 @@ class BytePairTokenizer(TiktokenMethods):
             if i % 2:  # ordinary text and special tokens take turns
                 ids.append(self._added_ids[part])
                 continue
-            for block in text_blocks(part, self.pattern):
-                pieces = find_pieces(block, self.pattern)
-                ids.extend(chain.from_iterable(map(ids_of, pieces)))
+            for block in self._splitting.blocks(nfc(part) if self._normal_form else part):
+                ids.extend(chain.from_iterable(map(ids_of, self._splitting.pieces(block))))
         return ids
 
     def _split(self, text: str, allowed: set[str]) -> list[str]:
@@ -239,10 +319,39 @@ class BytePairTokenizer(TiktokenMethods):
     # What is in the vocabulary.
 
     @property
+    def pattern(self) -> str | None:
+        """The pattern that splits a text into pieces, None where several rules do it in a row."""
+        return self._splitting.pattern
+
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The pairs of tokens that merge, those that merge first in front."""
+        return self._vocabulary.merges
+
+    @property
     def recipe(self) -> bpe_files.Recipe:
-        """What makes the tokenizer: the arguments of its class."""
-        words = self.added_words
-        return bpe_files.Recipe(self.merges, self.special_tokens, self.pattern, self.name, words)
+        """What makes the tokenizer: the arguments of its class.
+
+        Raises:
+            ValueError: if they can't make it, since it came from a file with rules of its own.
+        """
+        pattern, foreign = self.pattern, self._foreign
+        if pattern is None or (foreign is not None and foreign.differences()):
+            raise ValueError(
+                f"{self!r} follows rules that only its own file can say; save and "
+                "to_tokenizer_json write that"
+            )
+        made = bpe_files.Recipe(
+            self.merges, self.special_tokens, pattern, self.name, self.added_words
+        )
+        if foreign is not None and made.vocabulary().tokens != self._vocabulary.tokens:
+            raise ValueError(f"{self!r} has ids of its own; save and to_tokenizer_json keep them")
+        return made
+
+    @property
+    def rules_beyond_tokens(self) -> bytes:
+        """What tells it from a tokenizer of this library with the same tokens, b"" if nothing."""
+        return b"" if self._foreign is None else self._foreign.differences()
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -264,7 +373,7 @@ class BytePairTokenizer(TiktokenMethods):
     def explain(self, text: str) -> Iterator[MergeStep]:
         """Yield, for each word of a text, its bytes and then what it is after each merge."""
         check_text(text)
-        pieces = find_pieces(text, self.pattern)
+        pieces = self._splitting.pieces(text)
         return merge_steps(pieces, self.merges, self._mergeable_ranks)
 
     def show(self, text: str, special: Special = "allow") -> TokenDisplay:
@@ -276,6 +385,8 @@ class BytePairTokenizer(TiktokenMethods):
         return f"BytePairTokenizer(name={self.name!r}, n_vocab={self.n_vocab})"
 
     def __reduce__(self) -> tuple[Callable[..., BytePairTokenizer], tuple[Any, ...]]:
+        if self._foreign is not None:
+            return type(self).from_bytes, (self.to_bytes(), self.name, self.ends)
         return type(self), tuple(self.recipe)  # without its cache
 
 

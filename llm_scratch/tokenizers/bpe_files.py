@@ -182,20 +182,19 @@ def read_tiktoken(
 # GPT-2's own two files: the merges, one a line, and the ids of all tokens, special ones included.
 
 
-def write_openai_files(recipe: Recipe, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
+def write_openai_files(vocabulary: Vocabulary, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
     """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them."""
-    lines = [f"{spell(left)} {spell(right)}\n" for left, right in recipe.merges]
+    lines = [f"{spell(left)} {spell(right)}\n" for left, right in vocabulary.merges]
     write_text(vocab_bpe, "".join(["#version: 0.2\n", *lines]))
-    write_text(encoder_json, json.dumps(spelled_ids(recipe)))
+    write_text(encoder_json, json.dumps(spelled_ids(vocabulary)))
 
 
-def spelled_ids(recipe: Recipe) -> dict[str, int]:
+def spelled_ids(vocabulary: Vocabulary) -> dict[str, int]:
     """Return token -> id in the order of the ids: ordinary tokens spelled, others as such.
 
     Raises:
         ValueError: if a special token looks like the spelling of an ordinary one.
     """
-    vocabulary = recipe.vocabulary()
     ids = {spell(token): i for token, i in vocabulary.ordinary.items()}
     if twice := ids.keys() & vocabulary.special.keys():
         raise ValueError(

@@ -8,47 +8,51 @@ merge first, from left to right, until no pair is known.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 
-# (left id, right id) -> id of the token they become. Ids grow in the order of learning, so the
-# id of the result is also the rank of the merge.
+# (left id, right id) -> the rank of their merge, where lower ranks merge first. `made[rank]` is the
+# id of the token that they become. In a vocabulary that was learned here, ids grow in the order of
+# learning, so the id serves as the rank; other people's vocabularies have ids of any order.
 Pairs = dict[tuple[int, int], int]
+RANKS_ARE_IDS = range(sys.maxsize)
 
 NEVER = sys.maxsize  # the rank of a pair that does not merge
 SHORT = 128  # tokens: up to here searching the list is faster than keeping books
 
 
-def merge_piece(ids: list[int], pairs: Pairs) -> list[int]:
+def merge_piece(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS) -> list[int]:
     """Merge the bytes of one piece as far as they go: list of ids -> shorter list of ids."""
-    return merge_short(ids, pairs) if len(ids) <= SHORT else merge_long(ids, pairs)
+    merge = merge_short if len(ids) <= SHORT else merge_long
+    return merge(ids, pairs, made)
 
 
-def merge_short(ids: list[int], pairs: Pairs) -> list[int]:
+def merge_short(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS) -> list[int]:
     """Merge a short piece, in place: find the lowest rank, merge there, look again.
 
     `ranks[i]` is the rank of the pair `ids[i], ids[i + 1]`. A merge shortens both lists by one
     and changes the ranks on its two sides only. Time grows with the square of the length.
     """
-    ranks = [pairs.get(pair, NEVER) for pair in zip(ids, ids[1:], strict=False)]
-    while ranks and (new := min(ranks)) != NEVER:
-        at = ranks.index(new)  # the leftmost of the lowest
-        ids[at : at + 2] = [new]
-        del ranks[at]
+    rank_of, never = pairs.get, NEVER  # local names are found faster
+    ranks = [rank_of(pair, never) for pair in zip(ids, ids[1:], strict=False)]
+    while ranks and (rank := min(ranks)) != never:
+        at = ranks.index(rank)  # the leftmost of the lowest
+        ids[at] = new = made[rank]
+        del ids[at + 1], ranks[at]
         if at > 0:
-            ranks[at - 1] = pairs.get((ids[at - 1], new), NEVER)
+            ranks[at - 1] = rank_of((ids[at - 1], new), never)
         if at < len(ranks):
-            ranks[at] = pairs.get((new, ids[at + 1]), NEVER)
+            ranks[at] = rank_of((new, ids[at + 1]), never)
     return ids
 
 
-def merge_long(ids: list[int], pairs: Pairs) -> list[int]:
+def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS) -> list[int]:
     """Merge a piece of any length: as `merge_short`, in about the time that sorting it takes.
 
     The tokens form a chain: each place knows the place `before` and `after` it. `places` lists,
-    for each rank, where its pair begins; a heap gives the lowest rank that is left. A merge only
-    makes pairs of higher ranks, since a token is learned after its parts, so a whole rank is
-    done at once. A place whose pair was broken up in the meantime is passed over.
+    for each rank, where its pair begins; one heap gives the lowest rank that is left, and a heap
+    for each rank its leftmost place. A place whose pair was broken up in the meantime is passed
+    over.
     """
     tokens = [*ids, NEVER]  # the mark at the end merges with nothing
     end = len(ids)
@@ -60,25 +64,70 @@ def merge_long(ids: list[int], pairs: Pairs) -> list[int]:
     ranks = list(places)
     heapify(ranks)
     while ranks:
-        new = heappop(ranks)
-        for place in sorted(places.pop(new)):
-            right = after[place]
-            if pairs.get((tokens[place], tokens[right])) != new:
+        lowest = ranks[0]
+        if not (left_to_do := places[lowest]):
+            del places[heappop(ranks)]
+            continue
+        place = heappop(left_to_do)
+        right = after[place]
+        if pairs.get((tokens[place], tokens[right])) != lowest:
+            continue
+        tokens[place], tokens[right] = made[lowest], NEVER
+        after[place] = follower = after[right]
+        before[follower] = place
+        for left, next_one in ((before[place], place), (place, follower)):
+            if (rank := pairs.get((tokens[left], tokens[next_one]))) is None:
                 continue
-            tokens[place], tokens[right] = new, NEVER
-            after[place] = follower = after[right]
-            before[follower] = place
-            for left, pair in (
-                (before[place], (tokens[before[place]], new)),
-                (place, (new, tokens[follower])),
-            ):
-                if (rank := pairs.get(pair)) is None:
-                    continue
-                if rank not in places:
-                    places[rank] = []
-                    heappush(ranks, rank)
-                places[rank].append(left)
+            if rank not in places:
+                places[rank] = []
+                heappush(ranks, rank)
+            heappush(places[rank], left)
     return [token for token in tokens if token != NEVER]
+
+
+class SelfMade:
+    """Says of a token that its bytes merge into it, without merging them, where that is sure.
+
+    It is sure of a token when it is sure of both parts, and no merge across the seam between the
+    parts comes first. What stands on both sides of the seam is followed back in time: the younger
+    side falls into its parts, and a merge of the two must not be older than that.
+
+    Args:
+        pairs: what merges.
+        made: the id that each rank makes.
+    """
+
+    def __init__(self, pairs: Pairs, made: Sequence[int]) -> None:
+        self._pairs = pairs
+        self._known: dict[int, bool] = {}
+        self._parts = {made[rank]: pair for pair, rank in pairs.items()}
+        self._ranks = ranks = {made[rank]: rank for rank in pairs.values()}
+        # Otherwise there are several ways to a token, or it is younger than what it is made of.
+        self._usable = len(ranks) == len(pairs) and all(
+            ranks.get(left, -1) < rank and ranks.get(right, -1) < rank
+            for (left, right), rank in pairs.items()
+        )
+
+    def __contains__(self, token: int) -> bool:
+        if token not in self._known:
+            parts = self._parts.get(token)
+            self._known[token] = parts is None or (
+                self._usable and parts[0] in self and parts[1] in self and self._seam_holds(*parts)
+            )
+        return self._known[token]
+
+    def _seam_holds(self, left: int, right: int) -> bool:
+        ranks, parts, rank_of = self._ranks, self._parts, self._pairs.get
+        while True:
+            left_rank, right_rank = ranks.get(left, -1), ranks.get(right, -1)
+            if left_rank == right_rank == -1:
+                return True
+            if left_rank > right_rank:
+                limit, left = left_rank, parts[left][1]
+            else:
+                limit, right = right_rank, parts[right][0]
+            if rank_of((left, right), NEVER) <= limit:
+                return False
 
 
 class PieceCache(dict[str, tuple[int, ...]]):
@@ -87,29 +136,46 @@ class PieceCache(dict[str, tuple[int, ...]]):
     English repeats itself: a million characters hold some fifteen thousand different pieces, so
     nearly every look-up finds its answer. Half of the others are tokens as they are (merging
     their bytes would come to the same), the rest is merged. Pieces above `longest` characters
-    are not kept, and a full cache starts afresh: memory stays bounded whatever is encoded.
+    are not kept, and a full cache starts afresh: memory stays bounded whatever is encoded. A byte
+    that no token stands for is left out, as Hugging Face's library does.
 
     Args:
         ids: the id of each token, by its bytes.
         pairs: what merges.
+        made: the id that each rank makes.
+        whole: take a piece that is a token as it is, though its bytes may merge to others.
         most: pieces to keep.
         longest: characters of the longest piece to keep.
     """
 
     def __init__(
-        self, ids: Mapping[bytes, int], pairs: Pairs, most: int = 1 << 16, longest: int = 64
+        self,
+        ids: Mapping[bytes, int],
+        pairs: Pairs,
+        made: Sequence[int] = RANKS_ARE_IDS,
+        *,
+        whole: bool = True,
+        most: int = 1 << 16,
+        longest: int = 64,
     ) -> None:
         super().__init__()
-        self._ids, self._pairs = ids, pairs
-        self._byte_ids = [ids[bytes([byte])] for byte in range(256)]
+        self._ids = ids
+        self._pairs, self._made = pairs, made
+        self._self_made = None if whole else SelfMade(pairs, made)
+        self._byte_ids = [ids.get(bytes([byte]), NEVER) for byte in range(256)]
+        self._unknown = bytes(byte for byte, i in enumerate(self._byte_ids) if i == NEVER)
         self._most, self._longest = most, longest
 
     def __missing__(self, piece: str) -> tuple[int, ...]:
         token, byte_ids = piece.encode("utf-8"), self._byte_ids
-        if token in self._ids:
-            ids: tuple[int, ...] = (self._ids[token],)
+        if (known := self._ids.get(token)) is not None and (
+            self._self_made is None or known in self._self_made
+        ):
+            ids: tuple[int, ...] = (known,)
         else:
-            ids = tuple(merge_piece([byte_ids[byte] for byte in token], self._pairs))
+            if self._unknown:
+                token = token.translate(None, self._unknown)
+            ids = tuple(merge_piece([byte_ids[byte] for byte in token], self._pairs, self._made))
         if len(piece) <= self._longest:
             if len(self) >= self._most:
                 self.clear()

@@ -20,12 +20,9 @@ from llm_scratch.data_files import file_texts, holds_rows
 from llm_scratch.files import open_text
 from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
+from llm_scratch.tokenizers.known_patterns import ASCII_FORMS
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
-# The same split for text of plain ASCII, where a letter is [A-Za-z] and a digit [0-9]: the
-# standard library reads it twice as fast as the tables of Unicode are searched.
-ASCII_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s"
 
 # Unicode grows, and whether a character is a letter must not depend on the version of a library:
 # GPT-2's ids, as tiktoken gives them, are those of Unicode 16. These are the letters and digits
@@ -66,18 +63,23 @@ def piece_finder(pattern: str) -> Callable[[str], list[str]]:
         raise ValueError(f"pattern {pattern!r} is not a regular expression: {err}") from err
     find_all = partial(_whole_matches, compiled) if compiled.groups else compiled.findall
     find_in_ascii = find_all
-    if pattern == GPT2_PATTERN:
-        find_in_ascii = re.compile(ASCII_PATTERN, re.ASCII).findall
+    if pattern in ASCII_FORMS:
+        find_in_ascii = re.compile(ASCII_FORMS[pattern], re.ASCII).findall
 
     def find(text: str) -> list[str]:
         if text.isascii():
             return find_in_ascii(text)
         if _PERHAPS_LATER.search(text) and _LATER.search(text):
-            matches = compiled.finditer(_LATER.sub(_UNKNOWN, text))
-            return [text[match.start() : match.end()] for match in matches]
+            return [text[start:end] for start, end in match_spans(text, pattern)]
         return find_all(text)
 
     return find
+
+
+def match_spans(text: str, pattern: str) -> Iterator[tuple[int, int]]:
+    """Yield where each match of a pattern begins and ends."""
+    known = _LATER.sub(_UNKNOWN, text) if not text.isascii() else text
+    return (match.span() for match in regex.finditer(pattern, known))
 
 
 def _whole_matches(compiled: regex.Pattern[str], text: str) -> list[str]:
@@ -104,13 +106,20 @@ def find_pieces(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
 
 
 def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
-    """Yield a long text in blocks of about `size` characters that split into the same pieces.
+    """Return a long text in blocks of about `size` characters that split into the same pieces.
 
     Only GPT-2's pattern is known to allow it; a text for another pattern comes whole.
     """
+    if pattern == GPT2_PATTERN:
+        return blocks_before(_CUT, text, size)
+    return iter((text,))
+
+
+def blocks_before(cut: Any, text: str, size: int) -> Iterator[str]:
+    """Yield a text in blocks of about `size` characters that end where a pattern's match does."""
     start = 0
-    while pattern == GPT2_PATTERN and len(text) - start > size:
-        if not (found := _CUT.search(text, start + size - 1)):
+    while len(text) - start > size:
+        if not (found := cut.search(text, start + size - 1)):
             break
         yield text[start : found.end()]
         start = found.end()

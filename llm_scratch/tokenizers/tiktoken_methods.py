@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Specials = Literal["all"] | Collection[str]
+ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -33,6 +35,11 @@ class TiktokenMethods(ABC):
     _mergeable_ranks: dict[bytes, int]
     _special_tokens: dict[str, int]
     _added_words: Mapping[str, int] = MappingProxyType({})
+
+    # The ids that begin a text (never added here), end one, and fill up rows, where known.
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
 
     @abstractmethod
     def _ids(self, text: str, allowed: set[str]) -> list[int]:
@@ -163,9 +170,15 @@ class TiktokenMethods(ABC):
         return set(self._special_tokens)
 
     @property
+    def ends(self) -> dict[str, int]:
+        """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known."""
+        return known_ends(self)
+
+    @property
     def eot_token(self) -> int:
-        """The id of `<|endoftext|>`."""
-        return self.encode_single_token(END_OF_TEXT)
+        """The id that ends a text, which is that of `<|endoftext|>` where nothing else is said."""
+        end = self.eos_token_id
+        return self.encode_single_token(END_OF_TEXT) if end is None else end
 
     def is_special_token(self, token: int) -> bool:
         """Say whether an id is a special token's."""
@@ -174,6 +187,12 @@ class TiktokenMethods(ABC):
     def token_byte_values(self) -> list[bytes]:
         """Return the bytes of all ordinary tokens, sorted by bytes."""
         return sorted(self._mergeable_ranks)
+
+
+def known_ends(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of a tokenizer's marks by the names of their attributes, where known."""
+    ids = {name: getattr(tokenizer, name) for name in ENDS}
+    return {name: i for name, i in ids.items() if i is not None}
 
 
 def as_ids(tokens: Any) -> list[int]:

@@ -1,65 +1,69 @@
-"""Hugging Face's `tokenizer.json`, for byte-level BPE: read and written."""
+"""Hugging Face's `tokenizer.json`, for byte-level BPE: read and written.
+
+`tokenizer_json_parts` reads how a file splits texts and what it does around them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from llm_scratch.files import PathLike, write_text
+from llm_scratch.files import PathLike, parse_json, read_bytes, write_text
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
 from llm_scratch.tokenizers.bpe_files import (
+    LONGEST_FILE,
     Recipe,
     TokenizerFileError,
-    read_tokenizer_file,
-    recipe_of_words,
     spelled_ids,
 )
-from llm_scratch.tokenizers.bpe_vocabulary import spell
+from llm_scratch.tokenizers.bpe_foreign import ForeignBPE, foreign_vocabulary
+from llm_scratch.tokenizers.bpe_splitting import Splitting
+from llm_scratch.tokenizers.bpe_vocabulary import BYTE_TOKENS, number_special_tokens, spell
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
+from llm_scratch.tokenizers.tokenizer_json_parts import (
+    Check,
+    begin_of_text,
+    check_decoder,
+    is_nfc,
+    read_steps,
+    without,
+)
 
-# What becomes of each key. (No byte is unknown, so `unk_token` and its like do nothing; nor does
-# `ignore_merges`, which takes a piece that is a token as it is: `recipe_of_words` sees to it that
-# the merges come to the same. What cuts or fills up texts, or puts marks around them, is no part of
-# the ids of a text: transformers leaves the first two out as well.)
+# What becomes of each key. (What cuts or fills up texts is no part of the ids of a text:
+# transformers leaves it out as well. Of what puts marks around them, the one that begins a text is
+# noted, and never added. Where every byte has a token, none is unknown, so `unk_token` and its like
+# do nothing.)
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(("added_tokens", "pre_tokenizer", "model"), USED),
-    **dict.fromkeys(("version", "truncation", "padding", "post_processor"), NOTHING),
+    **dict.fromkeys(("added_tokens", "pre_tokenizer", "post_processor", "model", "decoder"), USED),
+    **dict.fromkeys(("version", "truncation", "padding"), NOTHING),
     "normalizer": OFF,
-    "decoder": USED,
 }
 _MODEL: dict[str, Rule] = {
     **dict.fromkeys(("vocab", "merges"), USED),
     "type": ("BPE",),
     **dict.fromkeys(("dropout", "continuing_subword_prefix", "end_of_word_suffix"), OFF),
-    **dict.fromkeys(("unk_token", "fuse_unk", "byte_fallback", "ignore_merges"), NOTHING),
+    **dict.fromkeys(("unk_token", "fuse_unk", "byte_fallback"), NOTHING),
+    "ignore_merges": USED,
 }
 _ADDED: dict[str, Rule] = {
     **dict.fromkeys(("id", "content", "special", "normalized"), USED),
     **dict.fromkeys(("single_word", "lstrip", "rstrip"), OFF),
 }
-_BYTE_LEVEL_RULES: dict[str, Rule] = {
-    "type": ("ByteLevel",),
-    "add_prefix_space": OFF,
-    "use_regex": USED,
-    "trim_offsets": NOTHING,
-}
-_SPLIT: dict[str, Rule] = {
-    "type": ("Split",),
-    "pattern": USED,
-    "behavior": ("Isolated",),
-    "invert": OFF,
-}
-_PLAIN_MODEL: dict[str, Any] = {
+PLAIN_MODEL: dict[str, Any] = {
     "type": "BPE",
     "dropout": None,
     "continuing_subword_prefix": None,
     "end_of_word_suffix": None,
+    "unk_token": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
 }
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
 def write_tokenizer_json(recipe: Recipe, path: PathLike) -> None:
@@ -68,11 +72,11 @@ def write_tokenizer_json(recipe: Recipe, path: PathLike) -> None:
     special, words = recipe.vocabulary().special, recipe.added_words
     by_id = sorted({**special, **words}.items(), key=lambda item: item[1])
     added = [{"id": i, "content": t, "special": t in special, **plainly} for t, i in by_id]
-    split: dict[str, Any] = {**_BYTE_LEVEL, "use_regex": True}
+    split: dict[str, Any] = {**BYTE_LEVEL, "use_regex": True}
     if recipe.pattern != GPT2_PATTERN:
         by_pattern = {"type": "Split", "pattern": {"Regex": recipe.pattern}}
         first = {**by_pattern, "behavior": "Isolated", "invert": False}
-        then = {**_BYTE_LEVEL, "use_regex": False}
+        then = {**BYTE_LEVEL, "use_regex": False}
         split = {"type": "Sequence", "pretokenizers": [first, then]}
     content = {
         "version": "1.0",
@@ -81,42 +85,81 @@ def write_tokenizer_json(recipe: Recipe, path: PathLike) -> None:
         "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": split,
-        "post_processor": {**_BYTE_LEVEL, "trim_offsets": False, "use_regex": True},
-        "decoder": {**_BYTE_LEVEL, "use_regex": True},
+        "post_processor": {**BYTE_LEVEL, "trim_offsets": False, "use_regex": True},
+        "decoder": {**BYTE_LEVEL, "use_regex": True},
         "model": {
-            **_PLAIN_MODEL,
-            "unk_token": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
+            **PLAIN_MODEL,
             "ignore_merges": True,
-            "vocab": spelled_ids(recipe),
+            "vocab": spelled_ids(recipe.vocabulary()),
             "merges": [[spell(left), spell(right)] for left, right in recipe.merges],
         },
     }
     write_text(path, json.dumps(content, ensure_ascii=False))
 
 
-def read_tokenizer_json(path: PathLike, ignore_keys: Collection[str] = ()) -> Recipe:
-    """Read a `tokenizer.json` with a byte-level BPE.
+def read_tokenizer_json(path: PathLike, ignore_keys: Collection[str] = ()) -> ForeignBPE:
+    """Read the file of a byte-level BPE."""
+    data = read_bytes(path, most_bytes=LONGEST_FILE)
+    return foreign_of_json(path, data, parse_json(path, data), ignore_keys)
+
+
+def foreign_of_json(
+    path: PathLike,
+    data: bytes,
+    content: Mapping[str, Any],
+    ignore_keys: Collection[str] = (),
+    ends: Mapping[str, int] = MappingProxyType({}),
+) -> ForeignBPE:
+    """Return the tokenizer that a file's content describes.
 
     What a template puts around a text is left out: `encode` gives the ids of the text alone.
+
+    Args:
+        path: what to call the file in errors.
+        data: the file's bytes.
+        content: what the bytes hold, as JSON.
+        ignore_keys: settings to pass over; what is saved later is then without them.
+        ends: ids of marks under the names bos_token_id, eos_token_id and pad_token_id.
     """
-    check = partial(check_settings, path, ignore_keys=ignore_keys, error=TokenizerFileError)
-    content = check(read_tokenizer_file(path), _RULES)
-    model = check({"type": "BPE", **content["model"]}, _MODEL, where="model")
-    if (decoder := content.get("decoder")) is not None:
-        check(decoder, {**_BYTE_LEVEL_RULES, "add_prefix_space": NOTHING}, where="decoder")
-    added = content.get("added_tokens") or []
+    if ignore_keys:
+        check_settings(path, {}, {}, ignore_keys=ignore_keys)  # refuses a single str
+        content = without(content, frozenset(ignore_keys))
+        data = json.dumps(content, ensure_ascii=False).encode("utf-8")
+    check = partial(check_settings, path, error=TokenizerFileError)
+    nfc = is_nfc(content.get("normalizer"))
+    checked = check({**content, "normalizer": None} if nfc is not None else content, _RULES)
+    model = check({"type": "BPE", **checked["model"]}, _MODEL, where="model")
+    check_decoder(checked.get("decoder"), check)
+    special, words = _added_tokens(path, checked.get("added_tokens") or [], bool(nfc), check)
+    vocabulary = foreign_vocabulary(model["vocab"], model["merges"], special, words)
+    if len(BYTE_TOKENS) > sum(token in vocabulary.ordinary for token in BYTE_TOKENS):
+        lacking = {key: OFF for key in ("unk_token", "byte_fallback")}
+        check({key: model.get(key) for key in lacking}, lacking, where="model")
+    return ForeignBPE(
+        data,
+        Path(path).stem,
+        vocabulary,
+        Splitting(read_steps(path, checked.get("pre_tokenizer"), check)),
+        whole=bool(model.get("ignore_merges")),
+        nfc=bool(nfc),
+        ends={**begin_of_text(checked.get("post_processor")), **ends},
+    )
+
+
+def _added_tokens(
+    path: PathLike, added: list[Mapping[str, Any]], nfc: bool, check: Check
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the special tokens and the other added words with their ids."""
     keys = {key for token in added for key in token}
     having = {key: [t["content"] for t in added if t.get(key)] for key in sorted(keys)}
-    check(having, _ADDED, where="added_tokens")
-    special = {token["content"]: token["id"] for token in added if token.get("special")}
-    words = {token["content"]: token["id"] for token in added if not token.get("special")}
+    # A word that is looked for in the normal form may be found where the text as it came has none.
+    check(having, {**_ADDED, "normalized": OFF if nfc else USED}, where="added_tokens")
+    ids = number_special_tokens({token["content"]: token["id"] for token in added}, first=0)
+    special = {t["content"]: ids[t["content"]] for t in added if t.get("special")}
+    words = {word: i for word, i in ids.items() if word not in special}
     later = set(having.get("normalized", ()))
-    _refuse_overlaps(path, {*special, *words} - later, later)
-    pattern = _pattern_of(path, content.get("pre_tokenizer") or {}, check)
-    name = Path(path).stem
-    return recipe_of_words(model["vocab"], model["merges"], special, pattern, name, words)
+    _refuse_overlaps(path, ids.keys() - later, later)
+    return special, words
 
 
 def _refuse_overlaps(path: PathLike, first: set[str], later: set[str]) -> None:
@@ -131,23 +174,3 @@ def _refuse_overlaps(path: PathLike, first: set[str], later: set[str]) -> None:
             raise TokenizerFileError(
                 path, f'{one!r} and {other!r} overlap, and only one of them is "normalized"'
             )
-
-
-def _pattern_of(path: PathLike, split: Mapping[str, Any], check: Callable[..., Any]) -> str:
-    """Return the pattern of a pre-tokenizer: ByteLevel's own, or the one that stands before it."""
-    steps = split["pretokenizers"] if split.get("type") == "Sequence" else [split]
-    kinds = [step.get("type") for step in steps]
-    by_itself = steps[-1].get("use_regex", True) if steps else False
-    if kinds == ["ByteLevel"] and by_itself:
-        check(steps[0], _BYTE_LEVEL_RULES, where="pre_tokenizer")
-        return GPT2_PATTERN
-    if kinds == ["Split", "ByteLevel"] and not by_itself:
-        check(steps[0], _SPLIT, where="pre_tokenizer")
-        check(steps[1], _BYTE_LEVEL_RULES, where="pre_tokenizer")
-        check(steps[0]["pattern"], {"Regex": USED}, where="pre_tokenizer.pattern")
-        return str(steps[0]["pattern"]["Regex"])
-    raise TokenizerFileError(
-        path,
-        f"splits text by {' + '.join(map(str, kinds))} (pre_tokenizer), which this library does "
-        "not know; it reads ByteLevel without a prefix space, alone or behind one isolating Split",
-    )

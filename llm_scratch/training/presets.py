@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
+from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.training.config import TrainConfig
 
 
@@ -15,6 +17,30 @@ class Preset:
 
     model: GPTConfig
     train: TrainConfig
+
+    def sizes(self, family: str = "gpt2", **given: Any) -> GPTConfig | LlamaConfig:
+        """Return the sizes of a model to train.
+
+        A model of Llama's family is as wide and as deep as the GPT, with half as many keys as
+        queries where that goes, and a gated network with about as many parameters as GPT-2's.
+
+        Args:
+            family: "gpt2" or "llama".
+            given: sizes that take the place of the preset's.
+
+        Raises:
+            ValueError: if the family has no such size, or two do not fit.
+        """
+        kind = LlamaConfig if family == "llama" else GPTConfig
+        if odd := sorted(given.keys() - {field.name for field in fields(kind)}):
+            raise ValueError(f"a model of the family {family} has no {', '.join(odd)}")
+        if family == "gpt2":
+            return replace(self.model, **given)
+        names = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "tie_weights")
+        sizes = {name: self.model[name] for name in names} | given
+        C, H = sizes["emb_dim"], sizes["n_heads"]
+        shaped = {"hidden_dim": -(-8 * C // 3 // 32) * 32, "n_kv_groups": H if H % 2 else H // 2}
+        return LlamaConfig(**{**shaped, **sizes})
 
 
 _model = partial(GPTConfig, vocab_size=50257, tie_weights=True)

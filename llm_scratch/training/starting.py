@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from llm_scratch.model.config import GPTConfig
-from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.families import empty_model
+from llm_scratch.model.interface import ModelConfig
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
@@ -83,9 +83,9 @@ class Run:
         return self.state.stopped or self.state.step >= self.config.steps
 
 
-def new_model(cfg: GPTConfig, seed: int) -> GPTModel:
-    """Return a model with GPT-2's initial weights, the same for the same seed."""
-    model = GPTModel.empty(cfg)
+def new_model(cfg: ModelConfig, seed: int) -> Any:
+    """Return a model with its family's initial weights, the same for the same seed."""
+    model = empty_model(cfg)
     model.init_weights(generator=torch.Generator().manual_seed(seed))
     return model
 

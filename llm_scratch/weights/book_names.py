@@ -17,7 +17,8 @@ import torch
 
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.gpt2_names import NORM_NAMES, QKV, Part
+from llm_scratch.weights.gpt2_names import NORM_NAMES, QKV
+from llm_scratch.weights.parts import Part
 
 MASK = re.compile(r"trf_blocks\.\d+\.att\.(heads\.\d+\.)?mask")
 FAST_NAMES = re.compile(r"((?:trf_blocks\.\d+\.norm[12])|final_norm)\.(weight|bias)")

@@ -18,7 +18,8 @@ from llm_scratch.model.initialization import SkipInitialization
 from llm_scratch.model.linear import Linear
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import reading_thirds
-from llm_scratch.weights.gpt2_names import QKV, Part, compare
+from llm_scratch.weights.gpt2_names import QKV
+from llm_scratch.weights.parts import Part, compare
 from llm_scratch.weights.source import Source, config_of
 
 
@@ -38,7 +39,7 @@ def build_model(
     """
     cfg = config_of(source, config)
     head = source.head
-    if drop_rate or not (config or source.metadata):
+    if "drop_rate" in cfg and (drop_rate or not (config or source.metadata)):
         cfg = replace(cfg, drop_rate=drop_rate)
     parts = dict(source.parts)
     if not cfg.qkv_bias:
@@ -57,7 +58,7 @@ def build_model(
         parts.pop("out_head.weight", None)
     shapes = {name: part.shape for name, part in parts.items()}
     if complaint := compare(expected, shapes, source.surplus):
-        raise WeightsError(source.path, f"does not fit a GPT-2 of these sizes: {complaint}")
+        raise WeightsError(source.path, f"does not fit a model of these sizes: {complaint}")
     _check_floats(source.path, parts, dtype)
     if dtype is None and not source.metadata:  # our own files keep each parameter's
         dtype = _widest(source.path, parts)
@@ -90,14 +91,14 @@ def _set(model: Any, name: str, tensor: Tensor) -> None:
 def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | None) -> None:
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"{dtype=} must be a floating type such as torch.bfloat16")
-    wrong = [n for n, part in parts.items() if not part.stored.tensor.dtype.is_floating_point]
+    wrong = [n for n, part in parts.items() if not part.stored.dtype.is_floating_point]
     if wrong:
         raise WeightsError(path, f"these hold no floating numbers: {', '.join(wrong[:4])}")
 
 
 def _widest(path: Path, parts: Mapping[str, Part]) -> torch.dtype:
     """The type that holds the numbers of all parameters, which is said where they differ."""
-    types = {part.stored.tensor.dtype for part in parts.values()}
+    types = {part.stored.dtype for part in parts.values()}
     widest = functools.reduce(torch.promote_types, types)
     if len(types) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))

@@ -3,44 +3,55 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from llm_scratch.files import write_json
-from llm_scratch.model.config import GPTConfig
-from llm_scratch.model.families import language_model
+from llm_scratch.files import write_json, write_text
+from llm_scratch.model.families import family_of, language_model
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import end_of_text_id, fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
+from llm_scratch.weights import gpt2_names, llama_names
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
-from llm_scratch.weights.gpt2_names import BLOCK, TOP, TRANSPOSED
-from llm_scratch.weights.huggingface_files import SIZES
+from llm_scratch.weights.gpt2_config_json import write_gpt2_config
+from llm_scratch.weights.llama_config_json import write_llama_config
 
 
 def export_huggingface(
-    model: nn.Module, folder: str | os.PathLike[str], tokenizer: Any | None = None
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    tokenizer: Any | None = None,
+    *,
+    chat_template: str | None = None,
+    max_shard_size: int | None = None,
 ) -> Path:
-    """The folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
+    """Write the folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
 
-    Written are `config.json`, `generation_config.json` and `model.safetensors`, and with a
-    tokenizer `tokenizer.json`, `tokenizer_config.json`, `vocab.json` and `merges.txt`, for
-    `AutoTokenizer`, and the id that ends a text. `load_gpt2` reads it back, bit by bit.
+    Written are `config.json`, `generation_config.json`, the weights, a model card (`README.md`,
+    unless there is one), and with a tokenizer `tokenizer.json`, `tokenizer_config.json`,
+    `vocab.json` and `merges.txt`, for `AutoTokenizer`, and the id that ends a text. `open_model`
+    reads it back, bit by bit.
 
     Args:
-        model: a `GPTModel`, tied or not, with qkv bias or without (zeros are written then).
+        model: of any family, tied or not; where its family has biases that it lacks, zeros are
+            written.
         folder: is made when missing.
         tokenizer: a `BytePairTokenizer`, or GPT-2's in any form.
+        chat_template: Jinja text that makes a prompt of a conversation, for `AutoTokenizer`.
+        max_shard_size: bytes of a file of weights at the most; None writes one file.
 
     Raises:
-        ValueError: if the model has a head for classes or LoRA matrices, or fewer ids than the
-            tokenizer.
-        TypeError: if it is no `GPTModel`, or the tokenizer is of another kind.
+        ValueError: if the model has a head for classes or LoRA matrices, fewer ids than the
+            tokenizer, or a set of options that no family of transformers has.
+        TypeError: if it is no model of this library, or the tokenizer is of another kind.
     """
     inner = language_model(model)
     tensors, head = tensors_of(inner), head_of(inner)
@@ -49,46 +60,90 @@ def export_huggingface(
         raise ValueError(
             f"a head with {head.size} classes is no language model's; save_model keeps it"
         )
-    bpe = None if tokenizer is None else as_byte_pair(tokenizer)
+    bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
     folder = Path(folder)
     tied = "out_head.weight" not in tensors
     end = None if bpe is None else end_of_text_id(bpe)  # no size of a vocabulary tells it
-    config = _config(cfg, tied, tensors["tok_emb.weight"].dtype, end)
+    dtype = str(tensors["tok_emb.weight"].dtype).removeprefix("torch.")
+    config_of, renamed = _FAMILIES[family_of(cfg).model]
+    config = config_of(cfg, tied, dtype, end)
     write_json(folder / "config.json", config, indent=2)
     ends = {"bos_token_id": end, "eos_token_id": end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
     if bpe is not None:
-        _write_tokenizer(folder, bpe, cfg)
-    write_safetensors(folder / "model.safetensors", to_hugging_face(tensors, cfg), {})
+        _write_tokenizer(folder, bpe, cfg, chat_template)
+    if not (folder / "README.md").exists():
+        write_text(folder / "README.md", _card(inner, config))
+    _write_weights(folder, renamed(tensors, cfg), max_shard_size)
     return folder
 
 
-def to_hugging_face(tensors: dict[str, Tensor], cfg: GPTConfig) -> dict[str, Tensor]:
-    """The tensors of a GPT by Hugging Face's names, matrices as (in, out)."""
-    found = {
-        theirs if theirs == "lm_head.weight" else f"transformer.{theirs}": tensors[ours]
-        for theirs, ours in TOP.items()
-        if ours in tensors
-    }
-    for block in range(cfg.n_layers):
-        prefix = f"trf_blocks.{block}."
-        no_bias = tensors[f"{prefix}att.W_query.weight"].new_zeros(cfg.emb_dim)
-        for theirs, ours in BLOCK.items():
-            parts = [tensors.get(f"{prefix}{name}", no_bias) for name in ours]
-            whole = torch.cat(parts) if len(parts) > 1 else parts[0]  # three of (C, C) -> (3C, C)
-            found[f"transformer.h.{block}.{theirs}"] = whole.t() if theirs in TRANSPOSED else whole
-    return found
+_FAMILIES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Tensor]]]] = {
+    "GPTModel": (write_gpt2_config, gpt2_names.to_hugging_face),
+    "LlamaModel": (write_llama_config, llama_names.to_hugging_face),
+}
 
 
-def as_byte_pair(tokenizer: Any) -> BytePairTokenizer:
-    """The tokenizer as a `BytePairTokenizer`, which is what `tokenizer.json` can hold.
+def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -> None:
+    """Write one file of weights, or several and their index; files of an older export go."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        held = sum(other.nbytes for other in shards[-1].values())
+        if most is not None and shards[-1] and held + tensor.nbytes > most:
+            shards.append({})
+        shards[-1][name] = tensor
+    files = [f"model-{n:05}-of-{len(shards):05}.safetensors" for n in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    for file, shard in zip(files, shards, strict=True):
+        write_safetensors(folder / file, shard, {})
+    index = folder / "model.safetensors.index.json"
+    if len(shards) > 1:
+        weight_map = {n: file for file, shard in zip(files, shards, strict=True) for n in shard}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        write_json(index, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    else:
+        index.unlink(missing_ok=True)
+    for old in folder.glob("model*.safetensors"):
+        own = re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", old.name)
+        if own and old.name not in files:
+            old.unlink()
+
+
+def _card(model: Any, config: dict[str, Any]) -> str:
+    """Return a model card to be completed: what it is, and how it is opened."""
+    cfg = model.cfg
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# A language model ({config["model_type"]})
+
+{model.num_parameters():,} parameters in {cfg.n_layers} blocks of {cfg.n_heads} heads, width \
+{cfg.emb_dim}, a vocabulary of {cfg.vocab_size:,} tokens, a context of {cfg.context_length:,}, \
+numbers in {config["torch_dtype"]}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")
+```
+
+Written by llm_scratch. Data, training, licence and limits are for its author to add.
+"""
+
+
+def as_exportable(tokenizer: Any) -> BytePairTokenizer | WrappedTokenizer:
+    """Return the tokenizer in a form that a `tokenizer.json` can hold.
 
     Raises:
-        TypeError: if it is neither one nor GPT-2's.
+        TypeError: if it has none.
     """
-    if isinstance(tokenizer, BytePairTokenizer):
+    if isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer):
         return tokenizer
     gpt2 = BytePairTokenizer.gpt2()
     if isinstance(tokenizer, GPT2Tokenizer) or fingerprint(tokenizer) == fingerprint(gpt2):
@@ -99,33 +154,16 @@ def as_byte_pair(tokenizer: Any) -> BytePairTokenizer:
     )
 
 
-def _config(cfg: GPTConfig, tied: bool, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        **{theirs: cfg[ours] for theirs, ours in SIZES.items()},
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "embd_pdrop": cfg.embedding_dropout,
-        "attn_pdrop": cfg.attention_dropout,
-        "resid_pdrop": cfg.shortcut_dropout,
-        "initializer_range": 0.02,
-        "scale_attn_weights": True,
-        "use_cache": True,
-        # Always written: what its absence means has changed between versions of transformers.
-        "tie_word_embeddings": tied,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "torch_dtype": str(dtype).removeprefix("torch."),
-        # For this library: without it, biases of zero would come back as biases.
-        "qkv_bias": cfg.qkv_bias,
-    }
-
-
-def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> None:
-    bpe.to_tokenizer_json(folder / "tokenizer.json")
-    bpe.to_files(folder / "merges.txt", folder / "vocab.json")
+def _write_tokenizer(
+    folder: Path, bpe: BytePairTokenizer | WrappedTokenizer, cfg: Any, template: str | None
+) -> None:
+    """Write the tokenizer's files, and the template of its conversations where there is one."""
+    if isinstance(bpe, WrappedTokenizer):
+        bpe.save(folder / "tokenizer.json")
+    else:
+        bpe.to_tokenizer_json(folder / "tokenizer.json")
+        if not bpe.rules_beyond_tokens:
+            bpe.to_files(folder / "merges.txt", folder / "vocab.json")
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": cfg.context_length,
@@ -133,4 +171,8 @@ def _write_tokenizer(folder: Path, bpe: BytePairTokenizer, cfg: GPTConfig) -> No
     }
     if END_OF_TEXT in bpe.special_tokens:
         config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    for name, number in bpe.ends.items():
+        config[name.removesuffix("_id")] = bpe.decode([number])
+    if template is not None:
+        config["chat_template"] = template
     write_json(folder / "tokenizer_config.json", config, indent=2)

@@ -19,7 +19,7 @@ from llm_scratch.tensor_files.safetensors import NAMES, write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder_metadata import is_ours, write_metadata
-from llm_scratch.weights.gpt2_names import compare
+from llm_scratch.weights.parts import compare
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import load_tokenizer, save_tokenizer
 

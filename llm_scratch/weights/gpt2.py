@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from llm_scratch.model.config import GPTConfig, as_config, gpt2_size
+from llm_scratch.model.config import GPTConfig, as_config
 from llm_scratch.weights.building import build_model
-from llm_scratch.weights.hub import fetch_gpt2
+from llm_scratch.weights.named import find_source
 from llm_scratch.weights.source import open_source
 
 
@@ -79,17 +78,3 @@ def load_gpt2(
     finally:
         if was_on:
             gc.enable()
-
-
-def find_source(source: str | os.PathLike[str]) -> Path:
-    """The folder or file that is meant; a model's name is looked for, then downloaded."""
-    if not isinstance(source, str):
-        return Path(source)
-    try:
-        size = gpt2_size(source)
-    except ValueError as err:
-        path = Path(source)
-        if path.exists() or path.with_name(f"{path.name}.index").is_file():
-            return path
-        raise FileNotFoundError(f"no file or folder {source}, and {err}") from err
-    return fetch_gpt2(size)

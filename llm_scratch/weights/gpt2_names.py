@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.wrappers import WRAPPERS
-from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
-
-HUGGING_FACE, OPENAI, BOOK, NANOGPT = "huggingface", "openai", "book", "nanogpt"
+from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.weights.parts import BOOK, HUGGING_FACE, OPENAI, Part
 
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
@@ -50,36 +48,6 @@ BLOCK = {
 # The matrices are stored (in, out), the other way round than a linear layer wants them: transposed
 # always, never by looking at shapes, since the square one fits either way.
 TRANSPOSED = {name for name in BLOCK if name[:3] != "ln_" and name.endswith(".weight")}
-
-
-@dataclass(frozen=True)
-class Part:
-    """One parameter, still in its file: the stored tensor, and which way round it is to be read.
-
-    Args:
-        stored: the tensor in the file.
-        transpose: whether it is stored (in, out).
-        third: which third of the last axis is meant, None for the whole.
-    """
-
-    stored: Stored
-    transpose: bool = False
-    third: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the parameter will have."""
-        *rest, last = self.stored.shape
-        shape = (*rest, last // 3 if self.third is not None and last % 3 == 0 else last)
-        return shape[::-1] if self.transpose else shape
-
-    def tensor(self) -> Tensor:
-        """The parameter's numbers: dense, alone in their storage, mapped where that is possible."""
-        if self.third is None:
-            whole = self.stored.tensor
-        else:
-            whole = thirds_of(self.stored)[self.third]
-        return owned(whole.t() if self.transpose else whole)
 
 
 def layout_of(names: Iterable[str]) -> str | None:
@@ -168,12 +136,6 @@ def hugging_face_parts(
     }
 
 
-def layers_of(name: str) -> tuple[str, ...]:
-    """Our names of the layers that a layer of Hugging Face's GPT-2 is; none where it is none."""
-    parts = hugging_face_parts(f"{strip_prefixes(name)}.weight", Stored(torch.empty(0, 0), Path()))
-    return tuple(part.removesuffix(".weight") for part in parts or ())
-
-
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
     """Whether it is the causal mask, or the number under it, that old files hold in each block."""
     if re.fullmatch(r"h\.\d+\.attn\.bias", name):
@@ -181,23 +143,18 @@ def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
     return re.fullmatch(r"h\.\d+\.attn\.masked_bias", name) is not None and shape in ((), (1,))
 
 
-def compare(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    surplus: Iterable[str] = (),
-) -> str:
-    """What does not fit, in one line that names tensors; empty when all of it does."""
-    missing = [name for name in expected if name not in found]
-    extra = [*(name for name in found if name not in expected), *surplus]
-    wrong = [
-        f"{name} {found[name]} where {shape} is needed"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    kinds = (("missing", missing), ("not used", extra), ("of another shape", wrong))
-    return "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds if names)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(name[:100] for name in names[:6]) + more
+def to_hugging_face(tensors: dict[str, Tensor], cfg: GPTConfig) -> dict[str, Tensor]:
+    """Return the tensors of a GPT by Hugging Face's names, matrices as (in, out)."""
+    found = {
+        theirs if theirs == "lm_head.weight" else f"transformer.{theirs}": tensors[ours]
+        for theirs, ours in TOP.items()
+        if ours in tensors
+    }
+    for block in range(cfg.n_layers):
+        prefix = f"trf_blocks.{block}."
+        no_bias = tensors[f"{prefix}att.W_query.weight"].new_zeros(cfg.emb_dim)
+        for theirs, ours in BLOCK.items():
+            parts = [tensors.get(f"{prefix}{name}", no_bias) for name in ours]
+            whole = torch.cat(parts) if len(parts) > 1 else parts[0]  # three of (C, C) -> (3C, C)
+            found[f"transformer.h.{block}.{theirs}"] = whole.t() if theirs in TRANSPOSED else whole
+    return found

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_scratch.files import read_json
-from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.weights.gpt2_config_json import read_gpt2_config
+from llm_scratch.weights.llama_config_json import ARCHITECTURES, read_llama_config
+from llm_scratch.weights.parts import GPT2, LLAMA
 
 LONGEST_INDEX = 16 << 20  # bytes, of a hundred thousand tensors
 # In the order in which they are looked for: those that can't hold code come first.
@@ -21,65 +23,16 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-SIZES = {
-    "vocab_size": "vocab_size",
-    "n_positions": "context_length",
-    "n_ctx": "context_length",
-    "n_embd": "emb_dim",
-    "n_layer": "n_layers",
-    "n_head": "n_heads",
-}
-# What becomes of each key of a GPT-2's `config.json`, and of OpenAI's `hparams.json`. Older
-# versions of transformers wrote into it how to generate; that is for whoever generates to say.
-RULES: dict[str, Rule] = {
-    **dict.fromkeys((*SIZES, "n_vocab", "n_inner", "tie_word_embeddings", "qkv_bias"), USED),
-    **dict.fromkeys(("id2label", "architectures"), USED),
-    "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-    "layer_norm_epsilon": (1e-5,),
-    "scale_attn_weights": (True,),
-    "problem_type": (None, "single_label_classification"),
-    **dict.fromkeys(
-        (
-            *("scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"),
-            *("pruned_heads", "quantization_config", "auto_map", "cross_attention_hidden_size"),
-        ),
-        OFF,
-    ),
-    # Notes, training, the form of transformers' answers, and the heads of other models.
-    **dict.fromkeys(
-        (
-            *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_bfloat16"),
-            *("attn_implementation", "_attn_implementation_autoset", "tokenizer_class"),
-            *("label2id", "_num_labels", "num_labels", "finetuning_task", "task_specific_params"),
-            *("resid_pdrop", "embd_pdrop", "attn_pdrop", "initializer_range", "torchscript"),
-            *("summary_type", "summary_use_proj", "summary_activation", "summary_first_dropout"),
-            *("summary_proj_to_labels", "reorder_and_upcast_attn", "gradient_checkpointing"),
-            *("return_dict", "output_attentions", "output_hidden_states", "output_past"),
-            *("chunk_size_feed_forward", "tie_encoder_decoder", "tf_legacy_loss", "is_decoder"),
-            *("use_cache", "n_special", "predict_special_tokens", "bos_token_id", "eos_token_id"),
-            *("pad_token_id", "sep_token_id", "decoder_start_token_id"),
-        ),
-        NOTHING,
-    ),
-    **dict.fromkeys(
-        (
-            *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "top_p"),
-            *("num_beam_groups", "diversity_penalty", "temperature", "top_k", "typical_p"),
-            *("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "bad_words_ids"),
-            *("encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores", "prefix"),
-            *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id"),
-            *("remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
-            *("begin_suppress_tokens", "max_new_tokens"),
-        ),
-        NOTHING,
-    ),
-}  # fmt: skip
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The file of weights in a folder, or the index of several; None where there is none."""
-    return next((folder / n for n in WEIGHT_FILES if (folder / n).is_file()), None)
+    """The file of weights in a folder, or the index of several; None where there is none.
+
+    A GGUF file counts where it is the only one.
+    """
+    found = [folder / n for n in WEIGHT_FILES if (folder / n).is_file()]
+    others = list(folder.glob("*.gguf"))
+    return next(iter(found), others[0] if len(others) == 1 else None)
 
 
 def missing_index(folder: Path) -> Path | None:
@@ -90,29 +43,23 @@ def missing_index(folder: Path) -> Path | None:
     return None
 
 
-def read_config(path: Path, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
-    """The options of `GPTConfig` that a `config.json` states, or OpenAI's `hparams.json`.
+def read_config(path: Path, ignore_keys: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
+    """Return the family that a `config.json` is of, and the options of its configuration.
 
-    The names of classes are among it, as `class_names`, for a model that has a head for classes.
+    OpenAI's `hparams.json` is read too. The names of classes are among the options, as
+    `class_names`, for a model that has a head for classes.
 
     Raises:
-        WeightsError: if it is damaged, or of a model that computes something else than GPT-2.
+        WeightsError: if it is damaged, or of a model that computes something else.
     """
     values = read_json(path, error=WeightsError)
-    values = check_settings(path, values, RULES, ignore_keys=ignore_keys, error=WeightsError)
-    names = {"n_vocab": "vocab_size", **SIZES}  # the first is OpenAI's
-    found: dict[str, Any] = {ours: values[name] for name, ours in names.items() if name in values}
-    if any(type(value) is not int or value < 1 for value in found.values()):
-        raise WeightsError(path, f"its sizes are no positive numbers: {str(found)[:200]}")
-    inner = values.get("n_inner")
-    if inner is not None and inner != 4 * found.get("emb_dim", 0):
-        raise WeightsError(path, f"n_inner is {str(inner)[:60]}; this model has 4 * n_embd")
-    for name, ours in (("tie_word_embeddings", "tie_weights"), ("qkv_bias", "qkv_bias")):
-        if isinstance(values.get(name), bool):
-            found[ours] = values[name]
-    if isinstance(labels := values.get("id2label"), dict):
-        found["class_names"] = tuple(str(labels.get(str(n))) for n in range(len(labels)))
-    return found
+    kind = values.get("model_type", "gpt2")
+    if kind in ARCHITECTURES:
+        return LLAMA, read_llama_config(path, values, ignore_keys)
+    if kind == GPT2 or "model_type" in ignore_keys:
+        return GPT2, read_gpt2_config(path, values, ignore_keys)
+    known = ", ".join((GPT2, *ARCHITECTURES))
+    raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {known}")
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:

@@ -12,7 +12,7 @@ import torch
 from llm_scratch.foreign import NOTHING, USED, Rule, check_settings
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.gpt2_names import Part
+from llm_scratch.weights.parts import Part
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -58,6 +58,6 @@ def with_zero_biases(parts: Mapping[str, Part]) -> dict[str, Part]:
         bias = f"{layer}.shift" if kind == "scale" else f"{layer}.bias"
         inside = kind == "scale" or "out_proj" in name or ".ff." in name
         if inside and part.shape:
-            zeros = torch.zeros(part.shape[0], dtype=part.stored.tensor.dtype)
+            zeros = torch.zeros(part.shape[0], dtype=part.stored.dtype)
             found.setdefault(bias, Part(Stored(zeros, part.stored.path)))
     return found

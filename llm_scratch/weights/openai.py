@@ -19,12 +19,12 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights.gpt2_names import (
-    compare,
     from_hugging_face,
     openai_as_hugging_face,
     strip_prefixes,
 )
 from llm_scratch.weights.hub import fetch_openai
+from llm_scratch.weights.parts import compare
 
 
 def download_and_load_gpt2(

@@ -1,31 +1,29 @@
-"""Whatever holds a GPT's weights, opened: a folder or a file in any layout."""
+"""Whatever holds a model's weights, opened: a folder or a file in any layout."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llm_scratch.model.config import GPT2_CONFIGS, ConfigError, GPTConfig
-from llm_scratch.model.heads import Head
+from llm_scratch.model.families import FAMILIES, family_of
+from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.gguf_header import is_gguf
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
+from llm_scratch.weights import llama_names
 from llm_scratch.weights.book_names import from_book
-from llm_scratch.weights.folder_metadata import read_metadata, saved_config, saved_head
+from llm_scratch.weights.folder_metadata import read_metadata, saved_config
+from llm_scratch.weights.gguf_names import open_gguf
 from llm_scratch.weights.gpt2_names import (
-    BOOK,
     CLASSES,
-    HUGGING_FACE,
-    NANOGPT,
-    OPENAI,
-    Part,
     from_hugging_face,
     is_linear,
     layout_of,
@@ -39,46 +37,11 @@ from llm_scratch.weights.huggingface_files import (
     read_config,
     read_sharded,
 )
+from llm_scratch.weights.llama_names import is_llama
 from llm_scratch.weights.nanogpt import read_model_args, with_zero_biases
+from llm_scratch.weights.parts import BOOK, GGUF, GPT2, HUGGING_FACE, LLAMA, NANOGPT, OPENAI, Source
 
 N_HEADS = {(cfg.emb_dim, cfg.n_layers): cfg.n_heads for cfg in GPT2_CONFIGS.values()}
-
-
-@dataclass
-class Source:
-    """A GPT's parameters, still in their files.
-
-    Args:
-        path: what was opened.
-        layout: one of "book", "huggingface", "openai", "nanogpt".
-        parts: every parameter, by this library's names.
-        surplus: names of tensors that are no parameter of a GPT.
-        known: the options of the model that the files state.
-        metadata: what else one of this library's own files says.
-        classes: whether the file calls its head one for classes.
-    """
-
-    path: Path
-    layout: str
-    parts: dict[str, Part]
-    surplus: list[str] = field(default_factory=list)
-    known: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    classes: bool = False
-
-    @property
-    def head(self) -> Head | None:
-        """The head where it is not a language model's: as stated, else told by its bias."""
-        if self.metadata:
-            return saved_head(self.metadata)
-        head, bias = self.parts.get("out_head.weight"), self.parts.get("out_head.bias")
-        if head is None or not head.shape or not (self.classes or bias is not None):
-            return None
-        names = self.known.get("class_names", ())
-        n_classes = head.shape[0]
-        return Head(
-            "classes", n_classes, bias is not None, names if len(names) == n_classes else None
-        )
 
 
 def open_source(
@@ -120,8 +83,12 @@ def open_source(
     opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
     # A single file in the book's layout need not belong to the configuration beside it.
-    if config.is_file() and (path.is_dir() or opened.layout != BOOK):
-        opened.known = {**read_config(config, ignore_keys), **opened.known}
+    if config.is_file() and (path.is_dir() or opened.layout != BOOK) and opened.layout != GGUF:
+        family, known = read_config(config, ignore_keys)
+        if family != opened.family:
+            hint = f"its tensors are those of {opened.family}, config.json is of {family}"
+            raise WeightsError(path, hint)
+        opened.known = {**known, **opened.known}
         if not opened.classes:  # the names that every configuration of transformers has
             opened.known.pop("class_names", None)
     return opened
@@ -141,12 +108,15 @@ def _nothing_in(folder: Path) -> str:
     )
 
 
-def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
+def config_of(source: Source, config: Any | None = None) -> Any:
     """The configuration of the model that a source holds: given, stated, or seen in the shapes.
 
     Raises:
         WeightsError: if these contradict one another, or the number of heads is nowhere.
     """
+    if config is not None and family_of(config) is not FAMILIES[source.family]:
+        hint = f"holds a model of the family {source.family}, the config is of another one"
+        raise WeightsError(source.path, hint)
     sizes = _sizes_seen(source)
     stated = {"file": source.known, "config": dict(config) if config else {}}
     for origin, options in stated.items():
@@ -162,10 +132,27 @@ def config_of(source: Source, config: GPTConfig | None = None) -> GPTConfig:
         return config
     if source.metadata:
         return saved_config(source.metadata)
+    if source.family == LLAMA:
+        return _llama_config(source)
     n_heads = n_heads or _heads_of_gpt2(source, sizes)
     qkv_bias = source.known.get("qkv_bias", "trf_blocks.0.att.W_query.bias" in source.parts)
     try:
         return GPTConfig(**sizes, n_heads=n_heads, qkv_bias=qkv_bias)
+    except ConfigError as err:
+        raise WeightsError(source.path, str(err)) from err
+
+
+def _llama_config(source: Source) -> LlamaConfig:
+    """The configuration that the files beside a model of Llama's family state."""
+    options = {k: v for k, v in source.known.items() if k != "class_names"}
+    if not {"n_heads", "context_length"} <= options.keys():
+        raise WeightsError(
+            source.path,
+            "has no config.json beside it, and tensors do not say how a model of Llama's family "
+            "computes; give config=LlamaConfig(...)",
+        )
+    try:
+        return LlamaConfig(**options)
     except ConfigError as err:
         raise WeightsError(source.path, str(err)) from err
 
@@ -196,28 +183,29 @@ def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
 def _sizes_seen(source: Source) -> dict[str, Any]:
     """The sizes that the shapes of the embeddings and the numbers of the blocks give."""
     shapes = []
-    for name in ("tok_emb.weight", "pos_emb.weight"):
+    tables = ("tok_emb.weight", "pos_emb.weight") if source.family == GPT2 else ("tok_emb.weight",)
+    for name in tables:
         part = source.parts.get(name)
         if part is None or len(part.shape) != 2 or 0 in part.shape:
             seen = "missing" if part is None else f"of shape {part.shape}"
-            raise WeightsError(source.path, f"{name} is {seen}; a GPT-2 has one of two dimensions")
+            raise WeightsError(source.path, f"{name} is {seen}; one of two dimensions is needed")
         shapes.append(part.shape)
     numbers = {name.split(".")[1] for name in source.parts if name.startswith("trf_blocks.")}
     if numbers != {str(number) for number in range(len(numbers))} or not numbers:
         some = ", ".join(sorted(numbers)[:6]) or "none"
         raise WeightsError(source.path, f"its blocks are not numbered from 0 on: {some}")
-    (vocab_size, emb_dim), (context_length, _) = shapes
-    return {
-        "vocab_size": vocab_size,
-        "context_length": context_length,
-        "emb_dim": emb_dim,
-        "n_layers": len(numbers),
-    }
+    sizes = dict(zip(("vocab_size", "emb_dim"), shapes[0], strict=True))
+    if len(shapes) > 1:
+        sizes["context_length"] = shapes[1][0]
+    return {**sizes, "n_layers": len(numbers)}
 
 
 def _open_file(
     path: Path, lora_alpha: float | None, mapped: bool, ignore_keys: Collection[str]
 ) -> Source:
+    with open(path, "rb") as start:
+        if is_gguf(start.read(4)):
+            return open_gguf(path, ignore_keys)
     sharded = path.suffix == ".json"
     file = TensorFile(read_sharded(path), {}) if sharded else read_tensors(path, mapped)
     metadata = read_metadata(path, file)
@@ -234,7 +222,7 @@ def _open_bundle(path: Path, ignore_keys: Collection[str]) -> Source:
     opened = _sorted_into_parts(bundle.path, stored_of_bundle(bundle), None)
     hparams = bundle.path.parent / "hparams.json"
     if hparams.is_file():
-        opened.known = read_config(hparams, ignore_keys)
+        opened.known = read_config(hparams, ignore_keys)[1]
     return opened
 
 
@@ -257,14 +245,19 @@ def stored_of_bundle(bundle: TensorBundle) -> dict[str, Stored]:
 
 def _sorted_into_parts(path: Path, tensors: dict[str, Stored], lora_alpha: float | None) -> Source:
     tensors = _without_prefixes(path, tensors)
+    family = LLAMA if is_llama(tensors) else GPT2
+    if family == LLAMA and any("embed_tokens" in name for name in tensors):
+        parts, surplus = llama_names.from_hugging_face(tensors)
+        classes = llama_names.CLASSES in tensors
+        return Source(path, HUGGING_FACE, parts, surplus, classes=classes, family=LLAMA)
     layout = layout_of(tensors)
     if layout is None:
         some = ", ".join(sorted(tensors)[:4]) or "no tensors"
-        raise WeightsError(path, f"these are no names of a GPT-2's weights: {some[:200]}")
+        raise WeightsError(path, f"these are no names of a model's weights here: {some[:200]}")
     if layout == OPENAI:
         tensors = {openai_as_hugging_face(name): stored for name, stored in tensors.items()}
     if layout == BOOK:
-        return Source(path, layout, from_book(tensors, path, lora_alpha))
+        return Source(path, layout, from_book(tensors, path, lora_alpha), family=family)
     linear = layout == HUGGING_FACE and is_linear(tensors)
     parts, surplus = from_hugging_face(tensors, linear=linear)
     if linear:

@@ -8,12 +8,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from llm_scratch.files import read_json, write_text
+from llm_scratch.files import read_json, read_text, write_text
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_open import open_tokenizer_json
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
 
@@ -39,14 +41,17 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
     if kind in WORDS:
         content = {"keep_spaces": tokenizer.keep_spaces, "vocab": dict(tokenizer.str_to_int)}
         write_text(folder / file, json.dumps(content, ensure_ascii=False))
-    elif isinstance(tokenizer, BytePairTokenizer):
+    elif isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer):
         tokenizer.save(folder / file)
+        kind = "bpe" if isinstance(tokenizer, BytePairTokenizer) else "wrapped"
+        if tokenizer.ends:
+            return {"kind": kind, "fingerprint": mark, "file": file, "ends": tokenizer.ends}
     elif mark == fingerprint(GPT2Tokenizer()):
         return {"kind": "gpt2", "fingerprint": mark}
     else:
         raise TypeError(
             f"a {type(tokenizer).__name__} can't be saved with a model; BytePairTokenizer, "
-            "GPT2Tokenizer and the simple tokenizers can"
+            "GPT2Tokenizer, WrappedTokenizer and the simple tokenizers can"
         )
     return {"kind": kind, "fingerprint": mark, "file": file}
 
@@ -65,7 +70,7 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
     if kind != "gpt2" and not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the model's tokenizer")
     try:
-        tokenizer = _read(str(kind), path)
+        tokenizer = _read(str(kind), path, description.get("ends") or {})
         mark = fingerprint(tokenizer)
     except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise WeightsError(path, f"the tokenizer is damaged: {err}") from err
@@ -76,25 +81,44 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
     return tokenizer
 
 
-def find_tokenizer(folder: Path, ignore_keys: Collection[str] = ()) -> BytePairTokenizer | None:
+def find_tokenizer(
+    folder: Path, ignore_keys: Collection[str] = ()
+) -> BytePairTokenizer | WrappedTokenizer | None:
     """Return the tokenizer that lies in a folder of Hugging Face's or OpenAI's, None without one.
 
     Raises:
         TokenizerFileError: if it is damaged, or of a kind that this library does not read.
     """
     if (path := folder / "tokenizer.json").is_file():
-        return BytePairTokenizer.from_tokenizer_json(path, ignore_keys=ignore_keys)
+        return open_tokenizer_json(path, ignore_keys)
     for merges, vocabulary in TEXT_FILES:
         if (folder / merges).is_file() and (folder / vocabulary).is_file():
             return BytePairTokenizer.from_files(folder / merges, folder / vocabulary)
     return None
 
 
-def _read(kind: str, path: Path) -> Any:
+def find_template(folder: Path) -> str | None:
+    """Return the template of conversations that lies in a folder of Hugging Face's, None without.
+
+    Raises:
+        FileError: if a file is damaged.
+    """
+    if (path := folder / "chat_template.jinja").is_file():
+        return read_text(path)
+    if (path := folder / "tokenizer_config.json").is_file():
+        template = read_json(path, most_bytes=LONGEST_WORDS).get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _read(kind: str, path: Path, ends: Mapping[str, int]) -> Any:
     if kind == "gpt2":
         return GPT2Tokenizer()
+    ends = {str(name): int(i) for name, i in ends.items()}
     if kind == "bpe":
-        return BytePairTokenizer.load(path)
+        return BytePairTokenizer.load(path, ends)
+    if kind == "wrapped":
+        return WrappedTokenizer.load(path, ends)
     content = read_json(path, most_bytes=LONGEST_WORDS, error=WeightsError)
     if kind not in WORDS:
         raise ValueError(f"its kind {kind[:40]!r} is not known")

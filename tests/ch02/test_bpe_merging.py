@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
-from llm_scratch.tokenizers.bpe_merging import SHORT, PieceCache, merge_long, merge_short
+from llm_scratch.tokenizers.bpe_merging import SHORT, PieceCache, SelfMade, merge_long, merge_short
 
 LONG = 200_000
 
@@ -46,6 +46,20 @@ def test_merge_short_and_merge_long_equal_the_plain_way(case):
     expected = merge_plainly(ids, pairs)
     assert merge_short(list(ids), pairs) == expected
     assert merge_long(list(ids), pairs) == expected
+
+
+@settings(max_examples=500)
+@given(merging())
+@example(([], {(0, 0): 3, (0, 3): 4}))  # the first two letters merge, which leaves (3, 0)
+def test_self_made_is_sure_of_no_token_that_merges_into_others(case):
+    _, pairs = case
+    self_made = SelfMade(pairs, range(20))
+    letters = {0: [0], 1: [1], 2: [2]}
+    for (left, right), new in pairs.items():
+        if {left, right} <= letters.keys():
+            letters[new] = letters[left] + letters[right]
+            if new in self_made:
+                assert merge_plainly(letters[new], pairs) == [new]
 
 
 @pytest.mark.parametrize("length", [SHORT - 1, SHORT, SHORT + 1])

@@ -20,7 +20,8 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import is_dense, owned
 from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.gpt2_names import compare, openai_as_hugging_face
+from llm_scratch.weights.gpt2_names import openai_as_hugging_face
+from llm_scratch.weights.parts import compare
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)

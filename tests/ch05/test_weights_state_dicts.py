@@ -15,7 +15,8 @@ from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.gpt2_names import BOOK, HUGGING_FACE, Part
+from llm_scratch.weights.gpt2_names import BOOK, HUGGING_FACE
+from llm_scratch.weights.parts import Part
 from llm_scratch.weights.source import Source, config_of
 
 CFG = GPTConfig(vocab_size=30, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)

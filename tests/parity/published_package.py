@@ -20,6 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import published_llama
 import pytest
 import tiktoken
 
@@ -86,8 +87,10 @@ MODULES: dict[str, tuple[Any, ...]] = {
     "appendix_d": (find_highest_gradient, train_model),
     "kv_cache.gpt2": (GPTModel,),
     "kv_cache.generate": (generate_text_simple,),
+    "kv_cache_batched.generate": (generate_text_simple,),
 }
-OTHER_NAMES = {
+OTHER_NAMES: dict[str, dict[str, Any]] = {
+    **published_llama.NAMES,
     "ch03": {"PyTorchMultiHeadAttention": attention_without_context},
     "ch04": {"GPTModelFast": GPTModel},
 }
@@ -95,7 +98,7 @@ OTHER_NAMES = {
 
 def take_the_place_of_the_package() -> None:
     """Make every import of the package lead to this library."""
-    for name in ("", "kv_cache", *MODULES):
+    for name in ("", "kv_cache", "kv_cache_batched", *{**MODULES, **OTHER_NAMES}):
         dotted = f"{PACKAGE}.{name}".rstrip(".")
         module = types.ModuleType(dotted)
         module.__path__ = []  # type: ignore[attr-defined]
@@ -129,7 +132,7 @@ class Outcomes:
 
 
 def main(folder: str, story: str, *files: str) -> int:
-    """Run the test files and print the outcomes; the exit status is pytest's."""
+    """Run test files, or tests in them (file::test); print the outcomes, return pytest's status."""
     take_the_place_of_the_package()
     answer_from_here(Path(story))
     outcomes = Outcomes()

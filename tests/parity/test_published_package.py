@@ -28,6 +28,22 @@ QUICK = {
     "test_ch04.py": GPT_VARIANTS,
     "test_generate.py": ["test_dataloader[the-verdict.txt]"],
 }
+# Their other cases build 1.5 billion parameters, fetch files, or fail on the transformers at hand.
+FAMILIES = {
+    "test_llama3.py": [
+        "test_grouped_query_attention_equivalence",
+        "test_rmsnorm_equivalence",
+        "test_llama3_base_equivalence_with_transformers",
+    ],
+    "test_qwen3.py": [
+        "test_dummy_qwen3_forward",
+        "test_dummy_qwen3_moe_forward",
+        "test_qwen3_kvcache_equivalence[dummy_cfg_base]",
+        "test_rmsnorm_equivalence",
+        "test_qwen3_base_equivalence_with_transformers",
+    ],
+}
+FAMILY_TESTS = [f"{file}::{test}" for file, tests in FAMILIES.items() for test in tests]
 TRAINING = {
     "test_ch05.py": ["test_train_simple[GPTModel0]", "test_train_simple[GPTModel1]"],
     "test_appendix_d.py": ["test_train"],
@@ -76,6 +92,11 @@ def assert_all_passed(output: str, expected: dict[str, list[str]]) -> None:
 @run_of(*QUICK)
 def test_published_tests_pass_with_this_library(published, run):
     assert_all_passed(run.output, QUICK)
+
+
+@run_of(*FAMILY_TESTS)
+def test_published_tests_of_llama_and_qwen_pass_with_this_library(published, run):
+    assert_all_passed(run.output, FAMILIES)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 from llm_scratch import cli
 from llm_scratch.cli import environment, notebook
 from llm_scratch.text.corpora import CORPORA
+from llm_scratch.weights.wheels import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = '''"""Chapter 9: clocks.
@@ -82,7 +83,7 @@ def test_main_prints_a_users_mistake_in_one_line(empty_folders, capsys) -> None:
     assert cli.main(["fetch", "nothing"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("llm-scratch: no text is called 'nothing'; there are the-verdict")
+    assert err.startswith("llm-scratch: nothing is called 'nothing'; there are the-verdict")
     assert err.count("\n") == 1
 
 
@@ -160,13 +161,13 @@ def test_module_and_command_are_the_same(project) -> None:
     command = [sys.executable, "-m", "llm_scratch", "fetch", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2
-    assert done.stderr.startswith("llm-scratch: no text")
+    assert done.stderr.startswith("llm-scratch: nothing is called")
 
 
 def test_fetch_without_a_name_lists_the_texts(empty_folders, capsys) -> None:
     assert cli.main(["fetch"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(CORPORA)
+    assert [line.split()[0] for line in lines] == [*CORPORA, *MODELS]
     assert "llm-scratch fetch the-verdict brings it" in lines[0]
 
 

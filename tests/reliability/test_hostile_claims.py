@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 
 import pytest
 import torch
+from gguf_bytes import ARRAY, Q8_0, STRING, UINT8, UINT16, array, gguf, key, tensor, text, u64
 
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.gguf import read_gguf
+from llm_scratch.tensor_files.gguf_header import LONGEST_HEADER
 from llm_scratch.weights.gpt2 import load_gpt2
 
 # What torch and pickletools say about damaged pickles before they give up on them.
@@ -153,3 +158,71 @@ def test_index_that_points_outside_is_refused(tmp_path, file):
     with pytest.raises((WeightsError, FileNotFoundError)) as caught:
         load_gpt2(tmp_path)
     assert isinstance(caught.value, WeightsError) or file == ".."
+
+
+MANY = (2**60, 2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((gguf(n_keys=n), f"claims {n} keys and 0 tensors in a file of 32 bytes") for n in MANY),
+        *((gguf(n_tensors=n), f"claims 0 keys and {n} tensors in a") for n in MANY),
+        *((gguf([u64(n)], n_keys=1), "a file of 32 bytes") for n in MANY),
+        *((gguf([u64(n) + bytes(99)]), f"the name of a key should have {n} bytes") for n in MANY),
+        *((gguf([key("a", STRING, u64(n))]), f"'a' should have {n} bytes") for n in MANY),
+        *((gguf([key("a", ARRAY, array(STRING, n))]), f"should have {8 * n} bytes") for n in MANY),
+        *((gguf([key("a", ARRAY, array(UINT8, n))]), f"'a' should have {n} bytes") for n in MANY),
+        *((gguf([key("a", ARRAY, array(UINT16, n))]), f"have {2 * n} bytes") for n in MANY),
+        *(
+            (gguf([key("a", ARRAY, array(STRING, 2, text("b") + u64(n)))], data=bytes(99)), "bytes")
+            for n in MANY
+        ),
+        *((gguf((), [u64(n) + bytes(99)]), f"of a tensor should have {n} bytes") for n in MANY),
+        *((gguf((), [tensor(dims=(n,))]), "can't have the shape") for n in MANY),
+        *((gguf((), [tensor(dims=(n, 0))]), "can't have the shape") for n in MANY),
+        *((gguf((), [tensor(dims=(n, n, n, 0))]), "can't have the shape") for n in MANY),
+        *((gguf((), [tensor(offset=n)], bytes(32)), "overlap or leave a hole") for n in MANY),
+        (gguf((), [tensor(dims=(2**58,))]), "speaks of 1152921504606847"),
+        (gguf((), [tensor(dims=(2**58,), kind=Q8_0)]), "cut off or damaged"),
+        (gguf((), [tensor(dims=(2**31, 2**27), kind=Q8_0)]), "cut off or damaged"),
+    ],
+)
+def test_gguf_that_claims_too_much_is_refused(tmp_path, memory_limit, content, message):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        read_gguf(path)
+
+
+@pytest.mark.parametrize(("kind", "count"), [(STRING, 2**24), (UINT8, 2**26)])
+def test_gguf_header_longer_than_any_is_refused(tmp_path, memory_limit, kind, count):
+    """The file is as large as its header claims: a hole, which takes no disk on most systems."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf([key("a", ARRAY, array(kind, count))], alignment=1))
+    with open(path, "r+b") as file:
+        file.truncate(2**28)
+    start = time.monotonic()
+    with pytest.raises(WeightsError, match=f"its header has more than {LONGEST_HEADER:,} bytes"):
+        read_gguf(path)
+    assert time.monotonic() - start < 5
+
+
+def test_gguf_with_many_tensors_of_one_name_is_refused(tmp_path, memory_limit):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf((), [tensor(str(n % 20_000), (0,)) for n in range(40_000)]))
+    with pytest.raises(WeightsError, match="the tensor '0' is there twice"):
+        read_gguf(path)
+
+
+def test_gguf_count_of_tensors_that_is_too_small_is_refused(tmp_path):
+    entries = [tensor(str(n), offset=32 * n) for n in range(5)]
+    good = gguf((), entries, bytes(160))
+    path = tmp_path / "model.gguf"
+    for count in range(6):
+        path.write_bytes(good[:8] + struct.pack("<Q", count) + good[16:])
+        if count == 5:
+            assert len(read_gguf(path).tensors) == 5
+        else:
+            with pytest.raises(WeightsError, match="the file holds"):
+                read_gguf(path)

@@ -15,12 +15,15 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.gguf import read_gguf
 from llm_scratch.tensor_files.table_file import read_table
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
 from llm_scratch.weights.export import export_huggingface
@@ -171,7 +174,29 @@ def good_old_pth(folder):
     return good_pth(folder, zipped=False)
 
 
-FORMATS = [good_bundle, good_safetensors, good_pth, good_old_pth, good_config, good_own]
+def good_gguf(folder):
+    folder.mkdir()
+    path = folder / "model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", 1)
+    writer.add_float32("llama.rope.freq_base", 10000.0)
+    writer.add_bool("tokenizer.ggml.add_bos_token", False)
+    writer.add_token_list([f"token {number}" for number in range(8)])
+    writer.add_token_types([1] * 8)
+    values = np.linspace(-1, 1, 256, dtype=np.float32).reshape(4, 64)
+    for name in ("Q4_1", "Q8_0"):
+        kind = gguf.GGMLQuantizationType[name]
+        writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+    writer.add_tensor("F16", values.astype(np.float16))
+    writer.add_tensor("F32", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path, lambda: [stored.tensor.sum() for stored in read_gguf(path).tensors.values()]
+
+
+FORMATS = [good_bundle, good_safetensors, good_pth, good_old_pth, good_config, good_own, good_gguf]
 
 
 def attempt(path, load):
@@ -242,6 +267,13 @@ BLOB_STARTS = {
     good_pth: [b"", b"PK\x03\x04", b"\x80\x02"],
     good_old_pth: [b"", b"\x80\x02", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."],
     good_config: [b"", b"{", b'{"n_head": '],
+    good_gguf: [
+        b"",
+        b"GGUF\3\0\0\0",
+        b"GGUF\3\0\0\0" + (2).to_bytes(8, "little") + (1).to_bytes(8, "little"),
+        b"GGUF\3\0\0\0" + (1).to_bytes(8, "little") + bytes(8) + b"\1\0\0\0\0\0\0\0a\1\0\0\0",
+        b"GGUF\3\0\0\0" + bytes(8) + b"\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0a\t\0\0\0\4\0\0\0",
+    ],
 }
 
 

@@ -1,0 +1,158 @@
+"""What the models of every family do alike: ids in, blocks one after the other, a tied head.
+
+The functions take the model; each family's class has a method of that name that calls them.
+
+Shape letters: B batch, T tokens, S tokens in a cache, C emb_dim, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from llm_scratch.model.attention import attention_mask_of, check_length
+from llm_scratch.model.cache import KVCache
+
+if TYPE_CHECKING:
+    from llm_scratch.model.interface import ModelConfig
+
+
+def placed(
+    model: Any,
+    in_idx: Tensor,
+    cache: KVCache | None,
+    attention_mask: Tensor | None,
+    positions: Tensor | None,
+) -> tuple[Tensor | None, Tensor | slice]:
+    """Check what a model was given; return who may look at whom, and where the tokens stand.
+
+    Args:
+        model: the model.
+        in_idx: (B, T) ids.
+        cache: holds the S tokens before them.
+        attention_mask: as in `LanguageModel.forward`.
+        positions: as there; by default they count on from the cache, or with `attention_mask` the
+            real tokens of each row.
+
+    Returns:
+        A mask (B, 1, T, S + T), or None for all that came before; and the positions: a slice where
+        they follow each other, else (T,) or (B, T).
+
+    Raises:
+        ValueError: if `in_idx` has no two dimensions, S + T is above the context length or the
+            cache's capacity, or a mask has another shape.
+        TypeError: if ids are no integers.
+    """
+    past = 0 if cache is None else cache.length
+    if in_idx.dim() != 2:
+        raise ValueError(f"expected ids of shape (batch, tokens), got {tuple(in_idx.shape)}")
+    if in_idx.is_floating_point() or in_idx.dtype == torch.bool:
+        raise TypeError(f"token ids are integers, got {in_idx.dtype}")
+    B, T = in_idx.shape
+    check_length(past + T, model.cfg.context_length)
+    if cache is not None:
+        cache.check_room(B, T)
+    mask = None
+    if attention_mask is not None:
+        mask = attention_mask_of(attention_mask, B, T, past)
+        if positions is None and attention_mask.dim() == 2:
+            positions = (attention_mask.bool().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+    return mask, slice(past, past + T) if positions is None else positions
+
+
+def embedded(tok_emb: nn.Embedding, in_idx: Tensor) -> Tensor:
+    """Return the embeddings of ids: (B, T) -> (B, T, C).
+
+    Raises:
+        ValueError: if an id lies outside the vocabulary.
+    """
+    try:
+        return tok_emb(in_idx)
+    except IndexError as err:
+        size = tok_emb.num_embeddings
+        raise ValueError(
+            f"ids from {int(in_idx.min())} to {int(in_idx.max())} do not fit a vocabulary of "
+            f"{size} (0 to {size - 1}); was another tokenizer used?"
+        ) from err
+
+
+def through_block(model: Any, number: int, block: nn.Module, x: Tensor, **options: Any) -> Tensor:
+    """Run a block, computed again in the backward pass where the model asks: (B, T, C) -> same.
+
+    Args:
+        model: the model.
+        number: the block's place in the model, from 0.
+        block: the block.
+        x: (B, T, C).
+        options: what the block takes beside x.
+    """
+    every = model.checkpoint_blocks
+    asked = every > 0 and number % every == 0 and model.training and torch.is_grad_enabled()
+    if asked and options.get("cache") is None:
+        return checkpoint(block, x, use_reentrant=False, **options)
+    return block(x, **options)
+
+
+def new_cache(
+    cfg: ModelConfig, weight: Tensor, batch: int, length: int | None, dtype: torch.dtype | None
+) -> KVCache:
+    """Return an empty cache for a model; see `LanguageModel.new_cache`.
+
+    Raises:
+        ValueError: if `length` is above the model's context length or below 1.
+    """
+    length = cfg.context_length if length is None else length
+    if not 1 <= length <= cfg.context_length:
+        raise ValueError(
+            f"a cache of {length} tokens does not fit a context_length of {cfg.context_length}"
+        )
+    heads, width = cfg.n_kv_heads, cfg.head_dim
+    return KVCache(cfg.n_layers, batch, heads, length, width, dtype or weight.dtype, weight.device)
+
+
+def num_parameters(model: Any, head: bool, trainable_only: bool) -> int:
+    """Count the parameters, a shared one once; see `LanguageModel.num_parameters`."""
+    parameters = set(model.parameters())
+    if not head:
+        parameters -= set(model.out_head.parameters()) - {model.tok_emb.weight}
+    return sum(p.numel() for p in parameters if p.requires_grad or not trainable_only)
+
+
+def keep_tied(model: Any) -> None:
+    """Tie the head of a new model to its embedding, and keep it tied when weights are loaded."""
+    model.tie_weights()
+    model.register_load_state_dict_pre_hook(_fill_tied_head)
+    model.register_load_state_dict_post_hook(_tie_after_load)
+
+
+def is_tied(model: Any) -> bool:
+    """Return whether head and embedding are one parameter; a head put in later has its own."""
+    head = getattr(model.out_head, "weight", None)
+    return model.cfg.tie_weights and head is model.tok_emb.weight
+
+
+def _fill_tied_head(model: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give a file's head the embedding's tensor; refuse a head that differs from it."""
+    embedding = state_dict.get(prefix + "tok_emb.weight")
+    if embedding is None or not is_tied(model):
+        return
+    head = state_dict.get(prefix + "out_head.weight", embedding)
+    if head.shape == embedding.shape and not torch.equal(head, embedding):
+        raise ValueError(
+            "the state dict holds a head that differs from its token embedding, and this model"
+            " ties the two; build it with tie_weights=False"
+        )
+    if head.shape == embedding.shape:
+        state_dict[prefix + "out_head.weight"] = embedding
+
+
+def _tie_after_load(model: Any, _: Any) -> None:
+    """Make two parameters over one tensor one again: `assign=True` wraps it twice."""
+    head = getattr(model.out_head, "weight", None)
+    embedding = model.tok_emb.weight
+    if head is not None and head.shape == embedding.shape:
+        if head.data_ptr() == embedding.data_ptr():
+            model.tie_weights()

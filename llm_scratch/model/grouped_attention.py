@@ -1,0 +1,106 @@
+"""Attention in which several queries share a key and a value.
+
+Shape letters: B batch, T tokens, S tokens in a cache, H heads, G heads with keys and values of
+their own, D head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_scratch.model.attention import causal_mask
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.linear import Linear
+from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.llama_layers import RMSNorm
+from llm_scratch.model.rope import Rope, apply_rope, rope_tables
+
+
+def window_mask(
+    length: int, window: int, past: int = 0, device: torch.device | str | None = None
+) -> Tensor:
+    """Return which token may see which: (T, S + T) booleans, the last `window` ones with itself.
+
+    Args:
+        length: T, how many tokens look.
+        window: how many each may see, itself included.
+        past: S, how many tokens came before these.
+        device: where the mask is made.
+    """
+    mask = causal_mask(length, device, past)
+    return mask ^ mask.tril(past - window)
+
+
+class GroupedQueryAttention(nn.Module):
+    """H queries, G keys and values, turned by their positions: (B, T, C) -> (B, T, C).
+
+    Args:
+        cfg: a `LlamaConfig`.
+
+    Source:
+        Ainslie et al. 2023, arXiv:2305.13245; computed by PyTorch's
+        `scaled_dot_product_attention`, see `attention_by_hand` on repeated keys and values.
+    """
+
+    def __init__(self, cfg: LlamaConfig) -> None:
+        super().__init__()
+        C, D = cfg.emb_dim, cfg.head_dim
+        self.cfg = cfg
+        self.num_heads, self.num_kv_groups, self.head_dim = cfg.n_heads, cfg.n_kv_heads, D
+        self.W_query = Linear(C, cfg.n_heads * D, bias=cfg.qkv_bias)
+        self.W_key = Linear(C, cfg.n_kv_heads * D, bias=cfg.qkv_bias)
+        self.W_value = Linear(C, cfg.n_kv_heads * D, bias=cfg.qkv_bias)
+        self.out_proj = Linear(cfg.n_heads * D, C, bias=False)
+        self.q_norm = RMSNorm(D, cfg.norm_eps) if cfg.qk_norm else None
+        self.k_norm = RMSNorm(D, cfg.norm_eps) if cfg.qk_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rope: Rope | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """Let every token look at itself and its past: (B, T, C) -> (B, T, C).
+
+        Args:
+            x: (B, T, C).
+            rope: from `rope_tables`; by default for positions that count on from the cache.
+            mask: booleans that broadcast to (B, H, T, S + T), True where a token may look; by
+                default at itself and everything before it.
+            cache: holds the S tokens before these, and gets these too.
+            layer: which of the cache's layers this is.
+        """
+        B, T, _ = x.shape
+        past = 0 if cache is None else cache.length
+        queries, keys, values = (
+            projection(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or G, T, D)
+            for projection in (self.W_query, self.W_key, self.W_value)
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        rope = rope_tables(self.cfg, slice(past, past + T), x.device) if rope is None else rope
+        queries, keys = apply_rope(queries, rope), apply_rope(keys, rope)
+        if cache is not None:
+            keys, values = cache.update(layer, keys, values)  # (B, G, S + T, D)
+            if mask is None and T > 1 and past:
+                mask = causal_mask(T, x.device, past)
+        grouped = self.num_heads != self.num_kv_groups
+        if grouped and mask is not None and x.device.type != "cpu":
+            # With a mask, grouped heads fall to a kernel there that holds all T x (S + T) scores.
+            times = self.num_heads // self.num_kv_groups
+            keys, values = (part.repeat_interleave(times, dim=1) for part in (keys, values))
+            grouped = False
+        context_vec = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
+            enable_gqa=grouped,
+        )
+        return self.out_proj(context_vec.transpose(1, 2).reshape(B, T, -1))

@@ -1,0 +1,123 @@
+"""What stands around attention in a block of Llama's family: RMSNorm, gated networks, experts.
+
+As in `layers`, each operation stands as a plain function that reads like its formula and as a
+module that calls PyTorch's own kernels. Tests hold the two equal.
+
+Shape letters: B batch, T tokens, C emb_dim, F hidden_dim, E experts, N tokens in all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm_scratch.model.linear import Linear
+from llm_scratch.model.llama_config import LlamaConfig
+
+
+def rms_norm_by_hand(x: Tensor, scale: Tensor, eps: float = 1e-5) -> Tensor:
+    """Every vector with a mean square of 1, then scaled: (..., C) -> (..., C).
+
+    Source:
+        Zhang and Sennrich 2019, arXiv:1910.07467.
+    """
+    return scale * x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+
+
+def swiglu_by_hand(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Widen x twice, let one gate the other, and narrow: (..., C) -> (..., C).
+
+    Args:
+        x: (..., C).
+        gate: (F, C); what it gives goes through z / (1 + exp(-z)), which is SiLU.
+        up: (F, C).
+        down: (C, F).
+
+    Source:
+        Shazeer 2020, arXiv:2002.05202.
+    """
+    gates = x @ gate.T  # (..., F)
+    return (gates / (1 + torch.exp(-gates)) * (x @ up.T)) @ down.T
+
+
+class RMSNorm(nn.Module):
+    """Normalisation by the root of the mean square, over the last dimension: (..., C) -> (..., C).
+
+    Args:
+        emb_dim: C.
+        eps: keeps it from dividing by 0.
+
+    Source:
+        Computed by PyTorch's `rms_norm`, see `rms_norm_by_hand`.
+    """
+
+    def __init__(self, emb_dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every vector: (..., C) -> (..., C)."""
+        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), self.eps)
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU: two layers side by side, one the gate of the other, then back: (B, T, C) -> same.
+
+    Args:
+        emb_dim: C.
+        hidden_dim: F.
+
+    Source:
+        `swiglu_by_hand`; the book's package has the names fc1 (gate), fc2 (up) and fc3 (down).
+    """
+
+    def __init__(self, emb_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(emb_dim, hidden_dim, bias=False)
+        self.fc2 = Linear(emb_dim, hidden_dim, bias=False)
+        self.fc3 = Linear(hidden_dim, emb_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every token on its own: (B, T, C) -> (B, T, C)."""
+        return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
+
+
+class ExpertsFeedForward(nn.Module):
+    """Many gated networks, of which each token goes through a few: (B, T, C) -> (B, T, C).
+
+    A linear layer gives each token a share of every expert; the largest few take part.
+
+    Args:
+        cfg: a `LlamaConfig` with experts.
+
+    Source:
+        Shazeer et al. 2017, arXiv:1701.06538; the names are those of the book's package.
+    """
+
+    def __init__(self, cfg: LlamaConfig) -> None:
+        super().__init__()
+        C, width = cfg.emb_dim, cfg.moe_intermediate_size
+        self.per_token, self.sum_to_one = cfg.num_experts_per_tok, cfg.norm_topk_prob
+        self.gate = Linear(C, cfg.num_experts, bias=False)
+        self.fc1, self.fc2, self.fc3 = (
+            nn.ModuleList(Linear(*sizes, bias=False) for _ in range(cfg.num_experts))
+            for sizes in ((C, width), (C, width), (width, C))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Send every token through its experts, weighted by its shares: (B, T, C) -> (B, T, C)."""
+        tokens = x.flatten(0, -2)  # (N, C)
+        shares = self.gate(tokens).float().softmax(dim=-1)  # (N, E)
+        shares, chosen = shares.topk(self.per_token, dim=-1)  # (N, K) each
+        if self.sum_to_one:
+            shares = shares / shares.sum(dim=-1, keepdim=True)
+        out = torch.zeros_like(tokens)
+        for number in chosen.unique().tolist():
+            rows, places = (chosen == number).nonzero(as_tuple=True)
+            gate, up, down = self.fc1[number], self.fc2[number], self.fc3[number]
+            made = down(F.silu(gate(tokens[rows])) * up(tokens[rows]))
+            made = made * shares[rows, places, None].to(made.dtype)
+            out = out.index_add(0, rows, made.to(out.dtype))
+        return out.view(x.shape)

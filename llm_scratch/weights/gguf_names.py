@@ -1,0 +1,213 @@
+"""GGUF files of GPT-2, Llama and Qwen: which of their tensors and keys is what here.
+
+Queries and keys of the architecture `llama` lie in pairs there and are put into the order of
+rotate-half; matrices are (out, in) in every architecture, GPT-2's too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
+from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
+from llm_scratch.model.rope import frequencies
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.gguf import read_gguf
+from llm_scratch.tensor_files.stored import Stored
+from llm_scratch.weights.gpt2_names import QKV
+from llm_scratch.weights.parts import GGUF, GPT2, LLAMA, Part, Source
+
+ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA}
+"""What llama.cpp calls the architectures that are read here, and their families."""
+
+TOP = {"token_embd": "tok_emb", "position_embd": "pos_emb", "output": "out_head",
+       "output_norm": "final_norm"}  # fmt: skip
+LAYERS = {
+    "attn_q": "att.W_query",
+    "attn_k": "att.W_key",
+    "attn_v": "att.W_value",
+    "attn_output": "att.out_proj",
+    "attn_norm": "norm1",
+    "ffn_norm": "norm2",
+}
+OWN_LAYERS = {
+    GPT2: {"ffn_up": "ff.layers.0", "ffn_down": "ff.layers.2"},
+    LLAMA: {"ffn_gate": "ff.fc1", "ffn_up": "ff.fc2", "ffn_down": "ff.fc3",
+            "attn_q_norm": "att.q_norm", "attn_k_norm": "att.k_norm"},
+}  # fmt: skip
+ROPE_FACTORS = "rope_freqs.weight"  # by which Llama 3.1 divides its frequencies
+# The stretching of every released Llama from 3.1 on, but for the factor itself.
+LLAMA3_ROPE: dict[str, Any] = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_context_length": 8192,
+}
+
+SIZES = {
+    "vocab_size": "vocab_size",
+    "context_length": "context_length",
+    "embedding_length": "emb_dim",
+    "block_count": "n_layers",
+    "attention.head_count": "n_heads",
+    "feed_forward_length": "hidden_dim",
+    "attention.head_count_kv": "n_kv_groups",
+    "attention.key_length": "head_dim",
+}
+# What becomes of each key of an architecture, which stands before it: "llama.block_count".
+RULES: dict[str, Rule] = {
+    **dict.fromkeys((*SIZES, "attention.value_length", "rope.dimension_count"), USED),
+    **dict.fromkeys(("rope.freq_base", "attention.layer_norm_rms_epsilon"), USED),
+    **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor"), USED),
+    **dict.fromkeys(("rope.scaling.original_context_length", "attention.sliding_window"), USED),
+    "attention.layer_norm_epsilon": (1e-5, float(np.float32(1e-5))),  # which is not the same
+    "attention.causal": (True,),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.finetuned": NOTHING,
+    "tensor_data_layout": NOTHING,
+    **dict.fromkeys(("expert_count", "expert_used_count", "use_parallel_residual"), OFF),
+}
+
+
+def open_gguf(path: Path, ignore_keys: Collection[str] = ()) -> Source:
+    """Return the parameters in a GGUF file, the options of its model, and all of its keys.
+
+    Raises:
+        WeightsError: if it is damaged, or of an architecture or with settings that are not read.
+    """
+    file = read_gguf(path)
+    name = file.keys.get("general.architecture")
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise WeightsError(path, f"is of the architecture {str(name)[:60]!r}; {known} are read")
+    family = ARCHITECTURES[name]
+    settings = {
+        key.removeprefix(f"{name}."): value
+        for key, value in file.keys.items()
+        if key.startswith(f"{name}.")
+    }
+    settings = check_settings(
+        path, settings, RULES, ignore_keys=ignore_keys, error=WeightsError, where=name
+    )
+    tensors = dict(file.tensors)
+    factors = tensors.pop(ROPE_FACTORS, None)
+    known_sizes = _sizes(path, settings, name, tensors)
+    if family == LLAMA:
+        known_sizes |= _llama_options(path, settings, name, tensors, factors, known_sizes)
+    else:
+        known_sizes = {k: v for k, v in known_sizes.items() if k != "hidden_dim"}
+        known_sizes.pop("n_kv_groups", None)
+    parts, surplus = _parts(tensors, family, known_sizes, paired=name == "llama")
+    return Source(path, GGUF, parts, surplus, known_sizes, family=family, gguf_keys=file.keys)
+
+
+def _sizes(
+    path: Path, settings: Mapping[str, Any], name: str, tensors: Mapping[str, Stored]
+) -> dict[str, Any]:
+    found = {ours: settings[theirs] for theirs, ours in SIZES.items() if theirs in settings}
+    if (embedding := tensors.get("token_embd.weight")) is not None and len(embedding.shape) == 2:
+        found["vocab_size"] = embedding.shape[0]
+    needed = {"context_length", "emb_dim", "n_layers", "n_heads"}
+    wrong = [n for n in found.keys() | needed if type(v := found.get(n)) is not int or v < 1]
+    if wrong:
+        keys = [f"{name}.{theirs}" for theirs, ours in SIZES.items() if ours in wrong]
+        raise WeightsError(path, f"has no positive number as {', '.join(sorted(keys))}")
+    return found
+
+
+def _llama_options(
+    path: Path,
+    settings: Mapping[str, Any],
+    name: str,
+    tensors: Mapping[str, Stored],
+    factors: Stored | None,
+    sizes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what else decides how a model of Llama's family computes."""
+    D = sizes.get("head_dim", sizes["emb_dim"] // sizes["n_heads"])
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if settings.get(key, D) != D:
+            raise WeightsError(path, f"{name}.{key} is {settings[key]}; the heads have {D}")
+    eps, base = (settings.get(k) for k in ("attention.layer_norm_rms_epsilon", "rope.freq_base"))
+    base = 10_000.0 if base is None else base
+    if not isinstance(eps, float):
+        raise WeightsError(path, f"has no {name}.attention.layer_norm_rms_epsilon")
+    options = {
+        "rope_base": base,
+        "norm_eps": float(f"{eps:.6g}"),  # 1e-5 is not a number of 32 bits
+        "qkv_bias": "blk.0.attn_q.bias" in tensors,
+        "qk_norm": "blk.0.attn_q_norm.weight" in tensors,
+        "tie_weights": "output.weight" not in tensors,
+    }
+    if window := settings.get("attention.sliding_window"):
+        options["sliding_window"] = window
+    cfg = LlamaConfig(**{"hidden_dim": 1, **sizes, **options, "vocab_size": 1})
+    options["rope_freq"] = _scaling(path, settings, name, factors, cfg)
+    return options
+
+
+def _scaling(
+    path: Path, settings: Mapping[str, Any], name: str, factors: Stored | None, cfg: LlamaConfig
+) -> RopeScaling | None:
+    """Return how RoPE is stretched: as the keys say, or as Llama 3.1's factors do."""
+    kind = settings.get("rope.scaling.type", "none")
+    if kind in ("linear", "yarn") and factors is None:
+        return RopeScaling(
+            kind=kind,
+            factor=settings.get("rope.scaling.factor"),  # type: ignore[arg-type]
+            original_context_length=settings.get("rope.scaling.original_context_length"),
+        )
+    if kind != "none":
+        raise WeightsError(path, f"{name}.rope.scaling.type={str(kind)[:40]!r} is not read here")
+    if factors is None:
+        return None
+    there = factors.tensor.float()
+    scaling = RopeScaling(factor=float(there.max()), **LLAMA3_ROPE)
+    if there.shape == (cfg.head_dim // 2,):
+        turns = frequencies(cfg)
+        stretched = LlamaConfig(**{**cfg, "rope_freq": scaling})
+        if torch.allclose(turns / frequencies(stretched), there, rtol=1e-4):
+            return scaling
+    raise WeightsError(path, f"{ROPE_FACTORS} are not those of Llama 3.1 and its successors")
+
+
+def _parts(
+    tensors: Mapping[str, Stored], family: str, sizes: Mapping[str, Any], paired: bool
+) -> tuple[dict[str, Part], list[str]]:
+    """Return every parameter by our name, and the names that mean nothing."""
+    heads = {"W_query": sizes["n_heads"], "W_key": sizes.get("n_kv_groups", sizes["n_heads"])}
+    parts: dict[str, Part] = {}
+    surplus = []
+    for name, stored in tensors.items():
+        names = _our_names(name, family)
+        layer = names[0].split(".")[-2] if names else ""
+        if not names:
+            surplus.append(name)
+        elif len(names) > 1 and stored.shape and stored.shape[0] % 3 == 0:
+            rows = stored.tensor.chunk(3)  # (3C, C) -> three of (C, C)
+            parts |= {n: Part(Stored(r, stored.path)) for n, r in zip(names, rows, strict=True)}
+        else:
+            parts[names[0]] = Part(stored, pairs_of=heads.get(layer, 0) if paired else 0)
+    return parts, surplus
+
+
+def _our_names(name: str, family: str) -> tuple[str, ...]:
+    """Return our names of the parameters that one tensor is; none where it is unknown."""
+    match = re.fullmatch(r"(?:blk\.(0|[1-9]\d*)\.)?(\w+)\.(weight|bias)", name)
+    if match is None:
+        return ()
+    block, layer, kind = match.groups()
+    prefix = "" if block is None else f"trf_blocks.{block}."
+    if block is not None and family == GPT2 and layer == "attn_qkv":
+        return tuple(f"{prefix}att.{one}.{kind}" for one in QKV)
+    ours = (TOP if block is None else LAYERS | OWN_LAYERS[family]).get(layer)
+    if ours is None:
+        return ()
+    if "norm" in ours:
+        kind = {"weight": "scale", "bias": "shift"}[kind]
+    return (f"{prefix}{ours}.{kind}",)

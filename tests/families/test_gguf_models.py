@@ -1,0 +1,206 @@
+"""Models in llama.cpp's files: written by its own package, opened here with their tokenizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from llm_scratch.cli import main
+from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.llama import LlamaModel
+from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.rope import frequencies
+from llm_scratch.opening import open_model
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tokenizers.bpe_files import TokenizerFileError
+from llm_scratch.tokenizers.bpe_vocabulary import spell
+from llm_scratch.weights.gguf_names import LAYERS, OWN_LAYERS, TOP
+
+gguf = pytest.importorskip("gguf")
+
+SIZES = {"vocab_size": 300, "context_length": 16, "emb_dim": 64, "n_layers": 2, "n_heads": 4}
+SWITCHES = {
+    "llama": {"n_kv_groups": 2, "tie_weights": True},
+    "qwen2": {"n_kv_groups": 2, "qkv_bias": True},
+    "qwen3": {"n_kv_groups": 1, "head_dim": 32, "qk_norm": True, "norm_eps": 1e-5},
+}
+
+
+def build(name):
+    torch.manual_seed(1)
+    if name == "gpt2":
+        return GPTModel({**SIZES, "qkv_bias": True, "tie_weights": True}).eval()
+    return LlamaModel(LlamaConfig(**SIZES, hidden_dim=96, **SWITCHES[name])).eval()
+
+
+def their_tensors(model, name):
+    """The model's parameters under the file's names, in the file's order."""
+    family = "gpt2" if name == "gpt2" else "llama"
+    layers = {ours: theirs for theirs, ours in {**LAYERS, **OWN_LAYERS[family]}.items()}
+    tops = {ours: theirs for theirs, ours in TOP.items()}
+    found = {}
+    for ours, tensor in model.state_dict().items():
+        path, _, kind = ours.rpartition(".")
+        kind = {"scale": "weight", "shift": "bias"}.get(kind, kind)
+        if path in tops:
+            if path != "out_head" or not model.cfg.tie_weights:
+                found[f"{tops[path]}.{kind}"] = tensor
+            continue
+        _, block, layer = path.split(".", 2)
+        if name == "llama" and layer in ("att.W_query", "att.W_key"):
+            heads = 4 if layer == "att.W_query" else 2
+            halves = tensor.view(heads, 2, -1, tensor.shape[-1])
+            tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        if name == "gpt2" and layer == "att.W_query":
+            parts = [
+                model.state_dict()[ours.replace("query", w)] for w in ("query", "key", "value")
+            ]
+            found[f"blk.{block}.attn_qkv.{kind}"] = torch.cat(parts)
+        elif not (name == "gpt2" and layer in ("att.W_key", "att.W_value")):
+            found[f"blk.{block}.{layers[layer]}.{kind}"] = tensor
+    return found
+
+
+def write(
+    path, model, name, *, dtype=np.float32, pre="gpt-2", tokens=True, arch=None, more=(), **keys
+):
+    writer = gguf.GGUFWriter(path, arch or name)
+    cfg = model.cfg
+    writer.add_context_length(cfg.context_length)
+    writer.add_embedding_length(cfg.emb_dim)
+    writer.add_block_count(cfg.n_layers)
+    writer.add_head_count(cfg.n_heads)
+    writer.add_feed_forward_length(4 * 64 if name == "gpt2" else 96)
+    if name == "gpt2":
+        writer.add_layer_norm_eps(1e-5)
+    else:
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_head_count_kv(cfg.n_kv_heads)
+        writer.add_key_length(cfg.head_dim)
+        writer.add_rope_freq_base(cfg.rope_base)
+    if tokens:
+        spelled = [spell(bytes([n])) for n in range(256)]
+        words = [*spelled, "ab", *(f"w{n}" for n in range(42)), "<|endoftext|>"]
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(words)
+        writer.add_token_types([1] * 257 + [5] * 42 + [3])
+        writer.add_token_merges(["a b"])
+        writer.add_eos_token_id(299)
+        writer.add_chat_template("{{ messages }}")
+    for key, value in keys.items():
+        writer.add_key_value(f"{arch or name}.{key.replace('__', '.')}", *value)
+    for tensor_name, tensor in {**their_tensors(model, name), **dict(more)}.items():
+        kind = dtype if tensor.dim() > 1 else np.float32
+        writer.add_tensor(tensor_name, tensor.numpy().astype(kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("name", ["gpt2", *SWITCHES])
+def test_a_model_comes_back_bit_by_bit(tmp_path, name):
+    model = build(name)
+    model_again, tokenizer, *_ = open_model(write(tmp_path / "m.gguf", model, name))
+    assert type(model_again) is type(model)
+    for (key, tensor), other in zip(
+        model.state_dict().items(), model_again.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, other), key
+    ids = torch.randint(300, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), model_again(ids))
+    assert tokenizer.decode(tokenizer.encode("any text")) == "any text"
+    assert tokenizer.eos_token_id == 299
+
+
+@pytest.mark.parametrize("name", ["gpt2", *SWITCHES])
+def test_half_precision_becomes_the_widest_and_is_said(tmp_path, name):
+    path = write(tmp_path / "m.gguf", build(name), name, dtype=np.float16)
+    with pytest.warns(UserWarning, match="of the types float16, float32: all become float32"):
+        model = open_model(path).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_the_template_comes_along(tmp_path):
+    opened = open_model(write(tmp_path / "m.gguf", build("llama"), "llama"))
+    assert opened.chat_template == "{{ messages }}"
+
+
+def test_a_folder_with_one_file_opens(tmp_path):
+    write(tmp_path / "m.gguf", build("qwen3"), "qwen3")
+    assert open_model(tmp_path).model.cfg.qk_norm
+
+
+def test_factors_of_llama3_are_understood(tmp_path):
+    model = build("llama")
+    model.cfg = LlamaConfig(**{**model.cfg, "rope_base": 5e5})
+    scaling = {"factor": 8.0, "original_context_length": 8192}
+    stretched = frequencies(LlamaConfig(**{**model.cfg, "rope_freq": scaling}))
+    factors = frequencies(model.cfg) / stretched
+    more = {"rope_freqs.weight": factors}
+    found = open_model(write(tmp_path / "m.gguf", model, "llama", more=more)).model.cfg.rope_freq
+    assert found.kind == "llama3"
+    assert found.factor == pytest.approx(8.0, rel=1e-5)
+    more = {"rope_freqs.weight": factors + 0.5}
+    path = write(tmp_path / "other.gguf", model, "llama", more=more)
+    with pytest.raises(WeightsError, match="are not those of Llama 3.1 and its successors"):
+        open_model(path)
+
+
+def test_yarn_and_windows_are_understood(tmp_path):
+    text, number, real = (gguf.GGUFValueType[t] for t in ("STRING", "UINT32", "FLOAT32"))
+    keys = {
+        "rope__scaling__type": ("yarn", text),
+        "rope__scaling__factor": (4.0, real),
+        "rope__scaling__original_context_length": (8, number),
+        "attention__sliding_window": (5, number),
+    }
+    cfg = open_model(write(tmp_path / "m.gguf", build("llama"), "llama", **keys)).model.cfg
+    assert (cfg.rope_freq.kind, cfg.rope_freq.factor, cfg.sliding_window) == ("yarn", 4.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arch": "gemma"}, "is of the architecture 'gemma'; gpt2, llama, qwen2, qwen3 are read"),
+        ({"attention__clamp_kqv": (8.0, "FLOAT32")}, "llama.attention.clamp_kqv='8.0'"),
+        ({"expert_count": (8, "UINT32")}, "llama.expert_count='8'"),
+        ({"rope__scaling__type": ("longrope", "STRING")}, "longrope' is not read"),
+        ({"rope__dimension_count": (8, "UINT32")}, "rope.dimension_count is 8; the heads have 16"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(tmp_path, options, message):
+    options = {
+        key: (value[0], gguf.GGUFValueType[value[1]]) if isinstance(value, tuple) else value
+        for key, value in options.items()
+    }
+    path = write(tmp_path / "m.gguf", build("llama"), "llama", **options)
+    with pytest.raises(WeightsError, match=message):
+        open_model(path)
+
+
+def test_an_unknown_rule_of_splitting_is_refused_unless_a_tokenizer_is_given(tmp_path, capsys):
+    path = write(tmp_path / "m.gguf", build("llama"), "llama", pre="of-another-planet")
+    with pytest.raises(TokenizerFileError, match="splits text by the rule 'of-another-planet'"):
+        open_model(path)
+    assert main(["generate", str(path), "--prompt", "hi"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert open_model(path, need_tokenizer=False).tokenizer is None
+
+
+def test_a_file_without_a_tokenizer_asks_for_one(tmp_path):
+    path = write(tmp_path / "m.gguf", build("llama"), "llama", tokens=False)
+    with pytest.raises(ValueError, match="has no tokenizer beside its weights"):
+        open_model(path)
+
+
+def test_weights_info_says_what_it_is(tmp_path, capsys):
+    path = write(tmp_path / "m.gguf", build("qwen2"), "qwen2")
+    assert main(["weights", "info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "llama.cpp's (GGUF)" in shown
+    assert "qkv_bias  True" in shown
