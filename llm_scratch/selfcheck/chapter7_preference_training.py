@@ -15,7 +15,7 @@ from llm_scratch.selfcheck.chapter2 import Letters
 from llm_scratch.selfcheck.chapter5 import tiny_model
 from llm_scratch.selfcheck.chapter7_texts import SECTION, dpo_loss, mean_logprobs, must_be_numbers
 from llm_scratch.selfcheck.compare import Mistakes, call, must, must_equal, number, randint
-from llm_scratch.selfcheck.loops import Descent
+from llm_scratch.selfcheck.loops import Descent, must_train_in_training_mode
 from llm_scratch.selfcheck.outcome import Check, MistakeError
 
 B, T, BETA = 2, 8, 0.7
@@ -143,7 +143,10 @@ def _measures_both_parts(function: Any) -> None:
     came = call("evaluate_dpo_loss_loader", function, args, EVALUATE)
     keys = [f"{part}_{name}" for part in ("train", "val") for name in MEASURED]
     got = torch.stack([number(value) for value in _of_keys(came, keys)])
-    mistakes: Mistakes = {hints.SWAPPED_LOADERS: torch.cat(values[::-1])}
+    train, val = values
+    mistakes: Mistakes = {
+        hints.SWAPPED_LOADERS: [torch.cat(pair) for pair in ((val, train), (val, val))]
+    }
     must_equal(got, torch.cat(values), mistakes, hints.EVAL_MODE)
     must(policy.training, "a policy in training mode, as it was", "eval mode", hints.TRAIN_MODE)
 
@@ -208,6 +211,13 @@ def _keeps_what_it_measured(function: Any) -> None:
     must(losses[-1] < losses[0], "a training loss that falls", f"{losses}", hints.NO_STEP)
 
 
+def _trains_with_dropout(function: Any) -> None:
+    policy, reference = models(drop_rate=0.5)
+    loaders = batches(2), batches(1, seed=8)
+    settings = (Descent(policy, lr=0.1), EPOCHS, BETA, 1, 1, "abcd", Letters())
+    must_train_in_training_mode(policy, lambda: function(policy, reference, *loaders, *settings))
+
+
 BATCHES, LOADERS, TRAINS = (
     "compute_dpo_loss_batch",
     "compute_dpo_loss_loader",
@@ -220,4 +230,5 @@ MODEL_CHECKS = (
     Check(SECTION, "evaluate_dpo_loss_loader", "measures both parts", _measures_both_parts),
     Check(SECTION, TRAINS, "updates the policy batch by batch", _updates_the_policy),
     Check(SECTION, TRAINS, "keeps what it measured", _keeps_what_it_measured),
+    Check(SECTION, TRAINS, "trains in training mode", _trains_with_dropout),
 )

@@ -147,12 +147,16 @@ def builds_no_graph(task: Task, function: Any) -> None:
 def must_train_in_training_mode(model: nn.Module, train: Callable[[], object]) -> None:
     """Check that a training function has the model in training mode at every step."""
     modes: list[bool] = []
-    model.register_forward_hook(
-        lambda module, args, out: modes.append(module.training) if out.requires_grad else None
-    )
+
+    def note(module: nn.Module, _: Any, out: Tensor) -> None:
+        mode = module.training
+        if out.requires_grad:  # noted once a gradient comes back: evaluating may build a graph
+            out.register_hook(lambda gradient: modes.append(mode))
+
+    model.register_forward_hook(note)
     train()
     must(
-        any(modes[1:]) and modes[-1:] != [False],
+        len(modes) > 1 and all(modes[1:]),
         "training mode in every training step",
         "evaluation mode after the first evaluation",
         hints.TRAIN_MODE,

@@ -149,6 +149,8 @@ MISTAKES = [
 VARIANTS = [
     Mistake("other rows at every call", *SPLIT, "random.Random(123)", "random", hints.SPLIT_SEED),
     Mistake("a graph for nothing", *EVALUATE, "with torch.no_grad():", "if True:", hints.NO_GRAD),
+    Mistake("a graph for nothing while training", *EVALUATE, "with torch.no_grad():",
+            "if True:", "", checked="train_classifier_simple"),
     Mistake("labels as numbers", *DATA, "torch.tensor(label)", "label", ""),
     Mistake("rows as dicts", *BALANCE, "row[0]", 'row["Label"]', ""),
     Mistake("no picture in a file", *PLOT, 'plt.savefig(f"{label}-plot.pdf")', "return figure", ""),
@@ -165,7 +167,7 @@ def test_planted_mistake_is_caught_with_its_hint(mistake: Mistake) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
 def test_variant_is_right(variant: Mistake) -> None:
-    found = results(plant(variant), variant.chapter, variant.name)
+    found = results(plant(variant), variant.chapter, variant.checked or variant.name)
     assert {result.state for result in found} <= {"right", "note"}
     notes = {result.hint for result in found if result.state == "note"}
     assert notes == ({variant.hint} if variant.hint else set())
