@@ -16,8 +16,8 @@ from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint
-from llm_scratch.weights.export import to_hugging_face
 from llm_scratch.weights.gpt2 import load_gpt2
+from llm_scratch.weights.gpt2_names import to_hugging_face
 
 CFG = GPTConfig(vocab_size=64, context_length=10, emb_dim=12, n_heads=3, n_layers=2, qkv_bias=True)
 ARGS = {"n_layer": 2, "n_head": 3, "n_embd": 12, "block_size": 10, "vocab_size": 64, "dropout": 0.1}

@@ -5,100 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gguf_models import SWITCHES, build, write
 
 from llm_scratch.cli import main
-from llm_scratch.model.gpt import GPTModel
-from llm_scratch.model.llama import LlamaModel
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.model.rope import frequencies
 from llm_scratch.opening import open_model
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
-from llm_scratch.tokenizers.bpe_vocabulary import spell
-from llm_scratch.weights.gguf_names import LAYERS, OWN_LAYERS, TOP
 
 gguf = pytest.importorskip("gguf")
-
-SIZES = {"vocab_size": 300, "context_length": 16, "emb_dim": 64, "n_layers": 2, "n_heads": 4}
-SWITCHES = {
-    "llama": {"n_kv_groups": 2, "tie_weights": True},
-    "qwen2": {"n_kv_groups": 2, "qkv_bias": True},
-    "qwen3": {"n_kv_groups": 1, "head_dim": 32, "qk_norm": True, "norm_eps": 1e-5},
-}
-
-
-def build(name):
-    torch.manual_seed(1)
-    if name == "gpt2":
-        return GPTModel({**SIZES, "qkv_bias": True, "tie_weights": True}).eval()
-    return LlamaModel(LlamaConfig(**SIZES, hidden_dim=96, **SWITCHES[name])).eval()
-
-
-def their_tensors(model, name):
-    """The model's parameters under the file's names, in the file's order."""
-    family = "gpt2" if name == "gpt2" else "llama"
-    layers = {ours: theirs for theirs, ours in {**LAYERS, **OWN_LAYERS[family]}.items()}
-    tops = {ours: theirs for theirs, ours in TOP.items()}
-    found = {}
-    for ours, tensor in model.state_dict().items():
-        path, _, kind = ours.rpartition(".")
-        kind = {"scale": "weight", "shift": "bias"}.get(kind, kind)
-        if path in tops:
-            if path != "out_head" or not model.cfg.tie_weights:
-                found[f"{tops[path]}.{kind}"] = tensor
-            continue
-        _, block, layer = path.split(".", 2)
-        if name == "llama" and layer in ("att.W_query", "att.W_key"):
-            heads = 4 if layer == "att.W_query" else 2
-            halves = tensor.view(heads, 2, -1, tensor.shape[-1])
-            tensor = halves.transpose(1, 2).reshape(tensor.shape)
-        if name == "gpt2" and layer == "att.W_query":
-            parts = [
-                model.state_dict()[ours.replace("query", w)] for w in ("query", "key", "value")
-            ]
-            found[f"blk.{block}.attn_qkv.{kind}"] = torch.cat(parts)
-        elif not (name == "gpt2" and layer in ("att.W_key", "att.W_value")):
-            found[f"blk.{block}.{layers[layer]}.{kind}"] = tensor
-    return found
-
-
-def write(
-    path, model, name, *, dtype=np.float32, pre="gpt-2", tokens=True, arch=None, more=(), **keys
-):
-    writer = gguf.GGUFWriter(path, arch or name)
-    cfg = model.cfg
-    writer.add_context_length(cfg.context_length)
-    writer.add_embedding_length(cfg.emb_dim)
-    writer.add_block_count(cfg.n_layers)
-    writer.add_head_count(cfg.n_heads)
-    writer.add_feed_forward_length(4 * 64 if name == "gpt2" else 96)
-    if name == "gpt2":
-        writer.add_layer_norm_eps(1e-5)
-    else:
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_head_count_kv(cfg.n_kv_heads)
-        writer.add_key_length(cfg.head_dim)
-        writer.add_rope_freq_base(cfg.rope_base)
-    if tokens:
-        spelled = [spell(bytes([n])) for n in range(256)]
-        words = [*spelled, "ab", *(f"w{n}" for n in range(42)), "<|endoftext|>"]
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(pre)
-        writer.add_token_list(words)
-        writer.add_token_types([1] * 257 + [5] * 42 + [3])
-        writer.add_token_merges(["a b"])
-        writer.add_eos_token_id(299)
-        writer.add_chat_template("{{ messages }}")
-    for key, value in keys.items():
-        writer.add_key_value(f"{arch or name}.{key.replace('__', '.')}", *value)
-    for tensor_name, tensor in {**their_tensors(model, name), **dict(more)}.items():
-        kind = dtype if tensor.dim() > 1 else np.float32
-        writer.add_tensor(tensor_name, tensor.numpy().astype(kind))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.mark.parametrize("name", ["gpt2", *SWITCHES])

@@ -19,9 +19,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf_models import build, write
+from llama_models import random_config
 
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.llama import LlamaModel
+from llm_scratch.opening import open_model
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.gguf import read_gguf
 from llm_scratch.tensor_files.table_file import read_table
@@ -196,7 +200,21 @@ def good_gguf(folder):
     return path, lambda: [stored.tensor.sum() for stored in read_gguf(path).tensors.values()]
 
 
-FORMATS = [good_bundle, good_safetensors, good_pth, good_old_pth, good_config, good_own, good_gguf]
+def good_llama_config(folder):
+    export_huggingface(LlamaModel(random_config(4, qkv_bias=False)), folder)
+    return folder / "config.json", lambda: open_model(folder, need_tokenizer=False)
+
+
+def good_gguf_model(folder):
+    folder.mkdir()
+    path = write(folder / "model.gguf", build("llama"), "llama")
+    return path, lambda: open_model(path, need_tokenizer=False)
+
+
+FORMATS = [
+    *(good_bundle, good_safetensors, good_pth, good_old_pth, good_config, good_own, good_gguf),
+    *(good_llama_config, good_gguf_model),
+]
 
 
 def attempt(path, load):
@@ -224,7 +242,7 @@ def test_file_cut_off_at_any_length_is_refused(tmp_path, make, memory_limit):
         assert not attempt(path, load)
     path.write_bytes(content[:-1])
     # the end of a configuration is a line break, that of a zip archive a comment's length
-    assert attempt(path, load) <= (make is good_config)
+    assert attempt(path, load) <= (make in (good_config, good_llama_config))
 
 
 def flip(content, source):
@@ -267,6 +285,8 @@ BLOB_STARTS = {
     good_pth: [b"", b"PK\x03\x04", b"\x80\x02"],
     good_old_pth: [b"", b"\x80\x02", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."],
     good_config: [b"", b"{", b'{"n_head": '],
+    good_llama_config: [b"", b"{", b'{"model_type": "llama", "hidden_size": '],
+    good_gguf_model: [b"", b"GGUF\3\0\0\0"],
     good_gguf: [
         b"",
         b"GGUF\3\0\0\0",
