@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
+from llm_scratch.model.config import ConfigError
 from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
 from llm_scratch.model.rope import frequencies
 from llm_scratch.tensor_files.errors import WeightsError
@@ -98,7 +99,10 @@ def open_gguf(path: Path, ignore_keys: Collection[str] = ()) -> Source:
     factors = tensors.pop(ROPE_FACTORS, None)
     known_sizes = _sizes(path, settings, name, tensors)
     if family == LLAMA:
-        known_sizes |= _llama_options(path, settings, name, tensors, factors, known_sizes)
+        try:
+            known_sizes |= _llama_options(path, settings, name, tensors, factors, known_sizes)
+        except ConfigError as err:
+            raise WeightsError(path, str(err)) from err
     else:
         known_sizes = {k: v for k, v in known_sizes.items() if k != "hidden_dim"}
         known_sizes.pop("n_kv_groups", None)

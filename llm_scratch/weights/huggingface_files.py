@@ -43,23 +43,32 @@ def missing_index(folder: Path) -> Path | None:
     return None
 
 
-def read_config(path: Path, ignore_keys: Collection[str] = ()) -> tuple[str, dict[str, Any]]:
-    """Return the family that a `config.json` is of, and the options of its configuration.
+def read_config(path: Path, family: str, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
+    """Return the options of a model's configuration that a `config.json` states.
 
     OpenAI's `hparams.json` is read too. The names of classes are among the options, as
     `class_names`, for a model that has a head for classes.
+
+    Args:
+        path: the file.
+        family: of the tensors that it lies beside.
+        ignore_keys: settings to pass over.
 
     Raises:
         WeightsError: if it is damaged, or of a model that computes something else.
     """
     values = read_json(path, error=WeightsError)
-    kind = values.get("model_type", "gpt2")
-    if kind in ARCHITECTURES:
-        return LLAMA, read_llama_config(path, values, ignore_keys)
-    if kind == GPT2 or "model_type" in ignore_keys:
-        return GPT2, read_gpt2_config(path, values, ignore_keys)
-    known = ", ".join((GPT2, *ARCHITECTURES))
-    raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {known}")
+    kind = values.get("model_type", family)
+    known = {GPT2: GPT2, **dict.fromkeys(ARCHITECTURES, LLAMA)}
+    if "model_type" not in ignore_keys and (not isinstance(kind, str) or kind not in known):
+        names = ", ".join(known)
+        raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {names}")
+    if "model_type" not in ignore_keys and known[kind] != family:
+        raise WeightsError(
+            path, f"is of a model_type={kind!r}, the tensors beside it are those of a {family}"
+        )
+    read = read_llama_config if family == LLAMA else read_gpt2_config
+    return read(path, values, ignore_keys)
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:

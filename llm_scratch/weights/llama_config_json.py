@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
-from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
+from llm_scratch.model.llama_config import ROPE_KINDS, LlamaConfig, RopeScaling
 from llm_scratch.tensor_files.errors import WeightsError
 
 SIZES = {
@@ -141,7 +141,12 @@ def _rope_of(path: Path, values: Mapping[str, Any], ignore: Collection[str]) -> 
     kind = stated.get("rope_type", stated.get("type", "default"))
     if kind == "default":
         return {"rope_base": base}
+    if kind not in ROPE_KINDS:
+        known = ", ".join(("default", *ROPE_KINDS))
+        raise WeightsError(path, f"{where}: RoPE of kind {str(kind)[:40]!r} is unknown ({known})")
     options = {ours: stated[w] for w, ours in ROPE_WORDS.items() if stated.get(w) is not None}
+    if "factor" not in options:
+        raise WeightsError(path, f"{where} lacks factor")
     if kind != "linear":
         options.setdefault("original_context_length", values.get("max_position_embeddings"))
     try:
@@ -163,7 +168,7 @@ def _window_of(path: Path, values: Mapping[str, Any], sizes: Mapping[str, Any]) 
             raise WeightsError(path, f"layer_types are not understood: {str(kinds)[:120]}")
         chosen = tuple(n for n in layers if kinds[n] == "sliding_attention")
     else:
-        first = values.get("max_window_layers", 28) if values["model_type"] in DENSE_QWEN else 0
+        first = values.get("max_window_layers", 28) if values.get("model_type") in DENSE_QWEN else 0
         chosen = tuple(n for n in layers if n >= first)
     if len(chosen) == len(layers):
         return {"sliding_window": window}

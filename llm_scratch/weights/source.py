@@ -84,11 +84,7 @@ def open_source(
     config = weights.with_name("config.json")
     # A single file in the book's layout need not belong to the configuration beside it.
     if config.is_file() and (path.is_dir() or opened.layout != BOOK) and opened.layout != GGUF:
-        family, known = read_config(config, ignore_keys)
-        if family != opened.family:
-            hint = f"its tensors are those of {opened.family}, config.json is of {family}"
-            raise WeightsError(path, hint)
-        opened.known = {**known, **opened.known}
+        opened.known = {**read_config(config, opened.family, ignore_keys), **opened.known}
         if not opened.classes:  # the names that every configuration of transformers has
             opened.known.pop("class_names", None)
     return opened
@@ -222,7 +218,7 @@ def _open_bundle(path: Path, ignore_keys: Collection[str]) -> Source:
     opened = _sorted_into_parts(bundle.path, stored_of_bundle(bundle), None)
     hparams = bundle.path.parent / "hparams.json"
     if hparams.is_file():
-        opened.known = read_config(hparams, ignore_keys)[1]
+        opened.known = read_config(hparams, GPT2, ignore_keys)
     return opened
 
 

@@ -86,6 +86,8 @@ def test_yarn_and_windows_are_understood(tmp_path):
         ({"attention__clamp_kqv": (8.0, "FLOAT32")}, "llama.attention.clamp_kqv='8.0'"),
         ({"expert_count": (8, "UINT32")}, "llama.expert_count='8'"),
         ({"rope__scaling__type": ("longrope", "STRING")}, "longrope' is not read"),
+        ({"attention__sliding_window": (-3, "INT32")}, "sliding_window=-3 must be a positive"),
+        ({"rope__scaling__type": ("linear", "STRING")}, "factor=None of RoPE must be a positive"),
         ({"rope__dimension_count": (8, "UINT32")}, "rope.dimension_count is 8; the heads have 16"),
     ],
 )
