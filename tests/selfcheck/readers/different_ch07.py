@@ -80,7 +80,7 @@ def custom_collate_fn(texts, filler=50256, unseen=-100, limit=None, place="cpu")
 
 def content_of(path):
     with contextlib.suppress(OSError):
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     return ""
 
 
