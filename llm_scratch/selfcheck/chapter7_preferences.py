@@ -213,12 +213,6 @@ def _loss_mistakes(beta: float) -> Mistakes:
     }
 
 
-def _starts_at_ln_2(function: Any) -> None:
-    model = FOUR[0].clone(), FOUR[1].clone()
-    loss = must_be_numbers(function(*model, FOUR[0].clone(), FOUR[1].clone(), 0.3))[0]
-    must_equal(loss, torch.tensor(2.0).log(), hint=hints.DPO_REFERENCE)
-
-
 def _tells_the_rewards(function: Any) -> None:
     beta = 0.5
     came = must_be_numbers(function(*(values.clone() for values in FOUR), beta))[1:]
@@ -245,7 +239,6 @@ PREFERENCE_CHECKS = (
     Check(SECTION, "compute_logprobs", "averages over the tokens", _averages_tokens),
     Check(SECTION, "compute_logprobs", "averages over what counts", _averages_what_counts),
     Check(SECTION, "compute_dpo_loss", "follows the formula", _loss_follows_the_formula),
-    Check(SECTION, "compute_dpo_loss", "is ln 2 for the reference itself", _starts_at_ln_2),
     Check(SECTION, "compute_dpo_loss", "tells the rewards of both", _tells_the_rewards),
     *MODEL_CHECKS,
 )

@@ -195,7 +195,7 @@ def _lines_of(result: Result) -> Iterator[str]:
         return
     yield f"  {head}: {result.check.claim}"
     if result.detail:
-        yield f"          {result.detail}"
+        yield from _wrapped(" " * 10, result.detail, " " * 10)
     for line in lines_of_mistake(result):
         yield f"          {line}"
 

@@ -1,5 +1,6 @@
 """Chapter 7, right, and written as differently as can be."""
 
+import contextlib
 import functools
 import http.client
 import itertools
@@ -77,10 +78,18 @@ def custom_collate_fn(texts, filler=50256, unseen=-100, limit=None, place="cpu")
     return [matrix[:, slice(limit)] for matrix in (inputs, targets)]
 
 
+def content_of(path):
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
 def check_if_running(name):
+    folders = pathlib.Path("/proc").glob("[0-9]*")
+    files = [folder.joinpath("cmdline") for folder in folders]
     command = {"win32": ["tasklist"]}.get(sys.platform, ["ps", "-A", "-o", "comm="])
-    lines = subprocess.check_output(command, text=True).splitlines()
-    return any(line.find(name) >= 0 for line in lines)
+    lines = map(content_of, files) if files else [subprocess.check_output(command, text=True)]
+    return name in "\n".join(lines)
 
 
 def query_model(question, name="llama3", address="http://localhost:11434/api/chat"):

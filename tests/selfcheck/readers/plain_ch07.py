@@ -84,6 +84,15 @@ def check_if_running(process_name):
             if process_name in process.info["name"]:
                 return True
         return False
+    for folder in os.listdir("/proc") if os.path.exists("/proc") else []:
+        try:
+            with open(f"/proc/{folder}/comm", encoding="utf-8") as file:
+                if process_name in file.read():
+                    return True
+        except OSError:  # no process, or one that has ended
+            continue
+    if os.path.exists("/proc"):
+        return False
     command = ["tasklist"] if sys.platform == "win32" else ["ps", "-A", "-o", "comm="]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return process_name in done.stdout
