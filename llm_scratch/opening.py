@@ -13,6 +13,7 @@ import torch
 from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
+from llm_scratch.model.families import any_config
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
@@ -53,6 +54,7 @@ def open_model(
     dtype: torch.dtype | None = None,
     tokenizer: Any = None,
     need_tokenizer: bool = True,
+    config: Any = None,
     n_heads: int | None = None,
     lora_alpha: float | None = None,
     ignore_keys: Collection[str] = (),
@@ -69,6 +71,7 @@ def open_model(
         dtype: None keeps the file's.
         tokenizer: for a source without one: a tokenizer, "gpt2", or the path of a tokenizer's file.
         need_tokenizer: False opens a source without a tokenizer too.
+        config: a configuration, or a dict of its options, for weights beside which there is none.
         n_heads: attention heads, for weights of an unknown width that no file tells it of.
         lora_alpha: for a state dict with LoRA matrices, which are added to the weights.
         ignore_keys: settings in files of other programs that are passed over although this library
@@ -83,13 +86,16 @@ def open_model(
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
     template = None
+    if (Path(source) / CONFIG_FILE).is_file() and config is not None:
+        raise ValueError(f"{source} is an adapter, whose base states the configuration")
     if (Path(source) / CONFIG_FILE).is_file():
         model, own, template = _open_adapter(Path(source), ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
         optional = given is not None or not need_tokenizer
+        wanted = None if config is None else any_config(config)
         model, own, template = _open_whole(
-            source, place, dtype, n_heads, lora_alpha, ignore_keys, optional
+            source, place, dtype, n_heads, lora_alpha, ignore_keys, optional, wanted
         )
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
@@ -144,9 +150,12 @@ def _open_whole(
     lora_alpha: float | None,
     ignore_keys: Collection[str],
     optional: bool,
+    config: Any,
 ) -> tuple[Any, Any, str | None]:
     """Open a whole model, and the tokenizer and the template that lie beside it or are in it."""
     path = find_source(source)
+    if is_saved_model(path) and config is not None:
+        raise ValueError(f"{source} states its own configuration; leave config= out")
     if is_saved_model(path):
         return *load_model(path, device=device, dtype=dtype), None
     opened = open_source(path, lora_alpha, ignore_keys=ignore_keys)
@@ -165,7 +174,7 @@ def _open_whole(
         own = load_tokenizer(description, folder) if isinstance(description, dict) else None
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder, ignore_keys)
-    return build_model(opened, device=device, dtype=dtype), own, template
+    return build_model(opened, config, device=device, dtype=dtype), own, template
 
 
 def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:

@@ -127,6 +127,19 @@ def family_of(cfg: Any) -> Family:
     raise TypeError(f"a {type(cfg).__name__} is no configuration of a model of this library")
 
 
+def any_config(cfg: Any) -> Any:
+    """Return a configuration as it is, or the one that a dict's keys make: GPT's where they do.
+
+    Raises:
+        TypeError: if it is neither a configuration nor a dict.
+        ConfigError: if a key is unknown or missing, or a value is out of range.
+    """
+    if not isinstance(cfg, Mapping):
+        return family_of(cfg) and cfg
+    fits = [f for f in FAMILIES.values() if cfg.keys() <= f.config.__dataclass_fields__.keys()]
+    return (fits or [*FAMILIES.values()][-1:])[0].as_config(cfg)
+
+
 def config_of_saved(model: str, options: Mapping[str, Any]) -> Any:
     """Return the configuration that a saved model states, by the name of its class.
 

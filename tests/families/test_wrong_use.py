@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import zipfile
 from dataclasses import replace
 
 import pytest
+import torch
 from llama_models import random_llama
 
 from llm_scratch.cli import main
 from llm_scratch.download import DownloadError
+from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.opening import open_model
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.weights import wheels
 from llm_scratch.weights.export import export_huggingface
+from llm_scratch.weights.folder import save_model
 
 PLAIN = {"qkv_bias": False, "qk_norm": False, "num_experts": 0, "sliding_window": None,
          "sliding_layers": None, "rope_freq": None}  # fmt: skip
@@ -72,6 +76,27 @@ def test_tensors_alone_do_not_say_how_a_llama_computes(tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(WeightsError, match="has no config.json beside it"):
         open_model(folder, need_tokenizer=False)
+
+
+def test_a_bare_state_dict_opens_with_its_configuration(tmp_path):
+    """Also under the names of the book's package, whose norms have weights."""
+    model = random_llama(3, **{**PLAIN, "tie_weights": False})
+    state = {n.replace("norm1.scale", "norm1.weight"): t for n, t in model.state_dict().items()}
+    torch.save(state, tmp_path / "llama.pth")
+    options = {k: v for k, v in dataclasses.asdict(model.cfg).items() if k != "tie_weights"}
+    for config in (model.cfg, options):
+        opened = open_model(tmp_path / "llama.pth", config=config, need_tokenizer=False)
+        for (name, tensor), other in zip(
+            model.state_dict().items(), opened.model.state_dict().values(), strict=True
+        ):
+            assert torch.equal(tensor, other), name
+    with pytest.raises(WeightsError, match="holds a model of the family llama, the config is"):
+        open_model(tmp_path / "llama.pth", config=GPT_CONFIG_124M, need_tokenizer=False)
+    save_model(model, tmp_path / "own")
+    with pytest.raises(ValueError, match="states its own configuration; leave config= out"):
+        open_model(tmp_path / "own", config=model.cfg, need_tokenizer=False)
+    with pytest.raises(TypeError, match="a int is no configuration"):
+        open_model(tmp_path / "llama.pth", config=3, need_tokenizer=False)
 
 
 def test_a_named_model_that_is_not_here_names_its_command(monkeypatch, tmp_path):
