@@ -352,7 +352,7 @@ for name, loader in loaders.items():
 # ## Reading at the last real token
 #
 # Up to here a message is read at the end of its padding, as in the book. The padding takes part, so
-# what is said of a message hangs on how far it is padded. Look at the probability of spam:
+# what is said of a message depends on how far it is padded. Look at the probability of spam:
 
 
 # %%

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from typing import Any
 
 from llm_scratch.cli.options import add_command
@@ -23,6 +24,8 @@ def run_fetch(args: argparse.Namespace) -> int:
     for name in args.names:
         if name in MODELS:
             print(f"{name}: {MODELS[name].about}")
+            if find_spec("gguf") is None:
+                print("its numbers are computed by the gguf package: pip install gguf")
         elif name not in CORPORA and not any(name in (c.file, *c.also) for c in CORPORA.values()):
             known = ", ".join((*CORPORA, *MODELS))
             raise ValueError(f"nothing is called {name!r}; there are {known}")

