@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_scratch.selfcheck import hints
 from llm_scratch.selfcheck.names import Written
 from llm_scratch.selfcheck.outcome import Result
 from llm_scratch.selfcheck.run import checks_of, results_of
@@ -61,3 +62,18 @@ def findings(mistake: Mistake) -> list[Result]:
     """Return the results that are mistakes."""
     all_results = results(plant(mistake), mistake.chapter, mistake.checked or mistake.name)
     return [result for result in all_results if result.state == "wrong"]
+
+
+def must_be_caught(mistake: Mistake) -> None:
+    """Check that a planted mistake is found, and with its hint."""
+    found = findings(mistake)
+    assert found, "not caught"
+    assert any(mistake.hint in result.hint for result in found), found
+
+
+def must_be_right(variant: Mistake) -> None:
+    """Check that right code in another form is accepted; its hint is a note, "" for none."""
+    found = results(plant(variant), variant.chapter, variant.checked or variant.name)
+    assert {result.state for result in found} <= {"right", "note"}, found
+    notes = {result.hint for result in found if result.state == "note"} - {hints.ORDER_OF_CREATION}
+    assert notes == ({variant.hint} if variant.hint else set())
