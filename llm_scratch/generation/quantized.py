@@ -1,4 +1,4 @@
-"""A GPT with its matrices in 8-bit integers, for generation: a quarter of the bytes a token.
+"""A model with its matrices in 8-bit integers, for generation: a quarter of the bytes a token.
 
 The weights of each output get one scale; what is multiplied with them is rounded to 8 bits too,
 each token by its own range, so that the rows of a batch never change each other. PyTorch's own
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from llm_scratch.model.families import language_model
 from llm_scratch.model.linear import Product
+from llm_scratch.model.together import one_input_of
 
 
 @torch.no_grad()
@@ -42,23 +43,50 @@ class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights: (..., C_in) -> (..., C_out), in the type of its input.
 
     Args:
-        linear: the float layer, left as it is.
+        linears: the float layer, left as it is; or several that read the same input, whose outputs
+            come one after the other.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, *linears: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().float()  # (C_out, C_in)
+        self.in_features = linears[0].in_features
+        self.out_features = sum(linear.out_features for linear in linears)
+        weight = torch.cat([linear.weight.detach() for linear in linears]).float()  # (C_out, C_in)
         scales = weight.abs().amax(dim=1).clamp(min=1e-20) / 127  # (C_out,)
         integers = (weight / scales[:, None]).round_().to(torch.int8)
-        bias = torch.zeros_like(scales) if linear.bias is None else linear.bias.detach().float()
+        biases = [_bias_of(linear) for linear in linears]
         make = _dynamic_product if _has_dynamic_kernel(weight.device) else _weight_only_product
-        self._product = make(integers, scales, bias)
+        self._product = make(integers, scales, torch.cat(biases))
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each vector with the weights: (..., C_in) -> (..., C_out)."""
         rows = x.reshape(-1, self.in_features).float()  # (N, C_in)
         return self._product(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+class Int8Part(nn.Module):
+    """One of the layers that an `Int8Linear` computes at once: (..., C_in) -> (..., C_out).
+
+    Args:
+        whole: computes them all.
+        start: the first of its outputs that is this layer's.
+        out_features: C_out.
+    """
+
+    def __init__(self, whole: Int8Linear, start: int, out_features: int) -> None:
+        super().__init__()
+        self.whole, self.start = whole, start
+        self.in_features, self.out_features = whole.in_features, out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute all of the layers and return this one's: (..., C_in) -> (..., C_out)."""
+        return self.whole(x).narrow(-1, self.start, self.out_features)
+
+
+def _bias_of(linear: nn.Linear) -> Tensor:
+    if linear.bias is None:
+        return torch.zeros(linear.out_features, device=linear.weight.device)
+    return linear.bias.detach().float()
 
 
 def _quantized(part: Any) -> Any:
@@ -69,8 +97,19 @@ def _quantized(part: Any) -> Any:
     # Dictionaries of its own, so that modes, hooks and parts of the two do not meet.
     state = {name: copy.copy(x) for name, x in vars(part).items() if isinstance(x, dict)}
     twin.__dict__.update(state)
+    together = one_input_of(part)
     for name, inner in part.named_children():
-        twin.add_module(name, _quantized(inner))
+        if name not in together:
+            twin.add_module(name, _quantized(inner))
+    layers = [getattr(part, name) for name in together]
+    if all(isinstance(layer, nn.Linear) for layer in layers) and layers:
+        whole, start = Int8Linear(*layers), 0
+        for name, layer in zip(together, layers, strict=True):
+            twin.add_module(name, Int8Part(whole, start, layer.out_features))
+            start += layer.out_features
+    else:
+        for name, layer in zip(together, layers, strict=True):
+            twin.add_module(name, _quantized(layer))
     return twin
 
 

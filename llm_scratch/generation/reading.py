@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.generation.single_token import FlatModel, has_hooks
+from llm_scratch.generation.single_token import FlatModel
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.families import passes_cache
 from llm_scratch.model.interface import LanguageModel
 from llm_scratch.model.modes import evaluation_mode
-from llm_scratch.model.wrappers import unwrapped
+from llm_scratch.model.wrappers import has_hooks, unwrapped
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps (B, T) ids to (B, T, V) logits."""

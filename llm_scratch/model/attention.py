@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.config import ConfigError
 from llm_scratch.model.linear import Linear
+from llm_scratch.model.together import outputs_of
 
 
 def causal_mask(length: int, device: torch.device | str | None = None, past: int = 0) -> Tensor:
@@ -283,6 +284,8 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
         Book 3.6.2, computed by PyTorch's `scaled_dot_product_attention`; the mask is not stored.
     """
 
+    one_input = ("W_query", "W_key", "W_value")
+
     def __init__(
         self,
         d_in: int,
@@ -331,8 +334,8 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
         B, T, _ = x.shape
         check_length(T, self.context_length)
         queries, keys, values = (
-            projection(x).view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
-            for projection in (self.W_query, self.W_key, self.W_value)
+            made.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
+            for made in outputs_of((self.W_query, self.W_key, self.W_value), x)
         )
         if x.device.type == "mps":  # some versions attend wrongly to transposed views there
             queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()

@@ -97,6 +97,16 @@ class KVCache:
         held_values.narrow(2, past, T).copy_(values)
         return held_keys.narrow(2, 0, past + T), held_values.narrow(2, 0, past + T)
 
+    def next_places(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return for each layer where the next token's keys and values go, and all that then is.
+
+        Two of (B, H, 1, D) to be written, two of (B, H, S + 1, D) to be read; no gradients. As
+        `update`, for all layers at once, at a tenth of the calls.
+        """
+        new = self._store.narrow(4, self.length, 1).flatten(0, 1).unbind(0)
+        held = self._store.narrow(4, 0, self.length + 1).flatten(0, 1).unbind(0)
+        return list(zip(new[::2], new[1::2], held[::2], held[1::2], strict=True))
+
     def advance(self, tokens: int) -> None:
         """Count tokens that every layer has added."""
         self.length += tokens

@@ -16,6 +16,7 @@ from llm_scratch.model.linear import Linear
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.model.llama_layers import RMSNorm
 from llm_scratch.model.rope import Rope, apply_rope, rope_tables
+from llm_scratch.model.together import outputs_of
 
 
 def window_mask(
@@ -43,6 +44,8 @@ class GroupedQueryAttention(nn.Module):
         Ainslie et al. 2023, arXiv:2305.13245; computed by PyTorch's
         `scaled_dot_product_attention`, see `attention_by_hand` on repeated keys and values.
     """
+
+    one_input = ("W_query", "W_key", "W_value")
 
     def __init__(self, cfg: LlamaConfig) -> None:
         super().__init__()
@@ -78,8 +81,8 @@ class GroupedQueryAttention(nn.Module):
         B, T, _ = x.shape
         past = 0 if cache is None else cache.length
         queries, keys, values = (
-            projection(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or G, T, D)
-            for projection in (self.W_query, self.W_key, self.W_value)
+            made.view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H or G, T, D)
+            for made in outputs_of((self.W_query, self.W_key, self.W_value), x)
         )
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
@@ -89,18 +92,31 @@ class GroupedQueryAttention(nn.Module):
             keys, values = cache.update(layer, keys, values)  # (B, G, S + T, D)
             if mask is None and T > 1 and past:
                 mask = causal_mask(T, x.device, past)
-        grouped = self.num_heads != self.num_kv_groups
-        if grouped and mask is not None and x.device.type != "cpu":
-            # With a mask, grouped heads fall to a kernel there that holds all T x (S + T) scores.
-            times = self.num_heads // self.num_kv_groups
-            keys, values = (part.repeat_interleave(times, dim=1) for part in (keys, values))
-            grouped = False
-        context_vec = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None and T > 1,
-            enable_gqa=grouped,
-        )
+        context_vec = attend_in_groups(queries, keys, values, mask)  # (B, H, T, D)
         return self.out_proj(context_vec.transpose(1, 2).reshape(B, T, -1))
+
+
+def attend_in_groups(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Mix values, H / G queries to each: (B, H, T, D), twice (B, G, S + T, D) -> (B, H, T, D).
+
+    Args:
+        queries: (B, H, T, D).
+        keys: (B, G, S + T, D).
+        values: (B, G, S + T, D).
+        mask: booleans that broadcast to (B, H, T, S + T), True where a token may look. None: a
+            single token looks at all, several at themselves and what came before, without a past.
+    """
+    B, H, T, D = queries.shape
+    groups = keys.shape[1]
+    if T == 1 and (mask is None or mask.dim() == 2 or mask.shape[-3] == 1):
+        # The queries of a group become tokens side by side, and its keys are read once for all.
+        queries = queries.reshape(B, groups, H // groups, D)
+        return F.scaled_dot_product_attention(queries, keys, values, mask).view(B, H, 1, D)
+    if H != groups and mask is not None and queries.device.type != "cpu":
+        # With a mask, grouped heads fall to a kernel there that holds all T x (S + T) scores.
+        keys, values = (part.repeat_interleave(H // groups, dim=1) for part in (keys, values))
+    return F.scaled_dot_product_attention(
+        queries, keys, values, mask, is_causal=mask is None, enable_gqa=H != keys.shape[1]
+    )

@@ -12,13 +12,15 @@ Shape letters: B rows, C_in inputs, C_out outputs.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from llm_scratch.model.together import laid_together, whole_of
 
 Product = Callable[[Tensor], Tensor]
 Kernel = Callable[..., Tensor]
@@ -49,7 +51,28 @@ def product_of(layer: nn.Module, rows: int) -> Product:
     """
     if not isinstance(layer, nn.Linear):
         return layer.forward
-    weight, bias = layer.weight, layer.bias
+    return _product(layer.weight, layer.bias, rows)
+
+
+def product_of_all(layers: Sequence[nn.Module], rows: int) -> Product:
+    """Several layers of one input as a function: their outputs, one after the other.
+
+    One product where the layers are parts of one, or their weights lie together; else each by its
+    own.
+
+    Args:
+        layers: as `product_of` takes them.
+        rows: B.
+    """
+    if (whole := whole_of(layers)) is not None:
+        return whole.forward
+    if found := laid_together(layers):
+        return _product(*found, rows)
+    products = [product_of(layer, rows) for layer in layers]
+    return lambda x: torch.cat([product(x) for product in products], dim=-1)
+
+
+def _product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     if kernel := kernel_for(weight, rows):
         found = partial(kernel, weight=weight, bias=bias)
         return (lambda x: found(x[None])[0]) if rows == 1 else found

@@ -23,6 +23,7 @@ from llm_scratch.model.linear import Linear
 from llm_scratch.model.llama_config import LlamaConfig, as_llama_config
 from llm_scratch.model.llama_layers import ExpertsFeedForward, GatedFeedForward, RMSNorm
 from llm_scratch.model.rope import rope_tables
+from llm_scratch.model.together import lay_together
 
 
 class LlamaBlock(nn.Module):
@@ -105,6 +106,7 @@ class LlamaModel(nn.Module):
         self.out_head = Linear(cfg.emb_dim, cfg.vocab_size, bias=False)
         if cfg.tie_weights:
             decoder.keep_tied(self)
+        lay_together(self)
 
     @classmethod
     def empty(cls, cfg: LlamaConfig | Mapping[str, Any]) -> LlamaModel:
@@ -221,6 +223,7 @@ class LlamaModel(nn.Module):
         super()._apply(fn, recurse)
         if tied:
             self.tie_weights()
+        lay_together(self)
         return self
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from llm_scratch.model.linear import Linear
 from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.together import outputs_of
 
 
 def rms_norm_by_hand(x: Tensor, scale: Tensor, eps: float = 1e-5) -> Tensor:
@@ -73,6 +74,8 @@ class GatedFeedForward(nn.Module):
         `swiglu_by_hand`; the book's package has the names fc1 (gate), fc2 (up) and fc3 (down).
     """
 
+    one_input = ("fc1", "fc2")
+
     def __init__(self, emb_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.fc1 = Linear(emb_dim, hidden_dim, bias=False)
@@ -81,7 +84,8 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token on its own: (B, T, C) -> (B, T, C)."""
-        return self.fc3(F.silu(self.fc1(x)) * self.fc2(x))
+        gates, values = outputs_of((self.fc1, self.fc2), x)  # (B, T, F) each
+        return self.fc3(F.silu(gates) * values)
 
 
 class ExpertsFeedForward(nn.Module):

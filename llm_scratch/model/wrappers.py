@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 WRAPPERS = ("_orig_mod.", "module.")  # what compiling and data parallel put before names
 
 
@@ -28,6 +29,11 @@ def _only_wraps(model: nn.Module) -> bool:
     if type(model).__module__.startswith("torch."):
         return True
     return [name for name, _ in model.named_children()] == ["module"] and not model._parameters
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether somebody watches or has replaced the call of a module, this one itself."""
+    return "forward" in vars(module) or any(getattr(module, name) for name in HOOKS)
 
 
 def device_of(model: Any) -> torch.device:

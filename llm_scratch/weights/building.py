@@ -16,10 +16,11 @@ from llm_scratch.model.families import empty_model, parameter_shapes
 from llm_scratch.model.heads import Head
 from llm_scratch.model.initialization import SkipInitialization
 from llm_scratch.model.linear import Linear
+from llm_scratch.model.together import lay_together
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import reading_thirds
 from llm_scratch.weights.gpt2_names import QKV
-from llm_scratch.weights.parts import Part, compare
+from llm_scratch.weights.parts import LLAMA, Part, compare
 from llm_scratch.weights.source import Source, config_of
 
 
@@ -71,6 +72,8 @@ def build_model(
         _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
     if tied:
         model.tie_weights()
+    if source.family == LLAMA:  # GPT-2 keeps its matrices in the file that they are mapped from
+        lay_together(model)
     return model.eval()
 
 
