@@ -19,11 +19,16 @@ from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
 from llm_scratch.model.linear import Product, product_of, product_of_all
 
 
-def embed(model: Any, ids: Tensor, where: Tensor | slice) -> Tensor:
+def start(model: Any, ids: Tensor, where: Tensor | slice) -> tuple[Tensor, None]:
     """Return tokens and positions added: (B, 1) ids -> (C,) for one row, else (B, C)."""
     positions = model.pos_emb.weight[where]  # (1, C), or (B, 1, C)
     x = model.tok_emb.weight[ids[:, 0]] + positions.view(-1, positions.shape[-1])  # (B, C)
-    return x[0] if len(ids) == 1 else x
+    return (x[0] if len(ids) == 1 else x), None
+
+
+def flat_blocks(model: Any, rows: int) -> list[FlatBlock]:
+    """Return the blocks of a model as functions."""
+    return [FlatBlock(block, rows) for block in model.trf_blocks]
 
 
 class FlatBlock:

@@ -1,5 +1,9 @@
 """A plain model of Llama's family as functions of one token a row; see `single_token`.
 
+Between two products the processor has nothing to compute, but its caches are full of weights, and
+each call finds its own code thrown out: five times as slow as it would be alone. So there are few
+calls, into memory that is there.
+
 Shape letters: B rows, H heads, G heads with keys and values, D head_dim, C emb_dim, F hidden_dim,
 S tokens read before.
 """
@@ -14,91 +18,150 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_scratch.model.grouped_attention import GroupedQueryAttention, attend_in_groups
-from llm_scratch.model.linear import Product, product_of, product_of_all
+from llm_scratch.model.grouped_attention import GroupedQueryAttention
+from llm_scratch.model.linear import Product, writer_of
 from llm_scratch.model.llama import LlamaBlock, LlamaModel
 from llm_scratch.model.llama_layers import GatedFeedForward, RMSNorm
-from llm_scratch.model.rope import Rope, apply_rope
+from llm_scratch.model.rope import rope_tables
 
 HALVES = (torch.bfloat16, torch.float16)
+Turn = tuple[Tensor, ...]
 
 
-def embed(model: Any, ids: Tensor, where: Tensor | slice) -> Tensor:
-    """Return the tokens' vectors: (B, 1) ids -> (C,) for one row, else (B, C).
+class Room:
+    """Memory that all blocks write to, one after the other, and views of it.
 
-    A single row on a CPU is kept in float32 from block to block, which costs nothing.
+    Args:
+        model: a plain model.
+        rows: B.
     """
-    x = model.tok_emb.weight[ids[:, 0]]  # (B, C), a copy
-    if len(ids) > 1:
-        return x
-    return x[0].float() if x.dtype in HALVES and x.device.type == "cpu" else x[0]
+
+    def __init__(self, model: Any, rows: int) -> None:
+        cfg, weight = model.cfg, model.tok_emb.weight
+        H, G, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+        empty = partial(torch.empty, device=weight.device, dtype=weight.dtype)
+        self.qkv = empty(rows, (H + 2 * G) * D)
+        heads = self.qkv.view(rows, H + 2 * G, D)
+        self.straight = heads[:, : H + G]  # queries and keys before they are turned
+        self.new_values = heads[:, H + G :, None]  # (B, G, 1, D)
+        self.turned = empty(rows, H + G, D, dtype=wide(weight.dtype))
+        self.queries = self.turned[:, :H].view(rows, G, H // G, D)  # a group's, side by side
+        self.new_keys = self.turned[:, H:, None]  # (B, G, 1, D)
+        first, second = slice(D // 2), slice(D // 2, D)
+        self.pairs = [
+            (self.turned[..., here], self.straight[..., there])
+            for here, there in ((first, second), (second, first))
+        ]
+        self.mixed = empty(rows, H * D)
+        self.gate_and_up = empty(rows, 2 * cfg.hidden_dim)
+        self.gates, self.ups = self.gate_and_up.chunk(2, dim=-1)  # (B, F) each
+        self.out = empty(rows, cfg.emb_dim)
+        self.signs = torch.tensor([[1.0], [-1.0]], dtype=wide(weight.dtype), device=weight.device)
 
 
 class FlatBlock:
-    """A block without module calls: (C,) or (B, C) -> the same, in place.
+    """A block without module calls: (B, 2, C), which is x and -x, -> the same, in place.
 
     Args:
         block: a plain block.
         rows: B.
+        room: shared by all blocks.
     """
 
-    def __init__(self, block: Any, rows: int) -> None:
+    def __init__(self, block: Any, rows: int, room: Room) -> None:
         att, ff = block.att, block.ff
+        self._room, self._head_norm = room, _head_norm(att)
         self._norm1, self._norm2 = norm_of(block.norm1, rows), norm_of(block.norm2, rows)
-        self._qkv = product_of_all([att.W_query, att.W_key, att.W_value], rows)
-        self._gate_and_up = product_of_all([ff.fc1, ff.fc2], rows)
-        self._out, self._down = product_of(att.out_proj, rows), product_of(ff.fc3, rows)
-        self._head_norm = _head_norm(att)
-        self._heads, self._groups = att.num_heads, att.num_kv_groups
-        self._shape = (rows, self._heads + 2 * self._groups, 1, att.head_dim)
+        qkv, mixed, both, gates, out = (
+            part[0] if rows == 1 else part  # of one row, a vector
+            for part in (room.qkv, room.mixed, room.gate_and_up, room.gates, room.out)
+        )
+        self._qkv = writer_of([att.W_query, att.W_key, att.W_value], rows, qkv)
+        self._gate_and_up = writer_of([ff.fc1, ff.fc2], rows, both)
+        self._project, self._down = (writer_of([x], rows, out) for x in (att.out_proj, ff.fc3))
+        self._mixed, self._gates, self._out = mixed, gates, room.out[:, None]
+        self._mixed_heads = room.mixed.view(room.queries.shape)
 
     def __call__(
-        self, x: Tensor, place: tuple[Tensor, ...], mask: Tensor | None, rope: Rope
+        self, x: Tensor, place: tuple[Tensor, ...], mask: Tensor | None, turn: Turn
     ) -> Tensor:
         """Mix with the tokens before, then transform.
 
         Args:
-            x: (C,) or (B, C), which is overwritten.
+            x: (B, 2, C), which is overwritten.
             place: one of `KVCache.next_places`, or its end where a window is open.
             mask: (B, 1, 1, S + 1), or None.
-            rope: of the one position, or (B, 1, 1, D) each.
+            turn: from `start`.
         """
-        made = self._qkv(self._norm1(x)).view(self._shape)  # (B, H + 2G, 1, D)
-        turned = made.narrow(1, 0, self._heads + self._groups)  # queries and keys
+        room = self._room
+        self._qkv(self._norm1(x))
         if self._head_norm is not None:
-            turned = self._head_norm(turned)
-        turned = apply_rope(turned, rope)
+            room.straight.copy_(self._head_norm(room.straight))
+        cos, *sines = turn
+        torch.mul(room.straight, cos, out=room.turned)
+        for (here, there), sin in zip(room.pairs, sines, strict=True):
+            here.addcmul_(there, sin)
         keys_place, values_place, keys, values = place
-        keys_place.copy_(turned.narrow(1, self._heads, self._groups))
-        values_place.copy_(made.narrow(1, self._heads + self._groups, self._groups))
-        queries = turned.narrow(1, 0, self._heads)  # (B, H, 1, D)
-        mixed = attend_in_groups(queries, keys, values, mask)  # (B, H, 1, D)
-        x += self._out(mixed.reshape(*x.shape[:-1], -1))
-        gates, values = self._gate_and_up(self._norm2(x)).chunk(2, dim=-1)  # (B, F) each
-        x += self._down(F.silu(gates).mul_(values))
-        return x
+        keys_place.copy_(room.new_keys)
+        values_place.copy_(room.new_values)
+        queries = room.queries.to(keys.dtype)  # (B, G, H / G, D)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, mask)
+        self._mixed_heads.copy_(mixed)
+        self._project(self._mixed)
+        x.addcmul_(room.signs, self._out)
+        self._gate_and_up(self._norm2(x))
+        F.silu(room.gates, inplace=True).mul_(room.ups)
+        self._down(self._gates)
+        return x.addcmul_(room.signs, self._out)
+
+
+def start(model: Any, ids: Tensor, where: Tensor | slice) -> tuple[Tensor, Turn]:
+    """Return the tokens' vectors, and what turns their queries and keys.
+
+    Returns:
+        (B, 1) ids -> (B, 2, C), in float32 where the model has half of it; and cosines (D,) or
+        (B, 1, D), and both halves of the sines.
+    """
+    x = model.tok_emb.weight[ids]  # (B, 1, C)
+    x = torch.cat([x, -x], dim=1).to(wide(x.dtype))
+    cos, sin = rope_tables(model.cfg, where, x.device)  # (1, D), or (B, 1, 1, D)
+    return x, (cos[..., 0, :], *(half[..., 0, :] for half in sin.chunk(2, dim=-1)))
+
+
+def flat_blocks(model: Any, rows: int) -> list[FlatBlock]:
+    """Return the blocks of a model as functions."""
+    room = Room(model, rows)
+    return [FlatBlock(block, rows, room) for block in model.trf_blocks]
 
 
 def norm_of(norm: Any, rows: int) -> Product:
-    """Return an RMSNorm as a function; for a single row on a CPU in a third of the time."""
-    weight, eps = norm.scale.detach(), norm.eps
-    if rows == 1 and weight.device.type == "cpu":
-        return partial(_norm_of_one, weight=weight, eps=eps)
-    return partial(F.rms_norm, normalized_shape=weight.shape, weight=weight, eps=eps)
+    """Return an RMSNorm as a function of x and -x: (B, 2, C) -> (B, C), or (C,) for one row.
+
+    Both together have the mean 0, so that their variance is x's mean square: PyTorch's layer norm
+    of the two is the RMSNorm of each, in one call for five.
+    """
+    scale, eps = norm.scale.detach(), norm.eps
+    weight = scale.to(wide(scale.dtype)).repeat(2)
+    C, shape = len(scale), weight.shape
+
+    def normed(x: Tensor) -> Tensor:
+        flat = x.view(shape) if rows == 1 else x.view(rows, 2 * C)
+        return torch.layer_norm(flat, shape, weight, None, eps)[..., :C].to(scale.dtype)
+
+    return normed
 
 
-def _norm_of_one(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of one vector, in the type of the weights: (C,) -> (C,)."""
-    mean_square = torch.dot(x, x).item() / len(x)
-    return torch.mul(x, weight).mul_((mean_square + eps) ** -0.5).to(weight.dtype)
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which sums are kept: float32 for halves of it."""
+    return torch.float32 if dtype in HALVES else dtype
 
 
 def _head_norm(att: Any) -> Product | None:
-    """Return the normalisation of queries and keys side by side: (B, H + G, 1, D) -> same."""
+    """Return the normalisation of queries and keys side by side: (B, H + G, D) -> same."""
     if att.q_norm is None:
         return None
     scales = [att.q_norm.scale] * att.num_heads + [att.k_norm.scale] * att.num_kv_groups
-    scale = torch.stack(scales).detach()[:, None]  # (H + G, 1, D)
+    scale = torch.stack(scales).detach()  # (H + G, D)
     shape, eps = (att.head_dim,), att.q_norm.eps
     return lambda x: F.rms_norm(x, shape, eps=eps).mul_(scale)
 

@@ -22,6 +22,9 @@ from llm_scratch.model.families import language_model
 from llm_scratch.model.linear import Product
 from llm_scratch.model.together import one_input_of
 
+# PyTorch's kernel rounds numbers of less than 1/64 coarsely; a power of two changes nothing else.
+BLOW_UP = 1024.0
+
 
 @torch.no_grad()
 def quantize_int8(model: Any) -> Any:
@@ -45,6 +48,9 @@ class Int8Linear(nn.Module):
     Args:
         linears: the float layer, left as it is; or several that read the same input, whose outputs
             come one after the other.
+
+    Attributes:
+        by_rows: the product of rows in float32, (N, C_in) -> (N, C_out), and nothing else.
     """
 
     def __init__(self, *linears: nn.Linear) -> None:
@@ -56,12 +62,12 @@ class Int8Linear(nn.Module):
         integers = (weight / scales[:, None]).round_().to(torch.int8)
         biases = [_bias_of(linear) for linear in linears]
         make = _dynamic_product if _has_dynamic_kernel(weight.device) else _weight_only_product
-        self._product = make(integers, scales, torch.cat(biases))
+        self.by_rows: Product = make(integers, scales, torch.cat(biases))
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each vector with the weights: (..., C_in) -> (..., C_out)."""
         rows = x.reshape(-1, self.in_features).float()  # (N, C_in)
-        return self._product(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
+        return self.by_rows(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
 class Int8Part(nn.Module):
@@ -114,19 +120,30 @@ def _quantized(part: Any) -> Any:
 
 
 def _dynamic_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
-    """8-bit times 8-bit: each token is stretched over 0 to 1, so all share one scale exactly.
+    """8-bit times 8-bit, each token rounded by its own range, alone or beside others.
 
-    x = low + span * u with u in [0, 1], hence W x + b = span * (W u) + low * (W 1) + b.
+    A row x is rounded to q = round(x / step) + zero, whole numbers from 0 to `most`, with
+    step = (high - low) / most over a range that holds 0. Then W x = step * (W q - zero * W 1). The
+    kernel does this to all that it is given as if it were one row, so several rows are rounded
+    here, and handed over as q / most, which it takes for what they are.
     """
-    packed = _pack(integers, scales)
+    packed = _pack(integers, scales / BLOW_UP, bias)
+    without_bias = _pack(integers, scales, None)
     row_sums = integers.sum(dim=1) * scales  # (C_out,)
     reduce_range = _saturates()
+    most = 127 if reduce_range else 255
+    multiply = torch.ops.quantized.linear_dynamic.default
 
     def product(x: Tensor) -> Tensor:
+        if len(x) == 1:
+            return multiply(x * BLOW_UP, packed, reduce_range)
         low, high = torch.aminmax(x, dim=1, keepdim=True)  # (N, 1)
-        span = (high - low).clamp_(min=1e-20)
-        unit = torch.ops.quantized.linear_dynamic((x - low).div_(span), packed, reduce_range)
-        return torch.addcmul(bias, low, row_sums).addcmul_(unit, span)  # (N, C_out)
+        low = low.clamp_(max=0)
+        step = high.clamp_(min=0).sub_(low).div_(most).clamp_(min=1e-20)
+        zero = (low / -step).round_()
+        whole = (x / step).round_().add_(zero).clamp_(0, most).div_(most)
+        made = multiply(whole, without_bias, reduce_range)  # W q / most
+        return torch.addcmul(bias, made, step * most).addcmul_(zero * step, row_sums, value=-1)
 
     return product
 
@@ -139,12 +156,12 @@ def _weight_only_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Prod
     return lambda x: torch.addmm(bias, x, (integers * scales[:, None]).t())
 
 
-def _pack(integers: Tensor, scales: Tensor) -> torch.ScriptObject:
+def _pack(integers: Tensor, scales: Tensor, bias: Tensor | None = None) -> torch.ScriptObject:
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     with warnings.catch_warnings():  # quantized tensors are to be removed; a check looks for them
         warnings.filterwarnings("ignore", message=".*deprecated", category=UserWarning)
         weight = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
-        return torch.ops.quantized.linear_prepack(weight, None)
+        return torch.ops.quantized.linear_prepack(weight, bias)
 
 
 @cache

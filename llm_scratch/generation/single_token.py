@@ -25,7 +25,6 @@ from llm_scratch.model.decoder import placed
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.linear import Linear, product_of
 from llm_scratch.model.llama import LlamaModel
-from llm_scratch.model.rope import rope_tables
 from llm_scratch.model.wrappers import device_of, has_hooks
 
 LINEAR = (nn.Linear, Linear, Int8Linear, Int8Part)
@@ -42,7 +41,7 @@ class FlatModel:
 
     def __init__(self, model: Any, rows: int) -> None:
         self._model, self._family = model, FAMILIES[type(model)]
-        self._blocks = [self._family.FlatBlock(block, rows) for block in model.trf_blocks]
+        self._blocks = self._family.flat_blocks(model, rows)
         self._final_norm = self._family.norm_of(model.final_norm, rows)
         self._head = product_of(model.out_head, rows)
         cfg = model.cfg
@@ -68,10 +67,7 @@ class FlatModel:
             mask: (B, S + 1) booleans, False where a token is padding.
         """
         seen, where = placed(self._model, ids, cache, mask, None)
-        x = self._family.embed(self._model, ids, where)
-        rope = None
-        if self._family is flat_llama:
-            rope = rope_tables(self._model.cfg, where, x.device)
+        x, rope = self._family.start(self._model, ids, where)
         held = cache.length + 1
         for block, place, window in zip(
             self._blocks, cache.next_places(), self._windows, strict=True

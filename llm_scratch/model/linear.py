@@ -72,6 +72,38 @@ def product_of_all(layers: Sequence[nn.Module], rows: int) -> Product:
     return lambda x: torch.cat([product(x) for product in products], dim=-1)
 
 
+def writer_of(layers: Sequence[nn.Module], rows: int, out: Tensor) -> Product:
+    """`product_of_all` into memory that is there, which saves the calls that make it anew.
+
+    Args:
+        layers: as `product_of` takes them.
+        rows: B.
+        out: (sum of C_out,) for one row, else (B, sum of C_out).
+    """
+    found = laid_together(layers)
+    if found is None and len(layers) > 1 and whole_of(layers) is None:
+        sizes: list[int] = [layer.out_features for layer in layers]  # type: ignore[misc]
+        parts = zip(layers, out.split(sizes, dim=-1), strict=True)
+        writers = [writer_of([layer], rows, part) for layer, part in parts]
+        return lambda x: [write(x) for write in writers][-1]
+    if by_rows := getattr(whole_of(layers) or layers[0], "by_rows", None):
+        place = out.view(rows, -1)
+        return lambda x: place.copy_(by_rows(x.view(rows, -1).float()))
+    if found is None or kernel_for(found[0], rows) is not None:
+        product = product_of_all(layers, rows)
+        return lambda x: out.copy_(product(x))
+    weight, bias = found
+    if rows > 1:
+        if bias is None:
+            return lambda x: torch.mm(x, weight.t(), out=out)
+        return lambda x: torch.addmm(bias, x, weight.t(), out=out)
+    if not _vector_kernel_is_fast(weight.dtype, weight.device):
+        return lambda x: out.copy_(F.linear(x, weight, bias))
+    if bias is None:
+        return lambda x: torch.mv(weight, x, out=out)
+    return lambda x: torch.addmv(bias, weight, x, out=out)
+
+
 def _product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     if kernel := kernel_for(weight, rows):
         found = partial(kernel, weight=weight, bias=bias)
