@@ -214,6 +214,7 @@ def test_read_me_names_each_file_and_its_size() -> None:
     for path in DATA.iterdir():
         if path.name not in ("README.md", "__pycache__"):
             assert f"`{path.name}" in text, path.name
-    for file in (*MADE.values(), "the-tide-clock.txt"):
+    conversations = ("conversations.jsonl", "conversations-guanaco.jsonl")
+    for file in (*MADE.values(), *conversations, "the-tide-clock.txt"):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{file}`"))
         assert row.endswith(f"| {(DATA / file).stat().st_size} |")

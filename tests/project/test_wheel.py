@@ -27,6 +27,7 @@ print(json.dumps({
     "messages": str(find_data("messages.tsv")),
     "instructions": str(find_data("instructions.json")),
     "preferences": str(find_data("preferences.json")),
+    "conversations": str(find_data("conversations.jsonl")),
     "length": len(load_text("the-tide-clock")),
     "ids": GPT2Tokenizer().encode("Hello, I am"),
     "chapter": str(find_chapter("ch02")),
@@ -72,7 +73,8 @@ def test_wheel_finds_its_data_without_the_repository(wheel: Path, tmp_path: Path
     )
     found = json.loads(done.stdout)
     target = (tmp_path / "target" / "llm_scratch").resolve()
-    for what in ("package", "story", "messages", "instructions", "preferences", "chapter"):
+    texts = ("story", "messages", "instructions", "preferences", "conversations")
+    for what in ("package", *texts, "chapter"):
         assert Path(found[what]).resolve().is_relative_to(target)
     assert found["length"] >= 20_000
     assert found["ids"] == [15496, 11, 314, 716]
