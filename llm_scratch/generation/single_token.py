@@ -68,6 +68,8 @@ class FlatModel:
         """
         seen, where = placed(self._model, ids, cache, mask, None)
         x, rope = self._family.start(self._model, ids, where)
+        if seen is not None:  # as numbers, into which each block would turn it
+            seen = torch.where(seen, 0.0, -torch.inf).to(self._model.tok_emb.weight.dtype)
         held = cache.length + 1
         for block, place, window in zip(
             self._blocks, cache.next_places(), self._windows, strict=True

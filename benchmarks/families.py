@@ -1,0 +1,268 @@
+"""A model of Llama's family on the CPU: ours, transformers' and llama.cpp's, in one run.
+
+    llm-scratch fetch smollm2
+    pip install -e '.[test,peers]'
+    python benchmarks/families.py                     everything, about 25 minutes on two cores
+    python benchmarks/families.py decode prefill      single parts
+    python benchmarks/families.py --rounds 1 --new 8 decode
+
+SmolLM2-135M-Instruct, the same weights for all: read from its file, written for transformers as a
+folder and for llama.cpp as GGUF files of each type. Parts: `decode` (one row, tokens a second after
+the prompt), `prefill` (512 tokens), `batch` (eight rows of different lengths, padded on the left
+for both; what is counted are the tokens that are written), `training` (a step of 4 x 256 in float32
+with fused AdamW, each in a process of its own, with its peak of memory), `quality` (perplexity on
+20,000 tokens of this project's own English).
+
+All cases of a part take turns within each round, starting with another one; what counts are the
+ratios of their medians. "memory alone" is a sum over as many bytes as float32 weights have, by
+PyTorch: what memory allows. llama.cpp says itself how long it took, without what stands around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from generation import alternate, report
+from training_step import peak_memory
+
+import llm_scratch as ls
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fixtures"))
+PARTS = ("decode", "prefill", "batch", "training", "quality")
+TYPES = ("f32", "f16", "q8_0")
+Case = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all without one")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--new", type=int, default=128, help="new tokens in decode")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--without", nargs="*", default=[], choices=("transformers", "llama.cpp"))
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.step:
+        print(json.dumps(training_steps(args.step)))
+        return
+    torch.set_grad_enabled(False)
+    print(f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} threads")
+    runs = {
+        "decode": decode, "prefill": prefill, "batch": batch, "training": training,
+        "quality": quality,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        opened = ls.open_model("smollm2")
+        for part in args.parts or PARTS:
+            print(f"\n## {part}", flush=True)
+            runs[part](opened, Path(folder), args)
+
+
+def peer(opened: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """The model as transformers opens it: scaled_dot_product_attention, its cache."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not (folder / "hub").exists():
+        ls.export_huggingface(opened.model, folder / "hub", opened.tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(folder / "hub", dtype=dtype).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def llama_cpp(opened: Any, folder: Path, dtype: str, threads: int) -> Any:
+    """The model as llama.cpp opens it, written by this library."""
+    from llama_cpp import LlamaCpp
+
+    path = folder / f"{dtype}.gguf"
+    if not path.exists():
+        ls.export_gguf(opened.model, path, opened.tokenizer, tensor_type=dtype)
+    return LlamaCpp(path, n_threads=threads, context=1024, exact=False)
+
+
+def variants(model: Any) -> dict[str, Any]:
+    """Ours in three precisions."""
+    half = ls.LlamaModel.empty(model.cfg).bfloat16()
+    half.load_state_dict(model.state_dict())
+    return {"float32": model, "bfloat16": half.eval(), "int8": ls.quantize_int8(model)}
+
+
+def prompt(length: int, rows: int = 1) -> torch.Tensor:
+    return torch.randint(49152, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Tokens a second of one row, after a prompt of 8."""
+    ids, new = prompt(8), args.new
+    cases: dict[str, Case] = {}
+    with ExitStack() as stack:
+        if "transformers" not in args.without:
+            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+                theirs = peer(opened, folder, dtype)
+                cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
+                    ids, max_new_tokens=new, do_sample=False
+                )
+        for name, model in variants(opened.model).items():
+            cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, new)
+        if "llama.cpp" not in args.without:
+            for dtype in TYPES:
+                theirs = stack.enter_context(llama_cpp(opened, folder, dtype, args.threads))
+                cases[f"llama.cpp, {dtype}"] = lambda model=theirs: (
+                    new / model.decoding_rate(ids[0].tolist(), new)
+                )
+        weights = torch.randn(opened.model.num_parameters())
+        cases["memory alone, float32"] = lambda: [weights.sum() for _ in range(new)]
+        times = alternate(cases, args.rounds)
+    report(times, new, next(iter(cases)), "memory alone, float32")
+
+
+def prefill(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Seconds to read a prompt of 512, with one new token."""
+    ids, cases = prompt(512), {}
+    with ExitStack() as stack:
+        if "transformers" not in args.without:
+            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+                theirs = peer(opened, folder, dtype)
+                cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
+                    ids, max_new_tokens=1, do_sample=False
+                )
+        for name, model in variants(opened.model).items():
+            cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, 1)
+        if "llama.cpp" not in args.without:
+            for dtype in TYPES:
+                theirs = stack.enter_context(llama_cpp(opened, folder, dtype, args.threads))
+                cases[f"llama.cpp, {dtype}"] = lambda model=theirs: model.reading_seconds(
+                    ids[0].tolist()
+                )
+        times = alternate(cases, args.rounds, turns=3)
+    report(times, 512, next(iter(cases)))
+
+
+def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Tokens a second of eight rows with prompts of 8 to 64 tokens."""
+    from llm_scratch.generation.texts import pad_left
+
+    rows = [prompt(64, 8)[row, : 8 * (row + 1)].tolist() for row in range(8)]
+    ids, mask = pad_left(rows)
+    new, cases = 64, {}
+    if "transformers" not in args.without:
+        theirs = peer(opened, folder, torch.float32)
+        cases["transformers, float32"] = lambda: theirs.generate(
+            ids, attention_mask=mask.long(), max_new_tokens=new, do_sample=False
+        )
+    for name, model in variants(opened.model).items():
+        cases[f"ours, {name}"] = lambda model=model: ls.generate(
+            model, ids, new, attention_mask=mask
+        )
+    report(alternate(cases, args.rounds), 8 * new, next(iter(cases)))
+
+
+def training(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Seconds and peak memory of a step of 4 x 256, each model in a process of its own."""
+    names = [n for n in ("transformers", "ours") if n not in args.without]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for turn in range(args.rounds):
+        for name in names if turn % 2 else names[::-1]:
+            command = [sys.executable, __file__, "--threads", str(args.threads), "--step", name]
+            child = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+            results[name].append(json.loads(child.stdout.splitlines()[-1]))
+            print(f"round {turn + 1}, {name}: {results[name][-1]}", flush=True)
+    print("\n| case | seconds a step | peak MB | loss |\n|---|---|---|---|")
+    for name, found in results.items():
+        seconds, peak, loss = (
+            sorted(each[key] for each in found)[len(found) // 2]
+            for key in ("seconds", "peak", "loss")
+        )
+        print(f"| {name} | {seconds:.2f} | {peak:,.0f} | {loss:.4f} |")
+
+
+def training_steps(name: str) -> dict[str, float]:
+    """Time three steps after one that warms up, from the same weights for all."""
+    from llm_scratch.training.head_loss import chunked_head_loss
+
+    cfg = ls.open_model("smollm2", need_tokenizer=False).model.cfg
+    torch.manual_seed(123)
+    if name == "ours":
+        model: Any = ls.LlamaModel(cfg)
+
+        def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            hidden = model.hidden_states(inputs)
+            head = model.out_head.weight
+            return chunked_head_loss(hidden, head, targets, divisor=targets.numel())
+
+    else:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=cfg.vocab_size, hidden_size=cfg.emb_dim, num_hidden_layers=cfg.n_layers,
+                intermediate_size=cfg.hidden_dim, num_attention_heads=cfg.n_heads,
+                num_key_value_heads=cfg.n_kv_heads, max_position_embeddings=cfg.context_length,
+                rope_theta=cfg.rope_base, tie_word_embeddings=True, use_cache=False,
+                attn_implementation="sdpa",
+            )
+        )  # fmt: skip
+
+        def loss_of(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            logits = model(inputs).logits.flatten(0, 1)
+            return torch.nn.functional.cross_entropy(logits, targets.flatten())
+
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(cfg.vocab_size, (4, 4, 257))
+    seconds = []
+    for batch in ids:
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss = loss_of(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": sorted(seconds[1:])[1], "peak": peak_memory(), "loss": loss.item()}
+
+
+def quality(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Perplexity on 20,000 tokens of English in three precisions."""
+    from llm_scratch.training.losses import next_token_loss
+
+    ids = torch.tensor(opened.tokenizer.encode(english())[: 40 * 500 + 1])
+    inputs, targets = ids[:-1].view(40, 500), ids[1:].view(40, 500)
+    print("| case | perplexity | beside float32 |\n|---|---|---|")
+    first = None
+    for name, model in variants(opened.model).items():
+        total = sum(
+            float(next_token_loss(model, inputs[n : n + 4], targets[n : n + 4])[0])
+            for n in range(0, 40, 4)
+        )
+        perplexity = math.exp(total / targets.numel())
+        first = first or perplexity
+        print(f"| {name} | {perplexity:.4f} | {perplexity / first - 1:+.3%} |", flush=True)
+
+
+def english() -> str:
+    """This project's story and conversations, one after the other."""
+    data = Path(__file__).parents[1] / "data"
+    lines = (data / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [message["content"] for line in lines for message in json.loads(line)["messages"]]
+    return "\n\n".join([(data / "the-tide-clock.txt").read_text(encoding="utf-8"), *texts])
+
+
+if __name__ == "__main__":
+    main()
