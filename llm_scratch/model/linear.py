@@ -32,7 +32,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply every row with the weights: (..., C_in) -> (..., C_out)."""
-        if _recorded() or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
+        if recorded() or torch.is_grad_enabled() or x.dtype != torch.float32 or not x.numel():
             return super().forward(x)
         rows = x.numel() // x.shape[-1]
         kernel = kernel_for(self.weight, rows)
@@ -137,8 +137,8 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _recorded() -> bool:
-    """Whether the model is being exported or compiled: for any machine, by PyTorch's own layer."""
+def recorded() -> bool:
+    """Return whether a model is being exported or compiled: for any machine, by PyTorch's own."""
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 

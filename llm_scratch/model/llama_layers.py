@@ -8,11 +8,13 @@ Shape letters: B batch, T tokens, C emb_dim, F hidden_dim, E experts, N tokens i
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_scratch.model.linear import Linear
+from llm_scratch.model.linear import Linear, recorded
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.model.together import outputs_of
 
@@ -60,7 +62,34 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every vector: (..., C) -> (..., C)."""
-        return F.rms_norm(x, self.scale.shape, self.scale.to(x.dtype), self.eps)
+        scale = self.scale.to(x.dtype)
+        if x.requires_grad and torch.is_grad_enabled() and not recorded():
+            return _Normalise.apply(x, scale, self.eps)
+        return F.rms_norm(x, scale.shape, scale, self.eps)
+
+
+class _Normalise(torch.autograd.Function):
+    """RMSNorm that keeps nothing but its input for the backward pass; PyTorch's keeps it twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.eps = eps
+        return F.rms_norm(x, scale.shape, scale, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, scale = (part.to(torch.promote_types(part.dtype, torch.float32))
+                    for part in ctx.saved_tensors)  # fmt: skip
+        grad = grads[0].to(x.dtype)
+        inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + ctx.eps)
+        normed = x * inverse
+        shared = (grad * normed).flatten(0, -2)
+        grad_scale = shared.sum(dim=0)
+        along = (shared @ scale).view(*x.shape[:-1], 1) / x.shape[-1]
+        grad_x = torch.addcmul(grad * scale, normed, along, value=-1).mul(inverse)
+        dtypes = [part.dtype for part in ctx.saved_tensors]
+        return grad_x.to(dtypes[0]), grad_scale.to(dtypes[1]), None
 
 
 class GatedFeedForward(nn.Module):
@@ -85,7 +114,29 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token on its own: (B, T, C) -> (B, T, C)."""
         gates, values = outputs_of((self.fc1, self.fc2), x)  # (B, T, F) each
+        if gates.requires_grad and not recorded():
+            return self.fc3(_Gate.apply(gates, values))
         return self.fc3(F.silu(gates) * values)
+
+
+class _Gate(torch.autograd.Function):
+    """SiLU of the gates, times the values, that keeps both and not the SiLU in between."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, values: Tensor) -> Tensor:
+        ctx.save_for_backward(gates, values)
+        return F.silu(gates).mul_(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gates, values = ctx.saved_tensors
+        grad = grads[0] * values
+        if torch.is_grad_enabled():  # differentiated twice, which the kernel below can't be
+            share = torch.sigmoid(gates)
+            grad = grad * (share + gates * share * (1 - share))
+        else:
+            grad = torch.ops.aten.silu_backward(grad, gates)
+        return grad, grads[0] * F.silu(gates)
 
 
 class ExpertsFeedForward(nn.Module):
