@@ -1,6 +1,6 @@
 """Chapter 5, bonus: from GPT to Llama to Qwen, one change at a time.
 
-    python chapters/ch05_bonus_llama.py            every change, trained beside the others: 1 minute
+    python chapters/ch05_bonus_llama.py            all changes, trained side by side: 1 to 2 minutes
     python chapters/ch05_bonus_llama.py --quick    fewer steps, a smaller model: 10 seconds
 
 Times are for two cores of a laptop. Nothing is downloaded. Where SmolLM2 is on this machine
@@ -362,11 +362,12 @@ for number, name in enumerate(["GPT", *(name for name, _ in changes)]):
 
 # %% [markdown]
 # What may be read from this: which differences are larger than those between seeds. Usually RoPE
-# helps at once, since nobody has to learn what position 37 means; leaving dropout out helps too, in
-# a run this short. What may not: which change is good. SwiGLU tends to start slowly here, and is in
-# every large model because it ended lower in long trainings; RMSNorm and grouped queries are
-# there for their cost, and the best that one can hope for is no difference. A small model, a short
-# text and a few dozen steps can't judge any of them.
+# helps at once, since nobody has to learn what position 37 means. What may not: which change is
+# good. SwiGLU tends to start slowly here, and is in every large model because it ended lower in
+# long trainings. RMSNorm, grouped queries and the tied head are there for their cost, and the best
+# that one can hope for is no difference. Dropout is of use where a text is read again and again,
+# which a run this short does not do. A small model, a short text and a few dozen steps can't judge
+# any of them.
 #
 # ## Longer contexts: the base, and Llama 3.1's scaling
 #
@@ -509,7 +510,8 @@ if smollm2 is not None:
 #     tokens a second <= bytes a second / (bytes of weights + bytes of the cache)
 #
 # and smaller numbers are faster numbers: bfloat16 halves the bytes of float32, int8 quarters them.
-# First, what the memory of this machine gives: a product of one vector with a large matrix.
+# First, what the memory of this machine gives: a product of one vector with a large matrix. (Close
+# other programs before; on a busy machine these numbers say nothing.)
 
 
 # %%

@@ -159,6 +159,7 @@ def plot_speeds(
         panel.set_title(model, fontsize=10)
         panel.grid(axis="y", alpha=0.25)
         panel.set_axisbelow(True)
+        panel.yaxis.set_major_formatter("{x:,.0f}")
     grid[0, 0].set_ylabel("Tokens a second")
     grid[0, 0].legend(frameon=False, fontsize=9, loc="upper left")
     return figure
