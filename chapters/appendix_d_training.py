@@ -19,7 +19,8 @@ from llm_scratch import chapter
 from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.plotting import BLUE, ORANGE, plot_losses
+from llm_scratch.plotting.figures import BLUE, ORANGE
+from llm_scratch.plotting.learning import plot_losses
 from llm_scratch.text.windows import create_dataloader_v1, split_text
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.appendix_d import (

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from llm_scratch.chapter import settings, show, story
-from llm_scratch.plotting import plot_positions
+from llm_scratch.plotting.insides import plot_positions
 from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_training import train_by_hand

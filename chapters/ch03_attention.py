@@ -32,7 +32,7 @@ from llm_scratch.model.attention import (
     attention_weights,
     causal_mask,
 )
-from llm_scratch.plotting import plot_attention
+from llm_scratch.plotting.insides import plot_attention
 
 args = settings(__doc__)
 print("torch version:", version("torch"))

@@ -28,7 +28,7 @@ from llm_scratch.generation.decoding import generate, generate_text_simple
 from llm_scratch.model.config import GPT_CONFIG_124M, gpt2_config
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm, gelu_by_hand, layer_norm_by_hand
-from llm_scratch.plotting import plot_activations
+from llm_scratch.plotting.insides import plot_activations
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 
 args = settings(__doc__)

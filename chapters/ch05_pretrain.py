@@ -24,7 +24,8 @@ from llm_scratch.generation.sampling import keep_top_k, next_probabilities
 from llm_scratch.model.config import GPT_CONFIG_124M
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.plotting import plot_losses, plot_sampling, plot_temperatures
+from llm_scratch.plotting.choices import plot_sampling, plot_temperatures
+from llm_scratch.plotting.learning import plot_losses
 from llm_scratch.text.windows import create_dataloader_v1, split_text
 from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids, token_ids_to_text
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer

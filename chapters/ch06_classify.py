@@ -50,7 +50,7 @@ from llm_scratch.finetuning.text_classifier import (
 from llm_scratch.generation.decoding import generate_text_simple
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.plotting import plot_confusion, plot_values
+from llm_scratch.plotting.learning import plot_confusion, plot_values
 from llm_scratch.text.corpora import find_data, load_text
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, text_to_token_ids, token_ids_to_text

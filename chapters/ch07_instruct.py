@@ -49,7 +49,7 @@ from llm_scratch.judging.judge import exact_match, judge, token_f1
 from llm_scratch.lora.layers import merge_lora, replace_linear_with_lora, trainable_parameters
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.gpt import GPTModel
-from llm_scratch.plotting import plot_runs
+from llm_scratch.plotting.learning import plot_runs
 from llm_scratch.text.corpora import find_data
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode, text_to_token_ids, token_ids_to_text

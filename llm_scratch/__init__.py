@@ -44,7 +44,7 @@ _NAMES = {
     "training.losses": "calc_loss_batch calc_loss_loader",
     "training.evaluation": "evaluate_model generate_and_print_sample",
     "training.simple": "load_checkpoint save_checkpoint train_model_simple",
-    "plotting": "plot_losses plot_values",
+    "plotting.learning": "plot_losses plot_values",
     "tensor_files.errors": "WeightsError",
     "tensor_files.tensor_bundle": "TensorBundle",
     "weights.openai": (
@@ -238,7 +238,9 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         load_weights_into_llama as load_weights_into_llama,
         load_weights_into_qwen as load_weights_into_qwen,
     )
-    from llm_scratch.plotting import plot_losses as plot_losses, plot_values as plot_values
+    from llm_scratch.plotting.learning import (
+        plot_losses as plot_losses, plot_values as plot_values,
+    )
     from llm_scratch.tensor_files.errors import WeightsError as WeightsError
     from llm_scratch.tensor_files.tensor_bundle import TensorBundle as TensorBundle
     from llm_scratch.weights.openai import (

@@ -40,6 +40,8 @@ def run_notebook(args: argparse.Namespace) -> int:
 def find_chapter(name: str) -> Path:
     """Return the path of the chapter script that is called `name`, in full or by its first part.
 
+    The first part of a chapter's bonus material is "ch05_bonus", and "ch05" is the chapter itself.
+
     Raises:
         ValueError: if there is none, or more than one.
     """
@@ -47,6 +49,7 @@ def find_chapter(name: str) -> Path:
     if name in scripts:
         return scripts[name]
     found = [stem for stem in sorted(scripts) if stem.startswith(f"{name}_")]
+    found = [stem for stem in found if not stem.startswith(f"{name}_bonus_")]
     if len(found) == 1:
         return scripts[found[0]]
     problem = "no chapter is" if not found else "more than one chapter is"

@@ -171,7 +171,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def run_plot(args: argparse.Namespace) -> int:
     """Write a picture of one or several runs."""
-    from llm_scratch.plotting import plot_runs
+    from llm_scratch.plotting.learning import plot_runs
     from llm_scratch.training.run_folder import read_metrics
 
     runs = {str(run): read_metrics(run) for name in args.runs for run in matching(name)}

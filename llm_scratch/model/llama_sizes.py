@@ -1,4 +1,4 @@
-"""The configurations of released Llama and Qwen models, under the names of the book's package.
+"""The configurations of released Llama, Qwen and SmolLM2 models; names as in the book's package.
 
 Each is a plain dict, as `GPT_CONFIG_124M` is: `LlamaModel(LLAMA32_CONFIG_1B)`.
 """
@@ -28,10 +28,19 @@ def _qwen3(emb_dim: int, n_heads: int, n_layers: int, **more: Any) -> Sizes:
             **more}  # fmt: skip
 
 
+LLAMA2_CONFIG_7B = _llama(
+    4096, 32, 32, 11008,
+    vocab_size=32_000, context_length=4096, n_kv_groups=32, rope_base=10_000.0,
+)  # fmt: skip
 LLAMA3_CONFIG_8B = _llama(4096, 32, 32, 14336, context_length=8192)
 LLAMA31_CONFIG_8B = _llama(4096, 32, 32, 14336, rope_freq=_stretched(8.0))
 LLAMA32_CONFIG_1B = _llama(2048, 32, 16, 8192, rope_freq=_stretched(32.0))
 LLAMA32_CONFIG_3B = _llama(3072, 24, 28, 8192, rope_freq=_stretched(32.0))
+
+SMOLLM2_CONFIG_135M = _llama(
+    576, 9, 30, 1536,
+    vocab_size=49_152, context_length=8192, n_kv_groups=3, rope_base=100_000.0, tie_weights=True,
+)  # fmt: skip
 
 QWEN_CONFIG_06_B = _qwen3(1024, 16, 28, hidden_dim=3072)
 QWEN3_CONFIG_1_7B = _qwen3(2048, 16, 28, hidden_dim=6144)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm_scratch.plotting import plot_confusion, plot_values
+from llm_scratch.plotting.learning import plot_confusion, plot_values
 
 pytest.importorskip("matplotlib", reason="pip install matplotlib brings it")
 

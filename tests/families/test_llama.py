@@ -19,11 +19,13 @@ from llm_scratch.model.families import parameter_shapes
 from llm_scratch.model.llama import LlamaModel
 from llm_scratch.model.llama_config import LlamaConfig, as_llama_config
 from llm_scratch.model.llama_sizes import (
+    LLAMA2_CONFIG_7B,
     LLAMA3_CONFIG_8B,
     LLAMA32_CONFIG_1B,
     LLAMA32_CONFIG_3B,
     QWEN3_CONFIG_30B_A3B,
     QWEN_CONFIG_06_B,
+    SMOLLM2_CONFIG_135M,
 )
 from llm_scratch.training.head_loss import chunked_head_loss
 from llm_scratch.training.losses import calc_loss_batch
@@ -137,6 +139,7 @@ def test_parameter_shapes_are_those_of_the_model():
 
 QWEN15 = {"vocab_size": 151_936, "context_length": 32_768, "qkv_bias": True, "rope_base": 1e6}
 PUBLISHED = [
+    (LLAMA2_CONFIG_7B, 6_738_415_616),
     (LLAMA3_CONFIG_8B, 8_030_261_248),
     ({**LLAMA3_CONFIG_8B, "emb_dim": 8192, "n_heads": 64, "n_layers": 80, "hidden_dim": 28672},
      70_553_706_496),
@@ -148,6 +151,7 @@ PUBLISHED = [
       "hidden_dim": 27_392, "n_kv_groups": 8}, 32_512_218_112),
     ({**QWEN_CONFIG_06_B, "tie_weights": True}, 596_049_920),
     (QWEN3_CONFIG_30B_A3B, 30_532_122_624),
+    (SMOLLM2_CONFIG_135M, 134_515_008),
 ]  # fmt: skip
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 
 from llm_scratch.generation.decoding import generate
+from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.llama_sizes import SMOLLM2_CONFIG_135M
 from llm_scratch.opening import open_model
 from llm_scratch.weights.llama_names import our_name
 from llm_scratch.weights.wheels import find_model
@@ -79,6 +82,11 @@ def test_numbers_are_those_of_the_file(path, opened):
     parameters = opened.model.state_dict()
     for name, tensor in their_tensors(path).items():
         assert torch.equal(parameters[our_name(name)], tensor), name
+
+
+def test_configuration_is_the_one_by_name(opened):
+    by_name = LlamaConfig(**SMOLLM2_CONFIG_135M)
+    assert opened.model.cfg == replace(by_name, dtype=opened.model.cfg.dtype)
 
 
 def test_logits_equal_transformers(opened, theirs):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from llm_scratch import chapter
-from llm_scratch.plotting import plot_activations
+from llm_scratch.plotting.insides import plot_activations
 from llm_scratch.text.corpora import CORPORA
 
 

@@ -55,10 +55,10 @@ def empty_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def chapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder with three chapters, the working directory somewhere else."""
+    """A folder with four chapters, the working directory somewhere else."""
     folder = tmp_path / "chapters"
     folder.mkdir()
-    for stem in ("ch09_clocks", "appendix_z_one", "appendix_z_two"):
+    for stem in ("ch09_bonus_sundials", "ch09_clocks", "appendix_z_one", "appendix_z_two"):
         (folder / f"{stem}.py").write_text(SCRIPT, encoding="utf-8")
     monkeypatch.setattr(notebook, "chapter_folders", lambda: [tmp_path / "none", folder])
     monkeypatch.chdir(tmp_path)
@@ -254,6 +254,11 @@ def test_notebook_writes_the_chapter(name, chapters, capsys) -> None:
     ]
 
 
+def test_notebook_of_bonus_material_has_a_name_of_its_own(chapters, capsys) -> None:
+    assert cli.main(["notebook", "ch09_bonus"]) == 0
+    assert capsys.readouterr().out == "ch09_bonus_sundials.ipynb: 5 cells\n"
+
+
 def test_notebook_is_valid_for_jupyter(chapters) -> None:
     nbformat = pytest.importorskip("nbformat")
     cli.main(["notebook", "ch09", "--out", "mine.ipynb"])
@@ -270,7 +275,10 @@ def test_notebook_leaves_an_existing_file_alone(chapters, capsys) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ch99", "no chapter is called 'ch99': appendix_z_one, appendix_z_two, ch09_clocks"),
+        (
+            "ch99",
+            "no chapter is called 'ch99': appendix_z_one, appendix_z_two, ch09_bonus_sundials",
+        ),
         (
             "appendix_z",
             "more than one chapter is called 'appendix_z'",

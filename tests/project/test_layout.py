@@ -43,7 +43,9 @@ def project_files() -> list[Path]:
     """Every text file of the project, without what tools and runs leave behind."""
     skipped = {"__pycache__", "fixtures", "assets", ".git"}
     files = [path for path in ROOT.iterdir() if path.is_file()]
-    files += [path for folder in (*FOLDERS, "data", ".ci") for path in (ROOT / folder).rglob("*")]
+    files += [
+        path for folder in (*FOLDERS, "data", "docs", ".ci") for path in (ROOT / folder).rglob("*")
+    ]
     return sorted(
         path
         for path in files

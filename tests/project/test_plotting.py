@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm_scratch.plotting import (
-    plot_activations,
-    plot_attention,
-    plot_losses,
-    plot_positions,
-    plot_temperatures,
-)
+from llm_scratch.plotting.choices import plot_temperatures
+from llm_scratch.plotting.insides import plot_activations, plot_attention, plot_positions
+from llm_scratch.plotting.learning import plot_losses
 
 LABELS = ["closer", "every", "forward"]
 

@@ -76,11 +76,23 @@ def test_windows_commands_are_the_same_ones() -> None:
     assert list(map(words, windows.strip().splitlines())) == list(map(words, blocks("bash")))
 
 
+def test_every_page_of_docs_is_named() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()}
+    assert pages == set(re.findall(r"docs/[\w.-]+\.md", README))
+
+
+def test_pages_name_files_that_are_there() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"\b(?:llm_scratch|chapters|docs|data)/[\w/-]+\.\w+", text)
+        assert [name for name in named if not (ROOT / name).is_file()] == [], page.name
+
+
 def test_tree_names_the_rooms_and_nothing_else() -> None:
     (tree,) = (block for block in blocks("") if "llm_scratch/" in block)
     names = re.findall(r"^(?:  )?([\w/.]+) {2,}\S", tree, flags=re.MULTILINE)
     package = ROOT / "llm_scratch"
     rooms = {f"{p.name}/" for p in package.iterdir() if p.is_dir() and p.name[0] != "_"}
     files = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
-    top = {"llm_scratch/", "chapters/", "data/", "tests/", "benchmarks/"}
+    top = {"llm_scratch/", "chapters/", "docs/", "data/", "tests/", "benchmarks/"}
     assert set(names) == rooms | files | top

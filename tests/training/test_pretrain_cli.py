@@ -192,7 +192,7 @@ def test_plot_draws_several_runs(run, tmp_path, capsys):
 
 def test_plot_runs_keeps_the_numbers_of_the_log(run):
     pytest.importorskip("matplotlib")
-    from llm_scratch.plotting import plot_runs
+    from llm_scratch.plotting.learning import plot_runs
 
     lines = read_metrics(run)
     loss, rate, norm = plot_runs({"a": lines, "b": lines}).axes

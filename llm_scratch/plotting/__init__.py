@@ -1,0 +1,1 @@
+"""Pictures: each function returns a figure and writes nothing."""
