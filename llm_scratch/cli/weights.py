@@ -130,7 +130,7 @@ def _open_any(args: argparse.Namespace) -> OpenModel:
 def run_fetch(args: argparse.Namespace) -> int:
     """Download a GPT-2 unless it is here, and print where it is."""
     from llm_scratch.model.config import gpt2_size
-    from llm_scratch.weights.hub import fetch_gpt2, fetch_openai, gpt2_folder
+    from llm_scratch.weights.gpt2_files import fetch_gpt2, fetch_openai, gpt2_folder
 
     if args.openai:
         size = gpt2_size(args.name)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from llm_scratch.model.config import gpt2_size
-from llm_scratch.weights.hub import fetch_gpt2
+from llm_scratch.weights.gpt2_files import fetch_gpt2
 from llm_scratch.weights.wheels import MODELS, find_model
 
 
