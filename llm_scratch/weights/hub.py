@@ -1,0 +1,294 @@
+"""Models on the Hugging Face hub, brought by huggingface_hub into its own cache, once.
+
+Logins, mirrors, proxies and the place of the cache are that library's settings (HF_TOKEN,
+HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE); nothing is overridden here, and no code of a repository runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_scratch.download import DownloadError
+from llm_scratch.files import file_sha256, first_line
+from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.weights.hub_files import needed_files
+from llm_scratch.weights.hub_names import HubName, is_safe, parse_hub_name
+from llm_scratch.weights.huggingface_files import check_config, read_index
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A repository at one commit.
+
+    Args:
+        name: as it was asked for.
+        commit: what the revision stands for.
+        files: by path, what the hub says of each file; None where it was not asked.
+        unreached: why the hub was not asked; None where it was.
+    """
+
+    name: HubName
+    commit: str
+    files: dict[str, Any]
+    unreached: Exception | None = None
+
+
+def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
+    """Return the folder or file of a model on the hub, of which what is missing here is fetched.
+
+    Only the files that it is opened from are fetched, the weights last, and not before the
+    configuration is known to be of a model that this library computes. What is in the cache is
+    not fetched again, and is enough where the hub can't be reached.
+
+    Args:
+        source: "hub:ORG/NAME", with "@REVISION" for a branch, a tag or a commit other than the
+            newest, and with "/FILE" for one file of weights.
+        ignore_keys: settings of the configuration to pass over.
+
+    Raises:
+        ValueError: if the name is not of this form, or several GGUF files fit it.
+        FileNotFoundError: if there is no such repository, revision or file, or no weights in it,
+            or the cache lacks files and HF_HUB_OFFLINE forbids fetching them.
+        PermissionError: if the repository wants a login, or an accepted licence.
+        WeightsError: if the model is of a kind that this library does not compute.
+        DownloadError: if huggingface_hub is not installed, or the files do not arrive whole.
+    """
+    name = parse_hub_name(source)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise DownloadError(
+            f"{name} is fetched by the package huggingface_hub, which is not installed: "
+            "pip install 'llm-scratch[hub]'"
+        )
+    snapshot = _find_snapshot(name)
+    try:
+        needed = needed_files(name, snapshot.files)
+    except FileNotFoundError as err:
+        if snapshot.unreached is None:
+            raise
+        raise _not_here(name, snapshot.unreached) from err  # as far as is known here
+    paths = _bring(snapshot, needed.beside)
+    if name.file is None and "config.json" in paths:
+        try:
+            check_config(paths["config.json"], ignore_keys)
+        except WeightsError as err:
+            raise WeightsError(f"{name}/config.json", err.hint) from err
+    weights = _bring(snapshot, [needed.weights])[needed.weights]
+    if weights.suffix == ".json":
+        _bring(snapshot, sorted(set(read_index(weights).values())))
+    whole = name.file is None and weights.suffix.lower() != ".gguf"
+    return weights.parent if whole else weights
+
+
+def _find_snapshot(name: HubName) -> _Snapshot:
+    """Ask the hub for the newest commit of a revision; where it does not answer, the cache."""
+    from huggingface_hub import HfApi, constants, errors, is_offline_mode
+
+    unreached: Exception = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    if not is_offline_mode():
+        try:
+            with _explained(name):
+                info = HfApi().model_info(
+                    name.repository,
+                    revision=name.revision,
+                    files_metadata=True,
+                    timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                )
+        except _UnreachedError as err:
+            unreached = err
+        else:
+            return _answered(name, info)
+    return _cached(name, unreached)
+
+
+def _answered(name: HubName, info: Any) -> _Snapshot:
+    """Return what the hub answered, and note in the cache what the revision stands for."""
+    from huggingface_hub import HfApi, errors
+
+    files = {file.rfilename: file for file in info.siblings or ()}
+    if not COMMIT.fullmatch(str(info.sha)) or not all(isinstance(path, str) for path in files):
+        raise _no_hub(name, "its answer names no commit")
+    revision = {"repo_id": name.repository, "revision": name.revision}
+    try:
+        noted = HfApi().resolve_revision(**revision, local_files_only=True).resolved
+    except errors.RevisionResolutionError:
+        noted = None
+    if noted != info.sha:
+        with _explained(name):
+            HfApi().resolve_revision(**revision)
+    return _Snapshot(name, info.sha, {path: of for path, of in files.items() if is_safe(path)})
+
+
+def _cached(name: HubName, unreached: Exception) -> _Snapshot:
+    """Return what the cache knows of a repository: its list of files, or those that are here."""
+    from huggingface_hub import HfApi, errors, get_cached_repo_tree, snapshot_download
+
+    where = {"repo_id": name.repository}
+    try:
+        revision = HfApi().resolve_revision(**where, revision=name.revision, local_files_only=True)
+        where["revision"] = revision.resolved
+        # With no pattern none of its files counts as missing.
+        folder = Path(snapshot_download(**where, local_files_only=True, allow_patterns=[]))
+    except (errors.RevisionResolutionError, errors.LocalEntryNotFoundError) as err:
+        raise _not_here(name, unreached) from err
+    try:
+        paths = [file.path for file in get_cached_repo_tree(**where)]
+    except errors.CachedRepoTreeNotFoundError:  # other programs fetch file by file
+        paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    files: dict[str, Any] = dict.fromkeys(filter(is_safe, paths))
+    return _Snapshot(name, revision.resolved, files, unreached)
+
+
+def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
+    """Return where files of a snapshot are in the cache, after fetching those that were not."""
+    from huggingface_hub import snapshot_download
+
+    name = snapshot.name
+    found = _in_cache(snapshot, paths)
+    missing = [path for path in paths if path not in found]
+    if not missing:
+        return found
+    if snapshot.unreached is not None:
+        raise _not_here(name, snapshot.unreached, missing)
+    if lost := [path for path in missing if path not in snapshot.files]:
+        raise FileNotFoundError(f"{name} has no {', '.join(lost[:4])}, which its index names")
+    asked = {
+        "repo_id": name.repository,
+        "revision": snapshot.commit,
+        "allow_patterns": [glob.escape(path) for path in missing],
+    }
+    with _explained(name):
+        _check_space(snapshot, missing, asked)
+        snapshot_download(**asked, tqdm_class=_bars_to_watch())
+    found = _in_cache(snapshot, paths)
+    for path in missing:
+        _check_whole(snapshot, path, found.get(path))
+    return found
+
+
+def _bars_to_watch() -> type:
+    """Return that library's progress bar, which then shows only when somebody watches."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.setdefault("disable", None if sys.stderr else True)
+            super().__init__(*args, **options)
+
+    return Bar
+
+
+def _in_cache(snapshot: _Snapshot, paths: Iterable[str]) -> dict[str, Path]:
+    """Return the places of those files that are in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, commit = snapshot.name.repository, snapshot.commit
+    places = {path: try_to_load_from_cache(repository, path, revision=commit) for path in paths}
+    return {path: Path(place) for path, place in places.items() if isinstance(place, str)}
+
+
+def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, Any]) -> None:
+    """Refuse to begin what the disk can't hold; files that are here under another commit count."""
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free, needed = shutil.disk_usage(place).free, sum(snapshot.files[p].size or 0 for p in missing)
+    if needed > free:
+        files = snapshot_download(**asked, dry_run=True)
+        needed = sum(file.file_size or 0 for file in files if file.will_download)
+    if needed > free:
+        raise DownloadError(
+            f"{snapshot.name} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in "
+            f"{cache}; HF_HOME names another place"
+        )
+
+
+def _check_whole(snapshot: _Snapshot, path: str, place: Path | None) -> None:
+    """Compare a fetched file with what the hub says of it; a wrong one leaves the cache."""
+    if place is None:
+        raise _no_hub(snapshot.name, f"{path} came under another commit than the one asked for")
+    said = snapshot.files[path]
+    size, digest = (said.lfs.size, said.lfs.sha256) if said.lfs else (said.size, None)
+    if size in (None, place.stat().st_size) and digest in (None, file_sha256(place)):
+        return
+    place.resolve().unlink()
+    place.unlink(missing_ok=True)
+    raise DownloadError(f"{snapshot.name}: {path} arrived damaged, and is removed; fetch it again")
+
+
+class _UnreachedError(DownloadError):
+    """The hub does not answer; what is in the cache may do."""
+
+
+@contextmanager
+def _explained(name: HubName) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line that names the way out."""
+    from huggingface_hub import constants, errors
+
+    hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{name.repository}"
+    login = "`hf auth login`, or a token in HF_TOKEN,"
+    try:
+        yield
+    except DownloadError:
+        raise
+    except errors.GatedRepoError as err:
+        raise PermissionError(
+            f"{name} wants its licence accepted, on {page}, and then {login} of that account"
+        ) from err
+    except errors.RepositoryNotFoundError as err:
+        raise FileNotFoundError(
+            f"{name}: {hub} has no {name.repository}, or it is private: {login} opens yours"
+        ) from err
+    except errors.RevisionNotFoundError as err:
+        raise FileNotFoundError(
+            f"{name}: there is no branch, tag or commit {name.revision}; {page} lists them"
+        ) from err
+    except errors.HfHubHTTPError as err:
+        status = err.response.status_code
+        if status in (401, 403):
+            raise PermissionError(f"{name}: {hub} refuses it ({status}): {login} opens it") from err
+        kind = _UnreachedError if status >= 500 else DownloadError
+        raise kind(f"{hub} answers {name} with status {status}; try again later") from err
+    except errors.HTTPError as err:
+        raise _UnreachedError(f"{hub} can't be reached for {name}: {first_line(err)}") from err
+    except errors.LocalEntryNotFoundError as err:
+        why = first_line(err.__cause__ or err)
+        raise DownloadError(f"{name}: the connection to {hub} was lost: {why}; try again") from err
+    except OSError as err:
+        full = err.errno == errno.ENOSPC
+        why = "the disk is full; HF_HOME names another place" if full else first_line(err)
+        raise DownloadError(f"{name} did not arrive: {why}") from err
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as err:
+        raise _no_hub(name, first_line(err)) from err
+
+
+def _no_hub(name: HubName, why: str) -> DownloadError:
+    from huggingface_hub import constants
+
+    hub = constants.ENDPOINT
+    return DownloadError(f"{name}: {hub} does not answer as a hub does, see HF_ENDPOINT: {why}")
+
+
+def _not_here(name: HubName, unreached: Exception, missing: Collection[str] = ()) -> OSError:
+    """Return the error for what is neither in the cache nor to be fetched now."""
+    from huggingface_hub import constants, errors
+
+    what = f"{', '.join(list(missing)[:4])} of {name}" if missing else str(name)
+    offline = isinstance(unreached, errors.OfflineModeIsEnabled)
+    kind = FileNotFoundError if offline else DownloadError
+    return kind(
+        f"{what} is not in the cache ({constants.HF_HUB_CACHE}), and {first_line(unreached)}; "
+        f"llm-scratch fetch {name} brings it where there is a network"
+    )
