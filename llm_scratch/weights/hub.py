@@ -6,21 +6,20 @@ HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE); nothing is overridden here, and no code o
 
 from __future__ import annotations
 
-import errno
 import glob
 import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_scratch.download import DownloadError
-from llm_scratch.files import file_sha256, first_line
+from llm_scratch.files import file_sha256
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.weights.hub_errors import UnreachedError, explained, no_hub, not_here
 from llm_scratch.weights.hub_files import needed_files
 from llm_scratch.weights.hub_names import HubName, is_safe, parse_hub_name
 from llm_scratch.weights.huggingface_files import check_config, read_index
@@ -77,7 +76,7 @@ def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
     except FileNotFoundError as err:
         if snapshot.unreached is None:
             raise
-        raise _not_here(name, snapshot.unreached) from err  # as far as is known here
+        raise not_here(name, snapshot.unreached) from err  # as far as is known here
     paths = _bring(snapshot, needed.beside)
     if name.file is None and "config.json" in paths:
         try:
@@ -98,14 +97,14 @@ def _find_snapshot(name: HubName) -> _Snapshot:
     unreached: Exception = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     if not is_offline_mode():
         try:
-            with _explained(name):
+            with explained(name):
                 info = HfApi().model_info(
                     name.repository,
                     revision=name.revision,
                     files_metadata=True,
                     timeout=constants.HF_HUB_ETAG_TIMEOUT,
                 )
-        except _UnreachedError as err:
+        except UnreachedError as err:
             unreached = err
         else:
             return _answered(name, info)
@@ -118,14 +117,14 @@ def _answered(name: HubName, info: Any) -> _Snapshot:
 
     files = {file.rfilename: file for file in info.siblings or ()}
     if not COMMIT.fullmatch(str(info.sha)) or not all(isinstance(path, str) for path in files):
-        raise _no_hub(name, "its answer names no commit")
+        raise no_hub(name, "its answer names no commit")
     revision = {"repo_id": name.repository, "revision": name.revision}
     try:
         noted = HfApi().resolve_revision(**revision, local_files_only=True).resolved
     except errors.RevisionResolutionError:
         noted = None
     if noted != info.sha:
-        with _explained(name):
+        with explained(name):
             HfApi().resolve_revision(**revision)
     return _Snapshot(name, info.sha, {path: of for path, of in files.items() if is_safe(path)})
 
@@ -141,7 +140,7 @@ def _cached(name: HubName, unreached: Exception) -> _Snapshot:
         # With no pattern none of its files counts as missing.
         folder = Path(snapshot_download(**where, local_files_only=True, allow_patterns=[]))
     except (errors.RevisionResolutionError, errors.LocalEntryNotFoundError) as err:
-        raise _not_here(name, unreached) from err
+        raise not_here(name, unreached) from err
     try:
         paths = [file.path for file in get_cached_repo_tree(**where)]
     except errors.CachedRepoTreeNotFoundError:  # other programs fetch file by file
@@ -160,7 +159,7 @@ def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
     if not missing:
         return found
     if snapshot.unreached is not None:
-        raise _not_here(name, snapshot.unreached, missing)
+        raise not_here(name, snapshot.unreached, missing)
     if lost := [path for path in missing if path not in snapshot.files]:
         raise FileNotFoundError(f"{name} has no {', '.join(lost[:4])}, which its index names")
     asked = {
@@ -168,7 +167,7 @@ def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
         "revision": snapshot.commit,
         "allow_patterns": [glob.escape(path) for path in missing],
     }
-    with _explained(name):
+    with explained(name):
         _check_space(snapshot, missing, asked)
         snapshot_download(**asked, tqdm_class=_bars_to_watch())
     found = _in_cache(snapshot, paths)
@@ -218,7 +217,7 @@ def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, A
 def _check_whole(snapshot: _Snapshot, path: str, place: Path | None) -> None:
     """Compare a fetched file with what the hub says of it; a wrong one leaves the cache."""
     if place is None:
-        raise _no_hub(snapshot.name, f"{path} came under another commit than the one asked for")
+        raise no_hub(snapshot.name, f"{path} came under another commit than the one asked for")
     said = snapshot.files[path]
     size, digest = (said.lfs.size, said.lfs.sha256) if said.lfs else (said.size, None)
     if size in (None, place.stat().st_size) and digest in (None, file_sha256(place)):
@@ -226,69 +225,3 @@ def _check_whole(snapshot: _Snapshot, path: str, place: Path | None) -> None:
     place.resolve().unlink()
     place.unlink(missing_ok=True)
     raise DownloadError(f"{snapshot.name}: {path} arrived damaged, and is removed; fetch it again")
-
-
-class _UnreachedError(DownloadError):
-    """The hub does not answer; what is in the cache may do."""
-
-
-@contextmanager
-def _explained(name: HubName) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one line that names the way out."""
-    from huggingface_hub import constants, errors
-
-    hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{name.repository}"
-    login = "`hf auth login`, or a token in HF_TOKEN,"
-    try:
-        yield
-    except DownloadError:
-        raise
-    except errors.GatedRepoError as err:
-        raise PermissionError(
-            f"{name} wants its licence accepted, on {page}, and then {login} of that account"
-        ) from err
-    except errors.RepositoryNotFoundError as err:
-        raise FileNotFoundError(
-            f"{name}: {hub} has no {name.repository}, or it is private: {login} opens yours"
-        ) from err
-    except errors.RevisionNotFoundError as err:
-        raise FileNotFoundError(
-            f"{name}: there is no branch, tag or commit {name.revision}; {page} lists them"
-        ) from err
-    except errors.HfHubHTTPError as err:
-        status = err.response.status_code
-        if status in (401, 403):
-            raise PermissionError(f"{name}: {hub} refuses it ({status}): {login} opens it") from err
-        kind = _UnreachedError if status >= 500 else DownloadError
-        raise kind(f"{hub} answers {name} with status {status}; try again later") from err
-    except errors.HTTPError as err:
-        raise _UnreachedError(f"{hub} can't be reached for {name}: {first_line(err)}") from err
-    except errors.LocalEntryNotFoundError as err:
-        why = first_line(err.__cause__ or err)
-        raise DownloadError(f"{name}: the connection to {hub} was lost: {why}; try again") from err
-    except OSError as err:
-        full = err.errno == errno.ENOSPC
-        why = "the disk is full; HF_HOME names another place" if full else first_line(err)
-        raise DownloadError(f"{name} did not arrive: {why}") from err
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as err:
-        raise _no_hub(name, first_line(err)) from err
-
-
-def _no_hub(name: HubName, why: str) -> DownloadError:
-    from huggingface_hub import constants
-
-    hub = constants.ENDPOINT
-    return DownloadError(f"{name}: {hub} does not answer as a hub does, see HF_ENDPOINT: {why}")
-
-
-def _not_here(name: HubName, unreached: Exception, missing: Collection[str] = ()) -> OSError:
-    """Return the error for what is neither in the cache nor to be fetched now."""
-    from huggingface_hub import constants, errors
-
-    what = f"{', '.join(list(missing)[:4])} of {name}" if missing else str(name)
-    offline = isinstance(unreached, errors.OfflineModeIsEnabled)
-    kind = FileNotFoundError if offline else DownloadError
-    return kind(
-        f"{what} is not in the cache ({constants.HF_HUB_CACHE}), and {first_line(unreached)}; "
-        f"llm-scratch fetch {name} brings it where there is a network"
-    )

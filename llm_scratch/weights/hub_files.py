@@ -66,10 +66,10 @@ def needed_files(name: HubName, listed: Collection[str]) -> Needed:
     if ggufs:
         raise ValueError(_choice(name, ggufs))
     others = sorted(path for path in listed if path.lower().endswith(WEIGHTS + NOT_READ))
-    hint = f"; {PREFIX}{name.repository}/FILE opens one of {', '.join(WEIGHTS)} by its name"
+    hint = f"; {PREFIX}{name.repository}/FILE opens one that ends with {', '.join(WEIGHTS)}"
     raise FileNotFoundError(
-        f"{name} has no weights that are looked for ({', '.join(kinds)}, a GGUF file), but "
-        f"{_joined(others) or 'none at all'}{hint if others else ''}"
+        f"{name} holds none of {', '.join(kinds)}, nor a GGUF file; other weights: "
+        f"{_joined(others) or 'none'}{hint if any(o.endswith(WEIGHTS) for o in others) else ''}"
     )
 
 

@@ -193,7 +193,7 @@ def test_a_token_opens_what_is_private(hub, exported, small_gpt, monkeypatch):
     with pytest.raises(FileNotFoundError, match="or it is private: `hf auth login`"):
         ls.open_model("hub:org/model")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(PermissionError, match=r"refuses it \(401\): `hf auth login`"):
+    with pytest.raises(PermissionError, match=r"refuses access \(status 401\): `hf auth login`"):
         ls.open_model("hub:org/model")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert_same(ls.open_model("hub:org/model"), small_gpt)
