@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm_scratch.lora.loading import base_source, load_adapter
+from llm_scratch.lora.loading import adapter_base, base_source, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.families import any_config
@@ -141,13 +141,14 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any,
             f"{folder} does not say which model it belongs to; open that one, and "
             "load_adapter(model, folder) puts the adapter onto it"
         )
+    named = adapter_base(folder, ignore_keys=ignore_keys) if isinstance(base, Path) else base
     if isinstance(base, Path) and base.resolve() == folder.resolve():
         raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
     try:
         found = find_source(base, ignore_keys)
         if (found / CONFIG_FILE).is_file():
             raise ValueError(
-                f"{folder} belongs to {base}, which is an adapter itself; open that one, make a "
+                f"{folder} belongs to {named}, which is an adapter itself; open that one, make a "
                 "whole model of it (merge_lora(model, unwrap=True), save_model), and name that as "
                 "the base"
             )
@@ -155,7 +156,7 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any,
         opened = open_model(source, need_tokenizer=False, ignore_keys=ignore_keys)
     except FileNotFoundError as err:
         raise FileNotFoundError(
-            f"the model that the adapter in {folder} belongs to is not at {base}: {err}"
+            f"the model that the adapter in {folder} belongs to is not at {named}: {err}"
         ) from err
     own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
     tokenizer = own or find_tokenizer(folder, ignore_keys) or opened.tokenizer

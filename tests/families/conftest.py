@@ -20,7 +20,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub without repositories, an empty cache, and nobody logged in."""
     server = HubServer()
     # huggingface_hub reads the environment when it is imported, which may have been long ago; the
-    # names of its settings are documented. `test_hub_settings` gives it an environment.
+    # names of its settings are documented. `test_that_librarys_own_settings_hold`
+    # gives it an environment.
     home = tmp_path / "huggingface"
     for name, value in {
         "ENDPOINT": server.url,
