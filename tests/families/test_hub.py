@@ -212,6 +212,17 @@ def test_settings_that_are_passed_over_are_so_before_the_fetching_too(hub, expor
     assert hub.fetched() == ["model.safetensors"]
 
 
+def test_a_setting_that_is_unknown_and_off_is_told_once(hub, exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps({**config, "unheard_of": None})
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    hub.publish("org/model", folder)
+    with pytest.warns(UserWarning, match="unheard_of") as caught:
+        ls.open_model("hub:org/model")
+    assert len(caught) == 1
+
+
 def test_fetch_from_hub_returns_a_folder_or_a_file(hub, exported):
     hub.publish("org/model", exported)
     folder = fetch_from_hub("hub:org/model")

@@ -9,7 +9,7 @@ import sys
 
 import gguf_models
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 
 import llm_scratch as ls
 from llm_scratch.download import DownloadError
@@ -167,6 +167,12 @@ def test_offline_and_not_all_here_names_what_is_missing(hub, published, in_cache
     hub.stop()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert refusal(DownloadError).startswith("model.safetensors of hub:org/model is not in the")
+
+
+def test_offline_and_only_what_others_fetched_is_said(hub, published, monkeypatch):
+    hf_hub_download("org/model", "config.json")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "hub:org/model is not in the cache" in refusal(FileNotFoundError)
 
 
 def test_a_damaged_file_is_said_and_does_not_stay(hub, published, in_cache):
