@@ -56,7 +56,7 @@ from llm_scratch.tokenizers.gpt2 import END_OF_TEXT, GPT2Tokenizer
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.hub import find_gpt2
+from llm_scratch.weights.gpt2_files import find_gpt2
 
 settings = chapter.settings(__doc__, epochs=5, device="auto")
 device = pick_device(settings.device)

@@ -32,7 +32,7 @@ from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.losses import calc_loss_batch, calc_loss_loader
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.hub import find_gpt2
+from llm_scratch.weights.gpt2_files import find_gpt2
 
 settings = chapter.settings(__doc__, book=False, epochs=0, full=False, device="auto")
 title, text_data = chapter.story()

@@ -61,7 +61,7 @@ from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
 from llm_scratch.training.losses import calc_loss_loader
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.hub import find_gpt2
+from llm_scratch.weights.gpt2_files import find_gpt2
 
 settings = chapter.settings(__doc__, epochs=5, full=False, device="auto")
 device = pick_device(settings.device)

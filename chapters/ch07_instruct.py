@@ -61,7 +61,7 @@ from llm_scratch.training.losses import calc_loss_loader
 from llm_scratch.training.run_folder import read_metrics
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.hub import find_gpt2
+from llm_scratch.weights.gpt2_files import find_gpt2
 
 settings = chapter.settings(__doc__, download=False, judge="", device="auto")
 device = pick_device(settings.device)

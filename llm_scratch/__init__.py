@@ -50,7 +50,7 @@ _NAMES = {
     "weights.openai": (
         "assign download_and_load_gpt2 load_gpt2_params_from_tf_ckpt load_weights_into_gpt"
     ),
-    "weights.hub": "fetch_gpt2 find_gpt2",
+    "weights.gpt2_files": "fetch_gpt2 find_gpt2",
     "weights.gpt2": "load_gpt2",
     "weights.folder": "load_model save_model",
     "weights.export": "export_huggingface",
@@ -248,7 +248,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         load_gpt2_params_from_tf_ckpt as load_gpt2_params_from_tf_ckpt,
         load_weights_into_gpt as load_weights_into_gpt,
     )
-    from llm_scratch.weights.hub import fetch_gpt2 as fetch_gpt2, find_gpt2 as find_gpt2
+    from llm_scratch.weights.gpt2_files import fetch_gpt2 as fetch_gpt2, find_gpt2 as find_gpt2
     from llm_scratch.weights.gpt2 import load_gpt2 as load_gpt2
     from llm_scratch.weights.folder import load_model as load_model, save_model as save_model
     from llm_scratch.weights.export import export_huggingface as export_huggingface

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
+from llm_scratch.lora.loading import adapter_base, base_source, load_adapter
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.families import any_config
@@ -21,6 +21,7 @@ from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
+from llm_scratch.weights.hub_names import is_hub_name
 from llm_scratch.weights.named import find_source
 from llm_scratch.weights.parts import GGUF, Source
 from llm_scratch.weights.source import open_source
@@ -65,8 +66,11 @@ def open_model(
 
     Args:
         source: a run's folder, one of `save_model`, of Hugging Face's or OpenAI's files, or of an
-            adapter (its base is opened too); a file (safetensors, `.pth`); or a name, as "gpt2". A
-            folder that is called like a model is given as a `Path` or as "./gpt2".
+            adapter (its base is opened too); a file (safetensors, `.pth`, GGUF); a name, as "gpt2";
+            or "hub:ORG/NAME", a model on the Hugging Face hub, with "@REVISION" for a branch, a tag
+            or a commit, and with "/FILE.gguf" for one of several files. What is missing of it in
+            huggingface_hub's cache is fetched, and no code of it is run. A folder that is called
+            like a model is given as a `Path` or as "./gpt2".
         device: where the model goes, also "auto"; None means the CPU.
         dtype: None keeps the file's.
         tokenizer: for a source without one: a tokenizer, "gpt2", or the path of a tokenizer's file.
@@ -82,20 +86,23 @@ def open_model(
         ValueError: if there is no tokenizer, the one given is not the source's own, or has more ids
             than the model; or if an adapter does not say which model it belongs to.
         WeightsError: if a file is damaged, holds code, or does not fit.
+        PermissionError: if a model on the hub wants a login, or its licence accepted.
+        DownloadError: if a model can't be fetched.
     """
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
+    path = find_source(source, ignore_keys)
     template = None
-    if (Path(source) / CONFIG_FILE).is_file() and config is not None:
+    if (path / CONFIG_FILE).is_file() and config is not None:
         raise ValueError(f"{source} is an adapter, whose base states the configuration")
-    if (Path(source) / CONFIG_FILE).is_file():
-        model, own, template = _open_adapter(Path(source), ignore_keys)
+    if (path / CONFIG_FILE).is_file():
+        model, own, template = _open_adapter(path, ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
         optional = given is not None or not need_tokenizer
         wanted = None if config is None else any_config(config)
         model, own, template = _open_whole(
-            source, place, dtype, n_heads, lora_alpha, ignore_keys, optional, wanted
+            source, path, place, dtype, n_heads, lora_alpha, ignore_keys, optional, wanted
         )
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
         raise ValueError(
@@ -113,29 +120,43 @@ def open_model(
     return OpenModel(model, found, chat_template=template)
 
 
+def bring_model(source: str | os.PathLike[str]) -> Path:
+    """Return where a model is, after bringing what is missing of it, and of an adapter's base.
+
+    Raises:
+        FileNotFoundError: if there is nothing of this name; see `open_model` for the others.
+    """
+    path = find_source(source)
+    base = base_source(path) if (path / CONFIG_FILE).is_file() else None
+    if base is not None and not isinstance(base, Path):
+        find_source(base)
+    return path
+
+
 def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any, str | None]:
     """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
-    base = adapter_base(folder, ignore_keys=ignore_keys)
+    base = base_source(folder, ignore_keys=ignore_keys)
     if base is None:
         raise ValueError(
             f"{folder} does not say which model it belongs to; open that one, and "
             "load_adapter(model, folder) puts the adapter onto it"
         )
-    found = base_path(folder, base)
-    if found.exists() and found.resolve() == folder.resolve():
+    named = adapter_base(folder, ignore_keys=ignore_keys) if isinstance(base, Path) else base
+    if isinstance(base, Path) and base.resolve() == folder.resolve():
         raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
-    if (found / CONFIG_FILE).is_file():
-        raise ValueError(
-            f"{folder} belongs to {base}, which is an adapter itself; open that one, make a whole "
-            "model of it (merge_lora(model, unwrap=True), save_model), and name that as the base"
-        )
     try:
-        opened = open_model(
-            found if found.exists() else base, need_tokenizer=False, ignore_keys=ignore_keys
-        )
+        found = find_source(base, ignore_keys)
+        if (found / CONFIG_FILE).is_file():
+            raise ValueError(
+                f"{folder} belongs to {named}, which is an adapter itself; open that one, make a "
+                "whole model of it (merge_lora(model, unwrap=True), save_model), and name that as "
+                "the base"
+            )
+        source = found if is_hub_name(base) else base  # the hub is asked once
+        opened = open_model(source, need_tokenizer=False, ignore_keys=ignore_keys)
     except FileNotFoundError as err:
         raise FileNotFoundError(
-            f"the model that the adapter in {folder} belongs to is not at {base}: {err}"
+            f"the model that the adapter in {folder} belongs to is not at {named}: {err}"
         ) from err
     own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
     tokenizer = own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
@@ -144,6 +165,7 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any,
 
 def _open_whole(
     source: str | os.PathLike[str],
+    path: Path,
     device: torch.device | None,
     dtype: torch.dtype | None,
     n_heads: int | None,
@@ -153,7 +175,6 @@ def _open_whole(
     config: Any,
 ) -> tuple[Any, Any, str | None]:
     """Open a whole model, and the tokenizer and the template that lie beside it or are in it."""
-    path = find_source(source)
     if is_saved_model(path) and config is not None:
         raise ValueError(f"{source} states its own configuration; leave config= out")
     if is_saved_model(path):
@@ -167,7 +188,7 @@ def _open_whole(
     if opened.layout == GGUF:
         own = _tokenizer_in(opened, optional)
         template = opened.gguf_keys.get("tokenizer.chat_template")
-    elif isinstance(source, str) and path != Path(source):  # a name, which says the tokenizer too
+    elif isinstance(source, str) and not is_hub_name(source) and path != Path(source):  # a GPT-2
         own = GPT2Tokenizer()
     elif opened.metadata:
         description = opened.metadata.get("tokenizer")

@@ -132,7 +132,7 @@ def sms() -> Path:
 @pytest.fixture(scope="session")
 def released() -> Callable[[str], Path]:
     """A function from a size to the folder of that GPT-2; skips the test where it is missing."""
-    from llm_scratch.weights.hub import find_gpt2
+    from llm_scratch.weights.gpt2_files import find_gpt2
 
     return partial(here_or_skipped, find_gpt2)
 

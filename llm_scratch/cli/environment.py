@@ -27,6 +27,7 @@ OPTIONAL = {
     "gguf": ("0.19", "0.19"),
     "transformers": ("5.20", "5.24"),
     "safetensors": ("0.8", "0.8"),
+    "huggingface_hub": ("2.4", "2.4"),
 }
 PYTHON = ("3.11", "3.11")
 

@@ -82,7 +82,7 @@ def add_option(
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, which `open_asked` opens, and the tokenizer for one that has none."""
     parser.add_argument(
-        "model", metavar="MODEL", help="a run, a folder, a file, or a name like gpt2"
+        "model", metavar="MODEL", help="a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME"
     )
     add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the model's own")
 

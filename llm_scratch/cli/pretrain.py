@@ -64,7 +64,7 @@ def add_pretrain(subparsers: Any) -> None:
     )
     parser.add_argument("--init", metavar="MODEL",
                         help="start from the weights of a model: a run, a folder, a file, or a "
-                             "name; default: new weights")  # fmt: skip
+                             "name, as gpt2 or hub:ORG/NAME; default: new weights")  # fmt: skip
     add_device(parser)
     add_precision(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
@@ -27,7 +28,8 @@ def add_commands(subparsers: Any) -> None:
     commands = add_group(subparsers, "weights", about, "weights fetch gpt2")
     about, example = "say what a folder or a file of weights holds", "weights info gpt2 --tensors"
     info = add_command(commands, "info", about, example, run_info)
-    info.add_argument("source", metavar="SOURCE", help="a folder, a file, or a name like gpt2")
+    info.add_argument("source", metavar="SOURCE",
+                      help="a folder, a file, or a name, as gpt2 or hub:ORG/NAME")  # fmt: skip
     info.add_argument("--tensors", action="store_true", help="list every tensor")
     for name, run, about, example in (
         ("convert", run_convert, "write any model as a folder of this library",
@@ -45,10 +47,11 @@ def add_commands(subparsers: Any) -> None:
         )
         if name == "export":
             add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
-    about = "bring a released GPT-2 to this machine"
+    about = "bring a released GPT-2, or a model on the Hugging Face hub, to this machine"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
     fetch.add_argument("name", metavar="NAME",
-                       help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a size")  # fmt: skip
+                       help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a size; or hub:ORG/NAME, "
+                            "which goes into huggingface_hub's cache")  # fmt: skip
     fetch.add_argument("--openai", action="store_true", help="OpenAI's original seven files")
     fetch.add_argument("--data-dir", metavar="FOLDER", help="where to put it; default: the cache")
 
@@ -108,6 +111,7 @@ def run_export(args: argparse.Namespace) -> int:
         max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
     )
     print(f"written: {written}")
+    print(f"to publish it: hf upload ORG/NAME {shlex.quote(str(written))} .")
     return 0
 
 
@@ -128,11 +132,17 @@ def _open_any(args: argparse.Namespace) -> OpenModel:
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    """Download a GPT-2 unless it is here, and print where it is."""
+    """Download a model unless it is here, and print where it is."""
+    from llm_scratch.cli.data import fetch_hub
     from llm_scratch.model.config import gpt2_size
-    from llm_scratch.weights.hub import fetch_gpt2, fetch_openai, gpt2_folder
+    from llm_scratch.weights.gpt2_files import fetch_gpt2, fetch_openai, gpt2_folder
+    from llm_scratch.weights.hub_names import is_hub_name
 
-    if args.openai:
+    if is_hub_name(args.name):
+        if args.openai or args.data_dir:
+            raise ValueError(f"--openai and --data-dir are GPT-2's; leave them out for {args.name}")
+        fetch_hub(args.name)
+    elif args.openai:
         size = gpt2_size(args.name)
         print(fetch_openai(size, gpt2_folder(size, args.data_dir)))
     else:

@@ -9,10 +9,11 @@ from typing import Any
 from llm_scratch.finetuning.runs import Trained
 from llm_scratch.finetuning.text_classifier import replace_head
 from llm_scratch.lora.layers import lora_layers, replace_linear_with_lora
-from llm_scratch.lora.loading import adapter_base, base_path
+from llm_scratch.lora.loading import base_source
 from llm_scratch.lora.saving import save_adapter
 from llm_scratch.training.starting import SaveBest
 from llm_scratch.weights.folder import save_model
+from llm_scratch.weights.named import find_source
 
 
 def prepare_model(
@@ -69,5 +70,5 @@ def prepare_model(
 
 def _base_of(adapter: str | os.PathLike[str]) -> str | None:
     """Return the base that an adapter names, from wherever this runs; None where it names none."""
-    base = adapter_base(adapter)
-    return None if base is None else str(base_path(adapter, base))
+    base = base_source(find_source(adapter))
+    return None if base is None else str(base)

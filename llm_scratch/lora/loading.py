@@ -36,6 +36,7 @@ from llm_scratch.weights.folder_metadata import (
     read_metadata,
     saved_head,
 )
+from llm_scratch.weights.hub_names import hub_name_of, is_hub_name
 from llm_scratch.weights.names import layers_of, parts_of
 from llm_scratch.weights.parts import Part
 from llm_scratch.weights.tokenizer_files import load_tokenizer
@@ -108,24 +109,47 @@ def load_adapter(
 def adapter_base(
     folder: str | os.PathLike[str], *, ignore_keys: Collection[str] = ()
 ) -> str | None:
-    """Where an adapter's base was loaded from, as `save_adapter(..., base=)` noted it.
+    """Where an adapter's base was loaded from, as `save_adapter(..., base=)` or PEFT noted it.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
         WeightsError: if its description is damaged.
     """
-    base = read_peft_config(Path(folder), ignore_keys).get("base_model_name_or_path")
-    return base if base and isinstance(base, str) else None
+    config = read_peft_config(Path(folder), ignore_keys)
+    base = config.get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        return None
+    on_hub = _notes(config).get("base_on_hub") is True
+    return (hub_name_of(base, config.get("revision")) if on_hub else None) or base
 
 
-def base_path(folder: str | os.PathLike[str], base: str) -> Path:
-    """Return where an adapter's base is: beside the adapter, if it is there, else as it is named.
+def base_source(
+    folder: str | os.PathLike[str], *, ignore_keys: Collection[str] = ()
+) -> str | Path | None:
+    """Return what `open_model` takes for an adapter's base; None where nothing says it.
 
     The two may have been moved together, so a relative path is looked for in the adapter's folder
-    first.
+    first. What PEFT calls ORG/NAME and is no folder here is on the hub, of the revision it names.
+
+    Raises:
+        FileNotFoundError: if there is no adapter in the folder.
+        WeightsError: if its description is damaged.
     """
-    beside = Path(folder) / base
-    return beside if beside.exists() else Path(base)
+    config = read_peft_config(Path(folder), ignore_keys)
+    base = adapter_base(folder, ignore_keys=ignore_keys)
+    if base is None or is_hub_name(base):
+        return base
+    for place in (Path(folder) / base, Path(base)):
+        if place.exists():
+            return place
+    ours = "base_fingerprint" in _notes(config)  # where it stands for a path, and nothing else
+    return base if ours else hub_name_of(base, config.get("revision")) or base
+
+
+def _notes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return PEFT's notes on the base, to which this library adds its own."""
+    notes = config.get("auto_mapping")
+    return notes if isinstance(notes, dict) else {}
 
 
 def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
@@ -159,8 +183,7 @@ def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
 
 def _mark_of(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
     """The fingerprint of an adapter's base, which must be the same in both files."""
-    notes = config.get("auto_mapping")
-    noted = notes.get("base_fingerprint") if isinstance(notes, dict) else None
+    noted = _notes(config).get("base_fingerprint")
     base = metadata.get("base")
     if base is None:
         return noted if isinstance(noted, str) else None

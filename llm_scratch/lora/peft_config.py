@@ -20,7 +20,7 @@ LONGEST_MATCH = 0.5  # seconds: a regular expression from a file may never end
 RULES: dict[str, Rule] = {
     "peft_type": ("LORA",),
     **dict.fromkeys(("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"), USED),
-    **dict.fromkeys(("base_model_name_or_path", "auto_mapping"), USED),
+    **dict.fromkeys(("base_model_name_or_path", "revision", "auto_mapping"), USED),
     # Ways to start that leave the base as it is. The others ("pissa", "olora", "corda", "loftq",
     # "lora_ga") put a part of each weight into the matrices and take it out of the base.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
@@ -36,7 +36,7 @@ RULES: dict[str, Rule] = {
     # Notes, and how it was trained; `fan_in_fan_out` is about the base, A and B lie the same way.
     **dict.fromkeys(
         (
-            *("task_type", "peft_version", "revision", "inference_mode", "lora_dropout"),
+            *("task_type", "peft_version", "inference_mode", "lora_dropout"),
             *("fan_in_fan_out", "megatron_core", "runtime_config", "qalora_group_size"),
             *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
         ),

@@ -29,12 +29,14 @@ from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.weights.folder import check_vocabulary
 from llm_scratch.weights.folder_metadata import ADAPTER, write_metadata
+from llm_scratch.weights.hub_names import is_hub_name, parse_hub_name
+from llm_scratch.weights.huggingface_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from llm_scratch.weights.llama_config_json import ARCHITECTURES, model_type_of
 from llm_scratch.weights.llama_names import their_name
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = ADAPTER_CONFIG
+WEIGHTS_FILE = ADAPTER_WEIGHTS[0]
 PREFIX = "base_model.model."
 TASKS = {"tokens": "CAUSAL_LM", "classes": "SEQ_CLS"}
 
@@ -131,7 +133,7 @@ def _peft_config(
     ranks = {name: layer.lora.rank for name, layer in layers.items()}
     alphas = {name: layer.lora.alpha for name, layer in layers.items()}
     (rank, _), (alpha, _) = (Counter(v.values()).most_common(1)[0] for v in (ranks, alphas))
-    theirs = family_of(model.cfg).model == "LlamaModel"
+    theirs, words = family_of(model.cfg).model == "LlamaModel", _base_words(base)
     library, name = type(model).__module__, type(model).__name__
     if theirs:
         family = model_type_of(model.cfg)
@@ -140,12 +142,13 @@ def _peft_config(
         "peft_type": "LORA",
         "task_type": TASKS[head_of(model).kind] if theirs else None,
         "inference_mode": True,
-        "base_model_name_or_path": None if base is None else os.fspath(base),
-        # PEFT's own notes on the base, to which one more is added.
+        **words,
+        # PEFT's own notes on the base, to which ours are added.
         "auto_mapping": {
             "base_model_class": name,
             "parent_library": library,
             "base_fingerprint": mark,
+            "base_on_hub": "revision" in words,
         },
         "r": rank,
         "lora_alpha": alpha,
@@ -157,3 +160,10 @@ def _peft_config(
         "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
         "alpha_pattern": {name: a for name, a in alphas.items() if a != alpha},
     }
+
+
+def _base_words(base: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Return how PEFT calls a base: a path, or ORG/NAME and the revision of what is on the hub."""
+    if isinstance(base, str) and is_hub_name(base) and (name := parse_hub_name(base)).file is None:
+        return {"base_model_name_or_path": name.repository, "revision": name.revision}
+    return {"base_model_name_or_path": None if base is None else os.fspath(base)}

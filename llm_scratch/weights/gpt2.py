@@ -34,10 +34,10 @@ def load_gpt2(
 
     Args:
         source: a size or hub name ("124M", "gpt2-medium", "gpt2-xl (1558M)"), which is downloaded
-            unless it is here; or a folder (OpenAI's files, Hugging Face's, one of `save_model`);
-            or a file (safetensors, `.bin`, a `.pth` state dict saved as in the book, or what
-            nanoGPT, Lightning and other trainers save). A folder that is called like a model is
-            given as a `Path` or as "./gpt2".
+            unless it is here; or "hub:ORG/NAME", as in `open_model`; or a folder (OpenAI's files,
+            Hugging Face's, one of `save_model`); or a file (safetensors, `.bin`, a `.pth` state
+            dict saved as in the book, or what nanoGPT, Lightning and other trainers save). A folder
+            that is called like a model is given as a `Path` or as "./gpt2".
         config: needed where the file has none and its width is not one of GPT-2's four; nothing
             else says how many heads there are.
         device: where the parameters go; None means the CPU.
@@ -59,7 +59,7 @@ def load_gpt2(
         Book 5.5; Radford et al. 2019.
     """
     wanted = None if config is None else as_config(config)
-    path = find_source(source)
+    path = find_source(source, ignore_keys)
     if wanted is not None and wanted.tie_weights and tie_weights is None:
         tie_weights = True
     # Many objects are made that all stay: one pass of the garbage collector over everything that

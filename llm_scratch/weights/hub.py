@@ -1,130 +1,227 @@
-"""Where the released GPT-2 models are on this machine, and where they come from."""
+"""Models on the Hugging Face hub, brought by huggingface_hub into its own cache, once.
+
+Logins, mirrors, proxies and the place of the cache are that library's settings (HF_TOKEN,
+HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE); nothing is overridden here, and no code of a repository runs.
+"""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
+import glob
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from llm_scratch.download import DownloadError, cache_folder, download_file
-from llm_scratch.model.config import GPT2_CONFIGS, gpt2_size
+from llm_scratch.download import DownloadError
+from llm_scratch.files import file_sha256
 from llm_scratch.tensor_files.errors import WeightsError
-from llm_scratch.tensor_files.reading import read_tensors
-from llm_scratch.tensor_files.tensor_bundle import TensorBundle
-from llm_scratch.text.corpora import data_folders
-from llm_scratch.weights.huggingface_files import find_weights
+from llm_scratch.weights.hub_errors import UnreachedError, explained, no_hub, not_here
+from llm_scratch.weights.hub_files import needed_files
+from llm_scratch.weights.hub_names import HubName, is_safe, parse_hub_name
+from llm_scratch.weights.huggingface_files import check_config, read_index
 
-HUB_NAMES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1558M": "gpt2-xl"}
-HUB_URL = "https://huggingface.co/openai-community/{name}/resolve/main/model.safetensors"
-HUB_SHA256 = {"124M": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"}
-
-OPENAI_URLS = (
-    "https://openaipublic.blob.core.windows.net/gpt-2/models/{size}/{file}",
-    "https://f001.backblazeb2.com/file/LLMs-from-scratch/gpt2/{size}/{file}",
-)
-# How many bytes each file has, where it is known; the vocabulary is the same for all sizes.
-OPENAI_FILES: dict[str, dict[str, int]] = {
-    "checkpoint": dict.fromkeys(GPT2_CONFIGS, 77),
-    "encoder.json": {},
-    "hparams.json": {"124M": 90, "355M": 91},
-    "model.ckpt.data-00000-of-00001": {
-        "124M": 497_759_232,
-        "355M": 1_419_292_672,
-        "774M": 3_096_120_320,
-        "1558M": 6_230_444_800,
-    },
-    "model.ckpt.index": {"124M": 5_215, "355M": 10_399},
-    "model.ckpt.meta": {"124M": 471_155, "355M": 926_519},
-    "vocab.bpe": {},
-}
-OPENAI_SHA256 = {
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def gpt2_folder(size: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder for a downloaded GPT-2: `gpt2/SIZE` in the cache, or in `data_dir`."""
-    return Path(data_dir or cache_folder()) / "gpt2" / size
-
-
-def find_gpt2(name: str) -> Path:
-    """The folder that holds a released GPT-2, in `gpt2/SIZE` of one of the data folders.
-
-    Files that are cut off do not count.
-
-    Raises:
-        ValueError: if there is no such GPT-2.
-        FileNotFoundError: if it is not on this machine; names the command that brings it.
-    """
-    size = gpt2_size(name)
-    for folder in data_folders():
-        if _is_whole(folder / "gpt2" / size):
-            return folder / "gpt2" / size
-    raise FileNotFoundError(
-        f"GPT-2 {size} is not here; llm-scratch weights fetch {HUB_NAMES[size]} brings it"
-    )
-
-
-def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds a released GPT-2, downloaded when it is not on this machine.
-
-    The Hugging Face hub comes first, OpenAI's original files are the way round.
+@dataclass(frozen=True)
+class _Snapshot:
+    """A repository at one commit.
 
     Args:
-        name: any name of a GPT-2 ("124M", "gpt2-medium").
-        data_dir: where to look and to put it, instead of the data folders and the cache.
+        name: as it was asked for.
+        commit: what the revision stands for.
+        files: by path, what the hub says of each file; None where it was not asked.
+        unreached: why the hub was not asked; None where it was.
+    """
+
+    name: HubName
+    commit: str
+    files: dict[str, Any]
+    unreached: Exception | None = None
+
+
+def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
+    """Return the folder or file of a model on the hub, of which what is missing here is fetched.
+
+    Only the files that it is opened from are fetched, the weights last, and not before the
+    configuration is known to be of a model that this library computes. What is in the cache is
+    not fetched again, and is enough where the hub can't be reached.
+
+    Args:
+        source: "hub:ORG/NAME", with "@REVISION" for a branch, a tag or a commit other than the
+            newest, and with "/FILE" for one file of weights.
+        ignore_keys: settings of the configuration to pass over.
 
     Raises:
-        ValueError: if there is no such GPT-2.
-        DownloadError: if no address gives it; names each, and what to put where by hand.
+        ValueError: if the name is not of this form, or several GGUF files fit it.
+        FileNotFoundError: if there is no such repository, revision or file, or no weights in it,
+            or the cache lacks files and HF_HUB_OFFLINE forbids fetching them.
+        PermissionError: if the repository wants a login, or an accepted licence.
+        WeightsError: if the model is of a kind that this library does not compute.
+        DownloadError: if huggingface_hub is not installed, or the files do not arrive whole.
     """
-    size = gpt2_size(name)
-    folder = gpt2_folder(size, data_dir)
-    if _is_whole(folder):
-        return folder
-    if data_dir is None:
-        with suppress(FileNotFoundError):
-            return find_gpt2(size)
-    target = folder / "model.safetensors"
-    target.unlink(missing_ok=True)  # it is cut off, or it would have been found
-    try:
-        url = HUB_URL.format(name=HUB_NAMES[size])
-        download_file(url, target, sha256=HUB_SHA256.get(size))
-    except DownloadError as first:
-        try:
-            return fetch_openai(size, folder)
-        except DownloadError as second:
-            raise DownloadError(f"{first}; and OpenAI's own files: {second}") from first
-    return folder
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder holds weights, and as many bytes of them as their headers say."""
-    weights = find_weights(folder)
-    try:
-        if weights is None:
-            return len(TensorBundle(folder)) > 0
-        if weights.suffix == ".safetensors":
-            read_tensors(weights)
-    except (FileNotFoundError, WeightsError):
-        return False
-    return True
-
-
-def fetch_openai(size: str, folder: Path) -> Path:
-    """The folder with OpenAI's seven files of one size, downloaded where they are missing.
-
-    Raises:
-        ValueError: if there is no such size.
-        DownloadError: if no address gives one of them.
-    """
-    if size not in GPT2_CONFIGS:
-        raise ValueError(
-            f"{size!r} is no size of GPT-2; it must be one of {', '.join(GPT2_CONFIGS)}"
+    name = parse_hub_name(source)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise DownloadError(
+            f"{name} is fetched by the package huggingface_hub, which is not installed: "
+            "pip install 'llm-scratch[hub]'"
         )
-    for file, n_bytes in OPENAI_FILES.items():
-        urls = [url.format(size=size, file=file) for url in OPENAI_URLS]
-        sha256 = OPENAI_SHA256.get(file)
-        download_file(urls, folder / file, sha256=sha256, size=n_bytes.get(size))
-    return folder
+    snapshot = _find_snapshot(name)
+    try:
+        needed = needed_files(name, snapshot.files)
+    except FileNotFoundError as err:
+        if snapshot.unreached is None:
+            raise
+        raise not_here(name, snapshot.unreached) from err  # as far as is known here
+    paths = _bring(snapshot, needed.beside)
+    if name.file is None and "config.json" in paths:
+        try:
+            check_config(paths["config.json"], ignore_keys)
+        except WeightsError as err:
+            raise WeightsError(f"{name}/config.json", err.hint) from err
+    weights = _bring(snapshot, [needed.weights])[needed.weights]
+    if weights.suffix == ".json":
+        _bring(snapshot, sorted(set(read_index(weights).values())))
+    whole = name.file is None and weights.suffix.lower() != ".gguf"
+    return weights.parent if whole else weights
+
+
+def _find_snapshot(name: HubName) -> _Snapshot:
+    """Ask the hub for the newest commit of a revision; where it does not answer, the cache."""
+    from huggingface_hub import HfApi, constants, errors, is_offline_mode
+
+    unreached: Exception = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    if not is_offline_mode():
+        try:
+            with explained(name):
+                info = HfApi().model_info(
+                    name.repository,
+                    revision=name.revision,
+                    files_metadata=True,
+                    timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                )
+        except UnreachedError as err:
+            unreached = err
+        else:
+            return _answered(name, info)
+    return _cached(name, unreached)
+
+
+def _answered(name: HubName, info: Any) -> _Snapshot:
+    """Return what the hub answered, and note in the cache what the revision stands for."""
+    from huggingface_hub import HfApi, errors
+
+    files = {file.rfilename: file for file in info.siblings or ()}
+    if not COMMIT.fullmatch(str(info.sha)) or not all(isinstance(path, str) for path in files):
+        raise no_hub(name, "its answer names no commit")
+    revision = {"repo_id": name.repository, "revision": name.revision}
+    try:
+        noted = HfApi().resolve_revision(**revision, local_files_only=True).resolved
+    except errors.RevisionResolutionError:
+        noted = None
+    if noted != info.sha:
+        with explained(name):
+            HfApi().resolve_revision(**revision)
+    return _Snapshot(name, info.sha, {path: of for path, of in files.items() if is_safe(path)})
+
+
+def _cached(name: HubName, unreached: Exception) -> _Snapshot:
+    """Return what the cache knows of a repository: its list of files, or those that are here."""
+    from huggingface_hub import HfApi, errors, get_cached_repo_tree, snapshot_download
+
+    where = {"repo_id": name.repository}
+    try:
+        revision = HfApi().resolve_revision(**where, revision=name.revision, local_files_only=True)
+        where["revision"] = revision.resolved
+        # With no pattern none of its files counts as missing.
+        folder = Path(snapshot_download(**where, local_files_only=True, allow_patterns=[]))
+    except (errors.RevisionResolutionError, errors.LocalEntryNotFoundError) as err:
+        raise not_here(name, unreached) from err
+    try:
+        paths = [file.path for file in get_cached_repo_tree(**where)]
+    except errors.CachedRepoTreeNotFoundError:  # other programs fetch file by file
+        paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    files: dict[str, Any] = dict.fromkeys(filter(is_safe, paths))
+    return _Snapshot(name, revision.resolved, files, unreached)
+
+
+def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
+    """Return where files of a snapshot are in the cache, after fetching those that were not."""
+    from huggingface_hub import snapshot_download
+
+    name = snapshot.name
+    found = _in_cache(snapshot, paths)
+    missing = [path for path in paths if path not in found]
+    if not missing:
+        return found
+    if snapshot.unreached is not None:
+        raise not_here(name, snapshot.unreached, missing)
+    if lost := [path for path in missing if path not in snapshot.files]:
+        raise FileNotFoundError(f"{name} has no {', '.join(lost[:4])}, which its index names")
+    asked = {
+        "repo_id": name.repository,
+        "revision": snapshot.commit,
+        "allow_patterns": [glob.escape(path) for path in missing],
+    }
+    with explained(name):
+        _check_space(snapshot, missing, asked)
+        snapshot_download(**asked, tqdm_class=_bars_to_watch())
+    found = _in_cache(snapshot, paths)
+    for path in missing:
+        _check_whole(snapshot, path, found.get(path))
+    return found
+
+
+def _bars_to_watch() -> type:
+    """Return that library's progress bar, which then shows only when somebody watches."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.setdefault("disable", None if sys.stderr else True)
+            super().__init__(*args, **options)
+
+    return Bar
+
+
+def _in_cache(snapshot: _Snapshot, paths: Iterable[str]) -> dict[str, Path]:
+    """Return the places of those files that are in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, commit = snapshot.name.repository, snapshot.commit
+    places = {path: try_to_load_from_cache(repository, path, revision=commit) for path in paths}
+    return {path: Path(place) for path, place in places.items() if isinstance(place, str)}
+
+
+def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, Any]) -> None:
+    """Refuse to begin what the disk can't hold; files that are here under another commit count."""
+    from huggingface_hub import constants, snapshot_download
+
+    cache = Path(constants.HF_HUB_CACHE)
+    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free, needed = shutil.disk_usage(place).free, sum(snapshot.files[p].size or 0 for p in missing)
+    if needed > free:
+        files = snapshot_download(**asked, dry_run=True)
+        needed = sum(file.file_size or 0 for file in files if file.will_download)
+    if needed > free:
+        raise DownloadError(
+            f"{snapshot.name} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in "
+            f"{cache}; HF_HOME names another place"
+        )
+
+
+def _check_whole(snapshot: _Snapshot, path: str, place: Path | None) -> None:
+    """Compare a fetched file with what the hub says of it; a wrong one leaves the cache."""
+    if place is None:
+        raise no_hub(snapshot.name, f"{path} came under another commit than the one asked for")
+    said = snapshot.files[path]
+    size, digest = (said.lfs.size, said.lfs.sha256) if said.lfs else (said.size, None)
+    if size in (None, place.stat().st_size) and digest in (None, file_sha256(place)):
+        return
+    place.resolve().unlink()
+    place.unlink(missing_ok=True)
+    raise DownloadError(f"{snapshot.name}: {path} arrived damaged, and is removed; fetch it again")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# PEFT's adapters: their settings, and their tensors as it writes them and as older versions did.
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -58,17 +62,40 @@ def read_config(path: Path, family: str, ignore_keys: Collection[str] = ()) -> d
         WeightsError: if it is damaged, or of a model that computes something else.
     """
     values = read_json(path, error=WeightsError)
-    kind = values.get("model_type", family)
-    known = {GPT2: GPT2, **dict.fromkeys(ARCHITECTURES, LLAMA)}
-    if "model_type" not in ignore_keys and (not isinstance(kind, str) or kind not in known):
-        names = ", ".join(known)
-        raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {names}")
-    if "model_type" not in ignore_keys and known[kind] != family:
+    stated = _stated_family(path, values, ignore_keys)
+    if stated not in (None, family):
+        kind = values["model_type"]
         raise WeightsError(
             path, f"is of a model_type={kind!r}, the tensors beside it are those of a {family}"
         )
     read = read_llama_config if family == LLAMA else read_gpt2_config
     return read(path, values, ignore_keys)
+
+
+def check_config(path: Path, ignore_keys: Collection[str] = ()) -> None:
+    """Refuse a configuration that `read_config` would, before there are weights beside it.
+
+    Raises:
+        WeightsError: if it is damaged, or of a model that computes something else.
+    """
+    family = _stated_family(path, read_json(path, error=WeightsError), ignore_keys)
+    if family is not None:  # else the tensors tell
+        with warnings.catch_warnings(action="ignore"):  # it is read again
+            read_config(path, family, ignore_keys)
+
+
+def _stated_family(
+    path: Path, values: Mapping[str, Any], ignore_keys: Collection[str]
+) -> str | None:
+    """Return the family that a configuration says it is of; None where it says nothing."""
+    if "model_type" in ignore_keys or "model_type" not in values:
+        return None
+    kind = values["model_type"]
+    known = {GPT2: GPT2, **dict.fromkeys(ARCHITECTURES, LLAMA)}
+    if not isinstance(kind, str) or kind not in known:
+        names = ", ".join(known)
+        raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {names}")
+    return known[kind]
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:
@@ -78,14 +105,9 @@ def read_sharded(index: Path) -> dict[str, Stored]:
         FileNotFoundError: if one of the files is missing.
         WeightsError: if the index is damaged, or does not agree with the files.
     """
-    names = read_json(index, most_bytes=LONGEST_INDEX, error=WeightsError).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
-        raise WeightsError(index, "damaged: it has no weight_map from tensors to files")
+    names = read_index(index)
     found: dict[str, Stored] = {}
     for file in sorted(set(names.values())):
-        # A name with folders in it would open a file anywhere on this machine.
-        if not re.fullmatch(r"[\w.\-]+", file):
-            raise WeightsError(index, f"{file[:60]!r} is not the name of a file beside it")
         path = index.with_name(file)
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing: {index.name} names it")
@@ -96,3 +118,19 @@ def read_sharded(index: Path) -> dict[str, Stored]:
             raise WeightsError(path, f"{index.name} does not agree with it: {', '.join(odd)}")
         found.update(tensors)
     return found
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return in which of the files beside an index each tensor is.
+
+    Raises:
+        WeightsError: if the index is damaged, or names files elsewhere.
+    """
+    names = read_json(index, most_bytes=LONGEST_INDEX, error=WeightsError).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
+        raise WeightsError(index, "damaged: it has no weight_map from tensors to files")
+    for file in sorted(set(names.values())):
+        # A name with folders in it would open a file anywhere on this machine.
+        if not re.fullmatch(r"[\w.\-]+", file):
+            raise WeightsError(index, f"{file[:60]!r} is not the name of a file beside it")
+    return names

@@ -18,12 +18,12 @@ from llm_scratch.files import read_json
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.tensor_files.tensor_bundle import TensorBundle
+from llm_scratch.weights.gpt2_files import fetch_openai
 from llm_scratch.weights.gpt2_names import (
     from_hugging_face,
     openai_as_hugging_face,
     strip_prefixes,
 )
-from llm_scratch.weights.hub import fetch_openai
 from llm_scratch.weights.parts import compare
 
 

@@ -24,7 +24,7 @@ from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2, 
 from llm_scratch.weights.export import export_huggingface
 from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.gpt2 import load_gpt2
-from llm_scratch.weights.hub import find_gpt2
+from llm_scratch.weights.gpt2_files import find_gpt2
 
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "tensorflow" / "gpt2_tiny"
 CFG = GPTConfig(vocab_size=280, context_length=10, emb_dim=12, n_heads=3, n_layers=2, drop_rate=0.1)

@@ -16,7 +16,7 @@ from llm_scratch.model.config import GPTConfig
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.presets import PRESETS
-from llm_scratch.weights.hub import HUB_NAMES
+from llm_scratch.weights.gpt2_files import HUB_NAMES
 
 PYTHON = re.compile(r"\bNone\b|`|\bTrue\b|\bFalse\b|\bTrainConfig\b|\b[a-z_]{2,}\.[a-z_]+\b|\w=")
 FILES = re.compile(r"\b[\w-]+\.(bin|json|tsv|pth|py|png|txt)\b")

@@ -13,7 +13,7 @@ import llm_scratch
 PUBLIC = getattr(llm_scratch, "__all__", [])
 LATE = {
     *("matplotlib", "tiktoken", "pandas", "transformers", "safetensors", "tqdm", "tokenizers"),
-    *("IPython", "torch._dynamo", "torch._inductor", "gguf"),
+    *("IPython", "torch._dynamo", "torch._inductor", "gguf", "huggingface_hub"),
 }
 # Measured against torch alone, which loads tqdm itself where it is installed.
 IN_A_FRESH_PROCESS = """

@@ -15,7 +15,7 @@ import pytest
 
 from llm_scratch import download
 from llm_scratch.download import DownloadError, download_file
-from llm_scratch.weights import hub
+from llm_scratch.weights import gpt2_files
 
 SERVER = runpy.run_path(
     str(Path(__file__).resolve().parents[1] / "fixtures" / "download_server.py")
@@ -143,53 +143,53 @@ def test_certificate_is_checked_and_the_way_out_named(target, certificate, monke
 def mirrors(monkeypatch, tmp_path, address):
     monkeypatch.setenv("LLM_SCRATCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LLM_SCRATCH_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(hub, "HUB_SHA256", {"124M": SHA256})
-    monkeypatch.setattr(hub, "OPENAI_SHA256", {})
-    monkeypatch.setattr(hub, "OPENAI_FILES", {file: {} for file in hub.OPENAI_FILES})
+    monkeypatch.setattr(gpt2_files, "HUB_SHA256", {"124M": SHA256})
+    monkeypatch.setattr(gpt2_files, "OPENAI_SHA256", {})
+    monkeypatch.setattr(gpt2_files, "OPENAI_FILES", {file: {} for file in gpt2_files.OPENAI_FILES})
 
     def point(hub_kind, *openai_kinds):
-        monkeypatch.setattr(hub, "HUB_URL", address(f"{{name}}/{hub_kind}"))
+        monkeypatch.setattr(gpt2_files, "HUB_URL", address(f"{{name}}/{hub_kind}"))
         urls = [address(f"{{size}}/{{file}}/{kind}") for kind in openai_kinds]
-        monkeypatch.setattr(hub, "OPENAI_URLS", tuple(urls))
+        monkeypatch.setattr(gpt2_files, "OPENAI_URLS", tuple(urls))
 
     return point
 
 
 def test_fetch_gpt2_asks_the_hub_once(mirrors, server, tmp_path):
     mirrors("good", "nothing")
-    folder = hub.fetch_gpt2("gpt2-small (124M)")
+    folder = gpt2_files.fetch_gpt2("gpt2-small (124M)")
     assert folder == tmp_path / "cache" / "gpt2" / "124M"
     assert left_in(folder) == ["model.safetensors"]
-    assert hub.fetch_gpt2("124M") == folder
-    assert hub.find_gpt2("gpt2") == folder
+    assert gpt2_files.fetch_gpt2("124M") == folder
+    assert gpt2_files.find_gpt2("gpt2") == folder
     assert len(server.asked) == 1
-    elsewhere = hub.fetch_gpt2("gpt2", data_dir=tmp_path / "mine")
+    elsewhere = gpt2_files.fetch_gpt2("gpt2", data_dir=tmp_path / "mine")
     assert elsewhere == tmp_path / "mine" / "gpt2" / "124M"
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["checksum", "no-checksum"])
 def test_fetch_gpt2_replaces_a_file_that_is_cut_off(mirrors, monkeypatch, known):
     mirrors("good", "nothing")
-    monkeypatch.setattr(hub, "HUB_SHA256", {"124M": SHA256} if known else {})
-    path = hub.fetch_gpt2("gpt2") / "model.safetensors"
+    monkeypatch.setattr(gpt2_files, "HUB_SHA256", {"124M": SHA256} if known else {})
+    path = gpt2_files.fetch_gpt2("gpt2") / "model.safetensors"
     path.write_bytes(BODY[:-1])
     with pytest.raises(FileNotFoundError, match="is not here"):
-        hub.find_gpt2("gpt2")
-    assert hub.fetch_gpt2("gpt2") == path.parent
+        gpt2_files.find_gpt2("gpt2")
+    assert gpt2_files.fetch_gpt2("gpt2") == path.parent
     assert path.read_bytes() == BODY
 
 
 def test_fetch_gpt2_turns_to_openais_files(mirrors, server):
     mirrors("nothing", "broken", "good")
-    folder = hub.fetch_gpt2("gpt2")
-    assert left_in(folder) == sorted(hub.OPENAI_FILES)
+    folder = gpt2_files.fetch_gpt2("gpt2")
+    assert left_in(folder) == sorted(gpt2_files.OPENAI_FILES)
 
 
 def test_fetch_gpt2_names_each_address_and_what_to_do(mirrors, server):
     mirrors("nothing", "broken", "short")
-    hub.OPENAI_FILES["checkpoint"] = {"124M": 77}
+    gpt2_files.OPENAI_FILES["checkpoint"] = {"124M": 77}
     with pytest.raises(DownloadError) as caught:
-        hub.fetch_gpt2("gpt2")
+        gpt2_files.fetch_gpt2("gpt2")
     message = str(caught.value)
     for part in ("gpt2/nothing (HTTP 404", "124M/checkpoint/broken (HTTP 503", "checkpoint/short"):
         assert part in message
