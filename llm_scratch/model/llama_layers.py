@@ -79,17 +79,15 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, scale = (part.to(torch.promote_types(part.dtype, torch.float32))
-                    for part in ctx.saved_tensors)  # fmt: skip
+        saved = ctx.saved_tensors  # once: recomputed blocks give them no second time
+        x, scale = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in saved)
         grad = grads[0].to(x.dtype)
         inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + ctx.eps)
         normed = x * inverse
-        shared = (grad * normed).flatten(0, -2)
-        grad_scale = shared.sum(dim=0)
+        shared = (grad * normed).flatten(0, -2)  # (N, C)
         along = (shared @ scale).view(*x.shape[:-1], 1) / x.shape[-1]
         grad_x = torch.addcmul(grad * scale, normed, along, value=-1).mul(inverse)
-        dtypes = [part.dtype for part in ctx.saved_tensors]
-        return grad_x.to(dtypes[0]), grad_scale.to(dtypes[1]), None
+        return grad_x.to(saved[0].dtype), shared.sum(dim=0).to(saved[1].dtype), None
 
 
 class GatedFeedForward(nn.Module):
