@@ -18,7 +18,6 @@ from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
-from llm_scratch.tokenizers.gguf_tokenizer import NO_TOKENIZER
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
 from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
@@ -184,7 +183,7 @@ def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:
     Raises:
         TokenizerFileError: if it is of a kind that is not read, and nobody gave another one.
     """
-    if opened.gguf_keys.get("tokenizer.ggml.model") in NO_TOKENIZER:
+    if "tokenizer.ggml.model" not in opened.gguf_keys:
         return None
     try:
         return BytePairTokenizer.from_gguf(opened.gguf_keys, opened.path)

@@ -7,8 +7,9 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def write_gguf(
             size = _packed_bytes(shape, kind)
             number = GGMLQuantizationType[kind]
             writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=number)
-        writer.fout, writer.state = [file], WriterState.EMPTY
+        writer.fout, writer.state = [cast(BufferedWriter, file)], WriterState.EMPTY
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -102,7 +103,9 @@ def _packed_rows(outgoing: Outgoing) -> Iterator[NDArray[Any]]:
     """Yield a tensor's numbers as they lie in the file, a few rows at a time."""
     tensor = outgoing.tensor().detach()
     if tuple(tensor.shape) != outgoing.shape:
-        raise ValueError(f"{outgoing.name} has the shape {tuple(tensor.shape)}, not {outgoing.shape}")
+        raise ValueError(
+            f"{outgoing.name} has the shape {tuple(tensor.shape)}, not {outgoing.shape}"
+        )
     rows = tensor.reshape(-1, tensor.shape[-1])
     step = max(1, CHUNK_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):

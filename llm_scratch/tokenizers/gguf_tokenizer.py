@@ -1,6 +1,7 @@
-"""The byte-level BPE inside of a GGUF file: read as the `tokenizer.json` that says the same, written.
+"""The byte-level BPE inside of a GGUF file, read and written.
 
-Both ways go by one table of the names that llama.cpp has for splitting rules.
+It is read as the `tokenizer.json` that says the same. Both ways go by one table of the names that
+llama.cpp has for the rules by which texts are split.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from llm_scratch.tokenizers.tokenizer_json_parts import read_steps
 KEY = "tokenizer.ggml."
 NORMAL, CONTROL, USERS_OWN, UNUSED, BYTE = 1, 3, 4, 5, 6
 KINDS = {NORMAL, CONTROL, USERS_OWN, BYTE}
-NO_TOKENIZER = (None, "none", "no_vocab")  # what the kind is in a file without one
 
 _GPT2 = [{**BYTE_LEVEL, "use_regex": True}]
 _BY_DIGIT = [{"type": "Digits", "individual_digits": True}, *_GPT2]

@@ -18,7 +18,6 @@ from llm_scratch.model.families import FAMILIES, family_of
 from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
 from llm_scratch.model.rope import frequencies, yarn_attention_factor
 from llm_scratch.tensor_files.gguf_writing import Q8_BLOCK, Outgoing, write_gguf
-from llm_scratch.tokenizers.gguf_tokenizer import KEY, NO_TOKENIZER
 from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 from llm_scratch.weights.export import as_exportable, exportable
 from llm_scratch.weights.folder import check_vocabulary
@@ -38,11 +37,13 @@ from llm_scratch.weights.parts import GPT2, LLAMA
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 QUANTIZATION_VERSION = 2
 
+_ELSEWHERE = "export_huggingface writes the model"
+
 
 def export_gguf(
     model: nn.Module,
     path: str | os.PathLike[str],
-    tokenizer: Any | None = None,
+    tokenizer: Any,
     *,
     tensor_type: str = "f16",
     chat_template: str | None = None,
@@ -59,8 +60,7 @@ def export_gguf(
     Args:
         model: a GPT-2, a Llama or a Qwen 2 or 3, tied or not.
         path: the file; its folder is made when missing.
-        tokenizer: a `BytePairTokenizer`, or GPT-2's in any form. Without one, llama.cpp reads and
-            writes ids only.
+        tokenizer: a `BytePairTokenizer`, or GPT-2's in any form; llama.cpp opens no model without.
         tensor_type: the type of the matrices: "f32", "f16", or "q8_0" (a byte a number and a scale
             for 32; matrices whose rows are no multiple of 32 wide are F16 then, which is said).
             Vectors and GPT-2's positions are F32 always.
@@ -109,32 +109,38 @@ def architecture_of(cfg: Any) -> str:
     if family_of(cfg) is FAMILIES[GPT2]:
         return "gpt2"
     if cfg.num_experts:
-        raise ValueError("experts are not written to GGUF files; export_huggingface writes them")
+        raise ValueError(f"experts are not written to GGUF files; {_ELSEWHERE}")
     if cfg.qkv_bias and cfg.qk_norm:
         raise ValueError("no architecture of llama.cpp has qkv_bias and qk_norm; save_model does")
     found = "qwen3" if cfg.qk_norm else "qwen2" if cfg.qkv_bias else "llama"
+    if found == "qwen2" and cfg.head_dim * cfg.n_heads != cfg.emb_dim:
+        raise ValueError(
+            f"the heads of llama.cpp's qwen2 are together as wide as the model, {cfg.emb_dim}; "
+            f"here {cfg.n_heads} of {cfg.head_dim} make {cfg.n_heads * cfg.head_dim}; {_ELSEWHERE}"
+        )
     windows = [cfg.window_of(layer) for layer in range(cfg.n_layers)]
     if narrow := [w for w in windows if w is not None and w < cfg.context_length]:
         raise ValueError(
             f"sliding_window={narrow[0]} is below context_length={cfg.context_length}, and in "
-            f"llama.cpp's {found} every token looks back at all; export_huggingface writes it, and "
-            "with context_length at the window it makes no difference"
+            f"llama.cpp's {found} every token looks back at all; with a context_length of "
+            f"{narrow[0]} it makes no difference, and {_ELSEWHERE}"
         )
-    scaling = cfg.rope_freq
-    if scaling is not None and scaling.kind == "llama3" and found != "llama":
-        raise ValueError(
-            f"llama.cpp's {found} has no RoPE of the kind llama3; export_huggingface writes it"
-        )
-    usual = RopeScaling(factor=1.0, original_context_length=1)
-    betas = ("beta_fast", "beta_slow")
-    if scaling is not None and scaling.kind == "yarn":
-        for beta in betas:
-            if scaling[beta] != usual[beta]:
-                raise ValueError(
-                    f"llama.cpp's {found} reads no {beta} of YaRN, which is {scaling[beta]:g} here "
-                    f"and {usual[beta]:g} there; export_huggingface writes it"
-                )
+    if cfg.rope_freq is not None:
+        _check_rope(cfg.rope_freq, found)
     return found
+
+
+def _check_rope(scaling: RopeScaling, architecture: str) -> None:
+    """Refuse a RoPE that an architecture of llama.cpp does not compute."""
+    if scaling.kind == "llama3" and architecture != "llama":
+        raise ValueError(f"llama.cpp's {architecture} has no RoPE of the kind llama3; {_ELSEWHERE}")
+    usual = RopeScaling(factor=1.0, original_context_length=1)
+    for beta in ("beta_fast", "beta_slow"):
+        if scaling.kind == "yarn" and scaling[beta] != usual[beta]:
+            raise ValueError(
+                f"llama.cpp's {architecture} takes {usual[beta]:g} as YaRN's {beta}, which is "
+                f"{scaling[beta]:g} here; {_ELSEWHERE}"
+            )
 
 
 def _general_keys(
@@ -192,9 +198,9 @@ def _rope_keys(scaling: RopeScaling | None) -> dict[str, Any]:
     return keys
 
 
-def _tokenizer_keys(inner: Any, tokenizer: Any | None) -> dict[str, Any]:
+def _tokenizer_keys(inner: Any, tokenizer: Any) -> dict[str, Any]:
     if tokenizer is None:
-        return {f"{KEY}model": NO_TOKENIZER[1]}
+        raise TypeError("llama.cpp opens no model without a tokenizer; give the model's own")
     if isinstance(tokenizer, WrappedTokenizer):
         raise TypeError(
             f"{tokenizer!r} is not a byte-level BPE, which alone is written to GGUF files here; "
@@ -210,12 +216,12 @@ def _outgoing(
 ) -> Iterator[Outgoing]:
     """Yield every tensor of the file, each to be made when its turn has come."""
     joined = ARCHITECTURES[architecture] == GPT2
-    heads = {"att.W_query": cfg.n_heads, "att.W_key": cfg.n_kv_heads}
+    heads = {"W_query": cfg.n_heads, "W_key": cfg.n_kv_heads}
     for name, tensor in tensors.items():
-        prefix, layer = name[: name.find("att.")], name[name.find("att.") :].rpartition(".")[0]
-        if joined and layer.removeprefix("att.") in QKV:
+        layer = name.split(".")[-2]
+        if joined and layer in QKV:
             if name.endswith(f"{QKV[0]}.weight"):
-                yield from _joined(prefix, tensors, wanted)
+                yield from _joined(name.removesuffix(f"{QKV[0]}.weight"), tensors, wanted)
             continue
         theirs = their_name(name, ARCHITECTURES[architecture])
         make = partial(_as_it_is, tensor)
@@ -246,15 +252,14 @@ def _in_pairs(tensor: Tensor, n_heads: int) -> Tensor:
 
 def _joined(prefix: str, tensors: Mapping[str, Tensor], wanted: str) -> Iterator[Outgoing]:
     """Yield query, key and value of a block as one; zeros where they have no biases."""
-    weights = [tensors[f"{prefix}att.{layer}.weight"] for layer in QKV]
-    rows, width = len(weights) * len(weights[0]), weights[0].shape[1]
+    weights = [tensors[f"{prefix}{layer}.weight"] for layer in QKV]  # three of (C, C)
     none = weights[0].new_zeros(len(weights[0]))
-    biases = [tensors.get(f"{prefix}att.{layer}.bias", none) for layer in QKV]
-    block = prefix.split(".")[1]
-    name = f"blk.{block}.attn_qkv"
-    kind = _kind(name, (rows, width), wanted)
-    yield Outgoing(f"{name}.weight", (rows, width), kind, partial(torch.cat, weights))
-    yield Outgoing(f"{name}.bias", (rows,), "F32", partial(torch.cat, biases))
+    biases = [tensors.get(f"{prefix}{layer}.bias", none) for layer in QKV]
+    name = f"blk.{prefix.split('.')[1]}.attn_qkv"
+    for kind, parts in (("weight", weights), ("bias", biases)):
+        shape = (len(QKV) * len(parts[0]), *parts[0].shape[1:])  # (3C, C) or (3C,)
+        whole = partial(torch.cat, parts)
+        yield Outgoing(f"{name}.{kind}", shape, _kind(name, shape, wanted), whole)
 
 
 def _rope_factors(cfg: LlamaConfig) -> Tensor | None:
