@@ -36,8 +36,8 @@ def add_commands(subparsers: Any) -> None:
     for name, run, about, example in (
         ("convert", run_convert, "write any model as a folder of this library",
          "weights convert model.pth FOLDER --n-heads 12 --tokenizer gpt2"),
-        ("export", run_export, "write any model as a folder that transformers opens, or a file "
-         "that llama.cpp opens", "weights export RUN --to gguf --out model.gguf --type q8_0"),
+        ("export", run_export, "write any model for transformers, or as a file for llama.cpp",
+         "weights export RUN --to gguf --out model.gguf --type q8_0"),
     ):  # fmt: skip
         command = add_command(commands, name, about, example, run)
         add_model(command)
