@@ -331,7 +331,7 @@ def test_no_tensor_is_converted_whole(kind, bpe, tmp_path):
     export_gguf(model, tmp_path / "m.gguf", bpe, tensor_type=kind)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2e6, peak
+    assert peak < 4e6, peak
 
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it(bpe, tmp_path, monkeypatch):
