@@ -52,7 +52,8 @@ SPLITS: dict[str, tuple[list[dict[str, Any]], bool, bool]] = {
     "grok-2": (_by_pattern(QWEN2_PATTERN), False, False),
 }
 
-# Special tokens that end a text wherever they are in a vocabulary.
+# Special tokens that begin or end a text wherever they are in a vocabulary that says nothing of it.
+_BEGINS_OF_TEXT = ("<|begin_of_text|>", "<s>")
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 
 
@@ -170,15 +171,15 @@ def keys_of_bpe(
             "take a tokenizer with at least one"
         )
     tokens, types = _tokens_of(vocabulary, n_ids)
-    known = [ends.get("eos_token_id"), *map(vocabulary.special.get, _ENDS_OF_TEXT)]
-    eos = next((i for i in known if i is not None), None)
+    special = vocabulary.special
+    eos = _first(ends.get("eos_token_id"), *map(special.get, _ENDS_OF_TEXT))
     if eos is None:
         raise ValueError(
             "no special token ends a text, and llama.cpp would take the one with id 11 for it; "
             f"train the tokenizer with special_tokens=({END_OF_TEXT!r},)"
         )
-    bos = ends.get("bos_token_id", vocabulary.special.get(END_OF_TEXT, eos))
-    pad = ends.get("pad_token_id")
+    begins = map(special.get, (*_BEGINS_OF_TEXT, END_OF_TEXT))
+    bos, pad = _first(ends.get("bos_token_id"), *begins, eos), ends.get("pad_token_id")
     pairs = {
         "model": "gpt2",
         "pre": rule_of(vocabulary, splitting, foreign),
@@ -191,6 +192,10 @@ def keys_of_bpe(
         "add_bos_token": foreign is not None and foreign.begins,
     }
     return {KEY + name: value for name, value in pairs.items()}
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
 
 
 def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]]:

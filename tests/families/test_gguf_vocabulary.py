@@ -107,7 +107,7 @@ def test_each_rule_is_written_by_its_name(rule):
 def test_marks_are_written_as_the_file_that_they_came_from_has_them():
     bpe = BytePairTokenizer(MERGES, ("<s>", "<pad>", "</s>"))
     ids = {"bos_token_id": 260, "padding_token_id": 261, "eos_token_id": 262}
-    assert written(bpe)["eos_token_id"] == 262
+    assert (written(bpe)["bos_token_id"], written(bpe)["eos_token_id"]) == (260, 262)
     assert "padding_token_id" not in written(bpe)
     for begins in (True, False):
         stated = {KEY + key: value for key, value in {**ids, "add_bos_token": begins}.items()}
