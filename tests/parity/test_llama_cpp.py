@@ -67,12 +67,17 @@ def random_model(name, tied=False):
     return model.eval()
 
 
+def written(model, path, bpe, kind):
+    """A model with the weights of the file that it was written to, and the file."""
+    export_gguf(model, path, bpe, tensor_type=kind)
+    return model if kind == "f32" else opened(path).model, path
+
+
 @pytest.mark.parametrize("kind", FILE_TYPES)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_texts_equal_llama_cpp(name, tied, kind, bpe, tmp_path):
-    path = export_gguf(random_model(name, tied), tmp_path / "m.gguf", bpe, tensor_type=kind)
-    model = opened(path).model
+    model, path = written(random_model(name, tied), tmp_path / "m.gguf", bpe, kind)
     with LlamaCpp(path) as theirs:
         for prompt in PROMPTS:
             ids = bpe.encode(prompt)
@@ -82,8 +87,7 @@ def test_greedy_texts_equal_llama_cpp(name, tied, kind, bpe, tmp_path):
 @pytest.mark.parametrize("kind", FILE_TYPES)
 @pytest.mark.parametrize("name", [*MODELS, *OTHERS])
 def test_probabilities_equal_llama_cpp(name, kind, bpe, tmp_path):
-    path = export_gguf(random_model(name), tmp_path / "m.gguf", bpe, tensor_type=kind)
-    model = opened(path).model
+    model, path = written(random_model(name), tmp_path / "m.gguf", bpe, kind)
     ids = bpe.encode(load_text("the-tide-clock"))[:100]
     with torch.no_grad():
         ours = torch.log_softmax(model(torch.tensor([ids]))[0, -1], dim=-1)
