@@ -215,6 +215,12 @@ def test_a_scaling_of_llama3_of_any_numbers_is_written_again_as_the_same_file(bp
     assert export_gguf(opened.model, first, opened.tokenizer).read_bytes() == data
 
 
+def test_a_factor_of_yarn_of_its_own_comes_back(bpe, tmp_path):
+    rope = {"kind": "yarn", "factor": 4.0, "original_context_length": 8, "attention_factor": 1.25}
+    model = small_llama(rope_freq=rope)
+    assert opened_quietly(export_gguf(model, tmp_path / "m.gguf", bpe)).model.cfg == model.cfg
+
+
 def test_numbers_of_half_precision_are_written_too(bpe, tmp_path):
     model = build("llama").to(torch.bfloat16)
     again = open_model(export_gguf(model, tmp_path / "m.gguf", bpe, tensor_type="f32")).model
