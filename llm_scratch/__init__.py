@@ -54,6 +54,7 @@ _NAMES = {
     "weights.gpt2": "load_gpt2",
     "weights.folder": "load_model save_model",
     "weights.export": "export_huggingface",
+    "weights.gguf_export": "export_gguf",
     # The front door: any model, with its tokenizer
     "opening": "OpenModel open_model",
     # Real open models: Llama, Qwen, SmolLM2, Mistral
@@ -252,6 +253,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.weights.gpt2 import load_gpt2 as load_gpt2
     from llm_scratch.weights.folder import load_model as load_model, save_model as save_model
     from llm_scratch.weights.export import export_huggingface as export_huggingface
+    from llm_scratch.weights.gguf_export import export_gguf as export_gguf
     from llm_scratch.text.token_file import TokenFile as TokenFile, write_tokens as write_tokens
     from llm_scratch.text.token_parts import TokenPart as TokenPart
     from llm_scratch.text.token_rows import TokenRows as TokenRows

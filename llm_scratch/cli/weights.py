@@ -18,8 +18,12 @@ from llm_scratch.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from llm_scratch.opening import OpenModel
     from llm_scratch.weights.source import Source
+
+GGUF_TYPES = ("f32", "f16", "q8_0")
 
 
 def add_commands(subparsers: Any) -> None:
@@ -34,19 +38,20 @@ def add_commands(subparsers: Any) -> None:
     for name, run, about, example in (
         ("convert", run_convert, "write any model as a folder of this library",
          "weights convert model.pth FOLDER --n-heads 12 --tokenizer gpt2"),
-        ("export", run_export, "write any model as a folder that transformers opens",
-         "weights export RUN FOLDER --dtype bfloat16"),
+        ("export", run_export, "write any model for transformers, or as a file for llama.cpp",
+         "weights export RUN --to gguf --out model.gguf --type q8_0"),
     ):  # fmt: skip
         command = add_command(commands, name, about, example, run)
         add_model(command)
-        command.add_argument("folder", metavar="FOLDER", help="is made when missing")
+        optional = "?" if name == "export" else None
+        command.add_argument("folder", metavar="FOLDER", nargs=optional,
+                             help="is made when missing")  # fmt: skip
         command.add_argument("--dtype", choices=DTYPES, help="default: the numbers of the file")
         add_option(command, "--n-heads N", "attention heads of a block", usual="what the files say")
         add_option(
             command, "--lora-alpha X", "alpha of the LoRA matrices in the file", usual="it has none"
         )
-        if name == "export":
-            add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
+    _add_export_options(command)
     about = "bring a released GPT-2, or a model on the Hugging Face hub, to this machine"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
     fetch.add_argument("name", metavar="NAME",
@@ -54,6 +59,16 @@ def add_commands(subparsers: Any) -> None:
                             "which goes into huggingface_hub's cache")  # fmt: skip
     fetch.add_argument("--openai", action="store_true", help="OpenAI's original seven files")
     fetch.add_argument("--data-dir", metavar="FOLDER", help="where to put it; default: the cache")
+
+
+def _add_export_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--to", choices=("huggingface", "gguf"), default="huggingface",
+                         help="whose format to write; default: huggingface")  # fmt: skip
+    add_option(command, "--out PATH", "where to write: the folder, or the one file of llama.cpp",
+               usual="FOLDER")  # fmt: skip
+    command.add_argument("--type", choices=GGUF_TYPES,
+                         help="gguf: numbers of the matrices; default: f16")  # fmt: skip
+    add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
 
 
 def run_info(args: argparse.Namespace) -> int:
@@ -99,30 +114,60 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    """Write a model as a folder in Hugging Face's layout."""
+    """Write a model in Hugging Face's layout, or as llama.cpp's one file."""
+    if (args.folder is None) == (args.out is None):
+        raise ValueError("say once where to write: llm-scratch weights export MODEL --out PATH")
+    place = args.folder or args.out
+    written = (_to_gguf if args.to == "gguf" else _to_huggingface)(args, place)
+    there = "." if written.is_dir() else shlex.quote(written.name)
+    print(f"written: {written}")
+    print(f"to publish it: hf upload ORG/NAME {shlex.quote(str(written))} {there}")
+    return 0
+
+
+def _to_huggingface(args: argparse.Namespace, folder: str) -> Path:
     from llm_scratch.weights.export import export_huggingface
 
+    if args.type is not None:
+        raise ValueError(
+            "--type is for --to gguf; --dtype says the numbers of Hugging Face's files"
+        )
     opened = _open_any(args)
-    written = export_huggingface(
+    return export_huggingface(
         opened.model,
-        args.folder,
+        folder,
         opened.tokenizer,
         chat_template=opened.chat_template,
         max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
     )
-    print(f"written: {written}")
-    print(f"to publish it: hf upload ORG/NAME {shlex.quote(str(written))} .")
-    return 0
 
 
-def _open_any(args: argparse.Namespace) -> OpenModel:
+def _to_gguf(args: argparse.Namespace, path: str) -> Path:
+    from llm_scratch.weights.gguf_export import export_gguf
+
+    if args.dtype is not None or args.max_shard_size is not None:
+        raise ValueError(
+            "--to gguf writes one file in the numbers of --type; leave out --dtype and "
+            "--max-shard-size"
+        )
+    opened = _open_any(args, need_tokenizer=True)
+    return export_gguf(
+        opened.model,
+        path,
+        opened.tokenizer,
+        tensor_type=args.type or "f16",
+        chat_template=opened.chat_template,
+    )
+
+
+def _open_any(args: argparse.Namespace, need_tokenizer: bool = False) -> OpenModel:
     """Open the model, and merge an adapter into it."""
     from llm_scratch.lora.layers import lora_layers, merge_lora
 
     opened = open_asked(
         args,
         dtype=dtype_of(args.dtype),
-        need_tokenizer=False,
+        need_tokenizer=need_tokenizer,
         n_heads=args.n_heads,
         lora_alpha=args.lora_alpha,
     )

@@ -67,6 +67,11 @@ def _yarn(turns: Tensor, scaling: RopeScaling, cfg: LlamaConfig) -> Tensor:
     return turns / scaling.factor * stretched + turns * (1 - stretched)
 
 
+def yarn_attention_factor(factor: float) -> float:
+    """Return what YaRN multiplies cosines and sines with where nothing else is said."""
+    return 0.1 * math.log(factor) + 1
+
+
 def rope_tables(cfg: LlamaConfig, positions: Tensor | slice, device: torch.device) -> Rope:
     """Return cosines and sines for positions, in float32: (T, D) each, or (B, 1, T, D).
 
@@ -85,7 +90,7 @@ def rope_tables(cfg: LlamaConfig, positions: Tensor | slice, device: torch.devic
     angles = positions[..., None].float() * frequencies(cfg, positions.device)  # (..., T, D/2)
     cos, sin = angles.cos(), angles.sin()
     if cfg.rope_freq is not None and cfg.rope_freq.kind == "yarn":
-        scale = cfg.rope_freq.attention_factor or 0.1 * math.log(cfg.rope_freq.factor) + 1
+        scale = cfg.rope_freq.attention_factor or yarn_attention_factor(cfg.rope_freq.factor)
         cos, sin = cos * scale, sin * scale
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 

@@ -113,7 +113,7 @@ class Quantised:
             WeightsError: if the `gguf` package is missing, or the file became shorter.
         """
         kind, block, block_bytes = QUANTISED[self.kind]
-        _check_package(self.path, kind)
+        check_package(self.path, f"its {kind} numbers need")
         n_blocks = math.prod(self.shape) // block
         numbers = fresh_memory(4 * block * n_blocks).view(np.float32)
         step = CHUNK_NUMBERS // block
@@ -129,12 +129,15 @@ class Quantised:
         return torch.from_numpy(numbers).view(self.shape)
 
 
-def _check_package(path: Path, kind: str) -> None:
+def check_package(path: Path, what: str) -> None:
+    """Refuse what needs the `gguf` package where that is missing.
+
+    Raises:
+        WeightsError: with the command that installs it.
+    """
     if importlib.util.find_spec("gguf") is None:
-        raise WeightsError(
-            path,
-            f"its {kind} numbers need the gguf package, which is not installed: pip install gguf",
-        )
+        hint = "the gguf package, which is not installed: pip install gguf"
+        raise WeightsError(path, f"{what} {hint}")
 
 
 def _dequantised(data: Octets, kind: int) -> NDArray[np.float32]:

@@ -258,6 +258,11 @@ class BytePairTokenizer(TiktokenMethods):
         else:
             tokenizer_json.write_tokenizer_json(self.recipe, path)
 
+    def to_gguf(self, n_ids: int) -> dict[str, Any]:
+        """Return what `from_gguf` reads, for a model of n_ids ids; ValueError where it can't be."""
+        parts = self._vocabulary, self._splitting, self._foreign
+        return gguf_tokenizer.keys_of_bpe(*parts, self.ends, n_ids)
+
     def to_tiktoken(self, path: PathLike | None = None) -> tiktoken.Encoding:
         """Return the same tokenizer as tiktoken's `Encoding`; with a path, write the file too."""
         import tiktoken

@@ -1,16 +1,27 @@
-"""The byte-level BPE inside of a GGUF file, made into the `tokenizer.json` that says the same."""
+"""The byte-level BPE inside of a GGUF file, read and written.
+
+It is read as the `tokenizer.json` that says the same. Both ways go by one table of the names that
+llama.cpp has for the rules by which texts are split.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from llm_scratch.files import PathLike
+from llm_scratch.foreign import check_settings
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
 from llm_scratch.tokenizers.bpe_foreign import ForeignBPE
+from llm_scratch.tokenizers.bpe_merging import SelfMade, merge_piece
+from llm_scratch.tokenizers.bpe_splitting import Splitting
+from llm_scratch.tokenizers.bpe_vocabulary import Vocabulary, spell
 from llm_scratch.tokenizers.known_patterns import LLAMA3_PATTERN, QWEN2_PATTERN
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.tokenizers.tokenizer_json import BYTE_LEVEL, PLAIN_MODEL, foreign_of_json
+from llm_scratch.tokenizers.tokenizer_json_parts import read_steps
 
 KEY = "tokenizer.ggml."
 NORMAL, CONTROL, USERS_OWN, UNUSED, BYTE = 1, 3, 4, 5, 6
@@ -29,13 +40,21 @@ _LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 
 # What the names of splitting rules stand for: the steps of a split, whether a text is brought into
 # the form NFC first, and whether a piece that is a token is taken as it is. Files hold no more than
-# the name, so that an unknown one can't be guessed.
+# the name, so that an unknown one can't be guessed. Of several names for a rule, the first is
+# written. (NFC is what the models' own tokenizers do; llama.cpp never does it.)
 SPLITS: dict[str, tuple[list[dict[str, Any]], bool, bool]] = {
     **dict.fromkeys(("gpt-2", "phi-2"), (_GPT2, False, False)),
+    "olmo": (_GPT2, True, False),
     **dict.fromkeys(("smollm", "starcoder"), (_BY_DIGIT, False, False)),
     **dict.fromkeys(_LLAMA3_NAMES, (_by_pattern(LLAMA3_PATTERN), False, True)),
+    "smaug-bpe": (_by_pattern(LLAMA3_PATTERN), False, False),
     "qwen2": (_by_pattern(QWEN2_PATTERN), True, False),
+    "grok-2": (_by_pattern(QWEN2_PATTERN), False, False),
 }
+
+# Special tokens that begin or end a text wherever they are in a vocabulary that says nothing of it.
+_BEGINS_OF_TEXT = ("<|begin_of_text|>", "<s>")
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 
 
 def foreign_of_gguf(path: PathLike, metadata: Mapping[str, Any]) -> ForeignBPE:
@@ -124,3 +143,132 @@ def _post_processor(tokens: list[str], metadata: Mapping[str, Any]) -> dict[str,
         "pair": [*mark, *text],
         "special_tokens": {tokens[bos]: {"id": tokens[bos], "ids": [bos], "tokens": [tokens[bos]]}},
     }
+
+
+def keys_of_bpe(
+    vocabulary: Vocabulary,
+    splitting: Splitting,
+    foreign: ForeignBPE | None,
+    ends: Mapping[str, int],
+    n_ids: int,
+) -> dict[str, Any]:
+    """Return a GGUF file's key-value pairs that say what a byte-level BPE is.
+
+    Args:
+        vocabulary: the numbers of its tokens.
+        splitting: how it splits a text.
+        foreign: what it came from, None for one of this library.
+        ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
+        n_ids: how many ids the model has; those without a token are filled.
+
+    Raises:
+        ValueError: if llama.cpp has no name for its splitting rule, or its tokens, marks or merges
+            are such as a file can't hold.
+    """
+    if not vocabulary.pairs:
+        raise ValueError(
+            "a vocabulary of bytes alone has no merges, and llama.cpp opens no file without them; "
+            "take a tokenizer with at least one"
+        )
+    tokens, types = _tokens_of(vocabulary, n_ids)
+    special = vocabulary.special
+    eos = _first(ends.get("eos_token_id"), *map(special.get, _ENDS_OF_TEXT))
+    if eos is None:
+        raise ValueError(
+            "no special token ends a text, and llama.cpp would take the one with id 11 for it; "
+            f"train the tokenizer with special_tokens=({END_OF_TEXT!r},)"
+        )
+    begins = map(special.get, (*_BEGINS_OF_TEXT, END_OF_TEXT))
+    bos, pad = _first(ends.get("bos_token_id"), *begins, eos), ends.get("pad_token_id")
+    pairs = {
+        "model": "gpt2",
+        "pre": rule_of(vocabulary, splitting, foreign),
+        "tokens": tokens,
+        "token_type": types,
+        "merges": [f"{spell(left)} {spell(right)}" for left, right in vocabulary.merges],
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        **({} if pad is None else {"padding_token_id": pad}),
+        "add_bos_token": foreign is not None and foreign.begins,
+    }
+    return {KEY + name: value for name, value in pairs.items()}
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
+
+
+def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]]:
+    """Return the text and the kind of every id; ids without a token are unused ones."""
+    special, words = vocabulary.special, vocabulary.words
+    texts = {i: spell(token) for token, i in vocabulary.ordinary.items()}
+    kinds = dict.fromkeys(texts, NORMAL)
+    for added, kind in ((special, CONTROL), (words, USERS_OWN)):
+        for text, i in added.items():
+            if texts.setdefault(i, text) != text:
+                raise ValueError(
+                    f"{text!r} is an added token and made by merges too, where GGUF files spell it "
+                    f"{texts[i]!r}: they can't hold both; take a tokenizer without it"
+                )
+            kinds[i] = kind
+    taken = set(texts.values())
+    if len(taken) < len(texts):
+        twice = next(t for t in (*special, *words) if list(texts.values()).count(t) > 1)
+        raise ValueError(
+            f"the added token {twice!r} is spelled like another token, which llama.cpp refuses; "
+            "take a tokenizer that spells it otherwise"
+        )
+    for i in range(n_ids):
+        if i not in texts:
+            filled = f"[PAD{i}]"
+            while filled in taken:
+                filled = f"[{filled}]"
+            texts[i], kinds[i] = filled, UNUSED
+    return [texts[i] for i in range(n_ids)], [kinds[i] for i in range(n_ids)]
+
+
+def rule_of(vocabulary: Vocabulary, splitting: Splitting, foreign: ForeignBPE | None) -> str:
+    """Return llama.cpp's name of the rule by which a tokenizer splits texts.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    split = splitting.pattern or splitting.steps
+    nfc, whole = (False, True) if foreign is None else (foreign.nfc, foreign.whole)
+    names = {
+        rule_whole: name
+        for name, (steps, rule_nfc, rule_whole) in reversed(SPLITS.items())
+        if rule_nfc == nfc and _split_of(steps) == split
+    }
+    if not names:
+        form = " after NFC" if nfc else ""
+        raise ValueError(
+            f"texts are split by {str(split)[:200]}{form}, for which llama.cpp has no name "
+            f"(known here: {', '.join(SPLITS)}); take a tokenizer with one of these rules"
+        )
+    if whole not in names and (unmade := _unmade(vocabulary)):
+        taken, name = next(iter(names.items()))
+        raise ValueError(
+            f"{len(unmade)} tokens, as {unmade[0]!r}, are not what their bytes merge to, and "
+            f"llama.cpp's rule {name!r} {'takes' if taken else 'does not take'} them whole, unlike "
+            "this tokenizer"
+        )
+    return names.get(whole) or next(iter(names.values()))
+
+
+def _split_of(steps: list[dict[str, Any]]) -> Any:
+    """Return what tells a split from others: its pattern, or its steps."""
+    sequence = {"type": "Sequence", "pretokenizers": steps}
+    split = Splitting(read_steps("a rule", sequence, partial(check_settings, "a rule")))
+    return split.pattern or split.steps
+
+
+def _unmade(vocabulary: Vocabulary) -> list[bytes]:
+    """Return the tokens that the merges do not make of their bytes."""
+    sure, ids = SelfMade(vocabulary.pairs, vocabulary.made), vocabulary.ordinary
+    return [
+        token
+        for token, i in ids.items()
+        if i not in sure
+        and merge_piece([ids[bytes([b])] for b in token], vocabulary.pairs, vocabulary.made) != [i]
+    ]

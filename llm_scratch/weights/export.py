@@ -53,13 +53,8 @@ def export_huggingface(
             tokenizer, or a set of options that no family of transformers has.
         TypeError: if it is no model of this library, or the tokenizer is of another kind.
     """
-    inner = language_model(model)
-    tensors, head = tensors_of(inner), head_of(inner)
+    inner, tensors = exportable(model)
     cfg: Any = inner.cfg
-    if head.kind == "classes":
-        raise ValueError(
-            f"a head with {head.size} classes is no language model's; save_model keeps it"
-        )
     bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
@@ -78,6 +73,22 @@ def export_huggingface(
         write_text(folder / "README.md", _card(inner, config))
     _write_weights(folder, renamed(tensors, cfg), max_shard_size)
     return folder
+
+
+def exportable(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
+    """Return the language model itself and its tensors, as other programs can have them.
+
+    Raises:
+        ValueError: if it has a head for classes or LoRA matrices.
+        TypeError: if it is no model of this library.
+    """
+    inner = language_model(model)
+    tensors, head = tensors_of(inner), head_of(inner)
+    if head.kind == "classes":
+        raise ValueError(
+            f"a head with {head.size} classes is no language model's; save_model keeps it"
+        )
+    return inner, tensors
 
 
 _FAMILIES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Tensor]]]] = {

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from llm_scratch.checks import is_number
 from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
 from llm_scratch.model.config import ConfigError
 from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
-from llm_scratch.model.rope import frequencies
+from llm_scratch.model.rope import frequencies, yarn_attention_factor
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.gguf import read_gguf
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.gpt2_names import QKV
+from llm_scratch.weights.gpt2_names import NORM_NAMES, QKV
 from llm_scratch.weights.parts import GGUF, GPT2, LLAMA, Part, Source
 
 ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA}
@@ -50,6 +52,14 @@ LLAMA3_ROPE: dict[str, Any] = {
     "original_context_length": 8192,
 }
 
+# What this library notes of them beside the factors themselves.
+LLAMA3_KEYS = {
+    f"rope.scaling.llama3.{name}": name
+    for name in ("factor", "low_freq_factor", "high_freq_factor", "original_context_length")
+}
+ATTENTION_FACTOR = "rope.scaling.attn_factor"  # what YaRN's own factor is multiplied with
+QKV_BIAS = "attention.qkv_bias"  # ours: whether GPT-2's biases, which are always there, are used
+
 SIZES = {
     "vocab_size": "vocab_size",
     "context_length": "context_length",
@@ -68,7 +78,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("rope.scaling.original_context_length", "attention.sliding_window"), USED),
     "attention.layer_norm_epsilon": (1e-5, float(np.float32(1e-5))),  # which is not the same
     "attention.causal": (True,),
-    "rope.scaling.attn_factor": (1.0,),
+    **dict.fromkeys((*LLAMA3_KEYS, ATTENTION_FACTOR, QKV_BIAS), USED),
     "rope.scaling.finetuned": NOTHING,
     "tensor_data_layout": NOTHING,
     **dict.fromkeys(("expert_count", "expert_used_count", "use_parallel_residual"), OFF),
@@ -106,6 +116,8 @@ def open_gguf(path: Path, ignore_keys: Collection[str] = ()) -> Source:
     else:
         known_sizes = {k: v for k, v in known_sizes.items() if k != "hidden_dim"}
         known_sizes.pop("n_kv_groups", None)
+        if settings.get(QKV_BIAS) is False:  # zeros, which llama.cpp wants
+            known_sizes["qkv_bias"] = False
     parts, surplus = _parts(tensors, family, known_sizes, paired=name == "llama")
     return Source(path, GGUF, parts, surplus, known_sizes, family=family, gguf_keys=file.keys)
 
@@ -160,24 +172,34 @@ def _scaling(
 ) -> RopeScaling | None:
     """Return how RoPE is stretched: as the keys say, or as Llama 3.1's factors do."""
     kind = settings.get("rope.scaling.type", "none")
+    times = settings.get(ATTENTION_FACTOR, 1.0)
+    if not is_number(times) or (kind != "yarn" and times != 1.0):
+        hint = f"is {str(times)[:40]!r}; only YaRN has another number than 1"
+        raise WeightsError(path, f"{name}.{ATTENTION_FACTOR} {hint}")
     if kind in ("linear", "yarn") and factors is None:
-        return RopeScaling(
+        scaling = RopeScaling(
             kind=kind,
             factor=settings.get("rope.scaling.factor"),  # type: ignore[arg-type]
             original_context_length=settings.get("rope.scaling.original_context_length"),
         )
+        if times == 1.0:
+            return scaling
+        own = float(f"{times * yarn_attention_factor(scaling.factor):.6g}")
+        return replace(scaling, attention_factor=own)
     if kind != "none":
         raise WeightsError(path, f"{name}.rope.scaling.type={str(kind)[:40]!r} is not read here")
     if factors is None:
         return None
     there = factors.tensor.float()
-    scaling = RopeScaling(factor=float(there.max()), **LLAMA3_ROPE)
+    noted = {ours: settings[key] for key, ours in LLAMA3_KEYS.items() if key in settings}
+    scaling = RopeScaling(**{"factor": float(there.max()), **LLAMA3_ROPE, **noted})
     if there.shape == (cfg.head_dim // 2,):
         turns = frequencies(cfg)
         stretched = LlamaConfig(**{**cfg, "rope_freq": scaling})
         if torch.allclose(turns / frequencies(stretched), there, rtol=1e-4):
             return scaling
-    raise WeightsError(path, f"{ROPE_FACTORS} are not those of Llama 3.1 and its successors")
+    hint = "are not what its keys say" if noted else "are not those of Llama 3.1 and its successors"
+    raise WeightsError(path, f"{ROPE_FACTORS} {hint}")
 
 
 def _parts(
@@ -212,6 +234,14 @@ def _our_names(name: str, family: str) -> tuple[str, ...]:
     ours = (TOP if block is None else LAYERS | OWN_LAYERS[family]).get(layer)
     if ours is None:
         return ()
-    if "norm" in ours:
-        kind = {"weight": "scale", "bias": "shift"}[kind]
-    return (f"{prefix}{ours}.{kind}",)
+    return (f"{prefix}{ours}.{NORM_NAMES[kind] if 'norm' in ours else kind}",)
+
+
+def their_name(name: str, family: str) -> str:
+    """Return the file's name of one of our parameters; those that GPT-2 joins have none."""
+    path, _, kind = name.rpartition(".")
+    kind = {ours: theirs for theirs, ours in NORM_NAMES.items()}.get(kind, kind)
+    match = re.fullmatch(r"trf_blocks\.(\d+)\.(.+)", path)
+    names = TOP if match is None else LAYERS | OWN_LAYERS[family]
+    back = {ours: theirs for theirs, ours in names.items()}
+    return f"{back[path]}.{kind}" if match is None else f"blk.{match[1]}.{back[match[2]]}.{kind}"

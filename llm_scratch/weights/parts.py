@@ -48,7 +48,7 @@ class Part:
         else:
             whole = thirds_of(self.stored)[self.third]
         if self.pairs_of:
-            rows = whole.view(self.pairs_of, -1, 2, whole.shape[-1])  # (H, D/2, 2, C)
+            rows = whole.view(self.pairs_of, -1, 2, *whole.shape[1:])  # (H, D/2, 2, C), or no C
             whole = rows.transpose(1, 2).reshape(whole.shape)
         return owned(whole.t() if self.transpose else whole)
 

