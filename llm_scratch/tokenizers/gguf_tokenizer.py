@@ -170,6 +170,8 @@ def keys_of_bpe(
             "a vocabulary of bytes alone has no merges, and llama.cpp opens no file without them; "
             "take a tokenizer with at least one"
         )
+    if n_ids <= (highest := max(vocabulary.tokens)):
+        raise ValueError(f"{n_ids=} must be above {highest}, the highest id of a token")
     tokens, types = _tokens_of(vocabulary, n_ids)
     special = vocabulary.special
     eos = _first(ends.get("eos_token_id"), *map(special.get, _ENDS_OF_TEXT))

@@ -246,7 +246,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 def _in_pairs(tensor: Tensor, n_heads: int) -> Tensor:
     """Put the rows of heads from halves into pairs side by side: (H * D, C) -> (H * D, C)."""
-    halves = tensor.view(n_heads, 2, -1, tensor.shape[-1])  # (H, 2, D/2, C)
+    halves = tensor.reshape(n_heads, 2, -1, tensor.shape[-1])  # (H, 2, D/2, C)
     return halves.transpose(1, 2).reshape(tensor.shape)
 
 

@@ -121,6 +121,11 @@ def test_a_vocabulary_without_an_end_of_text_is_refused():
     assert written(BytePairTokenizer(MERGES, ("<|end_of_text|>",)))["eos_token_id"] == 260
 
 
+def test_fewer_ids_than_tokens_are_refused():
+    with pytest.raises(ValueError, match="n_ids=260 must be above 260, the highest id of a token"):
+        BytePairTokenizer(MERGES).to_gguf(260)
+
+
 def test_a_vocabulary_without_merges_is_refused():
     with pytest.raises(ValueError, match="a vocabulary of bytes alone has no merges"):
         BytePairTokenizer([]).to_gguf(257)
