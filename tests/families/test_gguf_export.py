@@ -355,7 +355,9 @@ def test_the_command_writes_a_file(saved, tmp_path, capsys):
     path = tmp_path / "m.gguf"
     words = ["weights", "export", saved, "--to", "gguf", "--out", str(path), "--type", "q8_0"]
     assert main(words) == 0
-    assert capsys.readouterr().out == f"written: {path}\n"
+    written, upload = capsys.readouterr().out.splitlines()
+    assert written == f"written: {path}"
+    assert upload == f"to publish it: hf upload ORG/NAME {path} m.gguf"
     assert read_gguf(path).types["token_embd.weight"] == "Q8_0"
     assert main(["weights", "export", saved, str(path), "--to", "gguf"]) == 0
     assert read_gguf(path).types["token_embd.weight"] == "F16"
