@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.conversations.guanaco import text_of_messages
 from llm_scratch.conversations.kinds import ALPACA, COMPLETION, GUANACO, KINDS, OPENAI, SHARE
 from llm_scratch.conversations.messages import Conversation, ConversationError, Message
@@ -16,7 +17,7 @@ from llm_scratch.conversations.repairs import repaired
 from llm_scratch.conversations.turns import SHAREGPT
 from llm_scratch.data_files import LINES
 from llm_scratch.files import FileError, write_text
-from llm_scratch.tokenizers.any_tokenizer import check_surrogates
+from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates, special_tokens_of
 
 Row = dict[str, Any]
 
@@ -91,6 +92,26 @@ def row_of(messages: Conversation, kind: str) -> Row:
         except ValueError as err:
             raise ConversationError("half a character", str(err)) from err
     return _ROWS[kind](messages)
+
+
+def text_row(messages: Conversation, format: Format, tokenizer: Any) -> Row:
+    """Return a conversation as a row with one text: all that a format writes, control tokens too.
+
+    Raises:
+        ConversationError: if somebody says a control token, which would be one for its readers.
+        ValueError: if the tokenizer lacks a control token of the format's.
+    """
+    repaired(messages)
+    specials = frozenset(special_tokens_of(tokenizer))
+    pieces = format.segments(messages, tokenizer)
+    for piece in pieces:
+        if specials and not piece.control and (found := any_of(specials).search(piece.text)):
+            raise ConversationError(
+                "a control token in what is said",
+                f"{found[0]!r} stands in it, and in a text nothing would tell it from the "
+                "format's own",
+            )
+    return {"text": "".join(piece.text for piece in pieces)}
 
 
 def _guanaco(messages: Conversation) -> Row:
