@@ -70,6 +70,12 @@ _NAMES = {
     "model.grouped_attention": "GroupedQueryAttention window_mask",
     "model.llama": "Llama3Model LlamaBlock LlamaModel Qwen3Model",
     "weights.llama": "load_weights_into_llama load_weights_into_qwen",
+    # Conversations: files that other people wrote, and what a model reads and learns of them
+    "conversations.messages": "ConversationError Message",
+    "conversations.readers": "ReadConversations ReadSummary read_conversations",
+    "conversations.writers": "write_conversations",
+    "conversations.display": "show_conversation",
+    "conversations.measuring": "ConversationLengths measure_conversations",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -237,6 +243,19 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.weights.llama import (
         load_weights_into_llama as load_weights_into_llama,
         load_weights_into_qwen as load_weights_into_qwen,
+    )
+    from llm_scratch.conversations.messages import (
+        ConversationError as ConversationError, Message as Message,
+    )
+    from llm_scratch.conversations.readers import (
+        ReadConversations as ReadConversations, ReadSummary as ReadSummary,
+        read_conversations as read_conversations,
+    )
+    from llm_scratch.conversations.writers import write_conversations as write_conversations
+    from llm_scratch.conversations.display import show_conversation as show_conversation
+    from llm_scratch.conversations.measuring import (
+        ConversationLengths as ConversationLengths,
+        measure_conversations as measure_conversations,
     )
     from llm_scratch.plotting.learning import (
         plot_losses as plot_losses, plot_values as plot_values,
