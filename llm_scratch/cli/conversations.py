@@ -44,7 +44,7 @@ def add_commands(subparsers: Any) -> None:
     )
     add_option(parser, "--plot FILE", "draw the lengths into a picture", usual="no picture")
     about = "write a file of conversations as one of another kind"
-    example = "conversations convert chats.jsonl others.jsonl --to guanaco --skip-bad"
+    example = "conversations convert chats.jsonl out.jsonl --to guanaco --skip-bad"
     parser = _add(commands, "convert", about, example, run_convert)
     parser.add_argument("out", metavar="OUT", help="where to write it: .jsonl, or .json for a list")
     parser.add_argument("--to", required=True, choices=(*KINDS, TEXT), metavar="KIND",
