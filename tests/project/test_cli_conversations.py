@@ -11,6 +11,7 @@ import torch
 from conversation_files import GUANACO, TALK, messages_row, share_row
 
 from llm_scratch.cli import main
+from llm_scratch.conversations.formats import find_format
 from llm_scratch.conversations.readers import read_conversations
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.corpora import find_data
@@ -78,7 +79,8 @@ def test_show_opens_models_and_tokenizers(chats, capsys, tmp_path):
     tokenizer.save(tmp_path / "soup.json")
     sizes = {"vocab_size": tokenizer.n_vocab, "context_length": 16, "emb_dim": 8, "n_heads": 1}
     torch.manual_seed(0)
-    save_model(GPTModel({**sizes, "n_layers": 1}), tmp_path / "model", tokenizer)
+    model = GPTModel({**sizes, "n_layers": 1})
+    save_model(model, tmp_path / "model", tokenizer)
     shown = []
     for source in ("soup.json", "model"):
         assert call("show", path, tmp_path / source, *FORMAT, "--ids") == 0
@@ -86,6 +88,9 @@ def test_show_opens_models_and_tokenizers(chats, capsys, tmp_path):
     assert shown[0] == shown[1]
     assert call("show", path, tmp_path / "model") == 2
     assert "give --format, one of llama2, guanaco-llama2" in capsys.readouterr().err
+    save_model(model, tmp_path / "own", tokenizer, chat_format=find_format("guanaco-llama2"))
+    assert call("show", path, tmp_path / "own", "--ids") == 0
+    assert capsys.readouterr().out == shown[0]
     assert call("show", path, tmp_path / "model", "--format", "chatml") == 2
     assert "no special token <|im_start|>" in capsys.readouterr().err
     assert call("show", path, tmp_path / "none.json", *FORMAT) == 2
