@@ -109,7 +109,8 @@ def run_convert(args: argparse.Namespace) -> int:
     from llm_scratch.weights.folder import save_model
 
     opened = _open_any(args)
-    print(f"written: {save_model(opened.model, args.folder, opened.tokenizer)}")
+    written = save_model(opened.model, args.folder, opened.tokenizer, chat_format=opened.format)
+    print(f"written: {written}")
     return 0
 
 
@@ -137,7 +138,7 @@ def _to_huggingface(args: argparse.Namespace, folder: str) -> Path:
         opened.model,
         folder,
         opened.tokenizer,
-        chat_template=opened.chat_template,
+        chat_format=opened.format if opened.tokenizer is not None else None,
         max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
     )
 

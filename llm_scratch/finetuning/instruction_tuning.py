@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from llm_scratch.checks import check_count
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.finetuning.instruction_rows import (
     PackedRows,
     check_left_out,
     instruction_rows,
     learned_share,
 )
-from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions, generate_text
 from llm_scratch.text.token_rows import TokenRows
@@ -29,7 +30,7 @@ def finetune_instructions(
     validation: Sequence[Entry] | TokenRows | None,
     config: TrainConfig,
     *,
-    style: PromptStyle = ALPACA,
+    format: Format = BOOK,
     answer_only: bool = True,
     packing: bool = False,
     **run: Unpack[RunOptions],
@@ -44,7 +45,7 @@ def finetune_instructions(
         train: dicts with instruction, input and output, or rows of `instruction_rows`.
         validation: the same, to measure on.
         config: the settings of the run. A step takes `micro_batch` rows (or packs).
-        style: how an instruction becomes a prompt.
+        format: how an instruction and its answer become text; it is saved with the model.
         answer_only: whether the prompt is not learned.
         packing: whether several rows share one of the model's whole context.
         run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
@@ -62,7 +63,7 @@ def finetune_instructions(
     for name, part in (("train", train), ("validation", validation)):
         if part is None:
             continue
-        options: Any = {"style": style, "answer_only": answer_only, "max_length": length}
+        options: Any = {"format": format, "answer_only": answer_only, "max_length": length}
         if not isinstance(part, TokenRows):
             given += len(part)
             part = instruction_rows(part, tokenizer, **options)
@@ -71,6 +72,7 @@ def finetune_instructions(
         parts[name] = PackedRows(part, length) if packing else part
     check_left_out(given, left)
     data, validated = parts["train"], parts.get("validation")
+    run.setdefault("chat_format", format)
     return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 
 
@@ -79,7 +81,7 @@ def answer(
     tokenizer: Any,
     entries: Sequence[Entry],
     *,
-    style: PromptStyle = ALPACA,
+    format: Format = BOOK,
     max_new_tokens: int = 256,
     batch_size: int = 16,
     settings: SamplingSettings = GREEDY,
@@ -87,13 +89,13 @@ def answer(
 ) -> list[Generation]:
     """What a model answers to each instruction: `.text` is the answer as it was written.
 
-    `.finish_reason` is "eos" where the model ended by itself.
+    `.finish_reason` is "eos" or "stop" where the model ended by itself.
 
     Args:
         model: a `GPTModel`; its modes are left as found.
         tokenizer: the one that it was trained with.
         entries: dicts with instruction, and input where there is one.
-        style: the style that it was trained with.
+        format: the format that it was trained with, which says what ends an answer.
         max_new_tokens: for each answer.
         batch_size: prompts at a time; those of about the same length run together.
         settings: how each token is chosen.
@@ -106,23 +108,26 @@ def answer(
         Book 7.7.
     """
     check_count("batch_size", batch_size)
-    prompts = [style.prompt(entry) for entry in entries]
+    prompts = [encode_entry(entry, format, tokenizer)[0] for entry in entries]
+    end, *more_ends = format.end_ids(tokenizer)
+    usual: TextOptions = {"eos_id": end, "stop_ids": more_ends, "stop": format.stop_strings}
+    options = {**usual, **options}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, Generation] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        texts = [prompts[i] for i in chosen]
-        written = generate_text(model, tokenizer, texts, max_new_tokens, settings, **options)
+        ids = [prompts[i] for i in chosen]
+        written = generate_text(model, tokenizer, ids, max_new_tokens, settings, **options)
         found.update(zip(chosen, written, strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
 def stopped_share(answers: Sequence[Generation]) -> float:
-    """The share of answers that the model ended by itself, between 0 and 1.
+    """The share of answers that the model ended by itself, by id or stop string: 0 to 1.
 
     Raises:
         ValueError: if there are no answers.
     """
     if not answers:
         raise ValueError("there are no answers")
-    return sum(each.finish_reason == "eos" for each in answers) / len(answers)
+    return sum(each.finish_reason in ("eos", "stop") for each in answers) / len(answers)

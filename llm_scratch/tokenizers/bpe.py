@@ -91,7 +91,7 @@ class BytePairTokenizer(TiktokenMethods):
         self._special_tokens = vocabulary.special
         self._added_words = vocabulary.words
         self._added_ids = {**self._special_tokens, **self._added_words}
-        for end, i in (foreign.ends if foreign is not None else {}).items():
+        for end, i in (foreign.marks if foreign is not None else {}).items():
             setattr(self, end, i)
         self._normal_form = foreign is not None and foreign.nfc
         numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made

@@ -27,7 +27,15 @@ from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.reporting import Reporter
 from llm_scratch.training.run_folder import RunFolder, environment
-from llm_scratch.training.starting import Log, Run, RunState, SaveBest, build_engine, start_run
+from llm_scratch.training.starting import (
+    Log,
+    Run,
+    RunState,
+    SaveBest,
+    build_engine,
+    save_with,
+    start_run,
+)
 from llm_scratch.training.steps import (
     NonFiniteError,
     evaluate,
@@ -46,6 +54,7 @@ class RunOptions(TypedDict, total=False):
     progress: bool
     log: Log
     save_best: SaveBest
+    chat_format: Any
 
 
 def train(
@@ -61,6 +70,7 @@ def train(
     log: Log = print,
     objective: Objective | None = None,
     save_best: SaveBest = save_model,
+    chat_format: Any = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
@@ -83,6 +93,7 @@ def train(
         objective: another loss than that of the next token.
         save_best: `save_best(model, folder, tokenizer)` writes the best model (or the last one,
             without validation) to the run's folder: another form than `save_model`'s.
+        chat_format: the format of the conversations that the data has; saved with the model.
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -107,7 +118,8 @@ def train(
             keep_freed_memory()
         engine = build_engine(model, config, objective)
         plan = plan_step(config, model.cfg.context_length)
-        run = Run(engine, data, validation, config, plan, tokenizer, run_folder, log, save_best)
+        parts = engine, data, validation, config, plan, tokenizer, run_folder, log, save_best
+        run = Run(*parts, chat_format)
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
@@ -235,7 +247,7 @@ def _save(run: Run, folder: RunFolder) -> None:
     }
     try:
         folder.sync()
-        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer)
+        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer, run.chat_format)
         if run.validation is None:
             _save_best(run)
     except OSError as err:
@@ -249,7 +261,8 @@ def _save(run: Run, folder: RunFolder) -> None:
 def _save_best(run: Run) -> None:
     """Write the model to the run's own folder, where every command finds it."""
     if run.folder is not None and not first_bad_tensor(run.engine.model):
-        run.save_best(run.engine.model, run.folder.path, run.tokenizer)
+        model, folder = run.engine.model, run.folder.path
+        save_with(run.save_best, model, folder, run.tokenizer, run.chat_format)
         best = {"step": run.state.step, "val_loss": run.state.val_loss}
         run.folder.write_json("best.json", best)
 

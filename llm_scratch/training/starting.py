@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +32,7 @@ from llm_scratch.training.steps import Engine, compiled
 from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
-SaveBest = Callable[[Any, Path, Any], object]
+SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Run:
     folder: RunFolder | None
     log: Log
     save_best: SaveBest
+    chat_format: Any = None
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -136,6 +138,17 @@ def start_run(run: Run) -> None:
         settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
         run.folder.write_json("config.json", settings)
         run.folder.add_environment(step=run.state.step, **engine.place)
+
+
+def save_with(
+    save_best: SaveBest, model: Any, folder: Path, tokenizer: Any, chat_format: Any = None
+) -> None:
+    """Save a run's best model, and the format of its conversations where `save_best` keeps one."""
+    takes = inspect.signature(save_best).parameters
+    if chat_format is not None and "chat_format" in takes:
+        save_best(model, folder, tokenizer, chat_format=chat_format)
+    else:
+        save_best(model, folder, tokenizer)
 
 
 def check_save_best(model: Any, save_best: SaveBest) -> None:
