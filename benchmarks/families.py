@@ -8,10 +8,10 @@
 
 SmolLM2-135M-Instruct, the same weights for all: read from its file, written for transformers as a
 folder and for llama.cpp as GGUF files of each type. Parts: `decode` (one row, tokens a second after
-the prompt), `prefill` (512 tokens), `batch` (eight rows of different lengths, padded on the left
-for both; what is counted are the tokens that are written), `training` (a step of 4 x 256 in float32
-with fused AdamW, each in a process of its own, with its peak of memory), `quality` (perplexity on
-20,000 tokens of this project's own English).
+the prompt), `steps` (where the time of one token goes), `prefill` (512 tokens), `batch` (eight rows
+of different lengths, padded on the left for both; what is counted are the tokens that are written),
+`training` (a step of 4 x 256 in float32 with fused AdamW, each in a process of its own, with its
+peak of memory), `quality` (perplexity on 20,000 tokens of this project's own English).
 
 All cases of a part take turns within each round, starting with another one; what counts are the
 ratios of their medians. "memory alone" is a sum over as many bytes as float32 weights have, by
@@ -29,7 +29,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from training_step import peak_memory
 import llm_scratch as ls
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fixtures"))
-PARTS = ("decode", "prefill", "batch", "training", "quality")
+PARTS = ("decode", "steps", "prefill", "batch", "training", "quality")
 TYPES = ("f32", "f16", "q8_0")
 Case = Callable[[], object]
 
@@ -63,8 +62,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     print(f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} threads")
     runs = {
-        "decode": decode, "prefill": prefill, "batch": batch, "training": training,
-        "quality": quality,
+        "decode": decode, "steps": steps, "prefill": prefill, "batch": batch,
+        "training": training, "quality": quality,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         opened = ls.open_model("smollm2")
@@ -87,14 +86,29 @@ def peer(opened: Any, folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def llama_cpp(opened: Any, folder: Path, dtype: str, threads: int) -> Any:
-    """The model as llama.cpp opens it, written by this library."""
+def llama_cpp(opened: Any, folder: Path, threads: int, what: str, *given: Any) -> dict[str, Case]:
+    """A case for each type of file that this library writes and llama.cpp opens.
+
+    It is opened for its turn alone: while it waits, its threads keep looking for work.
+
+    Args:
+        opened: the model.
+        folder: where the files go.
+        threads: how many llama.cpp computes with.
+        what: the method of `LlamaCpp` that says how long something takes.
+        given: what it takes.
+    """
     from llama_cpp import LlamaCpp
 
-    path = folder / f"{dtype}.gguf"
-    if not path.exists():
-        ls.export_gguf(opened.model, path, opened.tokenizer, tensor_type=dtype)
-    return LlamaCpp(path, n_threads=threads, context=1024, exact=False)
+    def case(dtype: str) -> float:
+        path = folder / f"{dtype}.gguf"
+        if not path.exists():
+            ls.export_gguf(opened.model, path, opened.tokenizer, tensor_type=dtype)
+        with LlamaCpp(path, n_threads=threads, context=1024, exact=False) as model:
+            getattr(model, what)(*given)  # the first time warms up
+            return getattr(model, what)(*given)
+
+    return {f"llama.cpp, {dtype}": lambda dtype=dtype: case(dtype) for dtype in TYPES}
 
 
 def variants(model: Any) -> dict[str, Any]:
@@ -112,47 +126,79 @@ def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
     """Tokens a second of one row, after a prompt of 8."""
     ids, new = prompt(8), args.new
     cases: dict[str, Case] = {}
-    with ExitStack() as stack:
-        if "transformers" not in args.without:
-            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-                theirs = peer(opened, folder, dtype)
-                cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
-                    ids, max_new_tokens=new, do_sample=False
-                )
-        for name, model in variants(opened.model).items():
-            cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, new)
-        if "llama.cpp" not in args.without:
-            for dtype in TYPES:
-                theirs = stack.enter_context(llama_cpp(opened, folder, dtype, args.threads))
-                cases[f"llama.cpp, {dtype}"] = lambda model=theirs: (
-                    new / model.decoding_rate(ids[0].tolist(), new)
-                )
-        weights = torch.randn(opened.model.num_parameters())
-        cases["memory alone, float32"] = lambda: [weights.sum() for _ in range(new)]
-        times = alternate(cases, args.rounds)
-    report(times, new, next(iter(cases)), "memory alone, float32")
+    if "transformers" not in args.without:
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            theirs = peer(opened, folder, dtype)
+            cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
+                ids, max_new_tokens=new, do_sample=False
+            )
+    for name, model in variants(opened.model).items():
+        cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, new)
+    if "llama.cpp" not in args.without:
+        cases |= llama_cpp(opened, folder, args.threads, "decoding_seconds", ids[0].tolist(), new)
+    weights = torch.randn(opened.model.num_parameters())
+    cases["memory alone, float32"] = lambda: [weights.sum() for _ in range(new)]
+    report(alternate(cases, args.rounds), new, next(iter(cases)), "memory alone, float32")
+
+
+def steps(opened: Any, folder: Path, args: argparse.Namespace) -> None:
+    """Where the time of one token goes, with 64 to 128 tokens in the cache."""
+    from llm_scratch.generation import flat_llama
+    from llm_scratch.generation.single_token import FlatModel
+
+    names = {"_norm1": "norms", "_norm2": "norms", "_qkv": "q, k, v", "_project": "output",
+             "_gate_and_up": "gate and up", "_down": "down"}  # fmt: skip
+    attention = torch.nn.functional.scaled_dot_product_attention
+    for name, model in variants(opened.model).items():
+        spent: dict[str, float] = {}
+        flat = FlatModel.of(model, 1)
+        for block in flat._blocks:
+            for attribute, part in names.items():
+                setattr(block, attribute, timed(getattr(block, attribute), part, spent))
+        flat._head = timed(flat._head, "head", spent)
+        flat_llama.F.scaled_dot_product_attention = timed(attention, "attention", spent)
+        cache, ids, tokens = model.new_cache(1, 128), prompt(1), 64 * args.rounds
+        model(prompt(64), cache=cache)
+        for step in range(-8, tokens):  # the first ones warm up
+            if step == 0:
+                spent.clear()
+                started = time.perf_counter()
+            if cache.length == cache.capacity:
+                cache.truncate(64)
+            flat(ids, cache)
+        total = time.perf_counter() - started
+        flat_llama.F.scaled_dot_product_attention = attention
+        print(f"\n{name}: {total / tokens * 1e3:.2f} ms a token\n| part | ms |\n|---|---|")
+        for part, seconds in {**spent, "all else": total - sum(spent.values())}.items():
+            print(f"| {part} | {seconds / tokens * 1e3:.2f} |", flush=True)
+
+
+def timed(call: Callable, part: str, spent: dict[str, float]) -> Callable:
+    """A function that adds the time of its calls to a part's."""
+
+    def run(*given: Any, **more: Any) -> Any:
+        start = time.perf_counter()
+        made = call(*given, **more)
+        spent[part] = spent.get(part, 0.0) + time.perf_counter() - start
+        return made
+
+    return run
 
 
 def prefill(opened: Any, folder: Path, args: argparse.Namespace) -> None:
     """Seconds to read a prompt of 512, with one new token."""
     ids, cases = prompt(512), {}
-    with ExitStack() as stack:
-        if "transformers" not in args.without:
-            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-                theirs = peer(opened, folder, dtype)
-                cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
-                    ids, max_new_tokens=1, do_sample=False
-                )
-        for name, model in variants(opened.model).items():
-            cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, 1)
-        if "llama.cpp" not in args.without:
-            for dtype in TYPES:
-                theirs = stack.enter_context(llama_cpp(opened, folder, dtype, args.threads))
-                cases[f"llama.cpp, {dtype}"] = lambda model=theirs: model.reading_seconds(
-                    ids[0].tolist()
-                )
-        times = alternate(cases, args.rounds, turns=3)
-    report(times, 512, next(iter(cases)))
+    if "transformers" not in args.without:
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            theirs = peer(opened, folder, dtype)
+            cases[f"transformers, {name}"] = lambda model=theirs: model.generate(
+                ids, max_new_tokens=1, do_sample=False
+            )
+    for name, model in variants(opened.model).items():
+        cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, 1)
+    if "llama.cpp" not in args.without:
+        cases |= llama_cpp(opened, folder, args.threads, "reading_seconds", ids[0].tolist())
+    report(alternate(cases, args.rounds, turns=3), 512, next(iter(cases)))
 
 
 def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:

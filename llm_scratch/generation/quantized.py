@@ -118,13 +118,12 @@ def _quantized(part: Any, path: str = "") -> Any:
 
 
 def _has_outliers(path: str) -> bool:
-    """Return whether a layer's inputs spread too widely for 8 bits, or for the 7 of some CPUs.
+    """Return whether a layer's inputs spread too widely for the bits that the processor has.
 
-    With 8 bits everywhere, SmolLM2's perplexity grows by 0.5 % from each of the layers named first,
-    by 0.1 % from the others; with 7 bits by four times as much.
+    With 8 bits everywhere, SmolLM2's perplexity grows by 0.5 % from each of the layers named here,
+    by 0.1 % from the others; with the 7 that older processors have, by four times as much.
     """
-    names = (".ff.fc3", ".ff.layers.2", "out_head", *((".att.W_query",) if _saturates() else ()))
-    return path.endswith(names)
+    return _saturates() or path.endswith((".ff.fc3", ".ff.layers.2", "out_head"))
 
 
 def _dynamic_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
@@ -163,25 +162,28 @@ def _precise_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
     part, and the rest times `most`, go through the kernel as two rows, which reads the weights
     once. v of m itself is `most`, so that the kernel stretches neither.
     """
-    packed = _pack(integers, scales)
     reduce_range = _saturates()
     most = 127 if reduce_range else 255
-    half_sums = integers.sum(dim=1) * scales * (most / 2)  # (C_out,)
+    # Both rows get it, the second divided by `most`: together they take away W of most / 2.
+    packed = _pack(integers, scales, integers.sum(dim=1) * scales * (-most / 2 / (1 + 1 / most)))
+    half = torch.full((1, integers.shape[1]), most / 2)
     multiply = torch.ops.quantized.linear_dynamic.default
+    has_bias = bool(bias.any())
 
     def product(x: Tensor) -> Tensor:
         low, high = torch.aminmax(x, dim=1, keepdim=True)  # (N, 1)
         if len(x) == 1:  # plain numbers, which are cheaper to compute with
             furthest: Any = max(low.item(), high.item(), key=abs) or 1.0
+            value = torch.add(half, x, alpha=most / 2 / furthest)  # (1, C_in)
         else:
             furthest = torch.where(high >= -low, high, low)
             furthest = torch.where(furthest == 0, 1.0, furthest)
-        value = (x * (most / 2 / furthest)).add_(most / 2)  # (N, C_in)
+            value = torch.addcdiv(half, x, furthest, value=most / 2)  # (N, C_in)
         rest = value.frac()
         both = torch.cat([value - rest, rest * most])  # (2N, C_in)
         whole, parts = multiply(both, packed, reduce_range).chunk(2)
-        made = torch.add(whole, parts, alpha=1 / most).sub_(half_sums)  # (N, C_out)
-        return made.mul_(furthest * (2 / most)).add_(bias)
+        made = torch.add(whole, parts, alpha=1 / most).mul_(furthest * (2 / most))  # (N, C_out)
+        return made.add_(bias) if has_bias else made
 
     return product
 
