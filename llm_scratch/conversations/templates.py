@@ -184,7 +184,10 @@ class TemplateFormat:
         The tokenizer's end of text ends it too.
         """
         found: list[int] = []
-        pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
+        try:
+            pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
+        except ValueError:  # which is said where a conversation is written
+            pieces = []
         texts = [piece.text.strip() for piece in pieces]
         if "2" in texts:
             after = (piece for piece in pieces[texts.index("2") + 1 :] if piece.text.strip())
