@@ -150,6 +150,9 @@ def test_control_tokens_that_a_template_changes_are_refused():
     tokenizer = tokenizer_with((*TOKENS, "<|X|>"))
     quiet = encode_prompt([Message("user", "hello")], shouts, tokenizer)
     assert "HELLO" in tokenizer.decode(quiet)
+    only_one = [Message("user", "7 <|im_end|>"), Message("assistant", "a"), Message("user", "b")]
+    with pytest.raises(ValueError, match="changes what is said, which holds a control token"):
+        encode_prompt(only_one, shouts, tokenizer)
     for said in ("<|x|>", "hello <|im_end|>"):
         with pytest.raises(ValueError, match="changes what is said, which holds a control token"):
             encode_prompt(
@@ -159,6 +162,28 @@ def test_control_tokens_that_a_template_changes_are_refused():
                 shouts,
                 tokenizer,
             )
+
+
+def test_changes_of_one_message_leave_control_strings_in_others_text():
+    doubles = CHATML.replace(
+        "message['content'] ", "(message['content'] * 2 if loop.last else message['content']) "
+    )
+    tokenizer = tokenizer_with(TOKENS)
+    messages = [Message("user", "7 <|im_end|>"), Message("assistant", "a"), Message("user", "b")]
+    ids = encode_prompt(messages, TemplateFormat(doubles), tokenizer)
+    assert "user\nbb<|im_end|>" in tokenizer.decode(ids)
+    assert sum(map(tokenizer.is_special_token, ids)) == 7
+
+
+def test_thoughts_that_a_template_takes_out_are_known():
+    thoughtless = CHATML.replace(
+        "message['content'] ", r"message['content'].split('</think>')[-1].lstrip('\n') "
+    )
+    tokenizer = tokenizer_with(TOKENS)
+    messages = [TURNS[1], Message("assistant", "<think>?\n</think>\n\nA <|im_end|>"), TURNS[3]]
+    ids = encode_prompt(messages, TemplateFormat(thoughtless), tokenizer)
+    assert "assistant\nA <|im_end|><|im_end|>" in tokenizer.decode(ids)
+    assert sum(map(tokenizer.is_special_token, ids)) == 7
 
 
 def test_control_tokens_that_a_template_makes_of_what_is_said_are_text():
