@@ -236,7 +236,9 @@ class TextBatch:
             return
         idx, mask = pad_left(encoded, device_of(model))
         if settings.n_vocab is None:
-            settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
+            unused = getattr(tokenizer, "unused_ids", ())  # gaps between the ids of its tokens
+            banned = (*settings.banned, *unused)
+            settings = replace(settings, n_vocab=vocab_size_of(tokenizer), banned=banned)
         ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
         self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 

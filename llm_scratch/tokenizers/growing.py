@@ -15,11 +15,7 @@ Tokenizer = BytePairTokenizer | WrappedTokenizer
 
 def free_ids(tokenizer: Tokenizer, size: int) -> list[int]:
     """Return the ids below a size that no token of a vocabulary has, in order."""
-    if isinstance(tokenizer, WrappedTokenizer):
-        return [i for i in range(size) if tokenizer.id_to_token(i) is None]
-    taken = {*tokenizer._mergeable_ranks.values(), *tokenizer.special_tokens.values()}
-    taken.update(tokenizer.added_words.values())
-    return [i for i in range(size) if i not in taken]
+    return [*(i for i in tokenizer.unused_ids if i < size), *range(tokenizer.n_vocab, size)]
 
 
 def with_special_tokens(tokenizer: Tokenizer, ids: Mapping[str, int]) -> Tokenizer:
