@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 from llm_scratch.checks import check_count
 from llm_scratch.finetuning.instruction_rows import (
-    PackedRows,
     check_left_out,
     instruction_rows,
     learned_share,
@@ -15,6 +14,7 @@ from llm_scratch.finetuning.instruction_rows import (
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions, generate_text
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import RunOptions

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.instruction_rows import PackedRows, pack
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.text.packed_rows import PackedRows, pack
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.training.steps import Engine, compute_gradients, evaluate
 
