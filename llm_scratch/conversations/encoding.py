@@ -5,7 +5,13 @@ Control tokens come from a format alone: what people say is encoded as text, wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+from llm_scratch.conversations.messages import Conversation, Message
+from llm_scratch.tokenizers.any_tokenizer import encode, special_tokens_of
 
 
 @dataclass(frozen=True)
@@ -16,11 +22,13 @@ class Segment:
         text: ordinary text; or a control token by its text.
         control: whether it is one control token.
         learned: whether a model learns to write it.
+        starts: whether an answer starts with it: a prompt ends before it.
     """
 
     text: str
     control: bool = False
     learned: bool = False
+    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,3 +46,111 @@ class EncodedConversation:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.learned):
             raise ValueError(f"{len(self.ids)} ids and {len(self.learned)} marks; one for each")
+
+
+class Format(Protocol):
+    """How a conversation becomes text: what built-in formats and foreign templates offer alike."""
+
+    name: str
+    stop_strings: tuple[str, ...]
+    """Texts that end an answer, where a model writes them instead of its end."""
+
+    def segments(
+        self, messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False
+    ) -> list[Segment]:
+        """Return the pieces of a conversation's text; of a prompt, up to where an answer starts."""
+
+    def end_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """Return the ids that end an answer."""
+
+
+def encode_conversation(
+    messages: Conversation, format: Format, tokenizer: Any
+) -> EncodedConversation:
+    """Encode a whole conversation to learn from.
+
+    Learned is what the assistant says, and what ends it. The ids of a prompt, up to any of its
+    answers, are a prefix of these.
+
+    Args:
+        messages: perhaps a system text, then user and assistant in turn.
+        format: how they become text.
+        tokenizer: any tokenizer that has the format's control tokens.
+
+    Raises:
+        ValueError: if the turns are out of order or empty, if there is nothing to learn, or if the
+            tokenizer lacks a control token.
+    """
+    ids: list[int] = []
+    learned: list[bool] = []
+    for piece, is_learned in _stretches(format.segments(messages, tokenizer), tokenizer):
+        ids += piece
+        learned += [is_learned] * len(piece)
+    if not any(learned):
+        raise ValueError(
+            "nothing in the conversation is learned; an answer of the assistant's is needed"
+        )
+    return EncodedConversation(tuple(ids), tuple(learned))
+
+
+def encode_prompt(messages: Conversation, format: Format, tokenizer: Any) -> list[int]:
+    """Encode a conversation up to where the assistant begins to speak.
+
+    Args:
+        messages: as in `encode_conversation`; the last one is the user's.
+        format: how they become text.
+        tokenizer: any tokenizer that has the format's control tokens.
+
+    Raises:
+        ValueError: as `encode_conversation`, and if the last message is not the user's.
+    """
+    pieces = format.segments(messages, tokenizer, prompt=True)
+    return [i for piece, _ in _stretches(pieces, tokenizer) for i in piece]
+
+
+def control_ids(tokens: Sequence[str], tokenizer: Any) -> dict[str, int]:
+    """Return the ids of some special tokens; those that the tokenizer lacks are left out."""
+    known = special_tokens_of(tokenizer)
+    ids = {text: encode(tokenizer, text) for text in dict.fromkeys(tokens) if text in known}
+    return {text: found[0] for text, found in ids.items() if len(found) == 1}
+
+
+def _stretches(segments: Sequence[Segment], tokenizer: Any) -> Iterator[tuple[Sequence[int], bool]]:
+    """Yield the ids of each control token and each stretch of text, and whether they are learned.
+
+    Text that lies together is one stretch, so that its ids are those of the text as a whole; it is
+    cut where an answer starts, and where learning begins or ends.
+    """
+    ids = control_ids([piece.text for piece in segments if piece.control], tokenizer)
+    number, numbered = 0, []
+    before: Segment | None = None
+    for piece in segments:
+        if before is None or piece.control or piece.starts or _differ(before, piece):
+            number += 1
+        numbered.append((number, piece))
+        before = piece
+    after_text = False
+    for _, group in groupby(numbered, key=lambda pair: pair[0]):
+        stretch = [piece for _, piece in group]
+        text, control = "".join(piece.text for piece in stretch), stretch[0].control
+        found = [ids[text]] if control else _encode_text(tokenizer, text, after_text)
+        after_text = bool(text) and not control
+        yield found, stretch[0].learned
+
+
+def _differ(one: Segment, other: Segment) -> bool:
+    return one.control != other.control or one.learned != other.learned
+
+
+def _encode_text(tokenizer: Any, text: str, after_text: bool) -> list[int]:
+    """Encode a stretch of text; one that goes on after other text gets no blank of its own.
+
+    Tokenizers in the way of SentencePiece put a blank before every text that they are given.
+    """
+    if not after_text or not text:
+        return encode(tokenizer, text, "text")
+    line, alone = encode(tokenizer, "\n", "text"), encode(tokenizer, "a", "text")
+    joined = encode(tokenizer, "\na", "text")
+    if joined[: len(line)] != line or joined[len(line) :] == alone:
+        return encode(tokenizer, text, "text")
+    return encode(tokenizer, "\n" + text, "text")[len(line) :]

@@ -116,6 +116,16 @@ def end_of_text_id(tokenizer: Any) -> int | None:
     return ids[0] if len(ids) == 1 else None
 
 
+def begin_of_text_id(tokenizer: Any) -> int | None:
+    """Return the id that a tokenizer puts in front of a text, None where it puts none."""
+    if hasattr(tokenizer, "begin_of_text_id"):  # this library's
+        return tokenizer.begin_of_text_id
+    if "add_special_tokens" not in _parameters(tokenizer.encode):
+        return None
+    ids, bare = _as_list(tokenizer.encode("a")), encode(tokenizer, "a")
+    return ids[0] if len(ids) > len(bare) and ids[: len(bare)] != bare else None
+
+
 def fingerprint(tokenizer: Any) -> str:
     """Return 64 hex digits that tell a tokenizer from one with another vocabulary or other rules.
 

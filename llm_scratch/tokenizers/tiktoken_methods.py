@@ -36,7 +36,9 @@ class TiktokenMethods(ABC):
     _special_tokens: dict[str, int]
     _added_words: Mapping[str, int] = MappingProxyType({})
 
-    # The ids that begin a text (never added here), end one, and fill up rows, where known.
+    # The id that belongs in front of every text: other programs add it, `encode` here never does.
+    begin_of_text_id: int | None = None
+    # The ids that begin a text, end one, and fill up rows, where known.
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None

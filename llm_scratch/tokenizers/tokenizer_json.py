@@ -135,6 +135,7 @@ def foreign_of_json(
     if len(BYTE_TOKENS) > sum(token in vocabulary.ordinary for token in BYTE_TOKENS):
         lacking = {key: OFF for key in ("unk_token", "byte_fallback")}
         check({key: model.get(key) for key in lacking}, lacking, where="model")
+    begin = begin_of_text(checked.get("post_processor"))
     return ForeignBPE(
         data,
         Path(path).stem,
@@ -142,7 +143,8 @@ def foreign_of_json(
         Splitting(read_steps(path, checked.get("pre_tokenizer"), check)),
         whole=bool(model.get("ignore_merges")),
         nfc=bool(nfc),
-        ends={**begin_of_text(checked.get("post_processor")), **ends},
+        ends={**begin, **ends},
+        begin=begin.get("bos_token_id"),
     )
 
 

@@ -55,7 +55,9 @@ class WrappedTokenizer:
         with file_errors(path, "tokenizer.json"):
             self._content = parse_json(path, data, error=TokenizerFileError)
             self._theirs = tokenizers.Tokenizer.from_str(data.decode("utf-8-sig"))
-            all_ends = {**begin_of_text(self._content.get("post_processor")), **ends}
+            begin = begin_of_text(self._content.get("post_processor"))
+            all_ends = {**begin, **ends}
+        self.begin_of_text_id = begin.get("bos_token_id")
         self.bos_token_id = all_ends.get("bos_token_id")
         self.eos_token_id = all_ends.get("eos_token_id")
         self.pad_token_id = all_ends.get("pad_token_id")

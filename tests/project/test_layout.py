@@ -21,7 +21,7 @@ ROWS = (
     ("checks", "files", "data_files", "download", "foreign", "plotting"),
     ("tokenizers",),
     ("text", "model", "tensor_files", "appendix_a"),
-    ("weights", "generation"),
+    ("weights", "generation", "conversations"),
     ("training",),
     ("lora",),
     ("finetuning", "judging"),
