@@ -9,13 +9,14 @@ Shape letters: B rows of a batch, T tokens, n examples.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import decode, encode, end_of_text_id, vocab_size_of
 
@@ -86,6 +87,44 @@ def instruction_rows(
         raise ValueError(f"no rows are left of {len(data)} to learn from")
     vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
+
+
+def parts_of_run(
+    train: Any,
+    validation: Any,
+    rows_of: Callable[[Any], TokenRows],
+    *,
+    packing: int | None = None,
+    log: Callable[[str], object] = print,
+) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
+    """Return both parts of a run as rows or packs, and log what is learned of them.
+
+    Args:
+        train: what `rows_of` takes, or rows, or packs.
+        validation: the same, or None.
+        rows_of: makes rows.
+        packing: the most tokens of a pack; None packs nothing.
+        log: what a line for each part is given to.
+
+    Raises:
+        ValueError: if more than a tenth of them had to be left out.
+    """
+    given: list[int] = []
+    left: list[int] = []
+
+    def made(name: str, part: Any) -> TokenRows | PackedRows:
+        if not isinstance(part, TokenRows | PackedRows):
+            given.append(len(part))
+            part = rows_of(part)
+            left.append(len(part))
+        rows = part.rows if isinstance(part, PackedRows) else part
+        log(f"{name}: {part}, {learned_share(rows):.0%} of the tokens are learned")
+        return part if packing is None or rows is not part else PackedRows(rows, packing)
+
+    data = made("train", train)
+    measured = None if validation is None else made("validation", validation)
+    check_left_out(sum(given), sum(left))
+    return data, measured
 
 
 def check_left_out(given: int, left: int) -> None:

@@ -23,6 +23,7 @@ from llm_scratch.model.wrappers import device_of, unwrapped
 from llm_scratch.tokenizers.any_tokenizer import (
     IncrementalDecoder,
     Special,
+    decode,
     encode,
     end_of_text_id,
     vocab_size_of,
@@ -30,6 +31,8 @@ from llm_scratch.tokenizers.any_tokenizer import (
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 FinishReason = Literal["length", "eos", "stop", "interrupted"]
+Prompt = str | Sequence[int]
+"""A text to go on from, or its ids."""
 SEED_IDS = 8  # ids of the prompt that tell a decoder whether a blank stands before the next word
 
 
@@ -89,7 +92,7 @@ def generate_text(
 def generate_text(
     model: Model,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_new_tokens: int = 100,
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
@@ -97,7 +100,7 @@ def generate_text(
 def generate_text(
     model: Model,
     tokenizer: Any,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Prompt],
     max_new_tokens: int = 100,
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
@@ -111,8 +114,8 @@ def generate_text(
         model: a language model, or any callable that maps (B, T) ids to (B, T, V) logits (then
             prompts of different lengths run one after the other).
         tokenizer: the one that the model was trained with.
-        prompts: a text, or several. An empty one begins with the end-of-text token, which in
-            training stands between documents.
+        prompts: a text, or several; ids in the place of a text are read as they are. An empty text
+            begins with the end-of-text token, which in training stands between documents.
         max_new_tokens: 0 or more, for each prompt.
         settings: how each token is chosen.
         options: `stop` (a string or several, of which nothing is shown), `stop_ids`, `eos_id`
@@ -124,7 +127,7 @@ def generate_text(
         A `Generation` for a text, a list of them for several.
 
     Raises:
-        TypeError: if a prompt is no text.
+        TypeError: if a prompt is neither text nor ids.
         ValueError: if an option is out of range.
     """
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -190,7 +193,7 @@ class TextBatch:
     Args:
         model: as in `generate_text`, like all that follows.
         tokenizer: the one that the model was trained with.
-        prompts: texts of any lengths.
+        prompts: texts of any lengths, or their ids.
         max_new_tokens: 0 or more, for each prompt.
         settings: how each token is chosen; ids that the tokenizer lacks never are.
         stop: strings that end a text and are never shown.
@@ -205,7 +208,7 @@ class TextBatch:
         self,
         model: Model,
         tokenizer: Any,
-        prompts: list[str],
+        prompts: Sequence[Prompt],
         max_new_tokens: int,
         settings: SamplingSettings = GREEDY,
         *,
@@ -224,7 +227,8 @@ class TextBatch:
             decoder = IncrementalDecoder(tokenizer)
             for token_id in ids[-SEED_IDS:] if prompt else ():
                 decoder.push(token_id)
-            row = _Row(prompt, len(ids), decoder, StopStrings(stop), eos_id, set(stop_ids))
+            text = prompt if isinstance(prompt, str) else decode(tokenizer, ids)
+            row = _Row(text, len(ids), decoder, StopStrings(stop), eos_id, set(stop_ids))
             self._rows.append(row)
         self._prefill_seconds = self._decode_seconds = 0.0
         self._steps: Iterator[Tensor] = iter(())
@@ -328,9 +332,11 @@ def pad_left(
     return left(ids, padding_value=pad_id).to(device), left(ones, padding_value=False).to(device)
 
 
-def _encode_prompt(tokenizer: Any, prompt: str, special: Special, end: int | None) -> list[int]:
+def _encode_prompt(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
+    if isinstance(prompt, list | tuple) and prompt and all(isinstance(i, int) for i in prompt):
+        return list(prompt)
     if not isinstance(prompt, str):
-        raise TypeError(f"a prompt is a text, got {type(prompt).__name__}")
+        raise TypeError(f"a prompt is a text, or a list of ids, got {type(prompt).__name__}")
     ids = encode(tokenizer, prompt, special)
     if ids:
         return ids

@@ -35,7 +35,8 @@ class PackedRows:
 
     def __init__(self, rows: TokenRows, length: int) -> None:
         rows.num_rows(length)
-        self._rows = rows
+        self.rows = rows
+        """What is packed."""
         self.vocab_size = rows.vocab_size
         self.packs = pack(rows.lengths.tolist(), length)
         """The rows of each pack, by number."""
@@ -44,7 +45,7 @@ class PackedRows:
         return len(self.packs)
 
     def __repr__(self) -> str:
-        return f"PackedRows({len(self._rows):,} rows in {len(self):,} packs)"
+        return f"PackedRows({len(self.rows):,} rows in {len(self):,} packs)"
 
     def num_rows(self, length: int) -> int:
         """How many packs an epoch has.
@@ -52,7 +53,7 @@ class PackedRows:
         Raises:
             ValueError: if one is longer than `length`.
         """
-        longest = max(sum(self._rows.lengths[pack]) for pack in self.packs)
+        longest = max(sum(self.rows.lengths[pack]) for pack in self.packs)
         if longest > length:
             raise ValueError(
                 f"a pack has {longest} tokens, at most {length} fit; pack them shorter"
@@ -71,15 +72,15 @@ class PackedRows:
 
     def packed(self, chosen: Sequence[int]) -> PackedBatch:
         """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""
-        T = max(int(self._rows.lengths[self.packs[i]].sum()) for i in chosen)
-        inputs = torch.full((len(chosen), T), self._rows.pad_id)
+        T = max(int(self.rows.lengths[self.packs[i]].sum()) for i in chosen)
+        inputs = torch.full((len(chosen), T), self.rows.pad_id)
         targets = torch.full((len(chosen), T), IGNORE_INDEX)
         positions = torch.zeros(len(chosen), T, dtype=torch.int64)
         owners = torch.full((len(chosen), T), -1)  # padding sees padding
         for place, i in enumerate(chosen):
             start = 0
             for row in self.packs[i]:
-                ids, wanted = self._rows[row]
+                ids, wanted = self.rows[row]
                 here = slice(start, start + len(ids))
                 inputs[place, here], targets[place, here] = ids, wanted
                 positions[place, here], owners[place, here] = torch.arange(len(ids)), row

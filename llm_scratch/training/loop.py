@@ -27,7 +27,15 @@ from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.reporting import Reporter
 from llm_scratch.training.run_folder import RunFolder, environment
-from llm_scratch.training.starting import Log, Run, RunState, SaveBest, build_engine, start_run
+from llm_scratch.training.starting import (
+    Log,
+    Run,
+    RunState,
+    SaveBest,
+    WriteSample,
+    build_engine,
+    start_run,
+)
 from llm_scratch.training.steps import (
     NonFiniteError,
     evaluate,
@@ -46,6 +54,7 @@ class RunOptions(TypedDict, total=False):
     progress: bool
     log: Log
     save_best: SaveBest
+    write_sample: WriteSample | None
 
 
 def train(
@@ -61,6 +70,7 @@ def train(
     log: Log = print,
     objective: Objective | None = None,
     save_best: SaveBest = save_model,
+    write_sample: WriteSample | None = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
@@ -83,6 +93,8 @@ def train(
         objective: another loss than that of the next token.
         save_best: `save_best(model, folder, tokenizer)` writes the best model (or the last one,
             without validation) to the run's folder: another form than `save_model`'s.
+        write_sample: `write_sample(model)` gives a sample's text, where it is due: another one than
+            what follows `sample_prompt`.
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -107,7 +119,18 @@ def train(
             keep_freed_memory()
         engine = build_engine(model, config, objective)
         plan = plan_step(config, model.cfg.context_length)
-        run = Run(engine, data, validation, config, plan, tokenizer, run_folder, log, save_best)
+        run = Run(
+            engine,
+            data,
+            validation,
+            config,
+            plan,
+            tokenizer,
+            run_folder,
+            log,
+            save_best,
+            write_sample,
+        )
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
@@ -205,18 +228,28 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
 
 
 def _sample(run: Run, reporter: Reporter) -> None:
-    """Let the model write a little, with a generator of its own."""
-    config, model, step = run.config, run.engine.model, run.state.step
-    idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(run.engine.device)
-    generator = torch.Generator(run.engine.device).manual_seed(seed_of(config.seed, step, -1))
+    """Let the model write a little."""
+    model, step = run.engine.model, run.state.step
     with evaluation_mode(model):
-        ids = generate(
-            model, idx, config.sample_tokens, temperature=0.8, top_k=50, generator=generator
-        )
-    text = decode(run.tokenizer, ids[0].tolist())
-    reporter.line(f"step {step} writes: {text!r}")
+        if run.write_sample is None:
+            text = _continuation(run)
+            line = repr(text)
+        else:
+            line = text = run.write_sample(model)
+    reporter.line(f"step {step} writes: {line}")
     if run.folder is not None:
         run.folder.add_sample(step, text)
+
+
+def _continuation(run: Run) -> str:
+    """Return what the model writes after the settings' prompt, with a generator of its own."""
+    config, device = run.config, run.engine.device
+    idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(device)
+    generator = torch.Generator(device).manual_seed(seed_of(config.seed, run.state.step, -1))
+    ids = generate(
+        run.engine.model, idx, config.sample_tokens, temperature=0.8, top_k=50, generator=generator
+    )
+    return decode(run.tokenizer, ids[0].tolist())
 
 
 def _save(run: Run, folder: RunFolder) -> None:

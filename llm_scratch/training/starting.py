@@ -32,6 +32,7 @@ from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
 SaveBest = Callable[[Any, Path, Any], object]
+WriteSample = Callable[[Any], str]
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Run:
     folder: RunFolder | None
     log: Log
     save_best: SaveBest
+    write_sample: WriteSample | None = None
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -118,7 +120,7 @@ def start_run(run: Run) -> None:
         check_vocabulary(engine.model, run.tokenizer)
     if run.folder is not None:
         check_save_best(engine.model, run.save_best)
-    if config.sample_every:
+    if config.sample_every and run.write_sample is None:
         _check_samples(config, run.tokenizer)
     if config.compile:
         engine.hidden_states = compiled(engine, run.data.batch(0, 0, plan.rows, plan.length), log)

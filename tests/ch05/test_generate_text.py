@@ -188,7 +188,7 @@ def test_generate_text_of_no_prompts_is_an_empty_list(model, bpe):
 def test_generate_text_refuses_negative_length_and_wrong_prompts(model, bpe):
     with pytest.raises(ValueError, match="max_new_tokens=-1 must be 0 or more"):
         generate_text(model, bpe, "One", -1)
-    with pytest.raises(TypeError, match="a prompt is a text, got int"):
+    with pytest.raises(TypeError, match="a prompt is a text, or a list of ids, got int"):
         generate_text(model, bpe, ["One", 2], 3)
     with pytest.raises(ValueError, match="stop strings must not be empty"):
         generate_text(model, bpe, "One", 3, stop=["a", ""])
