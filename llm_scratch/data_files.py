@@ -17,12 +17,30 @@ from typing import Any, NamedTuple
 from llm_scratch.files import FileError, PathLike, first_line, open_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-ENDINGS = (".json", ".jsonl", ".ndjson", *SEPARATORS)
+LINES = (".jsonl", ".ndjson")
+ENDINGS = (".json", *LINES, *SEPARATORS)
 QUOTE = '"'
 SHOWN = 30  # characters
+NOT_JSON = "not JSON"
 _BLANKS = re.compile(r"[ \t\n\r]*")  # white space as JSON has it
 
 Log = Callable[[str], object]
+
+
+class RowError(ValueError):
+    """A row that can't be read, while those beside it may be sound.
+
+    Args:
+        reason: what is wrong, in the few words that all rows with this fault share.
+        text: what is said of this one.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.args[1]
 
 
 class FileRow(NamedTuple):
@@ -65,13 +83,16 @@ def file_rows(
     *,
     item: str | None = None,
     bare: bool = False,
+    tables: bool = True,
+    bad: Callable[[RowError], object] | None = None,
     log: Log | None = None,
 ) -> Iterator[FileRow]:
     """Yield the rows of a file in its order.
 
-    JSON is a list of objects, JSON Lines has one object per line, a table (CSV, TSV) names its
-    columns in its first line. The ending says which, in any case; where it is another one, "[" or
-    "{" at the start is JSON, and the rest a table, of tabs if its first line has one.
+    JSON is a list of objects, or one object alone; JSON Lines has one object per line; a table
+    (CSV, TSV) names its columns in its first line. The ending says which, in any case; where it is
+    another one, "[" or "{" at the start is JSON, and the rest a table, of tabs if its first line
+    has one.
 
     Args:
         path: the file, in UTF-8.
@@ -79,7 +100,9 @@ def file_rows(
         item: the name for texts that stand in JSON in the place of objects; None refuses them.
         bare: whether a table of tabs may come without a head line, with the needed columns in
             their order, and with quotation marks that are text like any other.
-        log: gets a line where such a table does have a head line.
+        tables: whether it may be a table.
+        bad: gets the error of a row of JSON that the others can do without; None raises it.
+        log: gets a line where a bare table does have a head line.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -87,14 +110,16 @@ def file_rows(
     """
     path = Path(path)
     empty = True
-    for where, fields in _fields(path, columns, item, bare, log):
-        names = columns.spelled(name for name, _ in fields)
-        values = dict(zip(names, (value for _, value in fields), strict=True))
-        if len(values) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{where} has {twice!r} twice; leave one out")
+    for where, found in _found(path, columns, bare, tables, log):
         empty = False
-        yield FileRow(where, values)
+        try:
+            values = _values(where, found, columns, item)
+        except RowError as err:
+            if bad is None:
+                raise
+            bad(err)
+        else:
+            yield FileRow(where, values)
     if empty:
         raise FileError(path, f"holds no row; rows of {' and '.join(columns.needed)} are needed")
 
@@ -116,36 +141,65 @@ def file_texts(path: PathLike, name: str = "text") -> Iterator[tuple[str, str]]:
         yield where, text
 
 
-def _fields(
-    path: Path, columns: Columns, item: str | None, bare: bool, log: Log | None
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """Yield where each row stands, and its fields with their names, as the file has them."""
+def _found(
+    path: Path, columns: Columns, bare: bool, tables: bool, log: Log | None
+) -> Iterator[tuple[str, Any]]:
+    """Yield where each row stands, and what stands there: a value of JSON, or a tuple of fields.
+
+    In the place of what can't be read comes its error, where the rows behind it can be.
+    """
+    if path.is_dir():
+        raise FileError(path, "is a folder; name a file in it")
     ending = path.suffix.lower()
     with open_text(path) as file:
         start = next((line for line in file if line.strip()), "").lstrip()
     is_json = ending not in SEPARATORS if holds_rows(path) else start.startswith(("[", "{"))
+    if not is_json and not tables:
+        raise FileError(path, "is not JSON; a list of objects, or an object per line, is needed")
     with open_text(path) as file:
         if not is_json:
             separator = SEPARATORS.get(ending, "\t" if "\t" in start else ",")
             bare = bare and separator == "\t"
             yield from _table(path, file.read(), separator, columns, bare, log)
-            return
-        rows = _json_list(path, file.read()) if start[:1] == "[" else _json_lines(path, file)
-        for where, value in rows:
-            if isinstance(value, str) and item is not None:
-                value = {item: value}
-            if not isinstance(value, dict):
-                raise ValueError(f"{where} is a {type(value).__name__}, an object is needed")
-            yield where, list(value.items())
+        elif start[:1] == "[":
+            yield from _json_list(path, file.read())
+        elif ending in LINES or _is_json(start) or not _is_json(text := file.read()):
+            file.seek(0)
+            yield from _json_lines(path, file)
+        else:
+            where = f"{path}: row 1"
+            yield where, _parsed(where, text, _after_blanks(text, 0))[0]
+
+
+def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[str, Any]:
+    """Return the fields of a row by name."""
+    if isinstance(found, RowError):
+        raise found
+    if isinstance(found, str) and item is not None:
+        found = {item: found}
+    if isinstance(found, dict):
+        found = tuple(found.items())
+    elif not isinstance(found, tuple):
+        raise RowError("not an object", f"{where} is a {type(found).__name__}, an object is needed")
+    names = columns.spelled(name for name, _ in found)
+    values = dict(zip(names, (value for _, value in found), strict=True))
+    if len(values) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RowError("a field twice", f"{where} has {twice!r} twice; leave one out")
+    return values
 
 
 def _json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             where = f"{path}: line {number}"
-            value, end = _parsed(where, line, _after_blanks(line, 0))
-            if _after_blanks(line, end) < len(line):
-                raise ValueError(f"{where} goes on after its object; give each object its line")
+            try:
+                value, end = _parsed(where, line, _after_blanks(line, 0))
+                if _after_blanks(line, end) < len(line):
+                    text = f"{where} goes on after its object; give each object its line"
+                    raise RowError(NOT_JSON, text)
+            except RowError as err:
+                value = err
             yield where, value
 
 
@@ -171,19 +225,30 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         raise FileError(path, f"goes on after its list, which has {number} rows")
 
 
+def _is_json(text: str) -> bool:
+    """Say whether a text is one value of JSON."""
+    try:
+        return _after_blanks(text, _parsed("", text, _after_blanks(text, 0))[1]) == len(text)
+    except RowError:
+        return False
+
+
 def _parsed(where: str, text: str, at: int) -> tuple[Any, int]:
-    """Return the JSON value that begins at a place, and where it ends."""
+    """Return the JSON value that begins at a place, and where it ends.
+
+    In the place of a value with half a character comes the error that says so.
+    """
     try:
         value, end = _DECODER.raw_decode(text, at)
+        halved = _half_character(value) if "\\u" in text[at:end] else ""  # no other way to it
     except json.JSONDecodeError as err:
-        raise ValueError(
-            f"{where} is not JSON: {err.msg} (its character {err.pos - at + 1}); is it cut short?"
+        raise RowError(
+            NOT_JSON,
+            f"{where} is not JSON: {err.msg} (its character {err.pos - at + 1}); is it cut short?",
         ) from err
     except (ValueError, RecursionError) as err:
-        raise ValueError(f"{where} can't be read: {first_line(err)}") from err
-    if "\\u" in text[at:end]:  # only an escape can make half a character
-        _check_whole_characters(where, value)
-    return value, end
+        raise RowError("can't be read", f"{where} can't be read: {first_line(err)}") from err
+    return RowError("half a character", f"{where}: {halved}") if halved else value, end
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -202,7 +267,8 @@ def _after_blanks(text: str, at: int) -> int:
     return _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing as well
 
 
-def _check_whole_characters(where: str, value: Any) -> None:
+def _half_character(value: Any) -> str:
+    """Return what is wrong with the first text that has a lone surrogate, "" if none has."""
     fields = value.items() if isinstance(value, dict) else [("it", value)]
     for name, field in fields:
         for text in (
@@ -212,10 +278,11 @@ def _check_whole_characters(where: str, value: Any) -> None:
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError as err:
-                raise ValueError(
-                    f"{where}: {name!r} has a lone surrogate, {text[err.start]!r} at position "
-                    f"{err.start}, which is half a character; write both halves, or none"
-                ) from err
+                return (
+                    f"{name!r} has a lone surrogate, {text[err.start]!r} at position {err.start}, "
+                    "which is half a character; write both halves, or none"
+                )
+    return ""
 
 
 def table_rows(
@@ -278,7 +345,7 @@ def _quotation(where: str, text: str, start: int) -> tuple[str, int]:
 
 def _table(
     path: Path, text: str, separator: str, columns: Columns, bare: bool, log: Log | None
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
     """Yield where each row of a table stands, and its fields with their names."""
     rows = table_rows(path, text, separator, quotes=not bare)
     first = next(rows, None)
@@ -311,4 +378,4 @@ def _table(
         pairs = list(zip(names, fields, strict=True))
         if any(field.strip() and not name.strip() for name, field in pairs):
             raise ValueError(f"{where} has text in a column without a name; name it, or move it")
-        yield where, [(name, field) for name, field in pairs if name.strip()]
+        yield where, tuple((name, field) for name, field in pairs if name.strip())

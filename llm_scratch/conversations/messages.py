@@ -6,6 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+
+class ConversationError(ValueError):
+    """A conversation that a model can't learn from, or that a file can't hold.
+
+    Args:
+        reason: what is wrong, in the few words that all conversations with this fault share.
+        detail: what is wrong with this one, and the way out.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
+
+
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
@@ -41,25 +58,45 @@ def check_turns(messages: Conversation, *, prompt: bool = False) -> None:
         prompt: whether an answer is to come, so that the last message is the user's.
 
     Raises:
-        ValueError: naming the message.
+        ConversationError: naming the message.
     """
     expected = "user"
     for number, message in enumerate(messages, 1):
         if message.role not in ROLES:
-            raise ValueError(
-                f"message {number} is of role {message.role!r}; allowed are {', '.join(ROLES)}"
+            raise ConversationError(
+                "unknown role",
+                f"message {number} is of role {message.role!r}; allowed are {', '.join(ROLES)}",
             )
         if message.role == "system" and number == 1:
             continue
         if message.role != expected:
-            raise ValueError(
-                f"message {number} is of role {message.role!r} where {expected!r} is expected: "
-                "perhaps a system text first, then user and assistant in turn"
-            )
+            raise _out_of_turn(messages, number, expected)
         if not message.content.strip():
-            raise ValueError(f"message {number} ({message.role}) is empty; leave the turn out")
+            raise ConversationError(
+                "an empty turn", f"message {number} ({message.role}) is empty; leave the turn out"
+            )
         expected = "assistant" if message.role == "user" else "user"
     if not any(message.role == "user" for message in messages):
-        raise ValueError("the conversation has no message of the user's")
+        raise ConversationError(
+            "no turn of the user", "the conversation has no message of the user's"
+        )
     if prompt and expected == "user":
-        raise ValueError("the last message is the assistant's; a prompt ends with the user's")
+        raise ConversationError(
+            "an answer last", "the last message is the assistant's; a prompt ends with the user's"
+        )
+
+
+def _out_of_turn(messages: Conversation, number: int, expected: str) -> ConversationError:
+    role, before = messages[number - 1].role, messages[number - 2].role if number > 1 else ""
+    reason = (
+        "two turns of one role in a row"
+        if role == before
+        else "a system text that is not first"
+        if role == "system"
+        else "the assistant first"
+    )
+    return ConversationError(
+        reason,
+        f"message {number} is of role {role!r} where {expected!r} is expected: perhaps a system "
+        "text first, then user and assistant in turn",
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import random
 
 import pytest
 
-from llm_scratch.data_files import Columns, file_rows, file_texts, holds_rows, table_rows
+from llm_scratch.data_files import Columns, RowError, file_rows, file_texts, holds_rows, table_rows
 
 COLUMNS = Columns(("label", "text"), ("id",))
 SEPARATORS = "a\u2028b\x85c\x0bd\u2029e\x1cf"  # where str.splitlines cuts
@@ -56,6 +57,59 @@ def test_every_form_gives_its_rows_and_their_places(read, name, content, places,
     found = read(name, mark + content)
     assert [values for _, values in found] == ROWS
     assert tuple(where for where, _ in found) == places
+
+
+def test_one_object_may_have_many_lines(read):
+    for name in ("a.json", "a.txt", "a"):
+        assert read(name, '\n{\n "text": "a",\n "label": "b"\n}\n') == [
+            ("row 1", {"text": "a", "label": "b"})
+        ]
+
+
+def test_bad_rows_are_left_out_where_the_others_can_do_without_them(read):
+    bad = []
+    lines = '{"text": "a"}\n{"text": "b\n{"text": "c", "text": "d"}\n[3]\n{"text": "\\udc00"}\n{}\n'
+    assert read("a.jsonl", lines, bad=bad.append) == [("line 1", {"text": "a"}), ("line 6", {})]
+    assert [err.reason for err in bad] == [
+        "not JSON",
+        "can't be read",
+        "not an object",
+        "half a character",
+    ]
+    assert [str(err).partition(": ")[2][:6] for err in bad] == [f"line {n}" for n in (2, 3, 4, 5)]
+    with pytest.raises(RowError, match=r"a.jsonl: line 2 is not JSON"):
+        read("a.jsonl", lines)
+    rows = '[{"text": "a"}, 3, {"text": "b", "Text": "c"}, {"text": "\\udc00"}, {}]'
+    bad.clear()
+    assert read("a.json", rows, bad=bad.append) == [("row 1", {"text": "a"}), ("row 5", {})]
+    assert [err.reason for err in bad] == ["not an object", "a field twice", "half a character"]
+    with pytest.raises(ValueError, match="row 2 is not JSON"):
+        read("a.json", '[{"text": "a"}, {"text": ', bad=bad.append)
+
+
+def test_errors_of_rows_survive_a_pickle():
+    err = pickle.loads(pickle.dumps(RowError("not JSON", "a.json: row 1 is not JSON")))
+    assert (err.reason, str(err)) == ("not JSON", "a.json: row 1 is not JSON")
+
+
+def test_tables_and_folders_are_refused_where_rows_are_json(read, tmp_path):
+    for name, content in (("a.csv", TABLE), ("a.txt", TABLE), ("a", TABS)):
+        with pytest.raises(ValueError, match=f"{name}: is not JSON; a list of objects, or an"):
+            read(name, content, tables=False)
+    assert read("a.txt", LIST, tables=False)
+    with pytest.raises(ValueError, match="is a folder; name a file in it"):
+        list(file_rows(tmp_path, COLUMNS))
+
+
+def test_nesting_of_any_depth_is_read_or_refused(tmp_path):
+    path, refused = tmp_path / "a.jsonl", []
+    depths = range(100, 1100, 20)
+    for depth in depths:
+        nested = "[" * depth + '"\\u00e9"' + "]" * depth
+        path.write_text(f'{{"text": "a", "id": {nested}}}\n{{}}', encoding="utf-8")
+        assert len(list(file_rows(path, COLUMNS, bad=refused.append))) in (1, 2)
+    assert {err.reason for err in refused} == {"can't be read"}
+    assert 0 < len(refused) < len(depths)
 
 
 def test_quotations_hold_line_ends_and_any_length(read):
@@ -126,7 +180,10 @@ def test_texts_may_stand_in_the_place_of_objects(tmp_path):
         ("a.jsonl", '{"text": "a", "Text": "b"}', "line 1 has 'text' twice; leave one out"),
         ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1 goes on after its object"),
         ("a.jsonl", '\n{"text": "a', "line 2 is not JSON: Unterminated string"),
-        ("a.json", '{\n "text": "a"\n}', "line 1 is not JSON"),
+        ("a.json", '{\n "text": "a"', "line 1 is not JSON"),
+        ("a.jsonl", '{\n "text": "a"\n}', "line 1 is not JSON"),
+        ("a.json", '{\n "text": "a"\n}\n{}', "line 1 is not JSON"),
+        ("a.json", '{\n "text": "\\ud800"\n}', "row 1: 'text' has a lone surrogate"),
         ("a.json", '[{"text": "a"}\n{}]', "row 1 is followed by '{}]', not by a comma"),
         ("a.json", "[3]", "row 1 is a int, an object is needed"),
         ("a.json", '["a"]', "row 1 is a str, an object is needed"),

@@ -1,0 +1,142 @@
+"""Files of conversations that other people wrote, read as lists of messages.
+
+Nothing that failed to be understood becomes a text to learn from: a row fits, is repaired in a way
+that is counted, or is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from llm_scratch.conversations.kinds import GUANACO, KEYS, KINDS, told_kind, turns_of
+from llm_scratch.conversations.messages import ConversationError, Message
+from llm_scratch.conversations.repairs import RENAMED, REPAIRS, repaired
+from llm_scratch.data_files import Columns, FileRow, RowError, file_rows
+from llm_scratch.files import FileError
+
+
+@dataclass(frozen=True)
+class ReadSummary:
+    """What became of the rows of a file.
+
+    Args:
+        kind: what the file is, of `KINDS`.
+        rows: how many rows it has.
+        kept: how many of them are conversations to learn from.
+        repaired: how many rows each repair changed.
+        dropped: how many rows were left out, by reason.
+        first_dropped: what was said of the first row left out for each reason.
+    """
+
+    kind: str
+    rows: int
+    kept: int
+    repaired: Mapping[str, int]
+    dropped: Mapping[str, int]
+    first_dropped: Mapping[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{self.rows:,} rows ({self.kind}), {self.kept:,} kept"]
+        lines += [f"repaired: {count:,} with {name}" for name, count in self.repaired.items()]
+        lines += [
+            f"dropped: {count:,} for {reason}; the first: {self.first_dropped[reason]}"
+            for reason, count in self.dropped.items()
+        ]
+        return "\n".join(lines)
+
+
+class ReadConversations(NamedTuple):
+    """What `read_conversations` found; it unpacks: `conversations, summary = ...`.
+
+    Args:
+        conversations: the messages of each, in the order of the file.
+        summary: what became of its rows.
+    """
+
+    conversations: list[tuple[Message, ...]]
+    summary: ReadSummary
+
+
+def read_conversations(
+    path: str | os.PathLike[str],
+    *,
+    kind: str | None = None,
+    skip_bad: bool = False,
+    repair: Collection[str] = (),
+) -> ReadConversations:
+    """Read a file of conversations: JSON or JSON Lines of any kind in `KINDS`.
+
+    A conversation is perhaps a system text, then user and assistant in turn. Other names of roles
+    are understood, and a last question without answer is kept, not learned; both are counted.
+
+    Args:
+        path: the file.
+        kind: what its rows are; None takes it from the keys of the first row.
+        skip_bad: whether rows that do not fit are left out and counted, in place of an error.
+        repair: what else is put right, and counted: "drop" drops empty turns and answers before
+            the first question, "merge" makes one turn of several in a row of one role.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming file, row and reason, if a row does not fit, and the file if none does.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"{kind=} is not a kind of file; known are {', '.join(KINDS)}")
+    if isinstance(repair, str) or not set(repair) <= set(REPAIRS):
+        raise ValueError(f"{repair=} must be a list of {' and '.join(map(repr, REPAIRS))}")
+    conversations: list[tuple[Message, ...]] = []
+    repairs: Counter[str] = Counter()
+    bad: list[RowError] = []
+    rows = file_rows(
+        path, Columns(("conversations",), KEYS), tables=False, bad=bad.append if skip_bad else None
+    )
+    for row in rows:
+        try:
+            kind = kind or _told_kind(row)
+            messages, names = _conversation(row, kind, repair)
+        except RowError as err:
+            if not skip_bad:
+                raise
+            bad.append(err)
+        else:
+            conversations.append(messages)
+            repairs.update(names)
+    if not conversations or kind is None:
+        raise FileError(path, f"none of its {len(bad)} rows can be used; the first: {bad[0]}")
+    return ReadConversations(conversations, _summary(kind, len(conversations), repairs, bad))
+
+
+def _told_kind(row: FileRow) -> str:
+    try:
+        return told_kind(row.values)
+    except ConversationError as err:
+        raise RowError(err.reason, f"{row.where}: {err}") from err
+
+
+def _conversation(
+    row: FileRow, kind: str, repair: Collection[str]
+) -> tuple[tuple[Message, ...], list[str]]:
+    """Return the conversation in a row, and by which names its repairs are counted."""
+    try:
+        turns = turns_of(row.values, kind)
+        messages, names = repaired(turns.messages, repair)
+    except ConversationError as err:
+        hint = "; or a mark stands in what is said" if _doubled_mark(err, kind) else ""
+        raise RowError(err.reason, f"{row.where}: {err}{hint}") from err
+    return messages, [RENAMED] * turns.renamed + names
+
+
+def _doubled_mark(err: ConversationError, kind: str) -> bool:
+    return kind == GUANACO and err.reason == "two turns of one role in a row"
+
+
+def _summary(kind: str, kept: int, repairs: Counter[str], bad: list[RowError]) -> ReadSummary:
+    first: dict[str, str] = {}
+    for err in bad:
+        first.setdefault(err.reason, str(err))
+    dropped = Counter(err.reason for err in bad)
+    return ReadSummary(kind, kept + len(bad), kept, dict(repairs), dict(dropped), first)
