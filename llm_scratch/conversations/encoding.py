@@ -51,9 +51,13 @@ class EncodedConversation:
 class Format(Protocol):
     """How a conversation becomes text: what built-in formats and foreign templates offer alike."""
 
-    name: str
-    stop_strings: tuple[str, ...]
-    """Texts that end an answer, where a model writes them instead of its end."""
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end an answer, where a model writes them instead of its end."""
 
     def segments(
         self, messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False

@@ -94,7 +94,7 @@ def parts_of_run(
     validation: Any,
     rows_of: Callable[[Any], TokenRows],
     *,
-    packing: int | None = None,
+    packs_of: Callable[[TokenRows], PackedRows] | None = None,
     log: Callable[[str], object] = print,
 ) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
     """Return both parts of a run as rows or packs, and log what is learned of them.
@@ -103,7 +103,7 @@ def parts_of_run(
         train: what `rows_of` takes, or rows, or packs.
         validation: the same, or None.
         rows_of: makes rows.
-        packing: the most tokens of a pack; None packs nothing.
+        packs_of: makes packs of rows; None leaves them as they are.
         log: what a line for each part is given to.
 
     Raises:
@@ -119,7 +119,7 @@ def parts_of_run(
             left.append(len(part))
         rows = part.rows if isinstance(part, PackedRows) else part
         log(f"{name}: {part}, {learned_share(rows):.0%} of the tokens are learned")
-        return part if packing is None or rows is not part else PackedRows(rows, packing)
+        return part if packs_of is None or rows is not part else packs_of(rows)
 
     data = made("train", train)
     measured = None if validation is None else made("validation", validation)

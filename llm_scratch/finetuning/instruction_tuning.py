@@ -10,6 +10,7 @@ from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
 from llm_scratch.generation.batches import generate_in_batches
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import RunOptions
@@ -58,9 +59,12 @@ def finetune_instructions(
             part, tokenizer, style=style, answer_only=answer_only, max_length=length
         )
 
-    data, validated = parts_of_run(
-        train, validation, rows_of, packing=length if packing else None, log=run.get("log", print)
-    )
+    def packs_of(rows: TokenRows) -> PackedRows:
+        return PackedRows(rows, length)
+
+    packs = packs_of if packing else None
+    log = run.get("log", print)
+    data, validated = parts_of_run(train, validation, rows_of, packs_of=packs, log=log)
     return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 
 

@@ -119,18 +119,8 @@ def train(
             keep_freed_memory()
         engine = build_engine(model, config, objective)
         plan = plan_step(config, model.cfg.context_length)
-        run = Run(
-            engine,
-            data,
-            validation,
-            config,
-            plan,
-            tokenizer,
-            run_folder,
-            log,
-            save_best,
-            write_sample,
-        )
+        parts = engine, data, validation, config, plan, tokenizer, run_folder, log
+        run = Run(*parts, save_best, write_sample)
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
