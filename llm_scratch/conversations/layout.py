@@ -75,7 +75,7 @@ class ConversationFormat:
         """
         check_turns(messages, prompt=prompt)
         self.check(tokenizer)
-        marks = self._marks(tokenizer)
+        marks = self.marks(tokenizer)
         return [piece for piece in self._pieces(messages, marks, prompt) if piece.text]
 
     def _pieces(
@@ -141,13 +141,24 @@ class ConversationFormat:
         marks = sorted((*HOLES, *self.controls), key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, marks)) + ")")
 
-    def _marks(self, tokenizer: Any) -> dict[str, str]:
+    def marks(self, tokenizer: Any) -> dict[str, str]:
         """Return what `{bos}` and `{eos}` are: a begin that the tokenizer does not add is ""."""
         begin, end = begin_of_text_id(tokenizer), end_of_text_id(tokenizer)
         return {
             "{bos}": "" if begin is None else decode(tokenizer, [begin]),
             "{eos}": "" if end is None else decode(tokenizer, [end]),
         }
+
+    def jinja(self, tokenizer: Any = None) -> str:
+        """Return the format as the Jinja text that other programs read.
+
+        Args:
+            tokenizer: whose begin and end of text it writes; None leaves them to the program, as
+                `bos_token` and `eos_token`.
+        """
+        from llm_scratch.conversations.jinja_text import jinja_of
+
+        return jinja_of(self, None if tokenizer is None else self.marks(tokenizer))
 
     def check(self, tokenizer: Any) -> None:
         """Refuse a tokenizer that can't write this format.

@@ -28,7 +28,7 @@ class ForeignBPE:
         whole: it takes a piece that is a token as it is, though merges may not make it.
         nfc: it brings a text into Unicode's form NFC first.
         ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
-        begin: the id that it puts in front of every text.
+        begins: the file asks for the mark bos_token_id in front of every text.
     """
 
     source: bytes
@@ -38,7 +38,7 @@ class ForeignBPE:
     whole: bool
     nfc: bool
     ends: Mapping[str, int] = field(default_factory=dict)
-    begin: int | None = None
+    begins: bool = False
 
     def differences(self) -> bytes:
         """Return what tells it from a tokenizer of this library with the same tokens, else b""."""

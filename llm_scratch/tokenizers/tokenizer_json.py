@@ -144,7 +144,7 @@ def foreign_of_json(
         whole=bool(model.get("ignore_merges")),
         nfc=bool(nfc),
         ends={**begin, **ends},
-        begin=begin.get("bos_token_id"),
+        begins=bool(begin),
     )
 
 

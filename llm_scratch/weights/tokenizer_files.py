@@ -15,6 +15,7 @@ from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_open import open_tokenizer_json
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2
+from llm_scratch.tokenizers.tiktoken_methods import ENDS
 from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
@@ -86,29 +87,55 @@ def find_tokenizer(
 ) -> BytePairTokenizer | WrappedTokenizer | None:
     """Return the tokenizer that lies in a folder of Hugging Face's or OpenAI's, None without one.
 
+    Which of its tokens begin and end a text is read from `tokenizer_config.json`.
+
     Raises:
         TokenizerFileError: if it is damaged, or of a kind that this library does not read.
     """
     if (path := folder / "tokenizer.json").is_file():
-        return open_tokenizer_json(path, ignore_keys)
+        tokenizer = open_tokenizer_json(path, ignore_keys)
+        for name, token_id in _ends_in(folder, tokenizer).items():
+            if getattr(tokenizer, name) is None:
+                setattr(tokenizer, name, token_id)
+        return tokenizer
     for merges, vocabulary in TEXT_FILES:
         if (folder / merges).is_file() and (folder / vocabulary).is_file():
             return BytePairTokenizer.from_files(folder / merges, folder / vocabulary)
     return None
 
 
+def _ends_in(folder: Path, tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the marks that a folder's `tokenizer_config.json` names."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path, most_bytes=LONGEST_WORDS) if path.is_file() else {}
+    ends = {}
+    for name in ENDS:
+        token = config.get(name.removesuffix("_id"))
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if text in tokenizer.special_tokens:
+            ends[name] = int(tokenizer.special_tokens[text])
+    return ends
+
+
 def find_template(folder: Path) -> str | None:
     """Return the template of conversations that lies in a folder of Hugging Face's, None without.
+
+    Of several with names, it is the one called "default".
 
     Raises:
         FileError: if a file is damaged.
     """
     if (path := folder / "chat_template.jinja").is_file():
         return read_text(path)
-    if (path := folder / "tokenizer_config.json").is_file():
-        template = read_json(path, most_bytes=LONGEST_WORDS).get("chat_template")
-        return template if isinstance(template, str) else None
-    return None
+    if not (path := folder / "tokenizer_config.json").is_file():
+        return None
+    template = read_json(path, most_bytes=LONGEST_WORDS).get("chat_template")
+    if isinstance(template, list):
+        named = {
+            each.get("name"): each.get("template") for each in template if isinstance(each, dict)
+        }
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _read(kind: str, path: Path, ends: Mapping[str, int]) -> Any:

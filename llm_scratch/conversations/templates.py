@@ -1,0 +1,251 @@
+"""Templates that come with a model: the Jinja text in its files, as a format of conversations.
+
+What people say stays text: the template is filled with private marks in the place of what is said,
+so that its own text, where control tokens are recognised, is told from theirs, where none are.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from llm_scratch.conversations.encoding import Segment, control_ids
+from llm_scratch.conversations.formats import FORMATS
+from llm_scratch.conversations.layout import ConversationFormat
+from llm_scratch.conversations.messages import Message, Role, check_turns
+from llm_scratch.conversations.places import Pieces
+from llm_scratch.tokenizers.any_tokenizer import (
+    any_of,
+    decode,
+    end_of_text_id,
+    special_tokens_of,
+)
+
+if TYPE_CHECKING:
+    from llm_scratch.conversations.sandbox import Template
+
+# What templates do to what is said, the likeliest first.
+_CHANGES: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
+_EXAMPLE = [Message("user", "1"), Message("assistant", "2"), Message("user", "3")]
+
+
+@dataclass(frozen=True)
+class TemplateFormat:
+    """A format given by a Jinja text, for writing always, for learning where it allows it.
+
+    Args:
+        template: the Jinja text.
+        name: what it is called.
+    """
+
+    template: str
+    name: str = "template"
+    stop_strings: tuple[str, ...] = ()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tokenizer: Any,
+        *,
+        prompt: bool = False,
+        **variables: Any,
+    ) -> str:
+        """Return a conversation's text, as transformers renders it.
+
+        Args:
+            messages: the conversation.
+            tokenizer: gives the special tokens that the template speaks of.
+            prompt: whether the assistant is to speak next.
+            variables: what else the template reads, as `enable_thinking=False`.
+
+        Raises:
+            ValueError: if the template is no Jinja text, or refuses the conversation.
+        """
+        said = [{"role": each.role, "content": each.content} for each in messages]
+        marks = special_variables(tokenizer)
+        options = {"tools": None, "documents": None, **marks, **variables}
+        return self._template.render({"messages": said, "add_generation_prompt": prompt, **options})
+
+    @cached_property
+    def _template(self) -> Template:
+        from llm_scratch.conversations.sandbox import Template
+
+        return Template(self.template)
+
+    def segments(
+        self, messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False
+    ) -> list[Segment]:
+        """Return the pieces of a conversation's text; see `ConversationFormat.segments`.
+
+        Raises:
+            ValueError: if the template refuses the conversation; if it changes what is said so
+                that control tokens in it can't be told from its own; or, of a whole conversation,
+                if it can't be learned from, naming the format to take.
+        """
+        check_turns(messages, prompt=prompt)
+        prompts = {
+            i: self._pieces(messages[:i], tokenizer, True)
+            for i, message in enumerate(messages)
+            if message.role == "assistant"
+        }
+        pieces = Pieces(self._pieces(messages, tokenizer, prompt))
+        for before in map(Pieces, prompts.values()):
+            if pieces.text.startswith(before.text):
+                pieces.cut(len(before.text))
+        if not prompt:
+            self._learn(messages, pieces, prompts, tokenizer)
+        return pieces.segments
+
+    def _pieces(self, messages: Sequence[Message], tokenizer: Any, prompt: bool) -> list[Segment]:
+        """Return the text as control tokens and text, of which nothing is learned yet."""
+        text = self.render(messages, tokenizer, prompt=prompt)
+        marks = [f"\ue0f1{secrets.token_hex(16)}\ue0f2" for _ in messages]
+        masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
+        form = self.render(masked, tokenizer, prompt=prompt)
+        specials = frozenset(special_tokens_of(tokenizer))
+        split = re.split("(" + "|".join(marks) + ")", form)
+        for change in _ways(messages):
+            contents = {k: change(m) for k, m in zip(marks, messages, strict=True)}
+            if "".join(contents.get(part, part) for part in split) == text:
+                said = [(contents.get(part, part), part in contents) for part in split]
+                return [p for t, is_said in said for p in _marked(t, is_said, specials)]
+        own = any_of(specials).findall(form) if specials else []
+        if specials and (
+            own != any_of(specials).findall(text)
+            or any(any_of(specials).search(message.content) for message in messages)
+        ):
+            raise ValueError(
+                "the template changes what is said, which holds a control token: it can't be told "
+                f"from the template's own; take {self._instead(tokenizer)}"
+            )
+        return list(_marked(text, False, specials))
+
+    def _learn(
+        self,
+        messages: Sequence[Message],
+        pieces: Pieces,
+        prompts: dict[int, list[Segment]],
+        tokenizer: Any,
+    ) -> None:
+        """Mark what the assistant says, and what ends it, as learned.
+
+        Raises:
+            ValueError: naming the format to take, where a prompt is no prefix or an answer has no
+                end.
+        """
+        places: list[int] = []
+        for i, segments in prompts.items():
+            before = Pieces(segments)
+            for place in places:
+                before.cut(place)
+            start = len(before.text)
+            if pieces.up_to(start) != before.up_to(start):
+                raise self._unlearnable("writes the past otherwise than a prompt", tokenizer)
+            until = self.render(messages[: i + 1], tokenizer)
+            if not pieces.text.startswith(until):
+                raise self._unlearnable("writes an answer otherwise once others follow", tokenizer)
+            end = pieces.learn(start, messages[i].is_learned)
+            if end is None or not start < end.start <= len(until):
+                raise self._unlearnable("does not end an answer with a control token", tokenizer)
+            if pieces.text[start : end.start].strip() != messages[i].content.strip():
+                raise self._unlearnable("writes into an answer what nobody said", tokenizer)
+            rest = until if i < len(messages) - 1 else pieces.text
+            if rest[end.stop :].strip():
+                raise self._unlearnable("goes on after the end of an answer", tokenizer)
+            places.append(start)
+
+    def _unlearnable(self, what: str, tokenizer: Any) -> ValueError:
+        return ValueError(
+            f"the template {what}, so that what is learned would not be what a prompt asks for; it "
+            f"serves to write, and to train take {self._instead(tokenizer)}"
+        )
+
+    def _instead(self, tokenizer: Any) -> str:
+        """Return how to ask for the built-in format that is nearest to the template."""
+        found = nearest_format(self, tokenizer)
+        name = "guanaco-llama2" if found is None else found.name
+        return f"format {name!r} (--format {name})"
+
+    def end_ids(self, tokenizer: Any) -> tuple[int, ...]:
+        """Return the ids that end an answer: what the template writes first after one, and more.
+
+        The tokenizer's end of text ends it too.
+        """
+        found: list[int] = []
+        pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
+        texts = [piece.text.strip() for piece in pieces]
+        if "2" in texts:
+            after = (piece for piece in pieces[texts.index("2") + 1 :] if piece.text.strip())
+            end = next(after, None)
+            if end is not None and end.control:
+                found += control_ids([end.text], tokenizer).values()
+        if (last := end_of_text_id(tokenizer)) is not None:
+            found.append(last)
+        return tuple(dict.fromkeys(found))
+
+    def jinja(self, tokenizer: Any = None) -> str:
+        """Return the template."""
+        return self.template
+
+
+def _ways(messages: Sequence[Message]) -> Iterator[Callable[[Message], str]]:
+    """Yield what a template may do to what is said: the same to all, or one thing to each role."""
+    roles = list(dict.fromkeys(message.role for message in messages))
+    ways = itertools.product(_CHANGES, repeat=len(roles))
+    for changes in sorted(ways, key=lambda way: len(set(way))):
+        yield functools.partial(_changed, dict(zip(roles, changes, strict=True)))
+
+
+def _changed(changes: dict[Role, Callable[[str], str]], message: Message) -> str:
+    return changes[message.role](message.content)
+
+
+def _marked(text: str, said: bool, specials: frozenset[str]) -> Iterator[Segment]:
+    """Yield a piece of text, and the control tokens in it, unless somebody said it."""
+    if said or not specials:
+        parts = [text]
+    else:
+        parts = any_of(specials).split(text)
+    for i, part in enumerate(parts):
+        if part:
+            yield Segment(part, control=i % 2 == 1)
+
+
+def special_variables(tokenizer: Any) -> dict[str, str]:
+    """Return the special tokens of a tokenizer by the names that templates have for them."""
+    names = ("bos_token", "eos_token", "pad_token")
+    ids = {name: getattr(tokenizer, f"{name}_id", None) for name in names}
+    ids["eos_token"] = end_of_text_id(tokenizer)
+    return {name: decode(tokenizer, [i]) for name, i in ids.items() if isinstance(i, int)}
+
+
+def nearest_format(format: TemplateFormat, tokenizer: Any) -> ConversationFormat | None:
+    """Return the built-in format that writes the same prompt as a template, None without one."""
+    try:
+        text = format.render(_EXAMPLE[:1], tokenizer, prompt=True)
+    except ValueError:
+        return None
+    found = []
+    for each in FORMATS.values():
+        try:
+            pieces = each.segments(_EXAMPLE[:1], tokenizer, prompt=True)
+        except ValueError:  # of special tokens that the tokenizer lacks
+            continue
+        if "".join(piece.text for piece in pieces) == text:
+            found.append(each)
+    thinking = (each for each in found if each.thoughts and each.thoughts[1] in format.template)
+    return next(thinking, found[0] if found else None)
+
+
+def format_of_template(template: str, tokenizer: Any) -> ConversationFormat | TemplateFormat:
+    """Return the built-in format that wrote a Jinja text, else the text as a format."""
+    for each in FORMATS.values():
+        if template in (each.jinja(), each.jinja(tokenizer)):
+            return each
+    return TemplateFormat(template)
