@@ -10,7 +10,7 @@ from llm_scratch.cli.finetune_runs import add_task, config_of, done, run_options
 from llm_scratch.cli.options import add_option, data_path, open_asked
 from llm_scratch.finetuning.runs import CHAT_PRESETS
 
-EXAMPLE = "finetune chat smollm2 --data conversations.jsonl --format chatml --lora 8 --out talker"
+EXAMPLE = "finetune chat RUN --data conversations.jsonl --format vicuna"
 
 
 def add_chat(tasks: Any) -> None:
@@ -29,7 +29,7 @@ def add_chat(tasks: Any) -> None:
     task.add_argument(
         "--preset",
         choices=CHAT_PRESETS,
-        help="settings of a whole run, of which single ones can still be given",
+        help="settings of a whole run, of which single ones can still differ; default: those below",
     )
     task.add_argument("--packing", action="store_true",
                       help="several conversations in one row, blind to each other")  # fmt: skip

@@ -51,7 +51,7 @@ def lay_together(model: nn.Module) -> None:
     """Let small weights of one input, and their biases, lie one after the other; values stay."""
     for module in model.modules():
         layers: list[Any] = [getattr(module, name) for name in one_input_of(module)]
-        if layers and all(type(layer.weight) is nn.Parameter for layer in layers):
+        if layers and all(type(getattr(each, "weight", None)) is nn.Parameter for each in layers):
             _lay(layers)
 
 

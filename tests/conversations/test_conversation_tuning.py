@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from llm_scratch.conversations.encoding import encode_prompt
 from llm_scratch.conversations.formats import find_format
 from llm_scratch.conversations.messages import Message
 from llm_scratch.finetuning.conversation_rows import conversation_rows
@@ -189,23 +190,22 @@ def test_samples_say_how_many_answers_end_and_show_some(small, tuned, tmp_path):
     assert [json.loads(line)["step"] for line in kept] == [1, 2]
 
 
-def test_answers_end_at_a_stop_string_of_the_format(small, tuned):
+def test_answers_end_at_a_stop_string_of_the_format(small):
     """A model that goes on as the user is cut off, and nothing of the mark is shown."""
-    mark = small.encode("[INST]")
+    prompt = VALIDATION[0][:1]
+    start = len(encode_prompt(prompt, find_format(FORMAT), small))
+    script = small.encode("The bell[INST] Say more")
 
     def chatter(ids):
         logits = torch.zeros(*ids.shape, 300)
-        place = int((ids[0] == mark[0]).sum()) - 1  # how often it has begun to write the mark
-        wanted = mark[0] if ids[0, -1] != mark[0] or place == 0 else mark[1]
-        logits[..., wanted] = 1.0
+        logits[:, -1, script[ids.shape[1] - start]] = 1.0
         return logits
 
-    if len(mark) == 1:
-        (found,) = answer_conversations(
-            chatter, small, [VALIDATION[0][:1]], format=FORMAT, max_new_tokens=9
-        )
-        assert (found.text, found.finish_reason) == ("", "stop")
-        assert stopped_share([found]) == 1.0
+    options = {"format": FORMAT, "context_size": 128}
+    (found,) = answer_conversations(chatter, small, [prompt], max_new_tokens=9, **options)
+    assert (found.text, found.finish_reason) == ("The bell", "stop")
+    (cut,) = answer_conversations(chatter, small, [prompt], max_new_tokens=2, **options)
+    assert (stopped_share([found]), stopped_share([cut])) == (1.0, 0.0)
 
 
 def test_answer_conversations_gives_each_what_it_gets_alone(small, tuned):

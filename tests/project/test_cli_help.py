@@ -19,9 +19,9 @@ from llm_scratch.training.presets import PRESETS
 from llm_scratch.weights.hub import HUB_NAMES
 
 PYTHON = re.compile(r"\bNone\b|`|\bTrue\b|\bFalse\b|\bTrainConfig\b|\b[a-z_]{2,}\.[a-z_]+\b|\w=")
-FILES = re.compile(r"\b[\w-]+\.(bin|json|tsv|pth|py|png|txt)\b")
+FILES = re.compile(r"\b[\w-]+\.(bin|jsonl?|tsv|pth|py|png|txt)\b")
 RUN_A_MODEL = ("pretrain", "eval", "generate", "classify", "finetune classify",
-               "finetune instruct", "finetune prefer")  # fmt: skip
+               "finetune instruct", "finetune prefer", "finetune chat")  # fmt: skip
 
 
 def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
