@@ -15,6 +15,7 @@ from llm_scratch.training.config import PRECISIONS
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     from llm_scratch.opening import OpenModel
 
@@ -154,6 +155,19 @@ def data_path(name: str) -> Path:
         shown = ", ".join(map(str, paths[:3]))
         raise ValueError(f"{name} stands for {len(paths)} files ({shown} ...), one is needed")
     return paths[0]
+
+
+def save_picture(path: str, draw: Callable[[], Figure]) -> None:
+    """Save what is drawn, and say where; a missing matplotlib is a mistake in use."""
+    try:
+        figure = draw()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ValueError("a picture needs matplotlib; pip install matplotlib brings it") from error
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print(f"Picture: {path}")
 
 
 def standard_input() -> str:

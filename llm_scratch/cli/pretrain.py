@@ -17,6 +17,7 @@ from llm_scratch.cli.options import (
     add_precision,
     matching,
     open_asked,
+    save_picture,
 )
 from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
@@ -175,13 +176,5 @@ def run_plot(args: argparse.Namespace) -> int:
     from llm_scratch.training.run_folder import read_metrics
 
     runs = {str(run): read_metrics(run) for name in args.runs for run in matching(name)}
-    try:
-        figure = plot_runs(runs)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ValueError("plot needs matplotlib; pip install matplotlib brings it") from error
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=150)
-    print(f"Picture: {args.out}")
+    save_picture(args.out, lambda: plot_runs(runs))
     return 0

@@ -36,10 +36,9 @@ def repaired(
     """
     turns, names = list(messages), []
     if DROPS in repair:
-        turns = [turn for turn in turns if turn.content.strip()]
-        names += [EMPTY] * (len(turns) < len(messages))
-        turns, dropped = _without_early_answers(turns)
-        names += [ANSWER_FIRST] * dropped
+        kept = [t for t in turns if t.content.strip() or t is turns[0] and t.role == "system"]
+        turns, dropped = _without_early_answers(kept)
+        names += [EMPTY] * (len(kept) < len(messages)) + [ANSWER_FIRST] * dropped
     if MERGES in repair:
         merged = _merged(turns)
         names += [MERGED] * (len(merged) < len(turns))

@@ -14,14 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from llm_scratch.conversations.display import show_conversation
+from llm_scratch.conversations.encoding import EncodedConversation
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
 from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import decode, encode, end_of_text_id, vocab_size_of
-
-COLORS = {True: "\x1b[32m", False: "\x1b[90m"}  # learned: green, not learned: grey
-RESET = "\x1b[0m"
+from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
 
 
 def instruction_rows(
@@ -171,15 +170,5 @@ def show_mask(tokenizer: Any, inputs: Tensor, targets: Tensor, *, color: bool = 
     learned = [False, *(targets != IGNORE_INDEX).tolist()]
     while len(ids) > 1 and not learned[-1]:  # padding
         ids, learned = ids[:-1], learned[:-1]
-    pieces, start = [], 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or learned[end] != learned[start]:
-            pieces.append(_marked(decode(tokenizer, ids[start:end]), learned[start], color))
-            start = end
-    return "".join(pieces)
-
-
-def _marked(text: str, learned: bool, color: bool) -> str:
-    if color:
-        return f"{COLORS[learned]}{text}{RESET}"
-    return f"[[{text}]]" if learned else text
+    encoded = EncodedConversation(tuple(ids), tuple(learned))
+    return show_conversation(encoded, tokenizer, color=color)

@@ -37,7 +37,7 @@ class TokenDisplay:
     tokens: tuple[bytes, ...]
 
     def __str__(self) -> str:
-        return self.coloured() if _terminal_has_colours() else self.plain()
+        return self.coloured() if terminal_has_colours() else self.plain()
 
     __repr__ = __str__
 
@@ -73,7 +73,8 @@ class TokenDisplay:
         )
 
 
-def _terminal_has_colours() -> bool:
+def terminal_has_colours() -> bool:
+    """Say whether standard output is a terminal that shows colours, and NO_COLOR is not set."""
     if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return False
     return bool(getattr(sys.stdout, "isatty", lambda: False)())
