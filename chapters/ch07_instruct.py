@@ -42,7 +42,7 @@ from llm_scratch.finetuning.instructions import (
     download_and_load_file,
     load_instructions,
 )
-from llm_scratch.finetuning.prompts import ALPACA, PHI3, extract_response, format_input
+from llm_scratch.finetuning.prompts import BOOK_PHI, extract_response, format_input, prompt_text
 from llm_scratch.generation.decoding import generate
 from llm_scratch.judging.client import JudgeError
 from llm_scratch.judging.judge import exact_match, judge, token_f1
@@ -141,7 +141,7 @@ except FileNotFoundError:
 
 tokenizer = gpt2_tokenizer
 if gpt2_folder is None:
-    texts = [ALPACA.prompt(entry) + entry["output"] for entry in train_data]
+    texts = [prompt_text(entry) + entry["output"] for entry in train_data]
     tokenizer = BytePairTokenizer.train(texts, vocab_size=1000)
 (pad_id,) = encode(tokenizer, END_OF_TEXT)
 first = InstructionDataset(train_data, tokenizer)[0]
@@ -293,7 +293,7 @@ print(f"{base.num_parameters():,} parameters")
 # What does it make of an instruction before it is tuned? `extract_response` cuts off the prompt.
 
 # %%
-prompt = ALPACA.prompt(val_data[0])
+prompt = prompt_text(val_data[0])
 print(prompt)
 ids = generate(base, text_to_token_ids(prompt, tokenizer).to(device), 35, eos_id=pad_id)
 written = token_ids_to_text(ids, tokenizer).replace(END_OF_TEXT, "")
@@ -453,13 +453,13 @@ except JudgeError as error:
 # %%
 phi_dataset = InstructionDatasetPhi(train_data, tokenizer)
 alpaca_dataset = InstructionDataset(train_data, tokenizer)
-print(PHI3.prompt(data[50]) + data[50]["output"])
+print(prompt_text(data[50], BOOK_PHI) + data[50]["output"])
 for name, dataset in (("Alpaca's style", alpaca_dataset), ("Phi-3's style", phi_dataset)):
     print(f"{name}: {sum(map(len, dataset)) / len(dataset):.1f} tokens a text")
 
 passes = 1 if settings.quick or gpt2_folder else epochs
-phi_model, _ = tuned(deepcopy(base), "Phi-3's style", passes, style=PHI3)
-score(phi_model, "Phi-3's style", style=PHI3)
+phi_model, _ = tuned(deepcopy(base), "Phi-3's style", passes, format=BOOK_PHI)
+score(phi_model, "Phi-3's style", format=BOOK_PHI)
 
 # %% [markdown]
 # ## 7.2 Masking instructions

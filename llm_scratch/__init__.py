@@ -70,6 +70,13 @@ _NAMES = {
     "model.grouped_attention": "GroupedQueryAttention window_mask",
     "model.llama": "Llama3Model LlamaBlock LlamaModel Qwen3Model",
     "weights.llama": "load_weights_into_llama load_weights_into_qwen",
+    # Conversations: formats, and what a model reads and learns of them
+    "conversations.messages": "Message",
+    "conversations.encoding": ("EncodedConversation Segment encode_conversation encode_prompt"),
+    "conversations.layout": "ConversationFormat",
+    "conversations.formats": "FORMATS find_format",
+    "conversations.templates": "TemplateFormat",
+    "weights.vocabulary": "add_tokens",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -94,7 +101,7 @@ _NAMES = {
     ),
     "finetuning.scores": "class_scores confusion_matrix score_table",
     # Chapter 7: instructions
-    "finetuning.prompts": "ALPACA PHI3 extract_response format_input format_input_phi",
+    "finetuning.prompts": "extract_response format_input format_input_phi",
     "finetuning.instructions": (
         "InstructionDataset InstructionDatasetPhi InstructionDatasetWithMasking "
         "custom_collate_draft_1 custom_collate_draft_2 custom_collate_fn "
@@ -239,6 +246,15 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         load_weights_into_llama as load_weights_into_llama,
         load_weights_into_qwen as load_weights_into_qwen,
     )
+    from llm_scratch.conversations.messages import Message as Message
+    from llm_scratch.conversations.encoding import (
+        EncodedConversation as EncodedConversation, Segment as Segment,
+        encode_conversation as encode_conversation, encode_prompt as encode_prompt,
+    )
+    from llm_scratch.conversations.layout import ConversationFormat as ConversationFormat
+    from llm_scratch.conversations.formats import FORMATS as FORMATS, find_format as find_format
+    from llm_scratch.conversations.templates import TemplateFormat as TemplateFormat
+    from llm_scratch.weights.vocabulary import add_tokens as add_tokens
     from llm_scratch.plotting.learning import (
         plot_losses as plot_losses, plot_values as plot_values,
     )
@@ -284,8 +300,8 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         score_table as score_table,
     )
     from llm_scratch.finetuning.prompts import (
-        ALPACA as ALPACA, PHI3 as PHI3, extract_response as extract_response,
-        format_input as format_input, format_input_phi as format_input_phi,
+        extract_response as extract_response, format_input as format_input,
+        format_input_phi as format_input_phi,
     )
     from llm_scratch.finetuning.instructions import (
         InstructionDataset as InstructionDataset, InstructionDatasetPhi as InstructionDatasetPhi,

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from llm_scratch.conversations.saved_formats import KEY as FORMAT_KEY
+from llm_scratch.conversations.saved_formats import described_format, format_of_template
 from llm_scratch.lora.loading import adapter_base, base_path, load_adapter
-from llm_scratch.lora.saving import CONFIG_FILE
+from llm_scratch.lora.saving import CONFIG_FILE, WEIGHTS_FILE
 from llm_scratch.model.device import pick_device
 from llm_scratch.model.families import any_config
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
@@ -20,7 +22,7 @@ from llm_scratch.tokenizers.bpe_files import TokenizerFileError
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.weights.building import build_model
-from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model
+from llm_scratch.weights.folder import check_vocabulary, is_saved_model, load_model, saved_format
 from llm_scratch.weights.named import find_source
 from llm_scratch.weights.parts import GGUF, Source
 from llm_scratch.weights.source import open_source
@@ -34,8 +36,9 @@ class OpenModel:
     Args:
         model: in evaluation mode.
         tokenizer: the one that it was trained with; None only with `need_tokenizer=False`.
-        format: how a conversation becomes text for it; None where nothing says so.
-        chat_template: the Jinja text that came with it for this; None without one.
+        format: how a conversation becomes text for it: a built-in `ConversationFormat`, or a
+            `TemplateFormat` of the Jinja text that came with it; None where nothing says so.
+        chat_template: the same as Jinja text; None without one.
     """
 
     model: Any
@@ -85,16 +88,16 @@ def open_model(
     """
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
-    template = None
+    saved = template = None
     if (Path(source) / CONFIG_FILE).is_file() and config is not None:
         raise ValueError(f"{source} is an adapter, whose base states the configuration")
     if (Path(source) / CONFIG_FILE).is_file():
-        model, own, template = _open_adapter(Path(source), ignore_keys)
+        model, own, saved, template = _open_adapter(Path(source), ignore_keys)
         model.to(device=place, dtype=dtype)
     else:
         optional = given is not None or not need_tokenizer
         wanted = None if config is None else any_config(config)
-        model, own, template = _open_whole(
+        model, own, saved, template = _open_whole(
             source, place, dtype, n_heads, lora_alpha, ignore_keys, optional, wanted
         )
     if own is not None and given is not None and fingerprint(own) != fingerprint(given):
@@ -110,10 +113,14 @@ def open_model(
         )
     if found is not None:
         check_vocabulary(model, found)
-    return OpenModel(model, found, chat_template=template)
+    if saved is None and template is not None and found is not None:
+        saved = format_of_template(template, found)
+    if saved is not None and template is None:
+        template = saved.jinja(found)
+    return OpenModel(model, found, saved, template)
 
 
-def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any, str | None]:
+def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any, Any, str | None]:
     """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
     base = adapter_base(folder, ignore_keys=ignore_keys)
     if base is None:
@@ -139,7 +146,15 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any,
         ) from err
     own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
     tokenizer = own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
-    return opened.model, tokenizer, find_template(folder) or opened.chat_template
+    saved, template = _adapter_format(folder), find_template(folder)
+    if saved is None and template is None:
+        saved, template = opened.format, opened.chat_template
+    return opened.model, tokenizer, saved, template
+
+
+def _adapter_format(folder: Path) -> Any:
+    """Return the format that was saved with an adapter; PEFT's own files say nothing of it."""
+    return saved_format(folder, WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
 
 
 def _open_whole(
@@ -151,13 +166,16 @@ def _open_whole(
     ignore_keys: Collection[str],
     optional: bool,
     config: Any,
-) -> tuple[Any, Any, str | None]:
-    """Open a whole model, and the tokenizer and the template that lie beside it or are in it."""
+) -> tuple[Any, Any, Any, str | None]:
+    """Open a whole model, and the tokenizer and the format that lie beside it or are in it.
+
+    A format is one that was saved with it, or the Jinja text of a template.
+    """
     path = find_source(source)
     if is_saved_model(path) and config is not None:
         raise ValueError(f"{source} states its own configuration; leave config= out")
     if is_saved_model(path):
-        return *load_model(path, device=device, dtype=dtype), None
+        return *load_model(path, device=device, dtype=dtype), saved_format(path), None
     opened = open_source(path, lora_alpha, ignore_keys=ignore_keys)
     if n_heads is not None:
         opened.known.setdefault("n_heads", n_heads)
@@ -174,7 +192,8 @@ def _open_whole(
         own = load_tokenizer(description, folder) if isinstance(description, dict) else None
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder, ignore_keys)
-    return build_model(opened, config, device=device, dtype=dtype), own, template
+    saved = described_format(opened.metadata.get(FORMAT_KEY))  # of a file without its folder
+    return build_model(opened, config, device=device, dtype=dtype), own, saved, template
 
 
 def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:

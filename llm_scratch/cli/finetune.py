@@ -21,7 +21,6 @@ from llm_scratch.cli.options import (
     standard_input,
 )
 from llm_scratch.files import lines_of
-from llm_scratch.finetuning.prompts import STYLES
 from llm_scratch.finetuning.runs import Trained
 
 if TYPE_CHECKING:
@@ -51,12 +50,12 @@ def add_commands(subparsers: Any) -> None:
         metavar="N",
         help="show what is learned of N rows, and stop; default: 3 rows",
     )
-    add_style(task, "alpaca")
+    add_format(task, "book")
     about = "to prefer the chosen of two answers (DPO)"
     example = "finetune prefer helper --data preferences.json --out polite"
     task = add_task(tasks, "prefer", about, example, run_prefer_task)
     add_option(task, "--beta X", "how close the model stays to what it was", 0.1)
-    add_style(task, "alpaca")
+    add_format(task, "book")
     add_chat(tasks)
     about, example = "say which class texts belong to", 'classify spam "Reply now and win"'
     use = add_command(subparsers, "classify", about, example, run_classify)
@@ -67,15 +66,10 @@ def add_commands(subparsers: Any) -> None:
     add_precision(use)
 
 
-def add_style(task: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the choice of a prompt style."""
-    usual = default or "prompts as they stand"
-    task.add_argument(
-        "--style",
-        choices=STYLES,
-        default=default,
-        help=f"form that turns an instruction into a prompt; default: {usual}",
-    )
+def add_format(task: argparse.ArgumentParser, default: str | None) -> None:
+    """Add the choice of a format of conversations."""
+    about = "form of conversations that turns an instruction into a prompt, as book or chatml"
+    add_option(task, "--format NAME", about, default, usual=default or "prompts as they stand")
 
 
 def run_classify_task(args: argparse.Namespace) -> int:
@@ -102,12 +96,13 @@ def run_classify_task(args: argparse.Namespace) -> int:
 
 def run_instruct_task(args: argparse.Namespace) -> int:
     """Train on instructions, and print how the answers to the test part are."""
+    from llm_scratch.conversations.formats import find_format
     from llm_scratch.finetuning.answer_scores import score_answers
     from llm_scratch.finetuning.instruction_tuning import answer, finetune_instructions
     from llm_scratch.finetuning.instructions import load_instructions
     from llm_scratch.finetuning.splits import split_rows
 
-    style, entries = STYLES[args.style], load_instructions(data_path(args.data))
+    form, entries = find_format(args.format), load_instructions(data_path(args.data))
     model, tokenizer = open_asked(args)
     train, validation, test = split_rows(entries, seed_of(args))
     if args.show_mask is not None:
@@ -118,31 +113,32 @@ def run_instruct_task(args: argparse.Namespace) -> int:
         train,
         validation,
         config_of(args, len(train)),
-        style=style,
+        format=form,
         packing=args.packing,
         answer_only=not args.learn_prompt,
         **run_options(args, model),
     )
     done(args, state)
     best, _ = open_asked(args, out_of(args))
-    found = answer(best, tokenizer, test, style=style, max_new_tokens=100)
+    found = answer(best, tokenizer, test, format=form, max_new_tokens=100)
     exact, overlap, stopped = score_answers(found, test)
     print(
         f"{len(test)} test instructions: {exact:.1%} answered exactly, token F1 {overlap:.2f}, "
         f"{stopped:.1%} ended by themselves"
     )
-    print(f'llm-scratch generate {out_of(args)} --style {style.name} --prompt "an instruction"')
+    print(f'llm-scratch generate {out_of(args)} --format {form.name} --prompt "an instruction"')
     return 0
 
 
 def print_masks(args: argparse.Namespace, entries: Any, model: Any, tokenizer: Any) -> int:
     """Print what would be learned of some instructions."""
+    from llm_scratch.conversations.formats import find_format
     from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
 
     rows = instruction_rows(
         entries,
         tokenizer,
-        style=STYLES[args.style],
+        format=find_format(args.format),
         max_length=model.cfg.context_length,
         answer_only=not args.learn_prompt,
     )
@@ -153,6 +149,7 @@ def print_masks(args: argparse.Namespace, entries: Any, model: Any, tokenizer: A
 
 def run_prefer_task(args: argparse.Namespace) -> int:
     """Train on pairs of answers."""
+    from llm_scratch.conversations.formats import find_format
     from llm_scratch.finetuning.dpo_training import finetune_preferences
     from llm_scratch.finetuning.preference_rows import load_preferences
     from llm_scratch.finetuning.splits import split_rows
@@ -167,7 +164,7 @@ def run_prefer_task(args: argparse.Namespace) -> int:
         validation + test,
         config_of(args, len(train)),
         beta=args.beta,
-        prompt_of=STYLES[args.style].prompt,
+        format=find_format(args.format),
         **run_options(args, model),
     )
     done(args, state)

@@ -31,6 +31,12 @@ def add_chat(tasks: Any) -> None:
         choices=CHAT_PRESETS,
         help="settings of a whole run, of which single ones can still differ; default: those below",
     )
+    task.add_argument(
+        "--add-tokens",
+        action="store_true",
+        help="give the model the format's special tokens that it lacks; they are learned with all "
+        "of it, so without --lora",
+    )
     task.add_argument("--packing", action="store_true",
                       help="several conversations in one row, blind to each other")  # fmt: skip
     task.add_argument("--skip-bad", action="store_true",
@@ -56,6 +62,8 @@ def run_chat_task(args: argparse.Namespace) -> int:
     opened = open_asked(args)
     model, tokenizer = opened
     form = chat_format(args, opened.format)
+    if args.add_tokens:
+        tokenizer = with_tokens(args, model, tokenizer, form)
     train, validation, test = split_rows(found, seed_of(args))
     parts = conversation_parts(
         model,
@@ -82,6 +90,23 @@ def run_chat_task(args: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"{stopped_share(answers):.1%} of {len(test)} test answers ended by themselves")
     return 0
+
+
+def with_tokens(args: argparse.Namespace, model: Any, tokenizer: Any, form: Any) -> Any:
+    """Return the tokenizer with the format's special tokens, and give the model rows for them.
+
+    Raises:
+        ValueError: if an adapter is trained, which could not hold them.
+    """
+    from llm_scratch.lora.layers import lora_layers
+    from llm_scratch.weights.vocabulary import add_tokens
+
+    if args.lora is not None or lora_layers(model):
+        raise ValueError(
+            "--add-tokens needs the whole model to learn, an adapter holds no new tokens; leave "
+            "--lora out, or take a format of plain text, as guanaco-llama2"
+        )
+    return add_tokens(model, tokenizer, getattr(form, "controls", ()))
 
 
 def chat_format(args: argparse.Namespace, own: Any) -> Any:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.checks import check_count
-from llm_scratch.cli.finetune import add_style
+from llm_scratch.cli.finetune import add_format
 from llm_scratch.cli.options import (
     add_command,
     add_device,
@@ -22,11 +22,11 @@ from llm_scratch.cli.options import (
 )
 from llm_scratch.data_files import file_texts, holds_rows
 from llm_scratch.files import lines_of, read_text
-from llm_scratch.finetuning.prompts import STYLES
 
 if TYPE_CHECKING:
+    from llm_scratch.conversations.encoding import Format
     from llm_scratch.generation.choosing import SamplingSettings
-    from llm_scratch.generation.texts import Generation
+    from llm_scratch.generation.texts import Generation, Prompt
 
 SAMPLED_ONLY = ("top_k", "top_p", "min_p", "seed")
 INTERRUPTED = 130
@@ -56,7 +56,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts-file", metavar="FILE",
                         help="a text file with one prompt per line, or JSON, JSON Lines, CSV, TSV "
                              "with a field prompt; default: no file")  # fmt: skip
-    add_style(parser, None)
+    add_format(parser, None)
     add_option(parser, "--max-new-tokens N", "tokens to write at most", 100)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
                         help="end where this is written; may be repeated; default: the model's "
@@ -117,17 +117,35 @@ def run_generate(args: argparse.Namespace) -> int:
     """Write on from each prompt; texts go to standard output, the last line says how fast."""
     sampling_of(args)  # a mistake in it is told before the model is opened
     check_count("--batch-size", args.batch_size)
-    prompts = read_prompts(args)
-    if args.style:
-        prompts = [STYLES[args.style].prompt({"instruction": prompt}) for prompt in prompts]
+    prompts: list[Prompt] = list(read_prompts(args))
+    form = None if args.format is None else format_of(args.format)
     if args.stream and len(prompts) > 1:
         raise ValueError(f"--stream shows one text as it comes, not {len(prompts)}; leave it out")
     model, tokenizer = model_for_text(args)
     if args.temperature > 0 and args.seed is None:
         args.seed = secrets.randbits(32)
+    args.stop_ids = ()
+    if form is not None:
+        prompts = [asked(str(prompt), form, tokenizer) for prompt in prompts]
+        args.stop, args.stop_ids = [*args.stop, *form.stop_strings], form.end_ids(tokenizer)
     if len(prompts) == 1 and args.stream is not False:
         return show_stream(args, model, tokenizer, prompts[0])
     return show_batches(args, model, tokenizer, prompts)
+
+
+def format_of(name: str) -> Format:
+    """Return the built-in format of a name."""
+    from llm_scratch.conversations.formats import find_format
+
+    return find_format(name)
+
+
+def asked(prompt: str, form: Format, tokenizer: Any) -> Prompt:
+    """Return the ids of a prompt as a user says it in a conversation."""
+    from llm_scratch.conversations.encoding import encode_prompt
+    from llm_scratch.conversations.messages import Message
+
+    return encode_prompt([Message("user", prompt)], form, tokenizer)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -190,16 +208,17 @@ def options_of(args: argparse.Namespace, model: Any, first: int, count: int) -> 
         "max_new_tokens": args.max_new_tokens,
         "settings": sampling_of(args),
         "stop": args.stop,
+        "stop_ids": args.stop_ids,
         "generator": [torch.Generator(device_of(model)).manual_seed(s) for s in seeds] or None,
     }
 
 
-def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: str) -> int:
+def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: Prompt) -> int:
     """Print one text as it is written; Ctrl-C ends it with what there is."""
     from llm_scratch.generation.texts import TextStream
 
     pieces = TextStream(model, tokenizer, prompt, **options_of(args, model, 0, 1))
-    print(prompt, end="", flush=True)
+    print(pieces.result().prompt, end="", flush=True)
     code = 0
     try:
         for piece in pieces:
@@ -211,7 +230,9 @@ def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: st
     return code
 
 
-def show_batches(args: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[str]) -> int:
+def show_batches(
+    args: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Prompt]
+) -> int:
     """Print the texts of several prompts, a blank line after each; Ctrl-C prints what there is."""
     from llm_scratch.generation.texts import TextBatch
 

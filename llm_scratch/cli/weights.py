@@ -91,7 +91,8 @@ def run_convert(args: argparse.Namespace) -> int:
     from llm_scratch.weights.folder import save_model
 
     opened = _open_any(args)
-    print(f"written: {save_model(opened.model, args.folder, opened.tokenizer)}")
+    written = save_model(opened.model, args.folder, opened.tokenizer, chat_format=opened.format)
+    print(f"written: {written}")
     return 0
 
 
@@ -104,7 +105,7 @@ def run_export(args: argparse.Namespace) -> int:
         opened.model,
         args.folder,
         opened.tokenizer,
-        chat_template=opened.chat_template,
+        chat_format=opened.format if opened.tokenizer is not None else None,
         max_shard_size=args.max_shard_size and round(args.max_shard_size * 1e9),
     )
     print(f"written: {written}")

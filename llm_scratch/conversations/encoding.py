@@ -11,7 +11,13 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from llm_scratch.conversations.messages import Conversation, Message
-from llm_scratch.tokenizers.any_tokenizer import encode, special_tokens_of
+from llm_scratch.tokenizers.any_tokenizer import (
+    begin_of_text_id,
+    decode,
+    encode,
+    end_of_text_id,
+    special_tokens_of,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,14 @@ class Format(Protocol):
     def stop_strings(self) -> tuple[str, ...]:
         """Texts that end an answer, where a model writes them instead of its end."""
 
+    @property
+    def before_input(self) -> str:
+        """What separates an instruction from its input."""
+
+    @property
+    def input_system(self) -> str | None:
+        """The system text of an instruction with input, where it has one of its own."""
+
     def segments(
         self, messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False
     ) -> list[Segment]:
@@ -66,6 +80,9 @@ class Format(Protocol):
 
     def end_ids(self, tokenizer: Any) -> tuple[int, ...]:
         """Return the ids that end an answer."""
+
+    def jinja(self, tokenizer: Any = None) -> str:
+        """Return the format as the Jinja text that other programs read."""
 
 
 def encode_conversation(
@@ -126,6 +143,9 @@ def _stretches(segments: Sequence[Segment], tokenizer: Any) -> Iterator[tuple[Se
     cut where an answer starts, and where learning begins or ends.
     """
     ids = control_ids([piece.text for piece in segments if piece.control], tokenizer)
+    for mark in (begin_of_text_id(tokenizer), end_of_text_id(tokenizer)):
+        if mark is not None:
+            ids.setdefault(decode(tokenizer, [mark]), mark)
     number, numbered = 0, []
     before: Segment | None = None
     for piece in segments:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from llm_scratch.conversations.layout import ConversationFormat
 
-
-def jinja_of(format: ConversationFormat, marks: dict[str, str] | None) -> str:
+def jinja_of(format: Any, marks: dict[str, str] | None) -> str:
     """Return a template that makes the text of conversations that the format makes.
 
     Args:
-        format: the format.
+        format: a `ConversationFormat`.
         marks: what `{bos}` and `{eos}` are; None leaves them to the program that reads it.
     """
     write = _Writer(format, marks)
@@ -51,7 +50,7 @@ def quoted(text: str) -> str:
 class _Writer:
     """Writes one of a format's texts as Jinja."""
 
-    def __init__(self, format: ConversationFormat, marks: dict[str, str] | None) -> None:
+    def __init__(self, format: Any, marks: dict[str, str] | None) -> None:
         self._format = format
         self._marks = marks
 

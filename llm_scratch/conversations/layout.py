@@ -78,6 +78,11 @@ class ConversationFormat:
         marks = self.marks(tokenizer)
         return [piece for piece in self._pieces(messages, marks, prompt) if piece.text]
 
+    def plain_text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
+        """Return a conversation's text without a tokenizer's begin and end of text."""
+        marks = {"{bos}": "", "{eos}": ""}
+        return "".join(piece.text for piece in self._pieces(messages, marks, prompt))
+
     def _pieces(
         self, messages: Sequence[Message], marks: dict[str, str], prompt: bool
     ) -> Iterator[Segment]:

@@ -26,6 +26,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
     end_of_text_id,
     special_tokens_of,
 )
+from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 if TYPE_CHECKING:
     from llm_scratch.conversations.sandbox import Template
@@ -42,11 +43,16 @@ class TemplateFormat:
     Args:
         template: the Jinja text.
         name: what it is called.
+        stop_strings: texts that end an answer as well.
+        before_input: what separates an instruction from its input.
+        input_system: the system text of an instruction with input.
     """
 
     template: str
     name: str = "template"
     stop_strings: tuple[str, ...] = ()
+    before_input: str = "\n\n"
+    input_system: str | None = None
 
     def render(
         self,
@@ -185,6 +191,7 @@ class TemplateFormat:
             end = next(after, None)
             if end is not None and end.control:
                 found += control_ids([end.text], tokenizer).values()
+        found += control_ids([END_OF_TEXT], tokenizer).values()
         if (last := end_of_text_id(tokenizer)) is not None:
             found.append(last)
         return tuple(dict.fromkeys(found))
@@ -241,11 +248,3 @@ def nearest_format(format: TemplateFormat, tokenizer: Any) -> ConversationFormat
             found.append(each)
     thinking = (each for each in found if each.thoughts and each.thoughts[1] in format.template)
     return next(thinking, found[0] if found else None)
-
-
-def format_of_template(template: str, tokenizer: Any) -> ConversationFormat | TemplateFormat:
-    """Return the built-in format that wrote a Jinja text, else the text as a format."""
-    for each in FORMATS.values():
-        if template in (each.jinja(), each.jinja(tokenizer)):
-            return each
-    return TemplateFormat(template)

@@ -10,7 +10,7 @@ from llm_scratch.conversations.formats import find_format
 from llm_scratch.conversations.messages import Conversation, Message
 from llm_scratch.finetuning.conversation_rows import conversation_rows, packed_conversations
 from llm_scratch.finetuning.instruction_rows import parts_of_run
-from llm_scratch.finetuning.instruction_tuning import stopped_share
+from llm_scratch.finetuning.instruction_tuning import ends_of, stopped_share
 from llm_scratch.finetuning.preparing import bring_back_best
 from llm_scratch.generation.batches import generate_in_batches
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
@@ -46,7 +46,7 @@ def finetune_conversations(
         train: lists of messages, or rows of `conversation_rows`, or packs of them.
         validation: the same, to measure on; `config.patience` ends the run by it.
         config: the settings of the run. A step takes `micro_batch` rows (or packs).
-        format: how a conversation becomes text, or its name.
+        format: how a conversation becomes text, or its name; it is saved with the model.
         packing: whether several conversations share a row, blind to each other.
         run: the options of the run: `folder`, `resume`, `progress`, `log`, `save_best` and
             `write_sample`, as in `training.loop.train`. LoRA is kept by `save_best=save_adapter`.
@@ -66,6 +66,7 @@ def finetune_conversations(
         length=config.length,
         log=run.get("log", print),
     )
+    run.setdefault("chat_format", format_of(format))
     state = run_training(model, data, config, validation=measured, tokenizer=tokenizer, **run)
     if measured is not None:
         bring_back_best(model, state, run.get("folder"))
@@ -149,7 +150,7 @@ def answer_conversations(
     """
     form = format_of(format)
     prompts = [encode_prompt(each, form, tokenizer) for each in conversations]
-    ends: TextOptions = {"stop": form.stop_strings, "stop_ids": form.end_ids(tokenizer)}
+    ends = ends_of(form, tokenizer)
     return generate_in_batches(
         model,
         tokenizer,

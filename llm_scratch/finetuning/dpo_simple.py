@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from llm_scratch.finetuning.instructions import check_entry
-from llm_scratch.finetuning.prompts import ALPACA
+from llm_scratch.finetuning.prompts import format_input, prompt_text
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import encode
@@ -57,9 +57,9 @@ class PreferenceDataset(Dataset):
         self.encoded_texts: list[dict[str, Any]] = []
         for number, entry in enumerate(data):
             check_entry(f"data[{number}]", entry, PAIR)
-            start = encode(tokenizer, ALPACA.prompt(entry), "text")
+            start = encode(tokenizer, prompt_text(entry), "text")
             texts = {name: start + encode(tokenizer, entry[name], "text") for name in ANSWERS}
-            prompt_ids = encode(tokenizer, ALPACA.instruction(entry), "text")
+            prompt_ids = encode(tokenizer, format_input(entry), "text")
             self.encoded_texts.append({"prompt": prompt_ids, "answer_start": len(start), **texts})
 
     def __getitem__(self, index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.finetuning.dpo_simple import compute_dpo_loss
 from llm_scratch.finetuning.instruction_rows import check_left_out
 from llm_scratch.finetuning.preference_rows import (
@@ -29,7 +30,7 @@ from llm_scratch.finetuning.preference_rows import (
     pair_logprobs,
     preference_rows,
 )
-from llm_scratch.finetuning.prompts import ALPACA, Entry
+from llm_scratch.finetuning.prompts import BOOK, Entry
 from llm_scratch.model.families import language_model
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
@@ -38,7 +39,7 @@ from llm_scratch.training.config import Precision, TrainConfig
 from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.objective import Objective
-from llm_scratch.training.starting import RunState, check_save_best
+from llm_scratch.training.starting import RunState, check_save_best, save_with
 from llm_scratch.weights.folder import save_model
 
 REFERENCE_FILE = "reference.safetensors"
@@ -126,7 +127,7 @@ def finetune_preferences(
     *,
     beta: float = 0.1,
     average: bool = False,
-    prompt_of: Callable[[Entry], str] = ALPACA.prompt,
+    format: Format = BOOK,
     **run: Unpack[RunOptions],
 ) -> RunState:
     """Train a model to prefer the chosen answers, and say where the run then stands.
@@ -143,7 +144,7 @@ def finetune_preferences(
             model was fine-tuned with is usual.
         beta: see `compute_dpo_loss`.
         average: see `dpo_objective`.
-        prompt_of: the text before the answer, as the model was fine-tuned with.
+        format: the one that the model was fine-tuned with; it is saved with the model.
         run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
             `training.loop.train`.
             With `resume`, `model` is what the run was started with; LoRA is kept by
@@ -162,7 +163,7 @@ def finetune_preferences(
     parts = {
         name: part
         if isinstance(part, PreferenceRows)
-        else preference_rows(part, tokenizer, length=length, prompt_of=prompt_of)
+        else preference_rows(part, tokenizer, length=length, format=format)
         for name, part in given.items()
     }
     check_left_out(sum(map(len, given.values())), sum(map(len, parts.values())))
@@ -176,13 +177,14 @@ def finetune_preferences(
     log = run.get("log", print)
     log(f"preferences: {'; '.join(f'{name} {rows}' for name, rows in parts.items())}")
 
-    def save(model: Any, folder: Path, tokenizer: Any) -> None:
-        save_best(model, folder, tokenizer)
+    def save(model: Any, folder: Path, tokenizer: Any, chat_format: Any = None) -> None:
+        save_with(save_best, model, folder, tokenizer, chat_format)
         if not (folder / REFERENCE_FILE).exists():
             tensors = {name: p.reference for name, p in parts.items() if p.reference is not None}
             write_safetensors(folder / REFERENCE_FILE, tensors, {})
 
     run["save_best"] = save
+    run.setdefault("chat_format", format)
     data, validated = parts["train"], parts.get("validation")
     return run_training(
         model, data, config, validation=validated, tokenizer=tokenizer, objective=objective, **run

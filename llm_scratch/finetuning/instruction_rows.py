@@ -15,22 +15,21 @@ from typing import Any
 from torch import Tensor
 
 from llm_scratch.conversations.display import show_conversation
-from llm_scratch.conversations.encoding import EncodedConversation
+from llm_scratch.conversations.encoding import EncodedConversation, Format
 from llm_scratch.finetuning.instructions import check_entry
-from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
 from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 
 
 def instruction_rows(
     data: Sequence[Entry],
     tokenizer: Any,
     *,
-    style: PromptStyle = ALPACA,
+    format: Format = BOOK,
     answer_only: bool = True,
     max_length: int = 1024,
-    end_id: int | None = None,
     buckets: bool = True,
 ) -> TokenRows:
     """Prompts and answers as rows to learn from, each with one end mark as its last target.
@@ -41,27 +40,22 @@ def instruction_rows(
     Args:
         data: dicts with instruction, input and output.
         tokenizer: any tokenizer; a special token written in a text is ordinary text.
-        style: how an instruction becomes a prompt.
+        format: how an instruction and its answer become text.
         answer_only: whether the prompt is not learned.
         max_length: the most tokens of a row.
-        end_id: the end mark; None is the tokenizer's end of text.
         buckets: whether rows of about the same length come together.
 
     Raises:
         ValueError: naming the row, if it has no instruction or output; if no row is left; if there
-            is no end mark.
+            is no end mark, or the tokenizer can't write the format.
     """
-    end = end_of_text_id(tokenizer) if end_id is None else end_id
-    if end is None:
-        raise ValueError("the tokenizer has no end of text; give end_id=, or no answer would end")
     rows, cut, empty, too_long = [], 0, 0, 0
     for number, entry in enumerate(data):
         if isinstance(entry, dict) and not str(entry.get("output", "?")).strip():
             empty += 1
             continue
         check_entry(f"data[{number}]", entry)
-        prompt = encode(tokenizer, style.prompt(entry), "text")
-        answer = [*encode(tokenizer, entry["output"], "text"), end]
+        prompt, answer = encode_entry(entry, format, tokenizer, entry["output"])
         if len(answer) > max_length:
             too_long += 1
             continue
@@ -84,6 +78,7 @@ def instruction_rows(
         )
     if not rows:
         raise ValueError(f"no rows are left of {len(data)} to learn from")
+    end = format.end_ids(tokenizer)[0]
     vocab_size = vocab_size_of(tokenizer) or 1 + max((max(ids) for ids, _ in rows), default=0)
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
 

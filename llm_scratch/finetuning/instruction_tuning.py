@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.finetuning.instruction_rows import instruction_rows, parts_of_run
-from llm_scratch.finetuning.prompts import ALPACA, Entry, PromptStyle
+from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
 from llm_scratch.generation.batches import generate_in_batches
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 from llm_scratch.generation.texts import Generation, TextOptions
@@ -25,7 +26,7 @@ def finetune_instructions(
     validation: Sequence[Entry] | TokenRows | None,
     config: TrainConfig,
     *,
-    style: PromptStyle = ALPACA,
+    format: Format = BOOK,
     answer_only: bool = True,
     packing: bool = False,
     **run: Unpack[RunOptions],
@@ -40,7 +41,7 @@ def finetune_instructions(
         train: dicts with instruction, input and output, or rows of `instruction_rows`.
         validation: the same, to measure on.
         config: the settings of the run. A step takes `micro_batch` rows (or packs).
-        style: how an instruction becomes a prompt.
+        format: how an instruction and its answer become text; it is saved with the model.
         answer_only: whether the prompt is not learned.
         packing: whether several rows share one of the model's whole context.
         run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
@@ -56,7 +57,7 @@ def finetune_instructions(
 
     def rows_of(part: Sequence[Entry]) -> TokenRows:
         return instruction_rows(
-            part, tokenizer, style=style, answer_only=answer_only, max_length=length
+            part, tokenizer, format=format, answer_only=answer_only, max_length=length
         )
 
     def packs_of(rows: TokenRows) -> PackedRows:
@@ -65,6 +66,7 @@ def finetune_instructions(
     packs = packs_of if packing else None
     log = run.get("log", print)
     data, validated = parts_of_run(train, validation, rows_of, packs_of=packs, log=log)
+    run.setdefault("chat_format", format)
     return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 
 
@@ -73,7 +75,7 @@ def answer(
     tokenizer: Any,
     entries: Sequence[Entry],
     *,
-    style: PromptStyle = ALPACA,
+    format: Format = BOOK,
     max_new_tokens: int = 256,
     batch_size: int = 16,
     settings: SamplingSettings = GREEDY,
@@ -81,13 +83,13 @@ def answer(
 ) -> list[Generation]:
     """What a model answers to each instruction: `.text` is the answer as it was written.
 
-    `.finish_reason` is "eos" where the model ended by itself.
+    `.finish_reason` is "eos" or "stop" where the model ended by itself.
 
     Args:
         model: a `GPTModel`; its modes are left as found.
         tokenizer: the one that it was trained with.
         entries: dicts with instruction, and input where there is one.
-        style: the style that it was trained with.
+        format: the format that it was trained with, which says what ends an answer.
         max_new_tokens: for each answer.
         batch_size: prompts at a time; those of about the same length run together.
         settings: how each token is chosen.
@@ -99,10 +101,23 @@ def answer(
     Source:
         Book 7.7.
     """
-    prompts = [style.prompt(entry) for entry in entries]
+    prompts = [encode_entry(entry, format, tokenizer)[0] for entry in entries]
+    ends = ends_of(format, tokenizer)
     return generate_in_batches(
-        model, tokenizer, prompts, max_new_tokens, settings, batch_size=batch_size, **options
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        settings,
+        batch_size=batch_size,
+        **(ends | options),
     )
+
+
+def ends_of(format: Format, tokenizer: Any) -> TextOptions:
+    """Return what ends an answer in a format, as `generate_text` takes it."""
+    end, *more_ends = format.end_ids(tokenizer)
+    return {"eos_id": end, "stop_ids": more_ends, "stop": format.stop_strings}
 
 
 def stopped_share(answers: Sequence[Generation]) -> float:

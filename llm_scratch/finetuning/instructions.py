@@ -22,7 +22,7 @@ from llm_scratch.checks import check_count
 from llm_scratch.data_files import Columns, file_rows
 from llm_scratch.download import download_file
 from llm_scratch.files import parse_any_json
-from llm_scratch.finetuning.prompts import ALPACA, PHI3
+from llm_scratch.finetuning.prompts import BOOK, BOOK_PHI, entry_messages, prompt_text
 from llm_scratch.text.token_rows import IGNORE_INDEX
 from llm_scratch.tokenizers.any_tokenizer import encode
 
@@ -107,15 +107,18 @@ class InstructionDataset(Dataset):
         Book 7.3.
     """
 
-    style = ALPACA
+    format = BOOK
 
     def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
         self.data = data
         self.encoded_texts: list[list[int]] = []
         for number, entry in enumerate(data):
             check_entry(f"data[{number}]", entry)
-            text = self.style.prompt(entry) + entry["output"]
+            text = prompt_text(entry, self.format) + entry["output"]
             self.encoded_texts.append(encode(tokenizer, text, "text"))
+
+    def _instruction(self, entry: Any) -> str:
+        return self.format.plain_text(entry_messages(entry, self.format))
 
     def __getitem__(self, index: int) -> Any:
         return self.encoded_texts[index]
@@ -134,7 +137,7 @@ class InstructionDatasetWithMasking(InstructionDataset):
     def __init__(self, data: Sequence[Any], tokenizer: Any) -> None:
         super().__init__(data, tokenizer)
         self.instruction_lengths = [
-            len(encode(tokenizer, self.style.instruction(entry), "text")) for entry in data
+            len(encode(tokenizer, self._instruction(entry), "text")) for entry in data
         ]
 
     def __getitem__(self, index: int) -> tuple[int, list[int]]:
@@ -148,7 +151,7 @@ class InstructionDatasetPhi(InstructionDataset):
         Book exercise 7.1.
     """
 
-    style = PHI3
+    format = BOOK_PHI
 
 
 def custom_collate_draft_1(

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.finetuning.dpo_simple import ANSWERS, PAIR
 from llm_scratch.finetuning.instruction_rows import answer_row
 from llm_scratch.finetuning.instructions import check_entry, load_entries
-from llm_scratch.finetuning.prompts import ALPACA, Entry
+from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.text.step_rows import Piece, rows_in_turn, shuffled_rows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
-from llm_scratch.tokenizers.any_tokenizer import encode, end_of_text_id, vocab_size_of
+from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.training.config import Precision
 from llm_scratch.training.precision import autocast, pick_precision
 
@@ -113,7 +114,7 @@ def preference_rows(
     tokenizer: Any,
     *,
     length: int,
-    prompt_of: Callable[[Entry], str] = ALPACA.prompt,
+    format: Format = BOOK,
 ) -> PreferenceRows:
     """Pairs as rows: prompt, answer and one end token; only answer and end are targets.
 
@@ -122,22 +123,20 @@ def preference_rows(
 
     Args:
         entries: dicts with instruction, input, chosen and rejected.
-        tokenizer: the model's; one with an end-of-text token.
+        tokenizer: the model's.
         length: the most tokens of a row.
-        prompt_of: the text before the answer.
+        format: how an instruction and its answers become text.
 
     Raises:
-        ValueError: naming the first entry that is no pair, or if none is left.
+        ValueError: naming the first entry that is no pair, or if none is left; if the tokenizer
+            can't write the format.
     """
-    end = end_of_text_id(tokenizer)
-    if end is None:
-        raise ValueError("the tokenizer has no end-of-text token, so answers could not end")
     pairs: list[tuple[Row, Row]] = []
     equal = too_long = 0
     for number, entry in enumerate(entries):
         check_entry(f"entries[{number}]", entry, PAIR)
-        prompt = encode(tokenizer, prompt_of(entry), "text") or [end]
-        answers = [[*encode(tokenizer, entry[name], "text"), end] for name in ANSWERS]
+        both = [encode_entry(entry, format, tokenizer, entry[name]) for name in ANSWERS]
+        prompt, answers = both[0][0], [answer for _, answer in both]
         room = length + 1 - max(map(len, answers))  # the last id is a target alone
         if answers[0] == answers[1]:
             equal += 1
@@ -154,7 +153,7 @@ def preference_rows(
         )
     if not pairs:
         raise ValueError(f"no pair of {len(entries)} is left to learn from")
-    size = vocab_size_of(tokenizer)
+    size, end = vocab_size_of(tokenizer), format.end_ids(tokenizer)[0]
     highest = max(max(row[0]) for pair in pairs for row in pair) + 1
     return PreferenceRows(pairs, pad_id=end, vocab_size=size or max(highest, end + 1))
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-RESPONSE_HEADER = "\n\n### Response:\n"
+from llm_scratch.conversations.encoding import Format, encode_conversation, encode_prompt
+from llm_scratch.conversations.formats import find_format
+from llm_scratch.conversations.layout import ConversationFormat
+from llm_scratch.conversations.messages import Message
+
 Entry = Mapping[str, Any]
+BOOK = find_format("book")
+"""The book's format, in the style of Alpaca: headings for instruction, input and response."""
+BOOK_PHI = find_format("book-phi")
+"""The format of its exercise, in the style of Phi-3: marks as ordinary text."""
+RESPONSE_HEADER = BOOK.header
 
 
 def format_input(entry: Entry) -> str:
-    """The book's prompt, in the style of Alpaca, up to where the response begins.
+    """Return the book's prompt, in the style of Alpaca, up to where the response begins.
 
     Args:
         entry: a dict with "instruction", and "input" where there is one.
@@ -19,52 +27,59 @@ def format_input(entry: Entry) -> str:
     Source:
         Book 7.2; Taori et al. 2023 (Stanford Alpaca).
     """
-    given = f"\n\n### Input:\n{entry['input']}" if entry.get("input") else ""
-    return (
-        "Below is an instruction that describes a task. Write a response that appropriately "
-        f"completes the request.\n\n### Instruction:\n{entry['instruction']}{given}"
-    )
+    return BOOK.plain_text(entry_messages(entry, BOOK))
 
 
 def format_input_phi(entry: Entry) -> str:
-    """The shorter prompt of Phi-3: a mark for who speaks, and what is said.
+    """Return the shorter prompt of Phi-3: a mark for who speaks, and what is said.
 
     Source:
         Book exercise 7.1; Abdin et al. 2024, arXiv:2404.14219.
     """
-    given = f"\n{entry['input']}" if entry.get("input") else ""
-    return f"<|user|>\n{entry['instruction']}{given}"
+    return BOOK_PHI.plain_text(entry_messages(entry, BOOK_PHI))
 
 
-@dataclass(frozen=True)
-class PromptStyle:
-    """How an instruction becomes a prompt.
+def prompt_text(entry: Entry, format: ConversationFormat = BOOK) -> str:
+    """Return all that stands before the answer to an instruction, in a format of plain text."""
+    return format.plain_text(entry_messages(entry, format), prompt=True)
+
+
+def entry_messages(entry: Entry, format: Format) -> list[Message]:
+    """Return an instruction, with its input where it has one, as a format says it.
 
     Args:
-        name: what it is called.
-        instruction: gives what stands before the heading of the answer.
-        answer_header: that heading.
+        entry: a dict with "instruction", and "input" where there is one.
+        format: which may have another system text where there is an input.
     """
-
-    name: str
-    instruction: Callable[[Entry], str]
-    answer_header: str
-
-    def prompt(self, entry: Entry) -> str:
-        """All that stands before the answer."""
-        return self.instruction(entry) + self.answer_header
+    given = entry.get("input")
+    content = entry["instruction"] + (f"{format.before_input}{given}" if given else "")
+    user = Message("user", content)
+    if given and format.input_system is not None:
+        return [Message("system", format.input_system), user]
+    return [user]
 
 
-ALPACA = PromptStyle("alpaca", format_input, RESPONSE_HEADER)
-"""The book's style: headings for instruction, input and response."""
-PHI3 = PromptStyle("phi-3", format_input_phi, "\n<|assistant|>:")
-"""The style of Phi-3: `<|user|>` and `<|assistant|>`, as ordinary text."""
-STYLES = {style.name: style for style in (ALPACA, PHI3)}
-"""The prompt styles by name."""
+def encode_entry(
+    entry: Entry, format: Format, tokenizer: Any, answer: str | None = None
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a prompt and those of an answer with its end, none without an answer.
+
+    Raises:
+        ValueError: if the instruction is empty, or the tokenizer can't write the format.
+    """
+    messages = entry_messages(entry, format)
+    if answer is None:
+        return encode_prompt(messages, format, tokenizer), []
+    encoded = encode_conversation([*messages, Message("assistant", answer)], format, tokenizer)
+    start = encoded.learned.index(True)
+    learned = sum(encoded.learned)  # one answer, in one piece
+    return list(encoded.ids[:start]), list(encoded.ids[start : start + learned])
 
 
-def extract_response(response_text: str, input_text: str, *, style: PromptStyle = ALPACA) -> str:
-    """What a model wrote after a prompt, without the prompt and the heading of the response.
+def extract_response(
+    response_text: str, input_text: str, *, format: ConversationFormat = BOOK
+) -> str:
+    """Return what a model wrote after a prompt, without the prompt and the heading of the response.
 
     The heading is taken away where it begins the answer and nowhere else: an answer that speaks
     of "### Response:" keeps its words. (The book takes it out wherever it stands.)
@@ -72,7 +87,7 @@ def extract_response(response_text: str, input_text: str, *, style: PromptStyle 
     Args:
         response_text: prompt and continuation, as decoded.
         input_text: the prompt, with the heading of the response or without.
-        style: whose heading it is.
+        format: whose heading it is.
 
     Raises:
         ValueError: if the text does not begin with the prompt.
@@ -86,4 +101,4 @@ def extract_response(response_text: str, input_text: str, *, style: PromptStyle 
             f"{input_text[:40]!r}; give the whole text that was decoded"
         )
     rest = response_text[len(input_text) :].strip()
-    return rest.removeprefix(style.answer_header.strip()).strip()
+    return rest.removeprefix(format.header.strip()).strip()

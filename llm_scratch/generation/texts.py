@@ -156,7 +156,7 @@ class TextStream:
     Args:
         model: as in `generate_text`, like all that follows.
         tokenizer: the one that the model was trained with.
-        prompt: the text to go on from.
+        prompt: the text to go on from, or its ids.
         max_new_tokens: 0 or more.
         settings: how each token is chosen.
         options: as in `generate_text`.
@@ -166,7 +166,7 @@ class TextStream:
         self,
         model: Model,
         tokenizer: Any,
-        prompt: str,
+        prompt: Prompt,
         max_new_tokens: int = 100,
         settings: SamplingSettings = GREEDY,
         **options: Unpack[TextOptions],
@@ -236,7 +236,9 @@ class TextBatch:
             return
         idx, mask = pad_left(encoded, device_of(model))
         if settings.n_vocab is None:
-            settings = replace(settings, n_vocab=vocab_size_of(tokenizer))
+            unused = getattr(tokenizer, "unused_ids", ())  # gaps between the ids of its tokens
+            banned = (*settings.banned, *unused)
+            settings = replace(settings, n_vocab=vocab_size_of(tokenizer), banned=banned)
         ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
         self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 

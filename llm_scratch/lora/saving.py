@@ -16,6 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from llm_scratch.conversations.encoding import Format
+from llm_scratch.conversations.saved_formats import KEY as FORMAT_KEY
+from llm_scratch.conversations.saved_formats import describe_format
 from llm_scratch.files import write_json
 from llm_scratch.lora.base import (
     base_tensors,
@@ -45,6 +48,7 @@ def save_adapter(
     tokenizer: Any | None = None,
     *,
     base: str | os.PathLike[str] | None = None,
+    chat_format: Format | None = None,
 ) -> Path:
     """The folder that now holds a model's LoRA matrices, without the model they stand in.
 
@@ -57,6 +61,7 @@ def save_adapter(
         folder: is made when missing.
         tokenizer: this library's or GPT-2's, to be saved beside them.
         base: where the base was loaded from, for those who load the adapter.
+        chat_format: the format of its conversations, which `open_model` gives back.
 
     Raises:
         ValueError: if the model has no LoRA, or layers under LoRA learn too.
@@ -79,6 +84,7 @@ def save_adapter(
         "config": asdict(inner.cfg),
         "head": head_of(inner).as_dict(),
         "base": description,
+        FORMAT_KEY: describe_format(chat_format),
     }
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
     shown = partial(_peft_name, inner)

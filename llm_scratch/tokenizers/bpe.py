@@ -91,11 +91,8 @@ class BytePairTokenizer(TiktokenMethods):
         self._special_tokens = vocabulary.special
         self._added_words = vocabulary.words
         self._added_ids = {**self._special_tokens, **self._added_words}
-        for end, i in (foreign.ends if foreign is not None else {}).items():
+        for end, i in (foreign.marks if foreign is not None else {}).items():
             setattr(self, end, i)
-        self.begin_of_text_id = (
-            self.bos_token_id if foreign is not None and foreign.begins else None
-        )
         self._normal_form = foreign is not None and foreign.nfc
         numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made
         self._cache = PieceCache(*numbers, whole=foreign is None or foreign.whole)

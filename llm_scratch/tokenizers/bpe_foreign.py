@@ -40,6 +40,12 @@ class ForeignBPE:
     ends: Mapping[str, int] = field(default_factory=dict)
     begins: bool = False
 
+    @property
+    def marks(self) -> dict[str, int]:
+        """What `ends` has, and the mark in front of every text as begin_of_text_id."""
+        begin = {"begin_of_text_id": self.ends["bos_token_id"]} if self.begins else {}
+        return {**self.ends, **begin}
+
     def differences(self) -> bytes:
         """Return what tells it from a tokenizer of this library with the same tokens, else b""."""
         vocabulary, splitting, parts = self.vocabulary, self.splitting, []

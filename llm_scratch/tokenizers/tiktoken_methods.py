@@ -166,6 +166,13 @@ class TiktokenMethods(ABC):
         """The number of ids that a model needs: the highest id and one."""
         return self.max_token_value + 1
 
+    @cached_property
+    def unused_ids(self) -> tuple[int, ...]:
+        """The ids below `n_vocab` that no token has."""
+        tables = (self._mergeable_ranks, self._special_tokens, self._added_words)
+        taken = set(chain.from_iterable(table.values() for table in tables))
+        return tuple(i for i in range(self.n_vocab) if i not in taken)
+
     @property
     def special_tokens_set(self) -> set[str]:
         """The special tokens."""

@@ -141,6 +141,11 @@ class WrappedTokenizer:
         """Return a token as its file writes it, None for an id that is not given out."""
         return self._theirs.id_to_token(token)
 
+    @cached_property
+    def unused_ids(self) -> tuple[int, ...]:
+        """The ids below `n_vocab` that no token has."""
+        return tuple(i for i in range(self.n_vocab) if self.id_to_token(i) is None)
+
     @property
     def special_tokens_set(self) -> set[str]:
         """The special tokens."""

@@ -43,7 +43,12 @@ class CheckpointError(WeightsError):
 
 
 def save_run(
-    folder: Path, step: int, model: nn.Module, state: Mapping[str, Any], tokenizer: Any = None
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    state: Mapping[str, Any],
+    tokenizer: Any = None,
+    chat_format: Any = None,
 ) -> Path:
     """Write a checkpoint into `folder`: the path of the finished one.
 
@@ -53,6 +58,7 @@ def save_run(
         model: a `GPTModel`, with LoRA too.
         state: numbers, texts, tensors, and lists and dicts of them.
         tokenizer: is written beside the model.
+        chat_format: the format of its conversations.
 
     Raises:
         TypeError: if `state` holds something that could not be read back safely.
@@ -64,7 +70,7 @@ def save_run(
     part.mkdir(parents=True)
     try:
         if is_plain(model):
-            save_model(model, part, tokenizer)
+            save_model(model, part, tokenizer, chat_format=chat_format)
         else:
             learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
             write_safetensors(part / TRAINED_FILE, learning, {})

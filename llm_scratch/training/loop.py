@@ -34,6 +34,7 @@ from llm_scratch.training.starting import (
     SaveBest,
     WriteSample,
     build_engine,
+    save_with,
     start_run,
 )
 from llm_scratch.training.steps import (
@@ -55,6 +56,7 @@ class RunOptions(TypedDict, total=False):
     log: Log
     save_best: SaveBest
     write_sample: WriteSample | None
+    chat_format: Any
 
 
 def train(
@@ -71,6 +73,7 @@ def train(
     objective: Objective | None = None,
     save_best: SaveBest = save_model,
     write_sample: WriteSample | None = None,
+    chat_format: Any = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
@@ -95,6 +98,7 @@ def train(
             without validation) to the run's folder: another form than `save_model`'s.
         write_sample: `write_sample(model)` gives a sample's text, where it is due: another one than
             what follows `sample_prompt`.
+        chat_format: the format of the conversations that the data has; saved with the model.
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -119,8 +123,8 @@ def train(
             keep_freed_memory()
         engine = build_engine(model, config, objective)
         plan = plan_step(config, model.cfg.context_length)
-        parts = engine, data, validation, config, plan, tokenizer, run_folder, log
-        run = Run(*parts, save_best, write_sample)
+        parts = engine, data, validation, config, plan, tokenizer, run_folder, log, save_best
+        run = Run(*parts, write_sample, chat_format)
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
@@ -258,7 +262,7 @@ def _save(run: Run, folder: RunFolder) -> None:
     }
     try:
         folder.sync()
-        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer)
+        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer, run.chat_format)
         if run.validation is None:
             _save_best(run)
     except OSError as err:
@@ -272,7 +276,8 @@ def _save(run: Run, folder: RunFolder) -> None:
 def _save_best(run: Run) -> None:
     """Write the model to the run's own folder, where every command finds it."""
     if run.folder is not None and not first_bad_tensor(run.engine.model):
-        run.save_best(run.engine.model, run.folder.path, run.tokenizer)
+        model, folder = run.engine.model, run.folder.path
+        save_with(run.save_best, model, folder, run.tokenizer, run.chat_format)
         best = {"step": run.state.step, "val_loss": run.state.val_loss}
         run.folder.write_json("best.json", best)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -31,7 +32,7 @@ from llm_scratch.training.steps import Engine, compiled
 from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
-SaveBest = Callable[[Any, Path, Any], object]
+SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
 WriteSample = Callable[[Any], str]
 
 
@@ -76,6 +77,7 @@ class Run:
     log: Log
     save_best: SaveBest
     write_sample: WriteSample | None = None
+    chat_format: Any = None
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +140,17 @@ def start_run(run: Run) -> None:
         settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
         run.folder.write_json("config.json", settings)
         run.folder.add_environment(step=run.state.step, **engine.place)
+
+
+def save_with(
+    save_best: SaveBest, model: Any, folder: Path, tokenizer: Any, chat_format: Any = None
+) -> None:
+    """Save a run's best model, and the format of its conversations where `save_best` keeps one."""
+    takes = inspect.signature(save_best).parameters
+    if chat_format is not None and "chat_format" in takes:
+        save_best(model, folder, tokenizer, chat_format=chat_format)
+    else:
+        save_best(model, folder, tokenizer)
 
 
 def check_save_best(model: Any, save_best: SaveBest) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.files import write_json, write_text
 from llm_scratch.model.families import family_of, language_model
 from llm_scratch.model.heads import head_of
@@ -31,6 +32,7 @@ def export_huggingface(
     tokenizer: Any | None = None,
     *,
     chat_template: str | None = None,
+    chat_format: Format | None = None,
     max_shard_size: int | None = None,
 ) -> Path:
     """Write the folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
@@ -46,11 +48,14 @@ def export_huggingface(
         folder: is made when missing.
         tokenizer: a `BytePairTokenizer`, or GPT-2's in any form.
         chat_template: Jinja text that makes a prompt of a conversation, for `AutoTokenizer`.
+        chat_format: the format of its conversations instead, whose ends of an answer are written
+            into `generation_config.json` as well.
         max_shard_size: bytes of a file of weights at the most; None writes one file.
 
     Raises:
         ValueError: if the model has a head for classes or LoRA matrices, fewer ids than the
-            tokenizer, or a set of options that no family of transformers has.
+            tokenizer, or a set of options that no family of transformers has; or if `chat_format`
+            has no tokenizer, or a template beside it.
         TypeError: if it is no model of this library, or the tokenizer is of another kind.
     """
     inner = language_model(model)
@@ -63,6 +68,11 @@ def export_huggingface(
     bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
+    stops: tuple[int, ...] = ()
+    if chat_format is not None:
+        if bpe is None or chat_template is not None:
+            raise ValueError("chat_format= needs the tokenizer, and takes chat_template's place")
+        chat_template, stops = chat_format.jinja(bpe), chat_format.end_ids(bpe)
     folder = Path(folder)
     tied = "out_head.weight" not in tensors
     end = None if bpe is None else end_of_text_id(bpe)  # no size of a vocabulary tells it
@@ -70,7 +80,7 @@ def export_huggingface(
     config_of, renamed = _FAMILIES[family_of(cfg).model]
     config = config_of(cfg, tied, dtype, end)
     write_json(folder / "config.json", config, indent=2)
-    ends = {"bos_token_id": end, "eos_token_id": end}
+    ends = {"bos_token_id": end, "eos_token_id": list(stops) if len(stops) > 1 else end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
     if bpe is not None:
         _write_tokenizer(folder, bpe, cfg, chat_template)

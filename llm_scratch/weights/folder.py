@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_scratch.conversations.encoding import Format
+from llm_scratch.conversations.saved_formats import KEY as FORMAT_KEY
+from llm_scratch.conversations.saved_formats import describe_format, described_format
 from llm_scratch.model.families import family_of, language_model, parameter_shapes
 from llm_scratch.model.heads import head_of
 from llm_scratch.model.interface import LanguageModel
@@ -18,7 +22,7 @@ from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import NAMES, write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.weights.building import build_model
-from llm_scratch.weights.folder_metadata import is_ours, write_metadata
+from llm_scratch.weights.folder_metadata import METADATA_KEY, is_ours, write_metadata
 from llm_scratch.weights.parts import compare
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import load_tokenizer, save_tokenizer
@@ -27,7 +31,11 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_model(
-    model: nn.Module, folder: str | os.PathLike[str], tokenizer: Any | None = None
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    tokenizer: Any | None = None,
+    *,
+    chat_format: Format | None = None,
 ) -> Path:
     """The folder that now holds the model, and the tokenizer if one is given.
 
@@ -39,6 +47,7 @@ def save_model(
         model: a language model, also with a head for classes or compiled.
         folder: is made when missing.
         tokenizer: this library's or GPT-2's.
+        chat_format: the format of its conversations, which `open_model` gives back.
 
     Raises:
         ValueError: if the model has parameters that its family does not have (LoRA: merge them
@@ -54,6 +63,7 @@ def save_model(
     metadata: dict[str, Any] = {"model": family_of(config).model, "config": asdict(config)}
     metadata["head"] = head.as_dict()
     metadata["n_out"] = head.size if head.kind == "classes" else None  # for older versions
+    metadata[FORMAT_KEY] = describe_format(chat_format)
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
     write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
     return folder
@@ -87,6 +97,26 @@ def load_model(
     description = source.metadata.get("tokenizer")
     tokenizer = load_tokenizer(description, folder) if isinstance(description, dict) else None
     return build_model(source, device=device, dtype=dtype), tokenizer
+
+
+def saved_format(folder: str | os.PathLike[str], file: str = WEIGHTS_FILE) -> Any:
+    """Return the format of conversations that was saved with a model, None without one.
+
+    Args:
+        folder: what was given to `save_model`.
+        file: its name there.
+
+    Raises:
+        WeightsError: if the description is damaged, or from a later version of this library.
+    """
+    path = Path(folder) / file
+    texts = read_tensors(path).metadata
+    if not is_ours(texts):
+        return None
+    try:
+        return described_format(json.loads(texts[METADATA_KEY]).get(FORMAT_KEY))
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise WeightsError(path, f"its format of conversations can't be read: {err}") from err
 
 
 def is_saved_model(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from llm_scratch.conversations.formats import find_format
 from llm_scratch.finetuning.dpo_simple import compute_dpo_loss
 from llm_scratch.finetuning.dpo_training import (
     dpo_objective,
@@ -107,10 +108,11 @@ def test_rows_cut_long_prompts_at_their_beginning_and_keep_both_answers(small):
     assert "much to say" in small.decode(inputs[0].tolist())
 
 
-def test_rows_take_another_prompt(small):
-    rows = preference_rows(ENTRIES[:1], small, length=64, prompt_of=lambda e: e["instruction"])
+def test_rows_take_another_format(small):
+    rows = preference_rows(ENTRIES[:1], small, length=64, format=find_format("transcript"))
     inputs, _ = rows.texts([0])
-    assert small.decode(inputs[0].tolist()).startswith(ENTRIES[0]["instruction"] + "The")
+    text = small.decode(inputs[0].tolist())
+    assert text.startswith(f"User: {ENTRIES[0]['instruction']}\nBot: The")
 
 
 def test_rows_leave_out_what_teaches_nothing_or_does_not_fit(small):
@@ -128,7 +130,7 @@ def test_rows_leave_out_what_teaches_nothing_or_does_not_fit(small):
 
 def test_rows_refuse_a_tokenizer_without_an_end():
     tokenizer = BytePairTokenizer.train("a b c " * 50, 256, special_tokens=())
-    with pytest.raises(ValueError, match="no end-of-text token"):
+    with pytest.raises(ValueError, match="no end of text, with which format 'book' ends an answer"):
         rows_of(tokenizer)
 
 

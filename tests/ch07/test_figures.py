@@ -23,7 +23,7 @@ from llm_scratch.finetuning.instructions import (
     custom_collate_fn,
     load_instructions,
 )
-from llm_scratch.finetuning.prompts import ALPACA
+from llm_scratch.finetuning.prompts import prompt_text
 from llm_scratch.tokenizers.gpt2 import END_OF_TEXT
 
 figure = Chapter("ch07")
@@ -68,7 +68,7 @@ def trained(released, data, tokenizer):
 
 
 def whole_text(entry):
-    return ALPACA.prompt(entry) + entry["output"]
+    return prompt_text(entry) + entry["output"]
 
 
 @figure("ch07.data.entries")

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from llm_scratch.conversations.formats import find_format
 from llm_scratch.finetuning.instruction_rows import (
     check_left_out,
     instruction_rows,
     learned_share,
     show_mask,
 )
-from llm_scratch.finetuning.prompts import ALPACA, PHI3, STYLES
+from llm_scratch.finetuning.prompts import BOOK, BOOK_PHI, prompt_text
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode
@@ -37,7 +38,7 @@ VOCAB, END = 300, 256
 @pytest.fixture(scope="module")
 def small():
     """A tokenizer with few tokens, for models whose heads cost nothing."""
-    text = " ".join(ALPACA.prompt(entry) + entry["output"] for entry in ENTRIES)
+    text = " ".join(prompt_text(entry) + entry["output"] for entry in ENTRIES)
     return BytePairTokenizer.train(text, VOCAB)
 
 
@@ -56,20 +57,20 @@ def engine_of(model):
     return Engine(model, [torch.optim.SGD(model.parameters(), 0.1)], torch.device("cpu"))
 
 
-def prompt_ids(tokenizer, entry, style=ALPACA):
-    return encode(tokenizer, style.prompt(entry), "text")
+def prompt_ids(tokenizer, entry, format=BOOK):
+    return encode(tokenizer, prompt_text(entry, format), "text")
 
 
 def answer_ids(tokenizer, entry):
     return encode(tokenizer, entry["output"], "text")
 
 
-@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
-def test_row_learns_the_answer_and_one_end_alone(small, end, style):
-    rows = instruction_rows(ENTRIES, small, style=style)
+@pytest.mark.parametrize("format", [BOOK, BOOK_PHI])
+def test_row_learns_the_answer_and_one_end_alone(small, end, format):
+    rows = instruction_rows(ENTRIES, small, format=format)
     assert len(rows) == len(ENTRIES)
     for number, entry in enumerate(ENTRIES):
-        prompt, answer = prompt_ids(small, entry, style), answer_ids(small, entry)
+        prompt, answer = prompt_ids(small, entry, format), answer_ids(small, entry)
         inputs, targets = rows[number]
         assert inputs.tolist() == prompt + answer
         assert targets.tolist() == [IGNORE_INDEX] * (len(prompt) - 1) + answer + [end]
@@ -87,19 +88,22 @@ def test_row_learns_all_but_its_first_token_without_answer_only(small, end):
 def test_border_is_where_the_prompt_ends_though_the_text_as_a_whole_has_other_ids():
     """Ids that run across the border are no reason to look for it."""
     answer = {"instruction": "a", "output": "\n\n\n\nb"}
-    tokenizer = BytePairTokenizer.train((ALPACA.prompt(answer) + answer["output"]) * 20, 280)
+    tokenizer = BytePairTokenizer.train((prompt_text(answer) + answer["output"]) * 20, 280)
     prompt = prompt_ids(tokenizer, answer)
-    joined = encode(tokenizer, ALPACA.prompt(answer) + answer["output"], "text")
+    joined = encode(tokenizer, prompt_text(answer) + answer["output"], "text")
     assert joined[: len(prompt)] != prompt
     _, targets = instruction_rows([answer], tokenizer)[0]
     learned = [i for i in targets.tolist() if i != IGNORE_INDEX]
     assert tokenizer.decode(learned) == "\n\n\n\nb<|endoftext|>"
 
 
-def test_end_mark_of_ones_own_is_the_last_target(small):
-    inputs, targets = instruction_rows([BIRD], small, end_id=7)[0]
-    assert targets[-1] == 7
-    assert inputs.tolist() == prompt_ids(small, BIRD) + answer_ids(small, BIRD)
+def test_end_of_a_format_is_the_last_target_and_what_comes_after_is_left_out():
+    text = " ".join(prompt_text(entry) for entry in ENTRIES)
+    tokenizer = BytePairTokenizer.train(text, 300, ("<|im_start|>", "<|im_end|>"))
+    inputs, targets = instruction_rows([BIRD], tokenizer, format=find_format("chatml"))[0]
+    end = tokenizer.special_tokens["<|im_end|>"]
+    assert targets[-1] == end
+    assert tokenizer.decode(inputs.tolist()).endswith("<|im_start|>assistant\nA gull.")
 
 
 def test_row_that_is_too_long_loses_the_beginning_of_its_prompt(small):
@@ -186,7 +190,7 @@ def test_rows_take_the_items_of_a_dataset(small):
 
 def test_tokenizer_without_an_end_needs_one():
     words = SimpleTokenizerV1({"a": 0, "b": 1})
-    with pytest.raises(ValueError, match=r"no end of text; give end_id="):
+    with pytest.raises(ValueError, match="no end of text, with which format 'book' ends an answer"):
         instruction_rows([BIRD], words)
 
 
@@ -207,7 +211,7 @@ def test_show_mask_sets_off_what_is_learned(small, end, padding):
     inputs, targets = rows[0]
     inputs = torch.cat([inputs, torch.full((padding,), end)])
     targets = torch.cat([targets, torch.full((padding,), IGNORE_INDEX)])
-    prompt, answer = ALPACA.prompt(BIRD), "A gull.<|endoftext|>"
+    prompt, answer = prompt_text(BIRD), "A gull.<|endoftext|>"
     assert show_mask(small, inputs, targets, color=False) == f"{prompt}[[{answer}]]"
     colored = show_mask(small, inputs, targets)
     assert colored == f"\x1b[90m{prompt}\x1b[0m\x1b[32m{answer}\x1b[0m"
@@ -255,13 +259,13 @@ def test_loss_of_an_epoch_does_not_depend_on_the_batch(small, size):
     assert evaluate(engine, rows.rows_in_order(256, size)) == pytest.approx(one, abs=1e-6)
 
 
-@pytest.mark.parametrize("style", [ALPACA, PHI3])
-def test_targets_of_a_small_batch_are_these(style):
+@pytest.mark.parametrize("format", [BOOK, BOOK_PHI])
+def test_targets_of_a_small_batch_are_these(format):
     """A prompt of n ids hides n - 1 targets; what follows is learned to the last."""
     letters = BytePairTokenizer.train("abc" * 9, 257)
     entries = [{"instruction": "a", "output": "bc"}, {"instruction": "ab", "output": "c"}]
-    rows = instruction_rows(entries, letters, style=style)
-    size = len(prompt_ids(letters, entries[0], style))
+    rows = instruction_rows(entries, letters, format=format)
+    size = len(prompt_ids(letters, entries[0], format))
     b, c, stop = (encode(letters, text)[0] for text in ("b", "c", "<|endoftext|>"))
     _, targets = rows.padded([0, 1])
     none = [IGNORE_INDEX]

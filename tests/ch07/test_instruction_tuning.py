@@ -14,7 +14,7 @@ from llm_scratch.finetuning.instruction_tuning import (
     finetune_instructions,
     stopped_share,
 )
-from llm_scratch.finetuning.prompts import PHI3
+from llm_scratch.finetuning.prompts import BOOK_PHI, prompt_text
 from llm_scratch.lora.layers import replace_linear_with_lora
 from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
@@ -43,7 +43,7 @@ class StopHereError(Exception):
 @pytest.fixture(scope="module")
 def small():
     """A tokenizer with few tokens, for models whose heads cost nothing."""
-    text = " ".join(PHI3.prompt(entry) + entry["output"] for entry in ENTRIES)
+    text = " ".join(prompt_text(entry, BOOK_PHI) + entry["output"] for entry in ENTRIES)
     return BytePairTokenizer.train(text, 300)
 
 
@@ -58,7 +58,7 @@ def quiet(line):
 
 
 def tune(model, tokenizer, config=SHORT, **options):
-    options = {"style": PHI3, "log": quiet} | options
+    options = {"format": BOOK_PHI, "log": quiet} | options
     return finetune_instructions(model, tokenizer, TRAIN, VALIDATION, config, **options)
 
 
@@ -71,8 +71,8 @@ def tuned(small):
 
 
 def test_finetune_instructions_teaches_to_answer_and_to_stop(small, tuned):
-    untuned = answer(build(), small, VALIDATION, style=PHI3, max_new_tokens=12)
-    found = answer(tuned, small, VALIDATION, style=PHI3, max_new_tokens=12)
+    untuned = answer(build(), small, VALIDATION, format=BOOK_PHI, max_new_tokens=12)
+    found = answer(tuned, small, VALIDATION, format=BOOK_PHI, max_new_tokens=12)
     right = [each.text == entry["output"] for each, entry in zip(found, VALIDATION, strict=True)]
     assert sum(right) >= 7  # of 9
     assert stopped_share(found) >= 0.95
@@ -82,7 +82,7 @@ def test_finetune_instructions_teaches_to_answer_and_to_stop(small, tuned):
 def test_finetune_instructions_says_what_is_learned(small):
     lines = []
     tune(build(), small, log=lines.append)
-    rows = instruction_rows(TRAIN, small, style=PHI3)
+    rows = instruction_rows(TRAIN, small, format=BOOK_PHI)
     targets = sum(int((rows[i][1] >= 0).sum()) for i in range(len(rows)))
     share = round(100 * targets / int(rows.lengths.sum()))
     assert lines[0] == f"train: {rows}, {share}% of the tokens are learned"
@@ -143,10 +143,10 @@ def test_finetune_instructions_saves_an_adapter_when_asked(small, tmp_path):
 
 
 def test_finetune_instructions_takes_rows_and_no_validation(small):
-    rows = instruction_rows(TRAIN, small, style=PHI3)
+    rows = instruction_rows(TRAIN, small, format=BOOK_PHI)
     one, other = build(), build()
     finetune_instructions(one, small, rows, None, SHORT, log=quiet)
-    finetune_instructions(other, small, TRAIN, None, SHORT, style=PHI3, log=quiet)
+    finetune_instructions(other, small, TRAIN, None, SHORT, format=BOOK_PHI, log=quiet)
     assert torch.equal(one.tok_emb.weight, other.tok_emb.weight)
 
 
@@ -164,25 +164,27 @@ def test_finetune_instructions_leaves_out_few_answers_that_do_not_fit(small):
 
 def test_answer_gives_each_what_it_gets_alone_in_the_order_asked(small, tuned):
     entries = [{"instruction": "Say " + "rope, " * n + "tide."} for n in (5, 1, 3, 2)]
-    options = {"style": PHI3, "max_new_tokens": 8}
+    options = {"format": BOOK_PHI, "max_new_tokens": 8}
     alone = [answer(tuned, small, [entry], **options)[0] for entry in entries]
     for size in (1, 3, 16):
         together = answer(tuned, small, entries, batch_size=size, **options)
-        assert [each.prompt for each in together] == [PHI3.prompt(entry) for entry in entries]
+        assert [each.prompt for each in together] == [
+            prompt_text(entry, BOOK_PHI) for entry in entries
+        ]
         assert [each.ids for each in together] == [each.ids for each in alone]
 
 
 def test_answer_says_which_answers_ended_by_themselves(small, tuned):
-    cut = answer(tuned, small, VALIDATION[:4], style=PHI3, max_new_tokens=1)
+    cut = answer(tuned, small, VALIDATION[:4], format=BOOK_PHI, max_new_tokens=1)
     assert {each.finish_reason for each in cut} == {"length"}
     assert stopped_share(cut) == 0
-    both = cut[:1] + answer(tuned, small, VALIDATION[:1], style=PHI3, max_new_tokens=12)
+    both = cut[:1] + answer(tuned, small, VALIDATION[:1], format=BOOK_PHI, max_new_tokens=12)
     assert stopped_share(both) == 0.5
 
 
 def test_answer_leaves_the_modes_as_found(small):
     model = build().train()
-    answer(model, small, VALIDATION[:1], style=PHI3, max_new_tokens=1)
+    answer(model, small, VALIDATION[:1], format=BOOK_PHI, max_new_tokens=1)
     assert model.training
     assert answer(model, small, []) == []
 

@@ -22,7 +22,7 @@ from llm_scratch.finetuning.instructions import (
     download_and_load_file,
     load_instructions,
 )
-from llm_scratch.finetuning.prompts import PHI3, format_input, format_input_phi
+from llm_scratch.finetuning.prompts import BOOK_PHI, format_input, format_input_phi, prompt_text
 
 END = 50256
 GOOD = {"instruction": "Name a bird.", "input": "", "output": "A gull."}
@@ -134,7 +134,7 @@ def test_dataset_with_masking_knows_the_length_of_the_instruction(tokenizer):
 
 def test_dataset_phi_has_the_other_style(tokenizer):
     data = InstructionDatasetPhi([SORT], tokenizer)
-    assert tokenizer.decode(data[0]) == PHI3.prompt(SORT) + "bell, tide"
+    assert tokenizer.decode(data[0]) == prompt_text(SORT, BOOK_PHI) + "bell, tide"
     assert tokenizer.decode(data[0]).startswith(format_input_phi(SORT))
 
 

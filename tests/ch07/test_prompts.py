@@ -1,16 +1,16 @@
-"""Prompts in both styles, and the answer taken out of a decoded text."""
+"""Prompts in both formats of the book, and the answer taken out of a decoded text."""
 
 from __future__ import annotations
 
 import pytest
 
 from llm_scratch.finetuning.prompts import (
-    ALPACA,
-    PHI3,
-    STYLES,
+    BOOK,
+    BOOK_PHI,
     extract_response,
     format_input,
     format_input_phi,
+    prompt_text,
 )
 
 WITH = {"instruction": "Sort the words.", "input": "tide, bell", "output": "bell, tide"}
@@ -36,17 +36,17 @@ def test_format_input_phi_is_a_mark_and_what_is_said():
     assert format_input_phi(WITHOUT) == "<|user|>\nName a bird."
 
 
-@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+@pytest.mark.parametrize("format", [BOOK, BOOK_PHI])
 @pytest.mark.parametrize("entry", [WITH, WITHOUT])
-def test_prompt_has_nothing_of_the_answer(style, entry):
-    prompt = style.prompt(entry)
-    assert prompt.endswith(style.answer_header)
-    assert prompt == style.prompt({**entry, "output": "something else"})
+def test_prompt_has_nothing_of_the_answer(format, entry):
+    prompt = prompt_text(entry, format)
+    assert prompt.endswith(format.header)
+    assert prompt == prompt_text({**entry, "output": "something else"}, format)
 
 
-def test_styles_have_their_names():
-    assert STYLES == {"alpaca": ALPACA, "phi-3": PHI3}
-    assert [style.name for style in STYLES.values()] == list(STYLES)
+def test_prompts_end_as_the_book_prints_them():
+    assert prompt_text(WITHOUT) == format_input(WITHOUT) + "\n\n### Response:\n"
+    assert prompt_text(WITH, BOOK_PHI) == format_input_phi(WITH) + "\n<|assistant|>:"
 
 
 @pytest.mark.parametrize("header", [f"\n\n{HEADER}\n", f"{HEADER} ", "", "\n\n"])
@@ -61,15 +61,16 @@ def test_extract_response_keeps_the_heading_inside_an_answer():
     assert extract_response(f"{prompt}\n\n{HEADER}\n{answer}", prompt) == answer
 
 
-def test_extract_response_knows_the_heading_of_each_style():
-    for style, form in ((ALPACA, format_input), (PHI3, format_input_phi)):
-        text = f"{style.prompt(WITH)} bell, tide\n"
-        assert extract_response(text, form(WITH), style=style) == "bell, tide"
-        assert extract_response(text, style.prompt(WITH), style=style) == "bell, tide"
+def test_extract_response_knows_the_heading_of_each_format():
+    for format, form in ((BOOK, format_input), (BOOK_PHI, format_input_phi)):
+        prompt = prompt_text(WITH, format)
+        text = f"{prompt} bell, tide\n"
+        assert extract_response(text, form(WITH), format=format) == "bell, tide"
+        assert extract_response(text, prompt, format=format) == "bell, tide"
 
 
 def test_extract_response_of_nothing_written_is_empty():
-    assert extract_response(ALPACA.prompt(WITH), format_input(WITH)) == ""
+    assert extract_response(prompt_text(WITH), format_input(WITH)) == ""
 
 
 def test_extract_response_refuses_a_text_without_its_prompt():

@@ -64,6 +64,33 @@ def test_finetune_chat_trains_samples_and_measures(base, data, capsys, more):
     assert evaluations[0] == {1: 1, 2: 12, 8: 3}[rows]
 
 
+def test_finetune_chat_adds_the_tokens_of_a_format(base, data, capsys):
+    assert main(words(base, data, "--format", "llama3", "--add-tokens", "--steps", "2")) == 0
+    model, tokenizer = opened = open_model(data / "run")
+    assert "<|eot_id|>" in tokenizer.special_tokens
+    assert len(tokenizer.encode("<|eot_id|>", allowed_special="all")) == 1
+    assert model.cfg.vocab_size == 320  # 262 and some more, in steps of 64
+    assert opened.format.name == "llama3"
+    again = ["--format", "llama3", "--add-tokens", "--steps", "4", "--resume"]
+    assert main(words(base, data, *again)) == 0
+    assert "going on after step 2" in capsys.readouterr().out
+    more = ["--format", "llama3", "--add-tokens", "--lora", "2"]
+    assert main(words(base, data, *more)) == 2
+    assert "leave --lora out" in capsys.readouterr().err
+
+
+def test_a_model_knows_the_format_that_it_learned(base, data, capsys):
+    for more in ([], ["--lora", "2"]):
+        run = data / f"run{len(more)}"
+        first = words(base, data, "--format", "chatml", "--steps", "1", *more)
+        first[first.index("--out") + 1] = str(run)
+        assert main(first) == 0
+        assert open_model(run).format.name == "chatml"
+        second = words(run, data, "--steps", "1")
+        second[second.index("--out") + 1] = str(data / f"again{len(more)}")
+        assert main(second) == 0
+
+
 def test_finetune_chat_counts_epochs_in_packs(base, data, capsys):
     assert main(words(base, data, "--format", "chatml", "--packing", "--micro-batch", "1")) == 0
     out = capsys.readouterr().out

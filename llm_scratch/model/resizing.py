@@ -1,0 +1,86 @@
+"""A model's vocabulary made larger, in place.
+
+Shape letters: V vocabulary, C emb_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_scratch.model.decoder import is_tied
+from llm_scratch.model.heads import head_of
+from llm_scratch.model.linear import Linear
+
+
+def grow_vocabulary(model: Any, size: int) -> None:
+    """Give a model rows for more ids, in place; the new ones start at the mean of the old ones.
+
+    An optimizer made before does not know the new parameters.
+
+    Args:
+        model: a language model without LoRA.
+        size: V after it.
+
+    Raises:
+        ValueError: if it is not above what the model has, or the head is not a plain one.
+    """
+    before = model.cfg.vocab_size
+    if size <= before:
+        raise ValueError(f"{size=} is not above the model's vocab_size of {before}")
+    _check_head(model)
+    tied = is_tied(model)
+    embedding = nn.Embedding(0, 0)
+    embedding.weight = _grown(model.tok_emb.weight, size)
+    embedding.num_embeddings, embedding.embedding_dim = embedding.weight.shape
+    model.tok_emb = embedding.train(model.tok_emb.training)
+    model.cfg = replace(model.cfg, vocab_size=size)
+    if tied:
+        model.out_head.out_features = size
+        model.tie_weights()
+    else:
+        head = Linear(0, 0, bias=False)
+        head.weight = _grown(model.out_head.weight, size)
+        head.out_features, head.in_features = head.weight.shape
+        model.out_head = head.train(model.out_head.training)
+
+
+def start_at_mean(model: Any, ids: Sequence[int], others: Sequence[int]) -> None:
+    """Set rows of the embedding, and of a head of its own, to the mean of others, in place.
+
+    Args:
+        model: a language model without LoRA.
+        ids: whose rows are set.
+        others: whose mean they get.
+
+    Raises:
+        ValueError: if the head is not a plain one.
+    """
+    _check_head(model)
+    with torch.no_grad():
+        for weight in {model.tok_emb.weight, model.out_head.weight}:  # (V, C); one if they are tied
+            weight[list(ids)] = _mean(weight[list(others)])
+
+
+def _check_head(model: Any) -> None:
+    layer = model.out_head
+    if hasattr(layer, "linear") or not hasattr(layer, "weight") or head_of(model).kind != "tokens":
+        raise ValueError(
+            "tokens are added to a plain language model, before LoRA or a head for classes is put "
+            "in"
+        )
+
+
+def _grown(weight: torch.Tensor, size: int) -> nn.Parameter:
+    """Return (V, C) weights with more rows, at the mean of those that are there."""
+    rows = _mean(weight.detach()).expand(size - weight.shape[0], -1)
+    return nn.Parameter(torch.cat([weight.detach(), rows]), requires_grad=weight.requires_grad)
+
+
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """Return the mean of rows: (n, C) -> (C,), in double precision."""
+    return rows.detach().double().mean(dim=0).to(rows.dtype)
