@@ -216,31 +216,7 @@ def theirs(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str
 
     folder = Path(args.folder) / "model"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    options: dict[str, Any] = {"gradient_checkpointing": False}
-    if how == "its own defaults":
-        options = {}
     data = [rows[i] for i in order_of(len(rows), args.turn)]
-    strategy = "group_by_length" if how == "buckets" else "sequential"
-    config = SFTConfig(
-        output_dir=str(Path(args.folder) / "trl"),
-        per_device_train_batch_size=BATCH,
-        max_steps=args.steps + 1,
-        max_length=LENGTH + 1,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        optim="adamw_torch_fused",
-        train_sampling_strategy=strategy,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-        seed=args.turn,
-        **options,
-    )
     peft_config = None
     if kind == "LoRA":
         from peft import LoraConfig
@@ -248,13 +224,37 @@ def theirs(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str
         peft_config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS)
     Counted(
         model=model,
-        args=config,
+        args=SFTConfig(**settings_of(how, args)),
         train_dataset=Dataset.from_list([as_theirs(*row) for row in data]),
         processing_class=AutoTokenizer.from_pretrained(folder),
         peft_config=peft_config,
         callbacks=[Clock()],
     ).train()
     return {"rate": sum(tokens[1:]) / (ends[-1] - ends[0]), "loss": losses[0]}
+
+
+def settings_of(how: str, args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `SFTTrainer`; what is not here is as it comes."""
+    settings = {
+        "output_dir": str(Path(args.folder) / "trl"),
+        "per_device_train_batch_size": BATCH,
+        "max_steps": args.steps + 1,
+        "max_length": LENGTH + 1,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "optim": "adamw_torch_fused",
+        "train_sampling_strategy": "group_by_length" if how == "buckets" else "sequential",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "seed": args.turn,
+    }
+    return settings if how == "its own defaults" else settings | {"gradient_checkpointing": False}
 
 
 def as_theirs(ids: list[int], targets: list[int]) -> dict[str, list[int]]:
