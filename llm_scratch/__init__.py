@@ -110,6 +110,8 @@ _NAMES = {
     "finetuning.instruction_rows": "show_mask",
     "text.packed_rows": "PackedRows",
     "finetuning.instruction_tuning": "answer finetune_instructions stopped_share",
+    # Conversations: a model that answers and stops
+    "finetuning.conversation_tuning": "answer_conversations finetune_conversations",
     "judging.judge": "exact_match token_f1",
     "judging.ollama": "check_if_running generate_model_scores query_model",
     # Chapter 7, bonus: preferences
@@ -316,6 +318,10 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.finetuning.instruction_tuning import (
         answer as answer, finetune_instructions as finetune_instructions,
         stopped_share as stopped_share,
+    )
+    from llm_scratch.finetuning.conversation_tuning import (
+        answer_conversations as answer_conversations,
+        finetune_conversations as finetune_conversations,
     )
     from llm_scratch.judging.judge import exact_match as exact_match, token_f1 as token_f1
     from llm_scratch.judging.ollama import (
