@@ -25,6 +25,7 @@ from llm_scratch.finetuning.runs import Trained
 
 if TYPE_CHECKING:
     from llm_scratch.finetuning.text_classifier import Classifier
+    from llm_scratch.opening import OpenModel
 
 EXAMPLE = "finetune instruct RUN --data instructions.json --lora 8 --out helper"
 
@@ -50,12 +51,12 @@ def add_commands(subparsers: Any) -> None:
         metavar="N",
         help="show what is learned of N rows, and stop; default: 3 rows",
     )
-    add_format(task, "book")
+    add_format(task, "the model's own, else book")
     about = "to prefer the chosen of two answers (DPO)"
     example = "finetune prefer helper --data preferences.json --out polite"
     task = add_task(tasks, "prefer", about, example, run_prefer_task)
     add_option(task, "--beta X", "how close the model stays to what it was", 0.1)
-    add_format(task, "book")
+    add_format(task, "the model's own, else book")
     add_chat(tasks)
     about, example = "say which class texts belong to", 'classify spam "Reply now and win"'
     use = add_command(subparsers, "classify", about, example, run_classify)
@@ -66,10 +67,10 @@ def add_commands(subparsers: Any) -> None:
     add_precision(use)
 
 
-def add_format(task: argparse.ArgumentParser, default: str | None) -> None:
+def add_format(task: argparse.ArgumentParser, usual: str, more: str = "") -> None:
     """Add the choice of a format of conversations."""
-    about = "form of conversations that turns an instruction into a prompt, as book or chatml"
-    add_option(task, "--format NAME", about, default, usual=default or "prompts as they stand")
+    about = f"form of conversations, as book or chatml, that makes the prompt{more}"
+    add_option(task, "--format NAME", about, usual=usual)
 
 
 def run_classify_task(args: argparse.Namespace) -> int:
@@ -96,17 +97,17 @@ def run_classify_task(args: argparse.Namespace) -> int:
 
 def run_instruct_task(args: argparse.Namespace) -> int:
     """Train on instructions, and print how the answers to the test part are."""
-    from llm_scratch.conversations.formats import find_format
     from llm_scratch.finetuning.answer_scores import score_answers
     from llm_scratch.finetuning.instruction_tuning import answer, finetune_instructions
     from llm_scratch.finetuning.instructions import load_instructions
     from llm_scratch.finetuning.splits import split_rows
 
-    form, entries = find_format(args.format), load_instructions(data_path(args.data))
-    model, tokenizer = open_asked(args)
+    entries = load_instructions(data_path(args.data))
+    model, tokenizer = opened = open_asked(args)
+    form = format_for(args, opened)
     train, validation, test = split_rows(entries, seed_of(args))
     if args.show_mask is not None:
-        return print_masks(args, train[: args.show_mask], model, tokenizer)
+        return print_masks(args, train[: args.show_mask], opened, form)
     state = finetune_instructions(
         model,
         tokenizer,
@@ -126,19 +127,28 @@ def run_instruct_task(args: argparse.Namespace) -> int:
         f"{len(test)} test instructions: {exact:.1%} answered exactly, token F1 {overlap:.2f}, "
         f"{stopped:.1%} ended by themselves"
     )
-    print(f'llm-scratch generate {out_of(args)} --format {form.name} --prompt "an instruction"')
+    print(f'llm-scratch generate {out_of(args)} --format auto --prompt "an instruction"')
     return 0
 
 
-def print_masks(args: argparse.Namespace, entries: Any, model: Any, tokenizer: Any) -> int:
-    """Print what would be learned of some instructions."""
+def format_for(args: argparse.Namespace, opened: OpenModel) -> Any:
+    """Return the format that is asked for, else the model's own, else the book's."""
     from llm_scratch.conversations.formats import find_format
+
+    if args.format is None and opened.format is not None:
+        return opened.format
+    return find_format(args.format or "book")
+
+
+def print_masks(args: argparse.Namespace, entries: Any, opened: OpenModel, form: Any) -> int:
+    """Print what would be learned of some instructions."""
     from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
 
+    model, tokenizer = opened
     rows = instruction_rows(
         entries,
         tokenizer,
-        format=find_format(args.format),
+        format=form,
         max_length=model.cfg.context_length,
         answer_only=not args.learn_prompt,
     )
@@ -149,13 +159,12 @@ def print_masks(args: argparse.Namespace, entries: Any, model: Any, tokenizer: A
 
 def run_prefer_task(args: argparse.Namespace) -> int:
     """Train on pairs of answers."""
-    from llm_scratch.conversations.formats import find_format
     from llm_scratch.finetuning.dpo_training import finetune_preferences
     from llm_scratch.finetuning.preference_rows import load_preferences
     from llm_scratch.finetuning.splits import split_rows
 
     pairs = load_preferences(data_path(args.data))
-    model, tokenizer = open_asked(args)
+    model, tokenizer = opened = open_asked(args)
     train, validation, test = split_rows(pairs, seed_of(args))
     state = finetune_preferences(
         model,
@@ -164,7 +173,7 @@ def run_prefer_task(args: argparse.Namespace) -> int:
         validation + test,
         config_of(args, len(train)),
         beta=args.beta,
-        format=find_format(args.format),
+        format=format_for(args, opened),
         **run_options(args, model),
     )
     done(args, state)

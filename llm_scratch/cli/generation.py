@@ -56,7 +56,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts-file", metavar="FILE",
                         help="a text file with one prompt per line, or JSON, JSON Lines, CSV, TSV "
                              "with a field prompt; default: no file")  # fmt: skip
-    add_format(parser, None)
+    add_format(parser, "prompts as they stand", ", or auto: the model's own")
     add_option(parser, "--max-new-tokens N", "tokens to write at most", 100)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
                         help="end where this is written; may be repeated; default: the model's "
@@ -118,10 +118,12 @@ def run_generate(args: argparse.Namespace) -> int:
     sampling_of(args)  # a mistake in it is told before the model is opened
     check_count("--batch-size", args.batch_size)
     prompts: list[Prompt] = list(read_prompts(args))
-    form = None if args.format is None else format_of(args.format)
+    form = None if args.format in (None, "auto") else format_of(args.format)
     if args.stream and len(prompts) > 1:
         raise ValueError(f"--stream shows one text as it comes, not {len(prompts)}; leave it out")
-    model, tokenizer = model_for_text(args)
+    model, tokenizer, own = model_for_text(args)
+    if args.format == "auto":
+        form = own_format(args, own)
     if args.temperature > 0 and args.seed is None:
         args.seed = secrets.randbits(32)
     args.stop_ids = ()
@@ -138,6 +140,17 @@ def format_of(name: str) -> Format:
     from llm_scratch.conversations.formats import find_format
 
     return find_format(name)
+
+
+def own_format(args: argparse.Namespace, own: Format | None) -> Format:
+    """Return the format that the model was trained with.
+
+    Raises:
+        ValueError: if nothing says which.
+    """
+    if own is None:
+        raise ValueError(f"{args.model} does not say what its format is; --format NAME does")
+    return own
 
 
 def asked(prompt: str, form: Format, tokenizer: Any) -> Prompt:
@@ -176,8 +189,8 @@ def read_standard_input() -> str:
     return standard_input().rstrip("\n")
 
 
-def model_for_text(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Open MODEL and its tokenizer.
+def model_for_text(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Open MODEL, its tokenizer and its format of conversations, None where it has none.
 
     Raises:
         ValueError: if it writes no text, or does not run in this precision.
@@ -188,13 +201,14 @@ def model_for_text(args: argparse.Namespace) -> tuple[Any, Any]:
 
     if args.precision == "int8" and (place := pick_device(args.device)).type != "cpu":
         raise ValueError(f"int8 runs on the CPU, not on {place}; choose bfloat16, or --device cpu")
-    model, tokenizer = open_asked(args, dtype=dtype_of(args.precision))
+    model, tokenizer = opened = open_asked(args, dtype=dtype_of(args.precision))
     if (head := head_of(model)).kind != "tokens":
         raise ValueError(
             f"{args.model} sorts texts into {head.size} classes and writes none; "
             "llm-scratch classify uses it"
         )
-    return quantize_int8(model) if args.precision == "int8" else model, tokenizer
+    model = quantize_int8(model) if args.precision == "int8" else model
+    return model, tokenizer, opened.format
 
 
 def options_of(args: argparse.Namespace, model: Any, first: int, count: int) -> dict[str, Any]:

@@ -112,11 +112,13 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return made
 
     def call(self, context: Context, function: Any, *args: Any, **options: Any) -> Any:
-        own = getattr(function, "__self__", None)
-        _check_size(own, *args, *options.values())
-        if getattr(function, "__name__", "") in ("format", "format_map"):
-            _check_widths(own)
+        _check_size(getattr(function, "__self__", None), *args, *options.values())
         return super().call(context, function, *args, **options)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        if (wrapped := super().wrap_str_format(value)) is not None:
+            _check_widths(value.__self__)
+        return wrapped
 
     def _generate(self, source: nodes.Template, *args: Any, **options: Any) -> str:
         return super()._generate(_Joins().visit(source), *args, **options)

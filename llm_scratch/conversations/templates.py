@@ -31,8 +31,19 @@ from llm_scratch.tokenizers.simple import END_OF_TEXT
 if TYPE_CHECKING:
     from llm_scratch.conversations.sandbox import Template
 
+
+def _without_thought(text: str) -> str:
+    return text.split("</think>")[-1].lstrip("\n") if "</think>" in text else text
+
+
 # What templates do to what is said, the likeliest first.
-_CHANGES: tuple[Callable[[str], str], ...] = (str, str.strip, str.rstrip, str.lstrip)
+_CHANGES: tuple[Callable[[str], str], ...] = (
+    str,
+    str.strip,
+    _without_thought,
+    str.rstrip,
+    str.lstrip,
+)
 _EXAMPLE = [Message("user", "1"), Message("assistant", "2"), Message("user", "3")]
 
 
@@ -109,28 +120,59 @@ class TemplateFormat:
         return pieces.segments
 
     def _pieces(self, messages: Sequence[Message], tokenizer: Any, prompt: bool) -> list[Segment]:
-        """Return the text as control tokens and text, of which nothing is learned yet."""
-        text = self.render(messages, tokenizer, prompt=prompt)
-        marks = [f"\ue0f1{secrets.token_hex(16)}\ue0f2" for _ in messages]
-        masked = [Message(m.role, mark) for m, mark in zip(messages, marks, strict=True)]
-        form = self.render(masked, tokenizer, prompt=prompt)
+        """Return the text as control tokens and text, of which nothing is learned yet.
+
+        Where the template changes what somebody says beyond what is known here, that is text if
+        it holds no control token.
+        """
         specials = frozenset(special_tokens_of(tokenizer))
-        split = re.split("(" + "|".join(marks) + ")", form)
-        for change in _ways(messages):
-            contents = {k: change(m) for k, m in zip(marks, messages, strict=True)}
-            if "".join(contents.get(part, part) for part in split) == text:
-                said = [(contents.get(part, part), part in contents) for part in split]
-                return [p for t, is_said in said for p in _marked(t, is_said, specials)]
-        own = any_of(specials).findall(form) if specials else []
-        if specials and (
-            own != any_of(specials).findall(text)
-            or any(any_of(specials).search(message.content) for message in messages)
-        ):
-            raise ValueError(
-                "the template changes what is said, which holds a control token: it can't be told "
-                f"from the template's own; take {self._instead(tokenizer)}"
-            )
-        return list(_marked(text, False, specials))
+        text = self.render(messages, tokenizer, prompt=prompt)
+        everything = range(len(messages))
+        risky = [i for i in everything if specials and any_of(specials).search(messages[i].content)]
+        own: list[Segment] | None = None
+        for hidden in (everything, risky):
+            form, found = self._told_apart(messages, hidden, tokenizer, prompt, text)
+            controls = [p for part in form for p in _marked(part, specials) if p.control]
+            own = controls if own is None else own
+            if found is not None and controls == own:
+                return [
+                    piece
+                    for part, is_said in found
+                    for piece in _marked(part, frozenset() if is_said else specials)
+                ]
+        raise ValueError(
+            "the template changes what is said, which holds a control token: it can't be told from "
+            f"the template's own; take {self._instead(tokenizer)}"
+        )
+
+    def _told_apart(
+        self,
+        messages: Sequence[Message],
+        hidden: Sequence[int],
+        tokenizer: Any,
+        prompt: bool,
+        text: str,
+    ) -> tuple[list[str], list[tuple[str, bool]] | None]:
+        """Put marks in the place of some messages, and tell the template's text from theirs.
+
+        Returns:
+            The template's text between the marks; and the whole text in parts, each with whether it
+            is what one of these messages says, None where that is not to be found in the text.
+        """
+        marks = {f"\ue0f1{secrets.token_hex(16)}\ue0f2": messages[i] for i in hidden}
+        by_place = dict(zip(hidden, marks, strict=True))
+        masked = [
+            Message(m.role, by_place[i]) if i in by_place else m for i, m in enumerate(messages)
+        ]
+        form = self.render(masked, tokenizer, prompt=prompt)
+        parts = re.split("(" + "|".join(marks) + ")", form) if marks else [form]
+        between = [part for part in parts if part not in marks]
+        for change in _ways(list(marks.values())):
+            said = {mark: change(message) for mark, message in marks.items()}
+            filled = [(said.get(part, part), part in said) for part in parts]
+            if "".join(part for part, _ in filled) == text:
+                return between, filled
+        return between, None
 
     def _learn(
         self,
@@ -184,7 +226,10 @@ class TemplateFormat:
         The tokenizer's end of text ends it too.
         """
         found: list[int] = []
-        pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
+        try:
+            pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
+        except ValueError:  # which is said where a conversation is written
+            pieces = []
         texts = [piece.text.strip() for piece in pieces]
         if "2" in texts:
             after = (piece for piece in pieces[texts.index("2") + 1 :] if piece.text.strip())
@@ -213,12 +258,9 @@ def _changed(changes: dict[Role, Callable[[str], str]], message: Message) -> str
     return changes[message.role](message.content)
 
 
-def _marked(text: str, said: bool, specials: frozenset[str]) -> Iterator[Segment]:
-    """Yield a piece of text, and the control tokens in it, unless somebody said it."""
-    if said or not specials:
-        parts = [text]
-    else:
-        parts = any_of(specials).split(text)
+def _marked(text: str, specials: frozenset[str]) -> Iterator[Segment]:
+    """Yield a piece of text, and the control tokens in it."""
+    parts = any_of(specials).split(text) if specials else [text]
     for i, part in enumerate(parts):
         if part:
             yield Segment(part, control=i % 2 == 1)

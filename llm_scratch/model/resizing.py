@@ -14,7 +14,6 @@ from torch import nn
 
 from llm_scratch.model.decoder import is_tied
 from llm_scratch.model.heads import head_of
-from llm_scratch.model.linear import Linear
 
 
 def grow_vocabulary(model: Any, size: int) -> None:
@@ -34,19 +33,13 @@ def grow_vocabulary(model: Any, size: int) -> None:
         raise ValueError(f"{size=} is not above the model's vocab_size of {before}")
     _check_head(model)
     tied = is_tied(model)
-    embedding = nn.Embedding(0, 0)
-    embedding.weight = _grown(model.tok_emb.weight, size)
-    embedding.num_embeddings, embedding.embedding_dim = embedding.weight.shape
-    model.tok_emb = embedding.train(model.tok_emb.training)
+    model.tok_emb.weight = _grown(model.tok_emb.weight, size)
+    model.tok_emb.num_embeddings = model.out_head.out_features = size
     model.cfg = replace(model.cfg, vocab_size=size)
     if tied:
-        model.out_head.out_features = size
         model.tie_weights()
     else:
-        head = Linear(0, 0, bias=False)
-        head.weight = _grown(model.out_head.weight, size)
-        head.out_features, head.in_features = head.weight.shape
-        model.out_head = head.train(model.out_head.training)
+        model.out_head.weight = _grown(model.out_head.weight, size)
 
 
 def start_at_mean(model: Any, ids: Sequence[int], others: Sequence[int]) -> None:

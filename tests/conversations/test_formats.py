@@ -7,13 +7,16 @@ from dataclasses import replace
 import pytest
 from conversations_made import (
     CONTROLS,
+    COUNTS,
     END,
+    TURNS,
     beginning_tokenizer,
     conversations,
+    made,
     prompts_of,
     tokenizer_with,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from llm_scratch.conversations.encoding import encode_conversation, encode_prompt
 from llm_scratch.conversations.formats import FORMATS, find_format
@@ -108,20 +111,6 @@ LEARNED = {
     **dict.fromkeys(("guanaco-llama2", "zephyr", "alpaca", "book", "book-phi"), ("", "@")),
 }
 WHOLE = ("chatml", "qwen2.5", "qwen3", "smollm2", "book", "book-phi")  # which strip nothing
-TURNS = [
-    Message("system", "S"), Message("user", "Q"), Message("assistant", "A"), Message("user", "P"),
-    Message("assistant", "B"),
-]  # fmt: skip
-COUNTS = [12, pytest.param(300, marks=pytest.mark.slow)]
-
-
-def made(count):
-    """Hypothesis with so many conversations, the same ones on every machine."""
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(
-        max_examples=count, deadline=None, database=None, derandomize=True,
-        suppress_health_check=checks,
-    )  # fmt: skip
 
 
 def tokenizers_for(format):
@@ -241,7 +230,7 @@ def test_messages_say_themselves_whether_they_are_learned(name):
     pairs = list(zip(encoded.ids, encoded.learned, strict=True))
     learned = tokenizer.decode([i for i, is_learned in pairs if is_learned])
     lead, trail = LEARNED[name]
-    assert learned == f"Q{lead}B{trail.replace('E', END)}"
+    assert learned == f"Q{lead}B{trail.replace('@', END)}"
     for prompt in prompts_of(messages):
         ids = encode_prompt(prompt, format, tokenizer)
         assert encoded.ids[: len(ids)] == tuple(ids)
