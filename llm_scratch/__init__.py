@@ -70,13 +70,17 @@ _NAMES = {
     "model.grouped_attention": "GroupedQueryAttention window_mask",
     "model.llama": "Llama3Model LlamaBlock LlamaModel Qwen3Model",
     "weights.llama": "load_weights_into_llama load_weights_into_qwen",
-    # Conversations: formats, and what a model reads and learns of them
-    "conversations.messages": "Message",
-    "conversations.encoding": ("EncodedConversation Segment encode_conversation encode_prompt"),
+    # Conversations: formats, files that other people wrote, and what a model learns of them
+    "conversations.messages": "ConversationError Message",
+    "conversations.encoding": "EncodedConversation Segment encode_conversation encode_prompt",
     "conversations.layout": "ConversationFormat",
     "conversations.formats": "FORMATS find_format",
     "conversations.templates": "TemplateFormat",
     "weights.vocabulary": "add_tokens",
+    "conversations.readers": "ReadConversations ReadSummary read_conversations",
+    "conversations.writers": "write_conversations",
+    "conversations.display": "show_conversation",
+    "conversations.measuring": "ConversationLengths measure_conversations",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -248,7 +252,19 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         load_weights_into_llama as load_weights_into_llama,
         load_weights_into_qwen as load_weights_into_qwen,
     )
-    from llm_scratch.conversations.messages import Message as Message
+    from llm_scratch.conversations.messages import (
+        ConversationError as ConversationError, Message as Message,
+    )
+    from llm_scratch.conversations.readers import (
+        ReadConversations as ReadConversations, ReadSummary as ReadSummary,
+        read_conversations as read_conversations,
+    )
+    from llm_scratch.conversations.writers import write_conversations as write_conversations
+    from llm_scratch.conversations.display import show_conversation as show_conversation
+    from llm_scratch.conversations.measuring import (
+        ConversationLengths as ConversationLengths,
+        measure_conversations as measure_conversations,
+    )
     from llm_scratch.conversations.encoding import (
         EncodedConversation as EncodedConversation, Segment as Segment,
         encode_conversation as encode_conversation, encode_prompt as encode_prompt,

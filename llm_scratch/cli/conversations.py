@@ -31,12 +31,12 @@ def add_commands(subparsers: Any) -> None:
     example = "conversations show chats.jsonl smollm2 --format chatml"
     commands = add_group(subparsers, "conversations", about, example)
     about = "print conversations as a model reads them, what is learned set off"
-    parser = _add(commands, "show", about, example + " --rows 2 --ids", run_show)
+    parser = _add(commands, "show", about, example + " --ids", run_show)
     _add_source(parser)
     add_option(parser, "--rows N", "how many conversations", 3)
     parser.add_argument("--ids", action="store_true", help="show the id of each token behind it")
     about = "read a whole file, and print how much is in it and what is wrong with it"
-    example = "conversations check chats.jsonl gpt2 --format guanaco-llama2 --context 512"
+    example = "conversations check chats.jsonl gpt2 --format guanaco --context 512"
     parser = _add(commands, "check", about, example, run_check)
     _add_source(parser)
     add_option(
@@ -44,7 +44,7 @@ def add_commands(subparsers: Any) -> None:
     )
     add_option(parser, "--plot FILE", "draw the lengths into a picture", usual="no picture")
     about = "write a file of conversations as one of another kind"
-    example = "conversations convert conversations.jsonl chats.jsonl --to guanaco --skip-bad"
+    example = "conversations convert chats.jsonl out.jsonl --to guanaco --skip-bad"
     parser = _add(commands, "convert", about, example, run_convert)
     parser.add_argument("out", metavar="OUT", help="where to write it: .jsonl, or .json for a list")
     parser.add_argument("--to", required=True, choices=(*KINDS, TEXT), metavar="KIND",
@@ -129,14 +129,22 @@ def _table(
     summary: ReadSummary, lengths: ConversationLengths, context: int | None
 ) -> list[tuple[str, str]]:
     """Return the rows of `check`'s table."""
+    from llm_scratch.conversations.readers import counted_rows
+
     kept, tokens = len(lengths.tokens), sum(lengths.tokens)
     longest = max(range(kept), key=lengths.tokens.__getitem__)
     rows = [
         ("kind", summary.kind),
         ("rows", f"{summary.rows:,}"),
         ("kept", f"{kept:,}"),
-        *(("repaired", f"{count:,} rows: {name}") for name, count in summary.repaired.items()),
-        *(("dropped", f"{count:,} rows: {reason}") for reason, count in summary.dropped.items()),
+        *(
+            ("repaired", f"{counted_rows(count)}: {name}")
+            for name, count in summary.repaired.items()
+        ),
+        *(
+            ("dropped", f"{counted_rows(count)}: {reason}")
+            for reason, count in summary.dropped.items()
+        ),
         ("turns", f"{sum(lengths.turns):,}, {min(lengths.turns)} to {max(lengths.turns)} a row"),
         ("tokens", f"{tokens:,}, {tokens / kept:,.0f} a row on average"),
         ("longest", f"{lengths.tokens[longest]:,} tokens (kept row {longest + 1:,})"),
@@ -146,7 +154,7 @@ def _table(
         cut = lengths.cut(context)
         rows.append((
             f"cut at {context:,}",
-            f"{cut.shortened:,} rows lose their last turns, {cut.dropped:,} are left out; "
+            f"{cut.shortened:,} of the rows lose their last turns, {cut.dropped:,} are left out; "
             f"{cut.tokens:,} tokens, {cut.tokens / tokens:.1%}",
         ))  # fmt: skip
     return rows
@@ -155,6 +163,7 @@ def _table(
 def run_convert(args: argparse.Namespace) -> int:
     """Write a file of conversations as one of another kind, or as texts."""
     from llm_scratch.conversations.formats import find_format
+    from llm_scratch.conversations.readers import counted_rows
     from llm_scratch.conversations.writers import text_row, write_conversations, write_rows
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
@@ -175,7 +184,7 @@ def run_convert(args: argparse.Namespace) -> int:
     print(summary)
     for reason, count in dropped.items():
         print(f"dropped: {count:,} for {reason}")
-    print(f"{args.out}: {summary.kept - sum(dropped.values()):,} rows ({args.to})")
+    print(f"{args.out}: {counted_rows(summary.kept - sum(dropped.values()))} ({args.to})")
     return 0
 
 

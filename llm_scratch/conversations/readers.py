@@ -40,7 +40,7 @@ class ReadSummary:
     first_dropped: Mapping[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows ({self.kind}), {self.kept:,} kept"]
+        lines = [f"{counted_rows(self.rows)} ({self.kind}), {self.kept:,} kept"]
         lines += [f"repaired: {count:,} with {name}" for name, count in self.repaired.items()]
         lines += [
             f"dropped: {count:,} for {reason}; the first: {self.first_dropped[reason]}"
@@ -132,6 +132,11 @@ def _conversation(
 
 def _doubled_mark(err: ConversationError, kind: str) -> bool:
     return kind == GUANACO and err.reason == "two turns of one role in a row"
+
+
+def counted_rows(count: int) -> str:
+    """Return a number of rows in words."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _summary(kind: str, kept: int, repairs: Counter[str], bad: list[RowError]) -> ReadSummary:

@@ -38,13 +38,11 @@ def plot_lengths(
     axes.hist(lengths, edges, color=BLUE, alpha=0.75, label="all tokens")
     if len(learned):
         axes.hist(learned, edges, histtype="step", color=ORANGE, lw=1.8, label="learned tokens")
-        axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     if context is not None:
         above = sum(length > context for length in lengths) / len(lengths)
-        axes.axvline(context, color="#555555", lw=1, ls="--")
-        text = f"{context:,} tokens:\n{above:.1%} are longer"
-        axes.annotate(text, (context, 1), (-4, 4), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", fontsize=9)  # fmt: skip
+        text = f"{context:,} tokens: {above:.1%} are longer"
+        axes.axvline(context, color="#555555", lw=1, ls="--", label=text)
+    axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     axes.set(xlabel="Tokens of a conversation", ylabel="Conversations", xlim=(0, None))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.get_major_locator().set_params(integer=True)

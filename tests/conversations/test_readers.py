@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from conversation_files import GUANACO, TALK, A, S, U, messages_row, read_rows, share_row
 
+from llm_scratch.conversations.kinds import told_kind
 from llm_scratch.conversations.messages import Message
 from llm_scratch.conversations.readers import read_conversations
 
@@ -187,6 +188,34 @@ def test_repairs_are_made_on_request_and_counted(read, talk, repair, reason, exp
     ((name, count),) = summary.repaired.items()
     assert counted in name
     assert count == 1
+
+
+def test_an_empty_system_text_is_kept(read):
+    """Formats with a system text of their own write none where it is empty."""
+    talk = [(S, ""), (U, " "), *TALK]
+    assert read([messages_row(talk)], repair=["drop"])[0] == [[(S, ""), *TALK]]
+
+
+def test_a_last_question_that_is_learned_is_not_called_unlearned(read):
+    row = messages_row(TALK[:3])
+    row["messages"][2]["weight"] = 1
+    assert read([row])[1].repaired == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"conversations": []}, "sharegpt"),
+        ({"conversations": ["Tide?"]}, "sharegpt"),
+        ({"conversation": [{}]}, "sharegpt"),
+        ({"messages": [{"value": "Tide?"}]}, "sharegpt"),
+        ({"conversations": [{"content": "Tide?"}]}, "messages"),
+    ],
+)
+def test_a_list_without_turns_is_told_by_its_key(row, kind):
+    assert told_kind(row) == kind
 
 
 def test_turns_that_are_learned_differently_are_not_merged(read):

@@ -81,18 +81,6 @@ def test_texts_hold_no_marks_of_a_chat_format(conversations) -> None:
         assert not MARKS.search(content), content
 
 
-def test_guanaco_rows_are_the_conversations_without_a_system_text(conversations) -> None:
-    mark = {"user": "### Human: ", "assistant": "### Assistant: "}
-    expected = [
-        {"text": "".join(mark[message["role"]] + message["content"] for message in messages)}
-        for messages in conversations
-        if messages[0]["role"] != "system"
-    ]
-    lines = (DATA / "conversations-guanaco.jsonl").read_text(encoding="utf-8").split("\n")
-    assert lines.pop() == ""
-    assert [json.loads(line) for line in lines] == expected
-
-
 def words_of(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+|0", re.sub(r"\d+", "0", text.lower())))
 

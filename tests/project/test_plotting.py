@@ -12,6 +12,7 @@ import torch
 from llm_scratch.plotting.choices import plot_temperatures
 from llm_scratch.plotting.insides import plot_activations, plot_attention, plot_positions
 from llm_scratch.plotting.learning import plot_losses
+from llm_scratch.plotting.lengths import plot_lengths
 
 LABELS = ["closer", "every", "forward"]
 
@@ -148,6 +149,31 @@ def test_plot_temperatures_refuses_labels_that_do_not_fit() -> None:
         plot_temperatures({1.0: [0.5, 0.2, 0.3]}, ["a", "b"])
     with pytest.raises(ValueError, match="1 temperatures for 2 rows"):
         plot_temperatures([[0.5, 0.5], [0.1, 0.9]], ["a", "b"], [1.0])
+
+
+def test_plot_lengths_counts_every_text(tmp_path: Path) -> None:
+    figure = plot_lengths([1, 5, 5, 900], [0, 2, 3, 4], context=5)
+    (axes,) = figure.axes
+    assert sum(bar.get_height() for bar in axes.patches if hasattr(bar, "get_height")) == 4
+    (line,) = (line for line in axes.get_lines())
+    assert list(line.get_xdata()) == [5, 5]
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "5 tokens: 25.0% are longer" in shown
+    assert {"all tokens", "learned tokens"} < set(shown)
+    assert drawn(figure, tmp_path) > 1000
+
+
+@pytest.mark.filterwarnings("error")
+def test_plot_lengths_draws_few_and_short_texts(tmp_path: Path) -> None:
+    for lengths in ([0], [3], [3, 3], [10**7, 1]):
+        assert drawn(plot_lengths(lengths), tmp_path) > 1000
+
+
+def test_plot_lengths_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="0 lengths and 0 of what is learned"):
+        plot_lengths([])
+    with pytest.raises(ValueError, match="2 lengths and 1 of what is learned; one or more"):
+        plot_lengths([1, 2], [1])
 
 
 def test_plots_open_no_window_and_leave_pyplot_alone() -> None:
