@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_scratch.finetuning.instruction_rows import PackedRows, instruction_rows
+from llm_scratch.finetuning.instruction_rows import instruction_rows
 from llm_scratch.finetuning.instructions import (
     InstructionDataset,
     custom_collate_fn,
@@ -36,6 +36,7 @@ from llm_scratch.finetuning.instructions import (
 from llm_scratch.model.config import gpt2_config
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.text.corpora import find_data
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.optimizers import build_optimizers

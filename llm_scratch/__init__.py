@@ -112,8 +112,11 @@ _NAMES = {
         "custom_collate_draft_1 custom_collate_draft_2 custom_collate_fn "
         "custom_collate_with_masking_fn download_and_load_file load_instructions"
     ),
-    "finetuning.instruction_rows": "PackedRows show_mask",
+    "finetuning.instruction_rows": "show_mask",
+    "text.packed_rows": "PackedRows",
     "finetuning.instruction_tuning": "answer finetune_instructions stopped_share",
+    # Conversations: a model that answers and stops
+    "finetuning.conversation_tuning": "answer_conversations finetune_conversations",
     "judging.judge": "exact_match token_f1",
     "judging.ollama": "check_if_running generate_model_scores query_model",
     # Chapter 7, bonus: preferences
@@ -328,12 +331,15 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         custom_collate_with_masking_fn as custom_collate_with_masking_fn,
         download_and_load_file as download_and_load_file, load_instructions as load_instructions,
     )
-    from llm_scratch.finetuning.instruction_rows import (
-        PackedRows as PackedRows, show_mask as show_mask,
-    )
+    from llm_scratch.finetuning.instruction_rows import show_mask as show_mask
+    from llm_scratch.text.packed_rows import PackedRows as PackedRows
     from llm_scratch.finetuning.instruction_tuning import (
         answer as answer, finetune_instructions as finetune_instructions,
         stopped_share as stopped_share,
+    )
+    from llm_scratch.finetuning.conversation_tuning import (
+        answer_conversations as answer_conversations,
+        finetune_conversations as finetune_conversations,
     )
     from llm_scratch.judging.judge import exact_match as exact_match, token_f1 as token_f1
     from llm_scratch.judging.ollama import (

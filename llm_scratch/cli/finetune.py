@@ -1,4 +1,4 @@
-"""`llm-scratch finetune classify|instruct|prefer` and `classify`: a model learns a task."""
+"""`llm-scratch finetune classify|instruct|prefer|chat` and `classify`: a model learns a task."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
+from llm_scratch.cli.finetune_chat import add_chat
+from llm_scratch.cli.finetune_runs import add_task, config_of, done, out_of, run_options, seed_of
 from llm_scratch.cli.options import (
-    Run,
     add_command,
     add_device,
     add_group,
@@ -19,20 +20,13 @@ from llm_scratch.cli.options import (
     open_asked,
     standard_input,
 )
-from llm_scratch.cli.settings import SETTINGS, add_settings, shown_defaults
 from llm_scratch.files import lines_of
-from llm_scratch.finetuning.runs import TASKS, Trained, run_config
-from llm_scratch.training.config import TrainConfig
+from llm_scratch.finetuning.runs import Trained
 
 if TYPE_CHECKING:
     from llm_scratch.finetuning.text_classifier import Classifier
     from llm_scratch.opening import OpenModel
-    from llm_scratch.training.loop import RunOptions
-    from llm_scratch.training.starting import RunState
 
-OPTIONS = {
-    name: about for name, about in SETTINGS.items() if name not in ("sample_prompt", "compile")
-}
 EXAMPLE = "finetune instruct RUN --data instructions.json --lora 8 --out helper"
 
 
@@ -63,6 +57,7 @@ def add_commands(subparsers: Any) -> None:
     task = add_task(tasks, "prefer", about, example, run_prefer_task)
     add_option(task, "--beta X", "how close the model stays to what it was", 0.1)
     add_format(task, "the model's own, else book")
+    add_chat(tasks)
     about, example = "say which class texts belong to", 'classify spam "Reply now and win"'
     use = add_command(subparsers, "classify", about, example, run_classify)
     add_model(use)
@@ -76,38 +71,6 @@ def add_format(task: argparse.ArgumentParser, usual: str, more: str = "") -> Non
     """Add the choice of a format of conversations."""
     about = f"form of conversations, as book or chatml, that makes the prompt{more}"
     add_option(task, "--format NAME", about, usual=usual)
-
-
-def add_task(tasks: Any, name: str, about: str, example: str, run: Run) -> argparse.ArgumentParser:
-    """Add one task with what all tasks have."""
-    usage = "MODEL --data FILE [--out RUN] [options]"
-    task = add_command(tasks, name, f"teach a model {about}", example, run, usage)
-    task.set_defaults(task=name)
-    add_model(task)
-    task.add_argument(
-        "--data",
-        required=True,
-        metavar="FILE",
-        help="JSON, JSON Lines, CSV or TSV, or the name of a data set, like instructions.json",
-    )
-    task.add_argument("--out", metavar="RUN", help=f"the run's folder; default: runs/{name}")
-    task.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    add_option(task, "--epochs X", "how often all rows are seen", usual=f"{TASKS[name].epochs:g}")
-    add_option(
-        task, "--lora RANK", "train LoRA matrices of this rank", usual="the model's own layers"
-    )
-    add_option(task, "--alpha X", "LoRA is scaled by alpha / RANK", usual="RANK")
-    add_device(task)
-    add_precision(task)
-    shown = shown_defaults({name: TrainConfig()}, OPTIONS) | {
-        "steps": "what --epochs makes",
-        "learning_rate": f"{TASKS[name].learning_rate:g}",
-        "eval_every": "an epoch",
-        "save_every": "an epoch",
-        "log_every": "a quarter of an epoch",
-    }
-    add_settings(task.add_argument_group("settings"), TrainConfig, OPTIONS, shown)
-    return task
 
 
 def run_classify_task(args: argparse.Namespace) -> int:
@@ -236,43 +199,3 @@ def open_classifier(args: argparse.Namespace, source: str | None = None) -> Clas
     model, tokenizer = open_asked(args, source, dtype=dtype_of(args.precision))
     names = model.class_names or load_class_names(source or args.model)
     return Classifier(model, tokenizer, names)
-
-
-def run_options(args: argparse.Namespace, model: Any, **head: Any) -> RunOptions:
-    """Make the model ready for its task, and return what every task gives to its run."""
-    import torch
-
-    from llm_scratch.finetuning.preparing import prepare_model
-
-    torch.manual_seed(seed_of(args))  # new parameters are drawn
-    save_best = prepare_model(model, base=args.model, lora=args.lora, alpha=args.alpha, **head)
-    return {
-        "folder": out_of(args),
-        "resume": args.resume,
-        "progress": sys.stderr.isatty(),
-        "save_best": save_best,
-    }
-
-
-def config_of(args: argparse.Namespace, rows: int) -> TrainConfig:
-    """Return the settings of a run over so many rows."""
-    given = {name: vars(args)[name] for name in (*OPTIONS, "precision") if name in args}
-    return run_config(args.task, rows, epochs=args.epochs, **given)
-
-
-def seed_of(args: argparse.Namespace) -> int:
-    """Return the seed of the run, which is that of the split and of new parameters too."""
-    return vars(args).get("seed", TrainConfig.seed)
-
-
-def out_of(args: argparse.Namespace) -> str:
-    """Return the folder of the run."""
-    return args.out or f"runs/{args.task}"
-
-
-def done(args: argparse.Namespace, state: RunState) -> None:
-    """Print where the run stands."""
-    print(
-        f"{state.step} steps; best validation loss {state.best_loss:.4f} after step "
-        f"{state.best_step}; the model is in {out_of(args)}"
-    )

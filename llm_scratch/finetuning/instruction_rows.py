@@ -9,23 +9,18 @@ Shape letters: B rows of a batch, T tokens, n examples.
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
-from typing import Any, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from llm_scratch.conversations.display import show_conversation
 from llm_scratch.conversations.encoding import EncodedConversation, Format
 from llm_scratch.finetuning.instructions import check_entry
 from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
-from llm_scratch.text.shuffling import epoch_order
-from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
-
-PackedBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def instruction_rows(
@@ -88,6 +83,44 @@ def instruction_rows(
     return TokenRows(rows, pad_id=end, vocab_size=max(vocab_size, end + 1), buckets=buckets)
 
 
+def parts_of_run(
+    train: Any,
+    validation: Any,
+    rows_of: Callable[[Any], TokenRows],
+    *,
+    packs_of: Callable[[TokenRows], PackedRows] | None = None,
+    log: Callable[[str], object] = print,
+) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
+    """Return both parts of a run as rows or packs, and log what is learned of them.
+
+    Args:
+        train: what `rows_of` takes, or rows, or packs.
+        validation: the same, or None.
+        rows_of: makes rows.
+        packs_of: makes packs of rows; None leaves them as they are.
+        log: what a line for each part is given to.
+
+    Raises:
+        ValueError: if more than a tenth of them had to be left out.
+    """
+    given: list[int] = []
+    left: list[int] = []
+
+    def made(name: str, part: Any) -> TokenRows | PackedRows:
+        if not isinstance(part, TokenRows | PackedRows):
+            given.append(len(part))
+            part = rows_of(part)
+            left.append(len(part))
+        rows = part.rows if isinstance(part, PackedRows) else part
+        log(f"{name}: {part}, {learned_share(rows):.0%} of the tokens are learned")
+        return part if packs_of is None or rows is not part else packs_of(rows)
+
+    data = made("train", train)
+    measured = None if validation is None else made("validation", validation)
+    check_left_out(sum(given), sum(left))
+    return data, measured
+
+
 def check_left_out(given: int, left: int) -> None:
     """Refuse to learn from data of which more than a tenth had to be left out.
 
@@ -117,101 +150,6 @@ def learned_share(rows: TokenRows) -> float:
     """The share of the tokens that are targets, between 0 and 1."""
     learned = sum(int((rows[row][1] != IGNORE_INDEX).sum()) for row in range(len(rows)))
     return learned / int(rows.lengths.sum())
-
-
-class PackedRows:
-    """Several short rows in one long one, side by side and blind to each other: a `TrainData`.
-
-    A batch is inputs, targets and positions, (B, T) each, and which token may see which, (B, T, T)
-    booleans: positions begin anew with every row, and no token sees another row. Loss and
-    gradients are those of the rows one by one; next to nothing is padded.
-
-    Args:
-        rows: what is packed.
-        length: the most tokens of a pack.
-
-    Raises:
-        ValueError: if a row is longer than `length`.
-    """
-
-    def __init__(self, rows: TokenRows, length: int) -> None:
-        rows.num_rows(length)
-        self._rows = rows
-        self.vocab_size = rows.vocab_size
-        self.packs = pack(rows.lengths.tolist(), length)
-        """The rows of each pack, by number."""
-
-    def __len__(self) -> int:
-        return len(self.packs)
-
-    def __repr__(self) -> str:
-        return f"PackedRows({len(self._rows):,} rows in {len(self):,} packs)"
-
-    def num_rows(self, length: int) -> int:
-        """How many packs an epoch has.
-
-        Raises:
-            ValueError: if one is longer than `length`.
-        """
-        longest = max(sum(self._rows.lengths[pack]) for pack in self.packs)
-        if longest > length:
-            raise ValueError(
-                f"a pack has {longest} tokens, at most {length} fit; pack them shorter"
-            )
-        return len(self)
-
-    def batch(
-        self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
-    ) -> PackedBatch:
-        """The packs of a training step, as `TokenRows.batch` chooses its rows."""
-        return self.packed(shuffled_rows(seed, self.num_rows(length), step, rows, **piece))
-
-    def rows_in_order(self, length: int, rows: int) -> Iterator[PackedBatch]:
-        """Yield every pack once, `rows` at a time."""
-        return map(self.packed, rows_in_turn(self.num_rows(length), rows))
-
-    def packed(self, chosen: Sequence[int]) -> PackedBatch:
-        """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""
-        T = max(int(self._rows.lengths[self.packs[i]].sum()) for i in chosen)
-        inputs = torch.full((len(chosen), T), self._rows.pad_id)
-        targets = torch.full((len(chosen), T), IGNORE_INDEX)
-        positions = torch.zeros(len(chosen), T, dtype=torch.int64)
-        owners = torch.full((len(chosen), T), -1)  # padding sees padding
-        for place, i in enumerate(chosen):
-            start = 0
-            for row in self.packs[i]:
-                ids, wanted = self._rows[row]
-                here = slice(start, start + len(ids))
-                inputs[place, here], targets[place, here] = ids, wanted
-                positions[place, here], owners[place, here] = torch.arange(len(ids)), row
-                start += len(ids)
-        seen = (owners[:, :, None] == owners[:, None, :]).tril()  # (B, T, T)
-        return inputs, targets, positions, seen
-
-
-def shuffled_rows(seed: int, n: int, step: int, rows: int, **piece: Unpack[Piece]) -> list[int]:
-    """Which of n rows a step reads; see `rows_of_step`."""
-    places = rows_of_step(n, step, rows, **piece)
-    return [row for place in places for row in epoch_order(seed, place[0], n, *place[1:]).tolist()]
-
-
-def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Numbers of rows, put together so that each pack has at most `most` tokens.
-
-    Long rows first, each where the least room is left over ("best fit, decreasing").
-    """
-    packs: list[list[int]] = []
-    rooms: list[tuple[int, int, int]] = []  # tokens left in a pack, the last one used first
-    for turn, row in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
-        place = bisect_left(rooms, (lengths[row], -turn, 0))
-        if place == len(rooms):
-            left, number = most, len(packs)
-            packs.append([])
-        else:
-            left, _, number = rooms.pop(place)
-        packs[number].append(row)
-        insort(rooms, (left - lengths[row], -turn, number))
-    return packs
 
 
 def show_mask(tokenizer: Any, inputs: Tensor, targets: Tensor, *, color: bool = True) -> str:

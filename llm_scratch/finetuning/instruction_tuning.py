@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from llm_scratch.checks import check_count
 from llm_scratch.conversations.encoding import Format
-from llm_scratch.finetuning.instruction_rows import (
-    PackedRows,
-    check_left_out,
-    instruction_rows,
-    learned_share,
-)
+from llm_scratch.finetuning.instruction_rows import instruction_rows, parts_of_run
 from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
+from llm_scratch.generation.batches import generate_in_batches
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
-from llm_scratch.generation.texts import Generation, TextOptions, generate_text
+from llm_scratch.generation.texts import Generation, TextOptions
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import RunOptions
@@ -57,21 +53,19 @@ def finetune_instructions(
             the rows have answers that do not fit; or if model, data and settings do not fit each
             other, see `training.loop.train`.
     """
-    length, log = config.length or model.cfg.context_length, run.get("log", print)
-    parts: dict[str, Any] = {}
-    given = left = 0
-    for name, part in (("train", train), ("validation", validation)):
-        if part is None:
-            continue
-        options: Any = {"format": format, "answer_only": answer_only, "max_length": length}
-        if not isinstance(part, TokenRows):
-            given += len(part)
-            part = instruction_rows(part, tokenizer, **options)
-            left += len(part)
-        log(f"{name}: {part}, {learned_share(part):.0%} of the tokens are learned")
-        parts[name] = PackedRows(part, length) if packing else part
-    check_left_out(given, left)
-    data, validated = parts["train"], parts.get("validation")
+    length = config.length or model.cfg.context_length
+
+    def rows_of(part: Sequence[Entry]) -> TokenRows:
+        return instruction_rows(
+            part, tokenizer, format=format, answer_only=answer_only, max_length=length
+        )
+
+    def packs_of(rows: TokenRows) -> PackedRows:
+        return PackedRows(rows, length)
+
+    packs = packs_of if packing else None
+    log = run.get("log", print)
+    data, validated = parts_of_run(train, validation, rows_of, packs_of=packs, log=log)
     run.setdefault("chat_format", format)
     return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
 
@@ -107,19 +101,23 @@ def answer(
     Source:
         Book 7.7.
     """
-    check_count("batch_size", batch_size)
     prompts = [encode_entry(entry, format, tokenizer)[0] for entry in entries]
+    ends = ends_of(format, tokenizer)
+    return generate_in_batches(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens,
+        settings,
+        batch_size=batch_size,
+        **(ends | options),
+    )
+
+
+def ends_of(format: Format, tokenizer: Any) -> TextOptions:
+    """Return what ends an answer in a format, as `generate_text` takes it."""
     end, *more_ends = format.end_ids(tokenizer)
-    usual: TextOptions = {"eos_id": end, "stop_ids": more_ends, "stop": format.stop_strings}
-    options = {**usual, **options}
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: dict[int, Generation] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        ids = [prompts[i] for i in chosen]
-        written = generate_text(model, tokenizer, ids, max_new_tokens, settings, **options)
-        found.update(zip(chosen, written, strict=True))
-    return [found[i] for i in range(len(prompts))]
+    return {"eos_id": end, "stop_ids": more_ends, "stop": format.stop_strings}
 
 
 def stopped_share(answers: Sequence[Generation]) -> float:

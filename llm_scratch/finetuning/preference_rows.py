@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from llm_scratch.conversations.encoding import Format
 from llm_scratch.finetuning.dpo_simple import ANSWERS, PAIR
-from llm_scratch.finetuning.instruction_rows import answer_row, shuffled_rows
+from llm_scratch.finetuning.instruction_rows import answer_row
 from llm_scratch.finetuning.instructions import check_entry, load_entries
 from llm_scratch.finetuning.prompts import BOOK, Entry, encode_entry
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
-from llm_scratch.text.step_rows import Piece, rows_in_turn
+from llm_scratch.text.step_rows import Piece, rows_in_turn, shuffled_rows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 from llm_scratch.training.config import Precision

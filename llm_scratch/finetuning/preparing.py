@@ -9,10 +9,11 @@ from typing import Any
 from llm_scratch.finetuning.runs import Trained
 from llm_scratch.finetuning.text_classifier import replace_head
 from llm_scratch.lora.layers import lora_layers, replace_linear_with_lora
-from llm_scratch.lora.loading import base_source
+from llm_scratch.lora.loading import base_source, load_adapter
 from llm_scratch.lora.saving import save_adapter
-from llm_scratch.training.starting import SaveBest
-from llm_scratch.weights.folder import save_model
+from llm_scratch.model.families import language_model
+from llm_scratch.training.starting import RunState, SaveBest
+from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.named import find_source
 
 
@@ -66,6 +67,24 @@ def prepare_model(
         freeze_base=num_classes is None,
     )
     return partial(save_adapter, base=str(base))
+
+
+def bring_back_best(model: Any, state: RunState, folder: str | os.PathLike[str] | None) -> None:
+    """Give a model the weights of its run's best evaluation, in place, from the run's folder.
+
+    Args:
+        model: as the run left it.
+        state: where the run stands.
+        folder: of the run; without one, or where the last weights are the best, nothing changes.
+    """
+    if folder is None or state.best_step in (0, state.step):
+        return
+    inner: Any = language_model(model)
+    if lora_layers(inner):
+        load_adapter(inner, folder)
+    else:
+        best, _ = load_model(folder)
+        inner.load_state_dict(best.state_dict())
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 from llm_scratch.checks import check_count
+from llm_scratch.text.shuffling import epoch_order
 
 
 class Piece(TypedDict, total=False):
@@ -47,6 +48,12 @@ def rows_of_step(
         (epoch, max(first - epoch * n, 0), min(last + 1 - epoch * n, n))
         for epoch in range(first // n, last // n + 1)
     ]
+
+
+def shuffled_rows(seed: int, n: int, step: int, rows: int, **piece: Unpack[Piece]) -> list[int]:
+    """Which of n rows a step reads; see `rows_of_step`."""
+    places = rows_of_step(n, step, rows, **piece)
+    return [row for place in places for row in epoch_order(seed, place[0], n, *place[1:]).tolist()]
 
 
 def rows_in_turn(n: int, rows: int) -> Iterator[range]:

@@ -51,8 +51,8 @@ def chunked_head_loss(
             f"hidden states {tuple(hidden.shape)}, a head of {tuple(weight.shape)} and targets "
             f"{tuple(targets.shape)} do not belong together"
         )
-    compute = partial(_by_products, targets.flatten(), divisor, chunk)
-    return _LossWithGradients.apply(compute, hidden.flatten(0, -2), weight)
+    states, ids = _with_targets(hidden, targets)
+    return _LossWithGradients.apply(partial(_by_products, ids, divisor, chunk), states, weight)
 
 
 def head_loss(
@@ -74,8 +74,9 @@ def head_loss(
     if isinstance(head, nn.Linear):
         return chunked_head_loss(hidden, head.weight, targets, divisor=divisor, chunk=chunk)
     learning = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    compute = partial(_by_autograd, head, targets.flatten(), divisor, max(1, chunk // 4))
-    return _LossWithGradients.apply(compute, hidden.flatten(0, -2), *learning)
+    states, ids = _with_targets(hidden, targets)
+    compute = partial(_by_autograd, head, ids, divisor, max(1, chunk // 4))
+    return _LossWithGradients.apply(compute, states, *learning)
 
 
 def comes_in_pieces(head: Any) -> bool:
@@ -87,6 +88,18 @@ def comes_in_pieces(head: Any) -> bool:
         return True
     watched = head._forward_hooks or head._forward_pre_hooks
     return type(head) in (nn.Linear, Linear) and head.bias is None and not watched
+
+
+def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the states that have a target, and their targets: (..., C), (...,) -> (n, C), (n,).
+
+    No logits are computed where nothing is learned: in answers to questions, of most tokens.
+    """
+    states, ids = hidden.flatten(0, -2), targets.flatten()
+    places = (ids != IGNORE_INDEX).nonzero()[:, 0]  # (n,)
+    if len(places) in (0, len(ids)):
+        return states, ids
+    return states.index_select(0, places), ids[places]
 
 
 class _LossWithGradients(torch.autograd.Function):

@@ -32,6 +32,7 @@ from llm_scratch.training.starting import (
     Run,
     RunState,
     SaveBest,
+    WriteSample,
     build_engine,
     save_with,
     start_run,
@@ -54,6 +55,7 @@ class RunOptions(TypedDict, total=False):
     progress: bool
     log: Log
     save_best: SaveBest
+    write_sample: WriteSample | None
     chat_format: Any
 
 
@@ -70,6 +72,7 @@ def train(
     log: Log = print,
     objective: Objective | None = None,
     save_best: SaveBest = save_model,
+    write_sample: WriteSample | None = None,
     chat_format: Any = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
@@ -93,6 +96,8 @@ def train(
         objective: another loss than that of the next token.
         save_best: `save_best(model, folder, tokenizer)` writes the best model (or the last one,
             without validation) to the run's folder: another form than `save_model`'s.
+        write_sample: `write_sample(model)` gives a sample's text, where it is due: another one than
+            what follows `sample_prompt`.
         chat_format: the format of the conversations that the data has; saved with the model.
 
     Raises:
@@ -119,7 +124,7 @@ def train(
         engine = build_engine(model, config, objective)
         plan = plan_step(config, model.cfg.context_length)
         parts = engine, data, validation, config, plan, tokenizer, run_folder, log, save_best
-        run = Run(*parts, chat_format)
+        run = Run(*parts, write_sample, chat_format)
         start_run(run)
         reporter = Reporter(run, progress)
         stack.callback(reporter.close)
@@ -217,18 +222,28 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
 
 
 def _sample(run: Run, reporter: Reporter) -> None:
-    """Let the model write a little, with a generator of its own."""
-    config, model, step = run.config, run.engine.model, run.state.step
-    idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(run.engine.device)
-    generator = torch.Generator(run.engine.device).manual_seed(seed_of(config.seed, step, -1))
+    """Let the model write a little."""
+    model, step = run.engine.model, run.state.step
     with evaluation_mode(model):
-        ids = generate(
-            model, idx, config.sample_tokens, temperature=0.8, top_k=50, generator=generator
-        )
-    text = decode(run.tokenizer, ids[0].tolist())
-    reporter.line(f"step {step} writes: {text!r}")
+        if run.write_sample is None:
+            text = _continuation(run)
+            line = repr(text)
+        else:
+            line = text = run.write_sample(model)
+    reporter.line(f"step {step} writes: {line}")
     if run.folder is not None:
         run.folder.add_sample(step, text)
+
+
+def _continuation(run: Run) -> str:
+    """Return what the model writes after the settings' prompt, with a generator of its own."""
+    config, device = run.config, run.engine.device
+    idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(device)
+    generator = torch.Generator(device).manual_seed(seed_of(config.seed, run.state.step, -1))
+    ids = generate(
+        run.engine.model, idx, config.sample_tokens, temperature=0.8, top_k=50, generator=generator
+    )
+    return decode(run.tokenizer, ids[0].tolist())
 
 
 def _save(run: Run, folder: RunFolder) -> None:

@@ -33,6 +33,7 @@ from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
 SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
+WriteSample = Callable[[Any], str]
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Run:
     folder: RunFolder | None
     log: Log
     save_best: SaveBest
+    write_sample: WriteSample | None = None
     chat_format: Any = None
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +122,7 @@ def start_run(run: Run) -> None:
         check_vocabulary(engine.model, run.tokenizer)
     if run.folder is not None:
         check_save_best(engine.model, run.save_best)
-    if config.sample_every:
+    if config.sample_every and run.write_sample is None:
         _check_samples(config, run.tokenizer)
     if config.compile:
         engine.hidden_states = compiled(engine, run.data.batch(0, 0, plan.rows, plan.length), log)

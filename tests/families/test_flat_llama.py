@@ -195,6 +195,12 @@ def test_large_weights_stay_where_they_are():
     assert laid_together([layers["a"], layers["b"]]) is None
 
 
+def test_a_model_with_lora_can_be_moved():
+    model = plain_llama(4)
+    replace_linear_with_lora(model, 2, 2)
+    assert model.to(torch.float64)(torch.zeros(1, 3, dtype=torch.int64)).dtype == torch.float64
+
+
 def test_generate_leaves_weights_where_they_are():
     for apart in (False, True):
         model = plain_llama(4)

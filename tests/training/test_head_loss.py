@@ -37,6 +37,25 @@ def test_chunked_head_loss_equals_the_plain_one(chunk, rows):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [0, 1, 5, 11])
+def test_no_logits_are_computed_where_there_is_no_target(masked):
+    hidden, weight, targets = inputs()
+    targets[2] = 7
+    targets[:masked] = -100
+    rows = []
+
+    class Head(torch.nn.Module):
+        def forward(self, x):
+            rows.append(len(x))
+            return x @ weight.T
+
+    for loss in (head_loss.head_loss(Head(), hidden, targets, chunk=40),
+                 chunked_head_loss(hidden, weight, targets)):  # fmt: skip
+        (found,) = torch.autograd.grad(loss, hidden)
+        assert (found.abs().sum(dim=-1) == 0).tolist() == [i < masked for i in range(11)]
+    assert sum(rows) == (11 - masked or 11)
+
+
 def test_chunked_head_loss_follows_the_gradient_from_outside():
     hidden, weight, targets = inputs()
     once = torch.autograd.grad(chunked_head_loss(hidden, weight, targets), hidden)[0]

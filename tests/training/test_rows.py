@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llm_scratch.finetuning.instruction_rows import PackedRows
 from llm_scratch.finetuning.preference_rows import PreferenceRows
+from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.step_rows import rows_of_step
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows

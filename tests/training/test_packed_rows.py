@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from llm_scratch.finetuning.instruction_rows import PackedRows, pack
 from llm_scratch.model.gpt import GPTModel
+from llm_scratch.model.llama import LlamaModel
+from llm_scratch.text.packed_rows import PackedRows, pack
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.training.steps import Engine, compute_gradients, evaluate
 
@@ -30,6 +32,17 @@ def build():
     sizes = {"vocab_size": 50, "context_length": LENGTH, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
     torch.manual_seed(1)
     return GPTModel({**sizes, "drop_rate": 0.0})
+
+
+def build_llama():
+    """Shared keys, and a window that is shorter than the rows, in one of the two blocks."""
+    sizes = {"vocab_size": 50, "context_length": LENGTH, "emb_dim": 16, "n_heads": 4, "n_layers": 2}
+    torch.manual_seed(1)
+    more = {"hidden_dim": 24, "n_kv_groups": 2, "sliding_window": 5, "sliding_layers": (1,)}
+    return LlamaModel({**sizes, **more, "tie_weights": True})
+
+
+FAMILIES = pytest.mark.parametrize("build", [build, build_llama])
 
 
 def engine_of(model):
@@ -74,7 +87,8 @@ def test_packed_rows_have_positions_of_their_own_and_see_only_themselves():
     ]
 
 
-def test_packed_rows_teach_what_the_rows_teach_alone():
+@FAMILIES
+def test_packed_rows_teach_what_the_rows_teach_alone(build):
     rows, alone, together = some_rows(), build(), build()
     packs = PackedRows(rows, LENGTH)
     assert len(packs) < len(rows) / 2
@@ -83,6 +97,25 @@ def test_packed_rows_teach_what_the_rows_teach_alone():
     assert packed == (pytest.approx(loss, abs=1e-6), count)
     for a, b in zip(alone.parameters(), together.parameters(), strict=True):
         assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-5)
+
+
+@FAMILIES
+def test_no_gradient_goes_from_one_row_to_another(build):
+    rows, model = some_rows(), build()
+    packs = PackedRows(rows, LENGTH)
+    inputs, targets, positions, seen = packs.packed([0])
+    embedded = []
+    model.tok_emb.register_forward_hook(lambda *call: embedded.append(call[2]))
+    logits = model(inputs, positions=positions, attention_mask=seen)
+    losses = cross_entropy(logits[0], targets[0], reduction="none")
+    ends = rows.lengths[packs.packs[0]].cumsum().tolist()
+    assert len(ends) > 1
+    for start, end in zip([0, *ends], ends, strict=False):
+        (gradient,) = torch.autograd.grad(losses[start:end].sum(), embedded[0], retain_graph=True)
+        touched = gradient[0].abs().sum(dim=-1) > 0
+        assert touched[start:end].any()
+        assert not touched[:start].any()
+        assert not touched[end:].any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

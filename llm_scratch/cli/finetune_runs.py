@@ -1,0 +1,122 @@
+"""What the commands that fine-tune have in common: their options, and how a run starts and ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from llm_scratch.cli.options import (
+    Run,
+    add_command,
+    add_device,
+    add_model,
+    add_option,
+    add_precision,
+)
+from llm_scratch.cli.settings import SETTINGS, add_settings, shown_defaults
+from llm_scratch.finetuning.runs import TASKS, run_config
+from llm_scratch.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from llm_scratch.training.loop import RunOptions
+    from llm_scratch.training.starting import RunState
+
+OPTIONS = {
+    name: about for name, about in SETTINGS.items() if name not in ("sample_prompt", "compile")
+}
+
+
+def add_task(
+    tasks: Any,
+    name: str,
+    about: str,
+    example: str,
+    run: Run,
+    *,
+    forms: str = "JSON, JSON Lines, CSV or TSV",
+    example_data: str = "instructions.json",
+) -> argparse.ArgumentParser:
+    """Add one task with what all tasks have.
+
+    Args:
+        tasks: what it is added to.
+        name: the word that calls it.
+        about: what a model is taught.
+        example: a whole command line without `llm-scratch`.
+        run: what does the work.
+        forms: of the data's file.
+        example_data: a data set of that kind.
+    """
+    usage = "MODEL --data FILE [--out RUN] [options]"
+    task = add_command(tasks, name, f"teach a model {about}", example, run, usage)
+    task.set_defaults(task=name)
+    add_model(task)
+    task.add_argument(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help=f"{forms}, or the name of a data set, like {example_data}",
+    )
+    task.add_argument("--out", metavar="RUN", help=f"the run's folder; default: runs/{name}")
+    task.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    add_option(task, "--epochs X", "how often all rows are seen", usual=f"{TASKS[name].epochs:g}")
+    add_option(
+        task, "--lora RANK", "train LoRA matrices of this rank", usual="the model's own layers"
+    )
+    add_option(task, "--alpha X", "LoRA is scaled by alpha / RANK", usual="RANK")
+    add_device(task)
+    add_precision(task)
+    usual = TASKS[name]
+    shown = shown_defaults({name: TrainConfig(**usual.settings)}, OPTIONS) | {
+        "steps": "what --epochs makes",
+        "learning_rate": f"{usual.learning_rate:g}",
+        "eval_every": "an epoch",
+        "save_every": "an epoch",
+        "log_every": "a quarter of an epoch",
+    }
+    if usual.sampled:
+        shown["sample_every"] = "an epoch"
+    add_settings(task.add_argument_group("settings"), TrainConfig, OPTIONS, shown)
+    return task
+
+
+def run_options(args: argparse.Namespace, model: Any, **head: Any) -> RunOptions:
+    """Make the model ready for its task, and return what every task gives to its run."""
+    import torch
+
+    from llm_scratch.finetuning.preparing import prepare_model
+
+    torch.manual_seed(seed_of(args))  # new parameters are drawn
+    save_best = prepare_model(model, base=args.model, lora=args.lora, alpha=args.alpha, **head)
+    return {
+        "folder": out_of(args),
+        "resume": args.resume,
+        "progress": sys.stderr.isatty(),
+        "save_best": save_best,
+    }
+
+
+def config_of(args: argparse.Namespace, rows: int) -> TrainConfig:
+    """Return the settings of a run over so many rows."""
+    given = {name: vars(args)[name] for name in (*OPTIONS, "precision") if name in args}
+    preset = vars(args).get("preset")
+    return run_config(args.task, rows, epochs=args.epochs, preset=preset, **given)
+
+
+def seed_of(args: argparse.Namespace) -> int:
+    """Return the seed of the run, which is that of the split and of new parameters too."""
+    return vars(args).get("seed", TrainConfig.seed)
+
+
+def out_of(args: argparse.Namespace) -> str:
+    """Return the folder of the run."""
+    return args.out or f"runs/{args.task}"
+
+
+def done(args: argparse.Namespace, state: RunState) -> None:
+    """Print where the run stands."""
+    print(
+        f"{state.step} steps; best validation loss {state.best_loss:.4f} after step "
+        f"{state.best_step}; the model is in {out_of(args)}"
+    )

@@ -1,0 +1,125 @@
+"""Conversations for the loop for real runs: whole turns, and of them the answers learned.
+
+What is learned is what the format marked; padding is told by length, so that a padding id that is
+an end mark too does no harm.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from llm_scratch.conversations.encoding import (
+    EncodedConversation,
+    Format,
+    encode_conversation,
+)
+from llm_scratch.conversations.messages import Conversation
+from llm_scratch.text.packed_rows import PackedRows
+from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
+from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
+
+PACK = 1024  # tokens: longer packs spend their time on walls
+
+
+def conversation_rows(
+    conversations: Sequence[Conversation],
+    tokenizer: Any,
+    format: Format,
+    *,
+    max_length: int = 1024,
+    buckets: bool = True,
+) -> TokenRows:
+    """Return conversations as rows to learn from: their answers, each with what ends it.
+
+    Of a conversation that is too long whole turns are kept from the front, up to the last answer
+    that fits with its end. One whose first answer does not fit is left out. A warning counts both.
+
+    Args:
+        conversations: lists of messages.
+        tokenizer: any tokenizer that has the format's control tokens.
+        format: how they become text.
+        max_length: the most tokens of a row.
+        buckets: whether rows of about the same length come together.
+
+    Raises:
+        ValueError: naming the conversation, if its turns are out of order or empty or none of them
+            is learned; if the tokenizer lacks a control token; or if no row is left.
+    """
+    rows, cut, too_long = [], 0, 0
+    for number, conversation in enumerate(conversations):
+        try:
+            whole = encode_conversation(conversation, format, tokenizer)
+            kept = whole if _length(whole) <= max_length else None
+            if kept is None:
+                kept = _first_turns(conversation, tokenizer, format, max_length)
+        except ValueError as err:
+            raise ValueError(f"conversations[{number}]: {err}") from err
+        if kept is None:
+            too_long += 1
+            continue
+        cut += kept is not whole
+        rows.append(encoded_row(kept))
+    given = len(conversations)
+    if cut:
+        warnings.warn(
+            f"{cut} of {given} conversations are longer than {max_length} tokens and lost their "
+            "last turns",
+            stacklevel=2,
+        )
+    if too_long:
+        warnings.warn(
+            f"{too_long} of {given} conversations have a first answer that does not fit into "
+            f"{max_length} tokens with its end, and are left out",
+            stacklevel=2,
+        )
+    if not rows:
+        raise ValueError(f"no rows are left of {given} conversations to learn from")
+    vocab_size = vocab_size_of(tokenizer) or 1 + max(max(*ids, *wanted) for ids, wanted in rows)
+    return TokenRows(rows, pad_id=0, vocab_size=vocab_size, buckets=buckets)
+
+
+def encoded_row(encoded: EncodedConversation) -> tuple[list[int], list[int]]:
+    """Return inputs and targets of a conversation, up to the last token that is learned.
+
+    Raises:
+        ValueError: if nothing of it is learned.
+    """
+    if not any(encoded.learned[1:]):
+        raise ValueError("nothing in the conversation is learned after its first token")
+    end = _length(encoded)
+    wanted = zip(encoded.ids[1:], encoded.learned[1:], strict=True)
+    targets = [token_id if is_learned else IGNORE_INDEX for token_id, is_learned in wanted]
+    return list(encoded.ids[:end]), targets[:end]
+
+
+def packed_conversations(rows: TokenRows, most: int) -> PackedRows:
+    """Return rows in packs of at most 1,024 tokens, or of the longest row, and never above `most`.
+
+    No token looks at another conversation, and positions begin anew in each.
+
+    Raises:
+        ValueError: if a row is longer than `most`.
+    """
+    return PackedRows(rows, min(most, max(PACK, int(rows.lengths.max()))))
+
+
+def _length(encoded: EncodedConversation) -> int:
+    """Return how many tokens a model reads: all before the last one that is learned."""
+    return len(encoded.learned) - 1 - encoded.learned[::-1].index(True)
+
+
+def _first_turns(
+    conversation: Conversation, tokenizer: Any, format: Format, max_length: int
+) -> EncodedConversation | None:
+    """Encode as many turns from the front as fit, up to a learned answer; None where none fits."""
+    kept = None
+    for end, message in enumerate(conversation, 1):
+        if message.role != "assistant" or not message.is_learned:
+            continue
+        encoded = encode_conversation(conversation[:end], format, tokenizer)
+        if _length(encoded) > max_length:
+            break
+        kept = encoded
+    return kept
