@@ -159,6 +159,18 @@ def test_added_tokens_are_saved_and_exported(kind, tie, tmp_path):
     assert config["vocab_size"] == 384
 
 
+def test_ids_in_gaps_are_those_of_other_programs_too(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    BytePairTokenizer([], {"<|endoftext|>": 300}).to_tokenizer_json(tmp_path / "tokenizer.json")
+    foreign = BytePairTokenizer.from_tokenizer_json(tmp_path / "tokenizer.json")
+    found = add_tokens(model_of(301, tie=True), foreign, NEW)
+    found.save(tmp_path / "grown.json")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "grown.json"))
+    text = f"a{NEW[0]}b{NEW[1]}<|endoftext|>"
+    assert theirs.encode(text).ids == encode(found, text)
+    assert encode(found, NEW[0]) == [256]
+
+
 def test_tokens_that_are_there_change_nothing():
     tokenizer = tokenizer_with(NEW)
     model = model_of(tokenizer.n_vocab, tie=True)

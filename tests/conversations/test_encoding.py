@@ -13,6 +13,7 @@ from llm_scratch.conversations.encoding import (
 from llm_scratch.conversations.formats import find_format
 from llm_scratch.conversations.messages import Message
 from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 ASKED = [Message("user", "What is the tide?")]
@@ -32,6 +33,18 @@ def test_answers_are_encoded_apart_from_the_prompt():
     prompt = encode_prompt(ASKED, find_format("book"), tokenizer)
     answer = [*encode(tokenizer, ANSWERED[1].content, "text"), tokenizer.eot_token]
     assert list(ids) == prompt + answer
+
+
+def test_answers_that_are_not_learned_are_encoded_apart_too():
+    tokenizer, book = BytePairTokenizer([(b"\n", b"\n")]), find_format("book")
+    messages = [*ASKED, Message("assistant", "\n\nA", learned=False), *ANSWERED]
+    ids = encode_conversation(messages, book, tokenizer).ids
+    first = encode_prompt(ASKED, book, tokenizer)
+    joined = encode(tokenizer, tokenizer.decode(first) + "\n\nA", "text")
+    assert joined[: len(first) + 1] != list(ids[: len(first) + 1])
+    for prompt in (ASKED, messages[:3]):
+        start = encode_prompt(prompt, book, tokenizer)
+        assert list(ids[: len(start)]) == start
 
 
 def test_marks_and_ids_belong_together():
