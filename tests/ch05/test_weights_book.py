@@ -14,7 +14,7 @@ from torch import nn
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.tensor_files.errors import WeightsError
-from llm_scratch.weights import hub
+from llm_scratch.weights import gpt2_files
 from llm_scratch.weights.gpt2 import load_gpt2
 from llm_scratch.weights.openai import (
     assign,
@@ -174,7 +174,7 @@ def test_download_and_load_gpt2_reads_the_files_that_are_there(tmp_path, monkeyp
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes((FIXTURE / path.name).read_bytes())
 
-    monkeypatch.setattr(hub, "download_file", no_download)
+    monkeypatch.setattr(gpt2_files, "download_file", no_download)
     settings, params = download_and_load_gpt2("124M", tmp_path / "gpt2")
     assert settings == SETTINGS
     assert calls == list(hub.OPENAI_FILES)
