@@ -177,7 +177,7 @@ def test_download_and_load_gpt2_reads_the_files_that_are_there(tmp_path, monkeyp
     monkeypatch.setattr(gpt2_files, "download_file", no_download)
     settings, params = download_and_load_gpt2("124M", tmp_path / "gpt2")
     assert settings == SETTINGS
-    assert calls == list(hub.OPENAI_FILES)
+    assert calls == list(gpt2_files.OPENAI_FILES)
     assert (tmp_path / "gpt2" / "124M" / "hparams.json").is_file()
     assert np.array_equal(params["wte"], load_gpt2(FIXTURE).tok_emb.weight.detach().numpy())
 
