@@ -57,7 +57,7 @@ def test_jinja_of_a_format_writes_its_text(name, count):
     check()
 
 
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("count", [12, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FORMATS)
 def test_jinja_of_a_format_gives_its_ids(name, count):
     """Foreign programs have no more than the text: control tokens are told from what is said."""

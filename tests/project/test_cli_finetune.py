@@ -72,7 +72,7 @@ def test_finetune_instruct_then_generate(base, data, capsys, options):
     words = ["finetune", "instruct", base, "--data", data / "i.json", "--out", run, *options]
     assert main(quick(*words)) == 0
     assert "ended by themselves" in capsys.readouterr().out
-    words = ["generate", str(run), "--format", "book", "--prompt", "Say red"]
+    words = ["generate", str(run), "--format", "auto", "--prompt", "Say red"]
     assert main([*words, "--max-new-tokens", "3", "--device", "cpu"]) == 0
     assert "### Instruction:\nSay red\n\n### Response:\n" in capsys.readouterr().out
 
