@@ -66,7 +66,7 @@ SETTINGS = {
     "loss_chunk": Setting("tokens whose logits are in memory at a time"),
     "seed": Setting("decides first weights, order of the data, and dropout"),
     "eval_every": Setting("steps from one evaluation to the next"),
-    "eval_batches": Setting("micro batches that an evaluation reads (none: all)"),
+    "eval_batches": Setting("micro batches that an evaluation reads (none: all)", "all"),
     "patience": Setting("end the run after N evaluations without a lower loss", "never"),
     "save_every": Setting("steps from one checkpoint to the next"),
     "keep_last": Setting("how many checkpoints are kept"),
