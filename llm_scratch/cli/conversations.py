@@ -63,6 +63,12 @@ def _add(commands: Any, name: str, about: str, example: str, run: Any) -> argpar
     """Add a command that reads a file of conversations."""
     parser = add_command(commands, name, about, example, run)
     parser.add_argument("file", metavar="FILE", help="JSON or JSON Lines")
+    add_reading(parser, skip_bad=run is not run_check)
+    return parser
+
+
+def add_reading(parser: argparse.ArgumentParser, *, skip_bad: bool = True) -> None:
+    """Add how a file of conversations is read."""
     parser.add_argument("--kind", choices=KINDS, metavar="KIND", default=None,
                         help=f"{', '.join(KINDS)}; default: what the first row "
                              "looks like")  # fmt: skip
@@ -70,11 +76,10 @@ def _add(commands: Any, name: str, about: str, example: str, run: Any) -> argpar
     what = "; ".join(f"{repair}: {about}" for repair, about in REPAIRS.items())
     parser.add_argument("--repair", choices=tuple(REPAIRS), action="append", metavar="NAME",
                         help=f"{names}; may be repeated ({what}); default: none")  # fmt: skip
-    if run is not run_check:
+    if skip_bad:
         parser.add_argument("--skip-bad", action="store_true",
                             help="leave out rows that do not fit, and count them by reason, "
                                  "where otherwise the first ends the command")  # fmt: skip
-    return parser
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +97,7 @@ def run_show(args: argparse.Namespace) -> int:
     from llm_scratch.tokenizers.bpe_display import terminal_has_colours
 
     check_count("--rows", args.rows)
-    conversations, summary = _read(args, args.skip_bad)
+    conversations, summary = read_asked(args, args.file, args.skip_bad)
     tokenizer, format = _tokenizer_and_format(args)
     print(summary)
     for number, messages in enumerate(conversations[: args.rows], 1):
@@ -113,7 +118,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     if args.context is not None:
         check_count("--context", args.context)
-    conversations, summary = _read(args, skip_bad=True)
+    conversations, summary = read_asked(args, args.file, skip_bad=True)
     tokenizer, format = _tokenizer_and_format(args)
     lengths = measure_conversations(conversations, format, tokenizer)
     for name, value in _table(summary, lengths, args.context):
@@ -173,7 +178,7 @@ def run_convert(args: argparse.Namespace) -> int:
         raise ValueError(f"--format and --tokenizer belong to --to {TEXT}; leave them out")
     if Path(args.out).is_dir():
         raise ValueError(f"{args.out} is a folder; give the name of a file")
-    conversations, summary = _read(args, args.skip_bad)
+    conversations, summary = read_asked(args, args.file, args.skip_bad)
     if args.to == TEXT:
         format, tokenizer = find_format(args.format), open_tokenizer(args.tokenizer or "gpt2")
         dropped = write_rows(
@@ -188,11 +193,12 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(args: argparse.Namespace, skip_bad: bool) -> ReadConversations:
+def read_asked(args: argparse.Namespace, file: str, skip_bad: bool) -> ReadConversations:
+    """Read a file of conversations as the command line says."""
     from llm_scratch.conversations.readers import read_conversations
 
     return read_conversations(
-        data_path(args.file), kind=args.kind, skip_bad=skip_bad, repair=args.repair or ()
+        data_path(file), kind=args.kind, skip_bad=skip_bad, repair=args.repair or ()
     )
 
 

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+from llm_scratch.cli.conversations import add_reading, read_asked
 from llm_scratch.cli.finetune_runs import add_task, config_of, done, run_options, seed_of
-from llm_scratch.cli.options import add_option, data_path, open_asked
+from llm_scratch.cli.options import add_option, open_asked
 from llm_scratch.finetuning.runs import CHAT_PRESETS
 
 EXAMPLE = "finetune chat RUN --data conversations.jsonl --format vicuna"
@@ -39,14 +40,12 @@ def add_chat(tasks: Any) -> None:
     )
     task.add_argument("--packing", action="store_true",
                       help="several conversations in one row, blind to each other")  # fmt: skip
-    task.add_argument("--skip-bad", action="store_true",
-                      help="leave out rows that are no conversations, and count them")  # fmt: skip
+    add_reading(task)
     add_option(task, "--samples N", "held-out questions that are answered at each sample", 8)
 
 
 def run_chat_task(args: argparse.Namespace) -> int:
     """Train on conversations, and print how many answers to the test part end by themselves."""
-    from llm_scratch.conversations.readers import read_conversations
     from llm_scratch.finetuning.conversation_tuning import (
         answer_conversations,
         conversation_parts,
@@ -57,7 +56,7 @@ def run_chat_task(args: argparse.Namespace) -> int:
     from llm_scratch.finetuning.instruction_tuning import stopped_share
     from llm_scratch.finetuning.splits import split_rows
 
-    found, summary = read_conversations(data_path(args.data), skip_bad=args.skip_bad)
+    found, summary = read_asked(args, args.data, args.skip_bad)
     print(summary)
     opened = open_asked(args)
     model, tokenizer = opened

@@ -321,8 +321,8 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
 
         Args:
             x: (B, T, d_in).
-            mask: booleans that broadcast to (B, H, T, S + T), True where a token may look; by
-                default at itself and everything before it.
+            mask: booleans that broadcast to (B, H, T, S + T), True where a token may look, or
+                numbers that are added to scores; by default itself and everything before it.
             cache: holds the S tokens before these, and gets these too.
             layer: which of the cache's layers this is.
 

@@ -63,6 +63,24 @@ def placed(
     return mask, slice(past, past + T) if positions is None else positions
 
 
+def shared_by_blocks(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return a mask as all blocks of a forward pass use it; of any shape, None for None.
+
+    A kernel turns booleans into numbers that it adds to scores, 0 and -inf, and each block would
+    keep its own for the backward pass: with gradients, they are made here, once.
+
+    Args:
+        mask: booleans, True where a token may look.
+        x: (B, T, C), what the first block gets.
+    """
+    if mask is None or not torch.is_grad_enabled():
+        return mask
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    added = torch.zeros(mask.shape, dtype=dtype, device=x.device)
+    return added.masked_fill_(~mask, float("-inf"))
+
+
 def embedded(tok_emb: nn.Embedding, in_idx: Tensor) -> Tensor:
     """Return the embeddings of ids: (B, T) -> (B, T, C).
 

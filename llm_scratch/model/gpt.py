@@ -160,6 +160,7 @@ class GPTModel(nn.Module):
         follow = isinstance(where, slice)
         places = self.pos_emb.weight[where] if follow else self.pos_emb(where)
         x = self.drop_emb(decoder.embedded(self.tok_emb, in_idx) + places)  # (B, T, C)
+        mask = decoder.shared_by_blocks(mask, x)
         plain = mask is None and cache is None  # then a block of one's own needs no options
         for layer, block in enumerate(self.trf_blocks):
             options = {} if plain else {"mask": mask, "cache": cache, "layer": layer}

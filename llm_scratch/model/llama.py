@@ -158,9 +158,11 @@ class LlamaModel(nn.Module):
         mask, where = decoder.placed(self, in_idx, cache, attention_mask, positions)
         x = decoder.embedded(self.tok_emb, in_idx)  # (B, T, C)
         rope = rope_tables(self.cfg, where, x.device)
-        windowed = self._windowed(mask, in_idx.shape[1], cache, x.device)
+        near = self._windowed(mask, in_idx.shape[1], cache, x.device)
+        whole = decoder.shared_by_blocks(mask, x)
+        near = whole if near is mask else decoder.shared_by_blocks(near, x)
         for layer, block in enumerate(self.trf_blocks):
-            seen = mask if self.cfg.window_of(layer) is None else windowed
+            seen = whole if self.cfg.window_of(layer) is None else near
             options = {"rope": rope, "mask": seen, "cache": cache, "layer": layer}
             x = decoder.through_block(self, layer, block, x, **options)
         if cache is not None:

@@ -35,10 +35,10 @@ def build():
 
 
 def build_llama():
-    """Shared keys, and a window that is shorter than the rows, in one of the two blocks."""
-    sizes = {"vocab_size": 50, "context_length": LENGTH, "emb_dim": 16, "n_heads": 4, "n_layers": 2}
+    """Shared keys, and a window that is shorter than the rows, in two of the three blocks."""
+    sizes = {"vocab_size": 50, "context_length": LENGTH, "emb_dim": 16, "n_heads": 4, "n_layers": 3}
     torch.manual_seed(1)
-    more = {"hidden_dim": 24, "n_kv_groups": 2, "sliding_window": 5, "sliding_layers": (1,)}
+    more = {"hidden_dim": 24, "n_kv_groups": 2, "sliding_window": 5, "sliding_layers": (1, 2)}
     return LlamaModel({**sizes, **more, "tie_weights": True})
 
 
@@ -116,6 +116,24 @@ def test_no_gradient_goes_from_one_row_to_another(build):
         assert touched[start:end].any()
         assert not touched[:start].any()
         assert not touched[end:].any()
+
+
+@FAMILIES
+def test_blocks_keep_no_mask_of_their_own(build):
+    model = build()
+    inputs, _, positions, seen = PackedRows(some_rows(), LENGTH).packed([0, 1])
+    T = inputs.shape[1]
+    kept = {}
+
+    def keep(tensor):
+        if tensor.dim() == 4 and tensor.shape[-2:] == (T, T):
+            kept[tensor.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.hidden_states(inputs, positions=positions, attention_mask=seen)
+    assert len(kept) == (2 if build is build_llama else 1)  # of whole and of windowed blocks
+    assert all(mask.shape[1] == 1 for mask in kept.values())  # not one for each head
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
