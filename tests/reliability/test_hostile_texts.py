@@ -194,7 +194,10 @@ def expected(form, path):
         lines = text.lstrip().startswith("{")
         items = list(map(loads, text.split("\n"))) if lines else loads(text)
     elif form == "jsonl":
-        items = [loads(line) for line in text.split("\n") if line.strip()]
+        try:
+            items = [loads(text)]  # one object alone may go over several lines
+        except json.JSONDecodeError:
+            items = [loads(line) for line in text.split("\n") if line.strip()]
     else:
         csv.field_size_limit(1 << 30)
         stream = io.StringIO(text, newline="\n")
