@@ -1,8 +1,8 @@
 """A model with its matrices in 8-bit integers, for generation: a quarter of the bytes a token.
 
-The weights of each output get one scale; what is multiplied with them is rounded to 8 bits too,
-each token by its own range, so that the rows of a batch never change each other. PyTorch's own
-integer kernels do the products. Training needs the float model, which stays as it is.
+The weights of each output get one scale; what is multiplied with them is rounded too, each token by
+its own range: to 8 bits, or to 16 where a layer's inputs have outliers. PyTorch's own integer
+kernels do the products. Training needs the float model, which stays as it is.
 
 Shape letters: C_in inputs, C_out outputs, N tokens.
 """

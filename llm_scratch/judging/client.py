@@ -203,7 +203,7 @@ def _connection_failure(error: Exception, url: str, timeout: float) -> Exception
             f"{url}: certificate not trusted: {cause.verify_message}; SSL_CERT_FILE names others"
         )
     if isinstance(cause, http.client.InvalidURL):
-        return JudgeError(f"{url} is no address that can be asked: {cause}")
+        return JudgeError(f"{url} is not an address that can be asked: {cause}")
     if isinstance(cause, TimeoutError):
         return PassingError(f"no answer in {timeout:g} seconds")
     return PassingError(str(cause) or type(cause).__name__)

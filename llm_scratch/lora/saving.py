@@ -67,7 +67,7 @@ def save_adapter(
 
     Raises:
         ValueError: if the model has no LoRA, or layers under LoRA learn too.
-        TypeError: if it is no model of this library, or the tokenizer can't be saved.
+        TypeError: if it is not a model of this library, or the tokenizer can't be saved.
     """
     inner: Any = language_model(model)
     layers = lora_layers(inner)

@@ -21,7 +21,7 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"{name!r} is no device; try auto, cpu, cuda or mps") from None
+        raise ValueError(f"{name!r} is not a device; try auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{name!r} was asked for, and PyTorch finds no CUDA device; try cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

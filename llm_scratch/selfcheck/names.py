@@ -182,7 +182,7 @@ def _parts(path: Path) -> list[tuple[str, str, str]]:
         with tokenize.open(path) as file:
             return [(f"{path.name}, ", str(path), file.read())]
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from error
+        raise SourceError(f"{path} is not a text in UTF-8 ({error}); save it as UTF-8") from error
 
 
 def _parse(
@@ -240,7 +240,7 @@ def _run(
     message = describe(error).partition(" (line")[0]
     written.absent.update(dict.fromkeys(names, f"made on {where}, which failed: {message}"))
     if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-        return  # it hangs on something that was not run; who needs it hears of it
+        return  # it depends on something that was not run; who needs it hears of it
     written.failed.append(f"{where}: {first_line(statement)} -> {message}")
     if isinstance(statement, DEFINITIONS):
         written.broken.update(dict.fromkeys(names, f"{message} ({where})"))

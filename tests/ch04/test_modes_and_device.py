@@ -64,7 +64,7 @@ def test_pick_device_never_takes_an_apple_gpu_on_its_own(monkeypatch):
 
 
 def test_pick_device_refuses_what_is_no_device():
-    with pytest.raises(ValueError, match="'gpu' is no device; try auto, cpu, cuda or mps"):
+    with pytest.raises(ValueError, match="'gpu' is not a device; try auto, cpu, cuda or mps"):
         pick_device("gpu")
 
 

@@ -236,7 +236,7 @@ def test_generate_interrupted_in_a_batch_prints_what_there_is(run, folder, monke
         (["--temperature", "1", "--top-k", "-1"], "top_k=-1 must be 0 or more"),
         (["--batch-size", "0"], "--batch-size=0 must be 1 or more"),
         (["--prompt", "b", "--stream"], "--stream shows one text as it comes, not 2"),
-        (["--device", "quantum"], "'quantum' is no device"),
+        (["--device", "quantum"], "'quantum' is not a device"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt"),
     ],
 )

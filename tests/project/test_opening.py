@@ -210,7 +210,7 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
         (itself, {}, ValueError, "names itself as the model"),
         (first, {}, ValueError, r"belongs to ../second, which is an adapter itself; .*merge_lora"),
         (saved, {"tokenizer": "gpt2"}, ValueError, "has a tokenizer of its own"),
-        (saved, {"device": "quantum"}, ValueError, "'quantum' is no device"),
+        (saved, {"device": "quantum"}, ValueError, "'quantum' is not a device"),
         (saved, {"tokenizer": "nowhere.json"}, FileNotFoundError, "no tokenizer at nowhere.json"),
     ):
         with pytest.raises(kind, match=message) as caught:

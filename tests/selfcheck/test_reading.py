@@ -265,7 +265,7 @@ def test_read_takes_a_dict_and_a_module() -> None:
     [
         ("mine.py", b"def f(:\n", r"mine.py, line 1 is not valid Python \(invalid syntax\): def"),
         ("mine.py", b"print 'two'\n", "is not valid Python"),
-        ("mine.py", b"x = '\xff\xfe'\n", "is no text in UTF-8"),
+        ("mine.py", b"x = '\xff\xfe'\n", "is not a text in UTF-8"),
         ("mine.py", b"x = 1\x00\n", "is not valid Python"),
         ("mine.ipynb", b"{", "is no Jupyter notebook"),
         ("mine.ipynb", b"[]", "is no Jupyter notebook"),
