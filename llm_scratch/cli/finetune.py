@@ -98,7 +98,11 @@ def run_classify_task(args: argparse.Namespace) -> int:
 def run_instruct_task(args: argparse.Namespace) -> int:
     """Train on instructions, and print how the answers to the test part are."""
     from llm_scratch.finetuning.answer_scores import score_answers
-    from llm_scratch.finetuning.instruction_tuning import answer, finetune_instructions
+    from llm_scratch.finetuning.instruction_tuning import (
+        answer,
+        finetune_instructions,
+        instruction_parts,
+    )
     from llm_scratch.finetuning.instructions import load_instructions
     from llm_scratch.finetuning.splits import split_rows
 
@@ -108,18 +112,19 @@ def run_instruct_task(args: argparse.Namespace) -> int:
     train, validation, test = split_rows(entries, seed_of(args))
     if args.show_mask is not None:
         return print_masks(args, train[: args.show_mask], opened, form)
-    state = finetune_instructions(
+    parts = instruction_parts(
         model,
         tokenizer,
         train,
         validation,
-        config_of(args, len(train)),
         format=form,
-        packing=args.packing,
         answer_only=not args.learn_prompt,
-        **run_options(args, model),
+        packing=args.packing,
+        length=vars(args).get("length"),
+        log=lambda line: None,  # the run says it too
     )
-    done(args, state)
+    config, options = config_of(args, len(parts[0])), run_options(args, model)
+    done(args, finetune_instructions(model, tokenizer, *parts, config, format=form, **options))
     best, _ = open_asked(args, out_of(args))
     found = answer(best, tokenizer, test, format=form, max_new_tokens=100)
     exact, overlap, stopped = score_answers(found, test)

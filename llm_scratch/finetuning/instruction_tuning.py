@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 from llm_scratch.conversations.encoding import Format
@@ -22,8 +22,8 @@ from llm_scratch.training.starting import RunState
 def finetune_instructions(
     model: Any,
     tokenizer: Any,
-    train: Sequence[Entry] | TokenRows,
-    validation: Sequence[Entry] | TokenRows | None,
+    train: Sequence[Entry] | TokenRows | PackedRows,
+    validation: Sequence[Entry] | TokenRows | PackedRows | None,
     config: TrainConfig,
     *,
     format: Format = BOOK,
@@ -53,21 +53,52 @@ def finetune_instructions(
             the rows have answers that do not fit; or if model, data and settings do not fit each
             other, see `training.loop.train`.
     """
-    length = config.length or model.cfg.context_length
+    data, validated = instruction_parts(
+        model,
+        tokenizer,
+        train,
+        validation,
+        format=format,
+        answer_only=answer_only,
+        packing=packing,
+        length=config.length,
+        log=run.get("log", print),
+    )
+    run.setdefault("chat_format", format)
+    return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
+
+
+def instruction_parts(
+    model: Any,
+    tokenizer: Any,
+    train: Any,
+    validation: Any,
+    *,
+    format: Format = BOOK,
+    answer_only: bool = True,
+    packing: bool = False,
+    length: int | None = None,
+    log: Callable[[str], object] = print,
+) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
+    """Return both parts of a run as rows or packs, whose number says what an epoch is.
+
+    Arguments as `finetune_instructions`, which takes what comes back; `length` is the longest row,
+    by default the model's context, and `log` is given a line for each part.
+
+    Raises:
+        ValueError: as there.
+    """
+    most = length or model.cfg.context_length
 
     def rows_of(part: Sequence[Entry]) -> TokenRows:
         return instruction_rows(
-            part, tokenizer, format=format, answer_only=answer_only, max_length=length
+            part, tokenizer, format=format, answer_only=answer_only, max_length=most
         )
 
     def packs_of(rows: TokenRows) -> PackedRows:
-        return PackedRows(rows, length)
+        return PackedRows(rows, most)
 
-    packs = packs_of if packing else None
-    log = run.get("log", print)
-    data, validated = parts_of_run(train, validation, rows_of, packs_of=packs, log=log)
-    run.setdefault("chat_format", format)
-    return run_training(model, data, config, validation=validated, tokenizer=tokenizer, **run)
+    return parts_of_run(train, validation, rows_of, packs_of=packs_of if packing else None, log=log)
 
 
 def answer(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from llm_scratch.generation import flat_gpt, flat_llama
 from llm_scratch.generation.quantized import Int8Linear, Int8Part
 from llm_scratch.model.cache import KVCache
-from llm_scratch.model.decoder import placed
+from llm_scratch.model.decoder import added_to_scores, placed
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.model.linear import Linear, product_of
 from llm_scratch.model.llama import LlamaModel
@@ -68,8 +68,8 @@ class FlatModel:
         """
         seen, where = placed(self._model, ids, cache, mask, None)
         x, rope = self._family.start(self._model, ids, where)
-        if seen is not None:  # as numbers, into which each block would turn it
-            seen = torch.where(seen, 0.0, -torch.inf).to(self._model.tok_emb.weight.dtype)
+        if seen is not None:  # once: each block would turn it into numbers
+            seen = added_to_scores(seen, self._model.tok_emb.weight.dtype)
         held = cache.length + 1
         for block, place, window in zip(
             self._blocks, cache.next_places(), self._windows, strict=True

@@ -77,7 +77,12 @@ def shared_by_blocks(mask: Tensor | None, x: Tensor) -> Tensor | None:
         return mask
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    added = torch.zeros(mask.shape, dtype=dtype, device=x.device)
+    return added_to_scores(mask, dtype)
+
+
+def added_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a mask as what is added to scores: 0 where a token may look, else -inf; same shape."""
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return added.masked_fill_(~mask, float("-inf"))
 
 

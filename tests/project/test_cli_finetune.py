@@ -77,6 +77,19 @@ def test_finetune_instruct_then_generate(base, data, capsys, options):
     assert "### Instruction:\nSay red\n\n### Response:\n" in capsys.readouterr().out
 
 
+def test_finetune_instruct_counts_epochs_in_packs(data, tmp_path, capsys):
+    tokenizer = BytePairTokenizer.train("a bowl of soup. " * 3, vocab_size=260)
+    sizes = {"vocab_size": tokenizer.n_vocab, "context_length": 1024, "emb_dim": 16, "n_heads": 2}
+    base = save_model(GPTModel({**sizes, "n_layers": 1}), tmp_path / "long", tokenizer)
+    words = ["finetune", "instruct", base, "--data", data / "i.json", "--device", "cpu"]
+    words += ["--micro-batch", "1", "--epochs", "2"]
+    steps = []
+    for name, more in (("rows", []), ("packs", ["--packing"])):
+        assert main([*map(str, words), "--out", str(tmp_path / name), *more]) == 0
+        steps.append(int(capsys.readouterr().out.split(" steps; best")[0].split()[-1]))
+    assert 0 < steps[1] <= steps[0] / 3  # four or more fit into one context
+
+
 def test_finetune_instruct_shows_what_is_learned(base, data, capsys):
     assert main(["finetune", "instruct", base, "--data", str(data / "i.json"), "--show-mask"]) == 0
     shown = capsys.readouterr().out
