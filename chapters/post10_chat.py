@@ -37,7 +37,6 @@ from llm_scratch.finetuning.conversation_tuning import (
     sample_answers,
 )
 from llm_scratch.finetuning.instruction_tuning import stopped_share
-from llm_scratch.finetuning.instructions import load_instructions
 from llm_scratch.finetuning.runs import run_config
 from llm_scratch.finetuning.splits import split_rows
 from llm_scratch.model.device import pick_device
@@ -68,9 +67,9 @@ out.mkdir(parents=True, exist_ok=True)
 # # From other people's conversations to a model that answers and stops
 #
 # The series ends with Llama 3 8B, a base model, that has learned 9,846 conversations of the set
-# openassistant-guanaco on eight GPUs: "it can't count the r's in strawberry, but it's a working
-# assistant". The way there is the same for any size, and here it is gone with 220 conversations
-# that were written for this project, in guanaco's form.
+# openassistant-guanaco on eight GPUs. It still can't count letters, and yet it is an assistant that
+# one can talk to. The way there is the same for any size, and here it is gone with 220
+# conversations that were written for this project, in guanaco's form.
 #
 # ## The conversations
 #
@@ -118,14 +117,15 @@ print(f"{len(taught)} to learn from, {len(measured)} to measure with, {len(held_
 # ## A model to begin with
 #
 # SmolLM2-135M-Instruct knows conversations already, but not in the format that it will be taught.
-# Where it is missing, a small Llama is made here. It reads a story and this project's instructions
-# as plain text: it learns how English looks, and nothing of conversations.
+# Where it is missing, a small Llama is made here. It reads a story and the conversations to learn
+# from as one plain text, without marks and ends: it learns how English looks, and not whose turn it
+# is.
 
 
 # %%
-def pretrained(tokenizer, texts):
-    """A small model that has read some texts, and nothing else."""
-    width, layers, steps = (64, 2, 60) if settings.quick else (128, 4, 500)
+def pretrained(tokenizer, text):
+    """A small model that has read a text, and nothing else."""
+    width, layers, steps = (64, 2, 60) if settings.quick else (128, 4, 300)
     sizes = {"emb_dim": width, "n_layers": layers, "n_heads": 4, "n_kv_groups": 2}
     torch.manual_seed(123)
     model = LlamaModel(LlamaConfig(
@@ -133,7 +133,7 @@ def pretrained(tokenizer, texts):
         tie_weights=True,
     )).to(device)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        tokens = write_tokens(Path(folder) / "plain.tokens", texts, tokenizer, progress=False)
+        tokens = write_tokens(Path(folder) / "plain.tokens", text, tokenizer, progress=False)
         config = TrainConfig(steps=steps, length=128, learning_rate=2e-3, log_every=0)
         state = train(model, tokens.whole, config, log=lambda line: None)
         print(f"Pretrained on {len(tokens):,} tokens: loss {state.loss:.2f} after {steps} steps")
@@ -155,11 +155,9 @@ if not settings.small and not settings.quick:
         )
 is_small = model is None
 if is_small:
-    entries = load_instructions(find_data("instructions.json"))
-    plain = [" ".join([each["instruction"], each["input"], each["output"]]) for each in entries]
-    plain.append(" ".join(load_text("the-tide-clock").split()))
     said = [message.content for messages in taught for message in messages]
-    tokenizer = BytePairTokenizer.train([*plain, *said], vocab_size=1000, progress=False)
+    plain = "\n".join([load_text("the-tide-clock"), *said])
+    tokenizer = BytePairTokenizer.train(plain, vocab_size=1000, progress=False)
     model = pretrained(tokenizer, plain)
 print(f"{model.num_parameters():,} parameters, {tokenizer.n_vocab:,} tokens in the vocabulary")
 
@@ -282,10 +280,10 @@ for name, tokens in computed.items():
 #
 # All parameters learn, with the settings of the series' final run: batches of 2 (on each of its
 # eight GPUs), a rate that rises to 8e-5 in the first tenth and falls as a cosine, a weight decay of
-# 0.01, nine epochs at the most. The rate is the small model's own, which has everything to learn.
-# After each epoch the validation loss is measured and some held-out questions are answered. A
-# patience of 1 ends the run at the first epoch that is worse than the best one, whose model comes
-# back.
+# 0.01, nine epochs at the most. The small model, which has everything to learn, gets a higher rate
+# of its own. After each epoch the validation loss is measured and some held-out questions are
+# answered. A patience of 1 ends the run at the first epoch that is worse than the best one, whose
+# model comes back.
 #
 # From a terminal it is `llm-scratch finetune chat smollm2 --data conversations-guanaco.jsonl
 # --format guanaco-llama2 --preset final-tune`.
@@ -298,7 +296,7 @@ before = answer_conversations(model, tokenizer, asked, format=form, max_new_toke
 parts = conversation_parts(model, tokenizer, taught, measured, format=form, log=lambda line: None)
 changes = {"learning_rate": 1e-3, "log_every": 0} if is_small else {}
 if settings.quick:
-    changes |= {"learning_rate": 5e-3, "epochs": 4}
+    changes |= {"learning_rate": 3e-3, "epochs": 4}
 config = run_config("chat", len(parts[0]), preset="final-tune", save_every=10**6, **changes)
 sample = sample_answers(tokenizer, held_out[:8], format=form, max_new_tokens=limit, shown=0)
 start = time.perf_counter()
@@ -389,7 +387,7 @@ def talk(*questions):
         )
         seconds, tokens = time.perf_counter() - start, len(reply.ids)
         print("You:", question)
-        print("Bot:", reply.text)
+        print("Bot:", reply.text.strip())
         print(f"{tokens} tokens in {seconds:.2f}s: {tokens / seconds:.2f} tokens/s")
         messages.append(Message("assistant", reply.text.strip() or "..."))
 

@@ -31,7 +31,7 @@ def numbers_of(output: str, pattern: str) -> list[int]:
 def test_script_reads_splits_and_refuses(run):
     output = run.output
     assert "\n220 rows (guanaco), 220 kept\n" in f"\n{output}"
-    assert "\n48 to learn from, 8 to measure with, 8 held out\n" in output
+    assert "\n64 to learn from, 12 to measure with, 12 held out\n" in output
     assert "\nRefused: no marks: 'Hello? Is anybody there?' has no '### Human:'" in output
 
 
