@@ -132,6 +132,21 @@ class KVCache:
         other.length = self.length
         return other
 
+    def with_room(self, capacity: int) -> KVCache:
+        """A new cache with the same tokens, and room for `capacity` of them.
+
+        Raises:
+            ValueError: if more tokens are held.
+        """
+        if capacity < self.length:
+            raise ValueError(f"{self.length} tokens do not fit a cache made for {capacity}")
+        n_layers, _, batch, n_heads, _, head_dim = self._store.shape
+        sizes = n_layers, batch, n_heads, capacity, head_dim
+        other = KVCache(*sizes, self._store.dtype, self._store.device)
+        other._store[..., : self.length, :] = self._store[..., : self.length, :]
+        other.length = self.length
+        return other
+
     def copy(self) -> KVCache:
         """A new cache with the same tokens; changing one leaves the other alone."""
         return self.repeat(1)

@@ -26,6 +26,7 @@ ROWS = (
     ("lora",),
     ("finetuning", "judging"),
     ("opening",),
+    ("chat",),
     ("selfcheck",),
     ("chapter",),
     ("cli",),

@@ -1,0 +1,72 @@
+"""What a model has read of a conversation, so that the next turn reads only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_scratch.model.cache import KVCache
+from llm_scratch.model.families import passes_cache
+from llm_scratch.model.wrappers import context_length_of, unwrapped
+
+ROUND = 256
+"""Caches have room for a multiple of these tokens, so that they seldom grow."""
+
+
+class ReadPrefix:
+    """The ids that a model has read for one conversation, with their keys and values.
+
+    Args:
+        model: a language model; for one that keeps no cache all is read again.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = unwrapped(model)
+        self._most = context_length_of(model)
+        self._ids: list[int] = []
+        self.cache: KVCache | None = None
+
+    def shared_with(self, ids: Sequence[int]) -> int:
+        """Return how many of the first ids have been read, at most all but one."""
+        most = min(len(self._ids), len(ids) - 1)
+        pairs = zip(self._ids[:most], ids, strict=False)
+        return next((n for n, (one, other) in enumerate(pairs) if one != other), max(most, 0))
+
+    def prepare(self, ids: Sequence[int], new_tokens: int) -> int:
+        """Keep what `ids` begin with, forget the rest, and make room for all of them and more.
+
+        One id at least is left to be read, whose logits are those of the first new token.
+
+        Args:
+            ids: the next prompt, not empty.
+            new_tokens: how many tokens follow it at most.
+
+        Returns:
+            How many of the ids are in the cache already.
+        """
+        if not passes_cache(self._model):
+            return 0
+        kept = self.shared_with(ids)
+        room = min(len(ids) + new_tokens, self._most)
+        capacity = min(-(-room // ROUND) * ROUND, self._most)
+        if self.cache is not None:
+            self.cache.truncate(kept)
+        if self.cache is None or kept == 0 and self.cache.capacity < room:
+            self.cache = self._model.new_cache(1, capacity)
+        elif self.cache.capacity < room:
+            self.cache = self.cache.with_room(capacity)
+        self._ids = list(ids[:kept])
+        return kept
+
+    def note(self, ids: Sequence[int]) -> None:
+        """Remember what has been read since `prepare`: the first of `ids`, as the cache holds.
+
+        Args:
+            ids: the prompt and what was written after it, of which the last is not read yet.
+        """
+        if self.cache is not None:
+            self._ids = list(ids[: self.cache.length])
+
+    def forget(self) -> None:
+        """Drop the cache and its memory."""
+        self._ids, self.cache = [], None
