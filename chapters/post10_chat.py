@@ -47,7 +47,6 @@ from llm_scratch.plotting.learning import plot_runs
 from llm_scratch.plotting.lengths import plot_lengths
 from llm_scratch.text.corpora import find_data, load_text
 from llm_scratch.text.token_file import write_tokens
-from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.tokenizers.any_tokenizer import encode
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.bpe_display import terminal_has_colours
@@ -420,19 +419,14 @@ saved = sum(lengths.tokens) - sum(measure_conversations(conversations, mine, tok
 print(f"{saved:,} tokens less than {form.name}, of {sum(lengths.tokens):,}")
 
 # %% [markdown]
-# **3.** Teach a text as the series does, whole and without an end of text. How do answers end then?
-# One more epoch is enough to see it: where a question followed, the model asks one itself, which
-# the stop string `[INST]` hides.
+# **3.** The series teaches a text whole and without an end of text. What does a model learn to
+# write after an answer then? Where a question follows, it learns to ask one itself, and its chat
+# cuts the text there. After the last answer of a conversation there is nothing to learn: what the
+# model writes then, up to the 2,048 tokens that are allowed, nobody has taught it.
 
 # %%
-texts = [encode(tokenizer, form.plain_text(messages), "text") for messages in taught]
-whole = TokenRows([(ids[:-1], ids[1:]) for ids in texts], pad_id=0, vocab_size=model.cfg.vocab_size)
-changes |= {"epochs": 1, "patience": None, "sample_every": 0, "log_every": 0}
-config = run_config("chat", len(whole), preset="final-tune", **changes)
-finetune_conversations(model, tokenizer, whole, None, config, format=form, log=lambda line: None)
-for name, stop in (("[INST] ends an answer", form.stop_strings), ("Nothing but an end does", ())):
-    answers = answer_conversations(
-        model, tokenizer, asked, format=form, max_new_tokens=limit, stop=stop
-    )
-    print(f"{name}: {stopped_share(answers):.0%} of the answers end by themselves")
-    print(" ", repr(answers[0].text))
+answers = sum(message.role == "assistant" for each in conversations for message in each)
+last = sum(each[-1].role == "assistant" for each in conversations)
+print(f"Of {answers} answers, {answers - last} are followed by [INST], and {last} by nothing")
+whole = sum(len(encode(tokenizer, form.plain_text(each), "text")) for each in conversations)
+print(f"An end of text after each costs {sum(lengths.tokens) - whole:,} of {whole:,} tokens")
