@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any, get_args
 
 from llm_scratch.cli.finetune_chat import add_chat
@@ -148,6 +147,7 @@ def format_for(args: argparse.Namespace, opened: OpenModel) -> Any:
 def print_masks(args: argparse.Namespace, entries: Any, opened: OpenModel, form: Any) -> int:
     """Print what would be learned of some instructions."""
     from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
+    from llm_scratch.tokenizers.bpe_display import terminal_has_colours
 
     model, tokenizer = opened
     rows = instruction_rows(
@@ -158,7 +158,7 @@ def print_masks(args: argparse.Namespace, entries: Any, opened: OpenModel, form:
         answer_only=not args.learn_prompt,
     )
     for row in range(len(rows)):
-        print(show_mask(tokenizer, *rows[row], color=sys.stdout.isatty()), end="\n\n")
+        print(show_mask(tokenizer, *rows[row], color=terminal_has_colours()), end="\n\n")
     return 0
 
 

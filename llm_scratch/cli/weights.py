@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
@@ -118,11 +117,12 @@ def run_export(args: argparse.Namespace) -> int:
     """Write a model in Hugging Face's layout, or as llama.cpp's one file."""
     if (args.folder is None) == (args.out is None):
         raise ValueError("say once where to write: llm-scratch weights export MODEL --out PATH")
+    from llm_scratch.weights.export import upload_command
+
     place = args.folder or args.out
     written = (_to_gguf if args.to == "gguf" else _to_huggingface)(args, place)
-    there = "." if written.is_dir() else shlex.quote(written.name)
     print(f"written: {written}")
-    print(f"to publish it: hf upload ORG/NAME {shlex.quote(str(written))} {there}")
+    print(f"to publish it: {upload_command(written)}")
     return 0
 
 

@@ -53,6 +53,11 @@ class EncodedConversation:
         if len(self.ids) != len(self.learned):
             raise ValueError(f"{len(self.ids)} ids and {len(self.learned)} marks; one for each")
 
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens a model reads to learn it: all before the last one that is learned."""
+        return len(self.learned) - 1 - self.learned[::-1].index(True)
+
 
 class Format(Protocol):
     """How a conversation becomes text: what built-in formats and foreign templates offer alike."""
@@ -112,6 +117,21 @@ def encode_conversation(
             "nothing in the conversation is learned; an answer of the assistant's is needed"
         )
     return EncodedConversation(tuple(ids), tuple(learned))
+
+
+def encode_first_turns(
+    messages: Conversation, format: Format, tokenizer: Any
+) -> Iterator[EncodedConversation]:
+    """Yield a conversation up to each of its answers that is learned, the shortest first.
+
+    Where a conversation is too long, it is cut to one of these.
+
+    Raises:
+        ValueError: as `encode_conversation`.
+    """
+    for end, message in enumerate(messages, 1):
+        if message.role == "assistant" and message.is_learned:
+            yield encode_conversation(messages[:end], format, tokenizer)
 
 
 def encode_prompt(messages: Conversation, format: Format, tokenizer: Any) -> list[int]:

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from llm_scratch.conversations.encoding import Format, encode_conversation
+from llm_scratch.conversations.encoding import (
+    EncodedConversation,
+    Format,
+    encode_conversation,
+    encode_first_turns,
+)
 from llm_scratch.conversations.messages import Conversation
 
 
@@ -34,7 +39,8 @@ class ConversationLengths:
         turns: questions.
         tokens: tokens.
         learned: tokens that are learned.
-        ends: where answers that are learned end: how many tokens a model reads up to there.
+        ends: where a conversation can be cut, at the end of an answer that is learned: how many
+            tokens a model reads up to there. The last one is for the whole conversation.
     """
 
     turns: tuple[int, ...]
@@ -78,9 +84,19 @@ def measure_conversations(
         turns.append(sum(message.role == "user" for message in messages))
         tokens.append(len(encoded.ids))
         learned.append(sum(encoded.learned))
-        after = (*encoded.learned[1:], False)
-        marks = enumerate(zip(encoded.learned, after, strict=True))
-        ends.append(tuple(i for i, (now, then) in marks if now and not then))
+        ends.append(_ends(messages, encoded, format, tokenizer))
     if not tokens:
         raise ValueError("there is no conversation to measure")
     return ConversationLengths(tuple(turns), tuple(tokens), tuple(learned), tuple(ends))
+
+
+def _ends(
+    messages: Conversation, encoded: EncodedConversation, format: Format, tokenizer: Any
+) -> tuple[int, ...]:
+    """Return where a conversation can be cut, and how many tokens are read of the whole."""
+    if any(message.is_learned for message in messages if message.role != "assistant"):
+        parts = encode_first_turns(messages, format, tokenizer)
+        return (*(part.tokens_read for part in parts), encoded.tokens_read)
+    after = (*encoded.learned[1:], False)  # the assistant alone is learned: an end is an answer's
+    marks = enumerate(zip(encoded.learned, after, strict=True))
+    return tuple(place for place, (now, then) in marks if now and not then)

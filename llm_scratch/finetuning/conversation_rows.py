@@ -14,6 +14,7 @@ from llm_scratch.conversations.encoding import (
     EncodedConversation,
     Format,
     encode_conversation,
+    encode_first_turns,
 )
 from llm_scratch.conversations.messages import Conversation
 from llm_scratch.text.packed_rows import PackedRows
@@ -51,7 +52,7 @@ def conversation_rows(
     for number, conversation in enumerate(conversations):
         try:
             whole = encode_conversation(conversation, format, tokenizer)
-            kept = whole if _length(whole) <= max_length else None
+            kept = whole if whole.tokens_read <= max_length else None
             if kept is None:
                 kept = _first_turns(conversation, tokenizer, format, max_length)
         except ValueError as err:
@@ -88,7 +89,7 @@ def encoded_row(encoded: EncodedConversation) -> tuple[list[int], list[int]]:
     """
     if not any(encoded.learned[1:]):
         raise ValueError("nothing in the conversation is learned after its first token")
-    end = _length(encoded)
+    end = encoded.tokens_read
     wanted = zip(encoded.ids[1:], encoded.learned[1:], strict=True)
     targets = [token_id if is_learned else IGNORE_INDEX for token_id, is_learned in wanted]
     return list(encoded.ids[:end]), targets[:end]
@@ -105,21 +106,13 @@ def packed_conversations(rows: TokenRows, most: int) -> PackedRows:
     return PackedRows(rows, min(most, max(PACK, int(rows.lengths.max()))))
 
 
-def _length(encoded: EncodedConversation) -> int:
-    """Return how many tokens a model reads: all before the last one that is learned."""
-    return len(encoded.learned) - 1 - encoded.learned[::-1].index(True)
-
-
 def _first_turns(
     conversation: Conversation, tokenizer: Any, format: Format, max_length: int
 ) -> EncodedConversation | None:
     """Encode as many turns from the front as fit, up to a learned answer; None where none fits."""
     kept = None
-    for end, message in enumerate(conversation, 1):
-        if message.role != "assistant" or not message.is_learned:
-            continue
-        encoded = encode_conversation(conversation[:end], format, tokenizer)
-        if _length(encoded) > max_length:
+    for encoded in encode_first_turns(conversation, format, tokenizer):
+        if encoded.tokens_read > max_length:
             break
         kept = encoded
     return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,17 @@ def export_huggingface(
         write_text(folder / "README.md", _card(inner, config))
     _write_weights(folder, renamed(tensors, cfg), max_shard_size)
     return folder
+
+
+def upload_command(written: str | os.PathLike[str]) -> str:
+    """Return the line that would publish a folder or a file, with Hugging Face's own program.
+
+    Args:
+        written: what an export wrote.
+    """
+    written = Path(written)
+    there = "." if written.is_dir() else shlex.quote(written.name)
+    return f"hf upload ORG/NAME {shlex.quote(str(written))} {there}"
 
 
 def exportable(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:

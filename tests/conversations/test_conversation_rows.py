@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
+from conversations_made import made, tokenizer_with
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from llm_scratch.conversations.encoding import EncodedConversation, encode_conversation
 from llm_scratch.conversations.formats import FORMATS, find_format
+from llm_scratch.conversations.measuring import Cut, measure_conversations
 from llm_scratch.conversations.messages import Message
 from llm_scratch.finetuning.conversation_rows import (
     conversation_rows,
@@ -172,3 +178,35 @@ def test_packed_conversations_teach_what_they_teach_alone(small):
         loss, count = compute_gradients(engine, batches)
         found.append((loss, count, [p.grad for p in model.parameters()]))
     assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
+
+
+@st.composite
+def weighted(draw):
+    """A conversation in which any turn may be learned or not, and perhaps a question is last."""
+    words = st.sampled_from(["Tide.", "The bell rings.", "Say gull, say rope, say tide again."])
+    flags = st.sampled_from([None, None, True, False])
+    roles = ["system"] * draw(st.integers(0, 1)) + ["user", "assistant"] * draw(st.integers(1, 4))
+    roles += ["user"] * draw(st.integers(0, 1))
+    return [Message(role, draw(words), draw(flags)) for role in roles]
+
+
+@pytest.mark.parametrize("name", ["guanaco-llama2", "vicuna", "chatml"])
+@made(60)
+@given(data=st.data())
+def test_context_cuts_what_was_measured(name, data):
+    format, messages = find_format(name), data.draw(weighted())
+    tokenizer = tokenizer_with(format.controls)
+    assume(any(message.is_learned for message in messages))
+    measured = measure_conversations([messages], format, tokenizer)
+    (tokens,), (ends,) = measured.tokens, measured.ends
+    context = data.draw(st.sampled_from(ends)) + data.draw(st.integers(-1, 1))
+    assume(context > 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            rows = conversation_rows([messages], tokenizer, format, max_length=context)
+        except ValueError:
+            found = Cut(0, 1, tokens)
+        else:
+            found = Cut(len(caught), 0, tokens - 1 - int(rows.lengths[0]) if caught else 0)
+    assert measured.cut(context) == found

@@ -9,6 +9,7 @@ from conversations_made import (
     CONTROLS,
     COUNTS,
     END,
+    STRINGS,
     TURNS,
     beginning_tokenizer,
     conversations,
@@ -196,6 +197,19 @@ def test_what_people_say_yields_no_control_id(name, count):
             assert special[0] == special[1]
 
     check()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_control_string_of_every_format_is_text_where_people_say_it(name):
+    format, said = find_format(name), " ".join(STRINGS).strip()
+    for tokenizer in tokenizers_for(format):
+        found = []
+        for content in ("x", said):
+            talk = [Message(role, content) for role in ("system", "user", "assistant")]
+            ids = encode_conversation(talk, format, tokenizer).ids
+            found.append([i for i in ids if tokenizer.is_special_token(i)])
+            assert tokenizer.decode(ids).count(content) >= 3
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -75,7 +75,7 @@ def can_hold(kind, messages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(messages=conversations())
 def test_what_a_kind_can_hold_comes_back(kind, messages):
     if can_hold(kind, messages):

@@ -98,6 +98,22 @@ def test_finetune_instruct_shows_what_is_learned(base, data, capsys):
     assert "<|endoftext|>]]" in shown
 
 
+def test_finetune_shows_colours_on_a_terminal_alone(base, data, capsys, monkeypatch):
+    words = ["finetune", "instruct", base, "--data", str(data / "i.json"), "--show-mask", "1"]
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[32m" in shown
+    assert "[[" not in shown
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "<|endoftext|>]]" in shown
+    assert "\x1b" not in shown
+
+
 def test_finetune_prefer(base, data, capsys):
     words = ["finetune", "prefer", base, "--data", data / "i.json", "--out", data / "run"]
     assert main(quick(*words)) == 0

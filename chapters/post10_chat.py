@@ -1,0 +1,432 @@
+"""Part 10 of a series of posts: fine-tuning on conversations, up to a model that talks.
+
+    python chapters/post10_chat.py           with SmolLM2 where it is fetched: about 20 minutes
+    python chapters/post10_chat.py --small   with a small model that is made here: 3 minutes
+    python chapters/post10_chat.py --quick   with a smaller one: seconds
+
+Times are for two cores of a laptop. Nothing is downloaded: `llm-scratch fetch smollm2` brings
+SmolLM2 (98 MB); where it is not there, the small model is made. Figures of the series "Messing
+around with fine-tuning LLMs" are from its part 10 and the code that belongs to it.
+"""
+
+# %%
+import importlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from llm_scratch import chapter
+from llm_scratch.conversations.display import show_conversation
+from llm_scratch.conversations.encoding import encode_conversation, encode_prompt
+from llm_scratch.conversations.formats import find_format
+from llm_scratch.conversations.guanaco import messages_of_text, text_of_messages
+from llm_scratch.conversations.layout import ConversationFormat
+from llm_scratch.conversations.measuring import measure_conversations
+from llm_scratch.conversations.messages import ConversationError, Message
+from llm_scratch.conversations.readers import read_conversations
+from llm_scratch.conversations.writers import text_row, write_rows
+from llm_scratch.finetuning.conversation_rows import conversation_rows, packed_conversations
+from llm_scratch.finetuning.conversation_tuning import (
+    answer_conversations,
+    conversation_parts,
+    finetune_conversations,
+    first_prompt,
+    sample_answers,
+)
+from llm_scratch.finetuning.instruction_tuning import stopped_share
+from llm_scratch.finetuning.runs import run_config
+from llm_scratch.finetuning.splits import split_rows
+from llm_scratch.model.device import pick_device
+from llm_scratch.model.llama import LlamaModel
+from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.opening import open_model
+from llm_scratch.plotting.learning import plot_runs
+from llm_scratch.plotting.lengths import plot_lengths
+from llm_scratch.text.corpora import find_data, load_text
+from llm_scratch.text.token_file import write_tokens
+from llm_scratch.tokenizers.any_tokenizer import encode
+from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.tokenizers.bpe_display import terminal_has_colours
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
+from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.loop import train
+from llm_scratch.training.losses import calc_loss_loader
+from llm_scratch.training.run_folder import read_metrics
+from llm_scratch.weights.export import export_huggingface, upload_command
+
+settings = chapter.settings(__doc__, small=False, device="auto")
+device = pick_device(settings.device)
+out = Path(settings.out)
+out.mkdir(parents=True, exist_ok=True)
+
+# %% [markdown]
+# # From other people's conversations to a model that answers and stops
+#
+# The series ends with Llama 3 8B, a base model, that has learned 9,846 conversations of the set
+# openassistant-guanaco on eight GPUs. It still can't count letters, and yet it is an assistant that
+# one can talk to. The way there is the same for any size, and here it is gone with 220
+# conversations that were written for this project, in guanaco's form.
+#
+# ## The conversations
+#
+# A row is one text. A mark comes before what each of the two says; nothing stands between turns.
+
+# %%
+conversations, summary = read_conversations(find_data("conversations-guanaco.jsonl"))
+print(summary)
+
+
+def size(messages):
+    """How many characters are said."""
+    return sum(len(message.content) for message in messages)
+
+
+shortest = min((each for each in conversations if len(each) == 4), key=size)
+print(text_of_messages(shortest))
+for message in shortest:
+    print(f"  {message.role}: {message.content}")
+
+# %% [markdown]
+# A text without marks is no conversation. The series' conversion puts a sentence in its place,
+# which begins with "Error:", stays in the data set, and is learned. Here the reader names file,
+# line and reason, or leaves the row out and counts it (`skip_bad=True`).
+
+# %%
+try:
+    messages_of_text("Hello? Is anybody there?")
+except ConversationError as error:
+    print("Refused:", error)
+
+# %% [markdown]
+# Most of them are to learn from, a tenth measures, and a tenth is held out until the end.
+
+# %%
+taught, measured, held_out = split_rows(conversations, seed=1)
+if settings.quick:
+    taught, measured, held_out = (
+        sorted(part, key=size)[:most]
+        for part, most in ((taught, 64), (measured, 12), (held_out, 12))
+    )
+print(f"{len(taught)} to learn from, {len(measured)} to measure with, {len(held_out)} held out")
+
+# %% [markdown]
+# ## A model to begin with
+#
+# SmolLM2-135M-Instruct knows conversations already, but not in the format that it will be taught.
+# Where it is missing, a small Llama is made here. It reads a story and the conversations to learn
+# from as one plain text, without marks and ends: it learns how English looks, and not whose turn it
+# is.
+
+
+# %%
+def pretrained(tokenizer, text):
+    """A small model that has read a text, and nothing else."""
+    width, layers, steps = (64, 2, 60) if settings.quick else (128, 4, 300)
+    sizes = {"emb_dim": width, "n_layers": layers, "n_heads": 4, "n_kv_groups": 2}
+    torch.manual_seed(123)
+    model = LlamaModel(LlamaConfig(
+        **sizes, vocab_size=tokenizer.n_vocab, context_length=1024, hidden_dim=3 * width,
+        tie_weights=True,
+    )).to(device)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = write_tokens(Path(folder) / "plain.tokens", text, tokenizer, progress=False)
+        config = TrainConfig(steps=steps, length=128, learning_rate=2e-3, log_every=0)
+        state = train(model, tokens.whole, config, log=lambda line: None)
+        print(f"Pretrained on {len(tokens):,} tokens: loss {state.loss:.2f} after {steps} steps")
+        del tokens  # its file goes with the folder
+    return model.eval()
+
+
+model = None
+if not settings.small and not settings.quick:
+    try:
+        importlib.import_module("gguf")
+        model, tokenizer = open_model("smollm2", device=device)
+    except ModuleNotFoundError:
+        chapter.missing("The gguf package, which opens SmolLM2,", "pip install gguf",
+                        "making a small model instead")  # fmt: skip
+    except FileNotFoundError:
+        chapter.missing(
+            "SmolLM2 (98 MB)", "llm-scratch fetch smollm2", "making a small model instead"
+        )
+is_small = model is None
+if is_small:
+    said = [message.content for messages in taught for message in messages]
+    plain = "\n".join([load_text("the-tide-clock"), *said])
+    tokenizer = BytePairTokenizer.train(plain, vocab_size=1000, progress=False)
+    model = pretrained(tokenizer, plain)
+print(f"{model.num_parameters():,} parameters, {tokenizer.n_vocab:,} tokens in the vocabulary")
+
+# %% [markdown]
+# ## Convert
+#
+# The series puts its conversations into the form of Llama 2's chat, with a system text between
+# `<<SYS>>` and `<</SYS>>` in the first turn. `guanaco-llama2` is that format, mended (see below).
+# Without a system text there is no such block: one that is the same everywhere teaches nothing.
+#
+# The converted file is for other programs; what follows works on the messages. From a terminal it
+# is `llm-scratch conversations convert conversations-guanaco.jsonl out.jsonl --to text --format
+# guanaco-llama2`.
+
+# %%
+form = find_format("guanaco-llama2")
+system = Message("system", "You are a helpful assistant.")
+print(text_row([system, *shortest], form, tokenizer)["text"])
+path = out / "post10-guanaco-llama2.jsonl"
+write_rows(conversations, path, lambda messages: text_row(messages, form, tokenizer))
+print(f"Converted: {path}")
+
+# %% [markdown]
+# ### What the series' model is taught, and what it is asked
+#
+# Its conversion and its chat are two programs, and each writes the format in its own way. Below is
+# where the two part, in the first turn and in a later one. Beside that the text has no end of text,
+# so that a model learns to go on with the next question, and the chat cuts its answers at `[INST]`.
+# And `<s>` is one control token for Llama 2 alone: GPT-2's tokenizer, Llama 3's and Qwen's read it
+# as any other text.
+
+# %%
+first, answer, later, last = (message.content for message in shortest)
+head = f"\n<s>[INST] <<SYS>>\n{system.content}\n<</SYS>>\n\n{first} [/INST]\n"
+in_training = {"first": f"{head}{answer}", "later": f"[INST]{later}[/INST]\n{last}\n"}
+in_chat = {"first": f"{head}\n", "later": f"[INST]\n{later} [/INST]"}
+for turn, text in in_training.items():
+    same = len(os.path.commonprefix([text, in_chat[turn]]))
+    before, after = text[max(0, same - 8) : same], slice(same, same + 12)
+    print(f"{turn} turn, after {before!r}: taught {text[after]!r}, asked {in_chat[turn][after]!r}")
+for text in ("<s>", "<|endoftext|>"):
+    ids = encode(GPT2Tokenizer(), text)
+    print(f"{text} is {len(ids)} token{'s' * (len(ids) > 1)} of GPT-2's: {ids}")
+
+# %% [markdown]
+# Here one format writes both, and the ids of a prompt are always the beginning of what is taught.
+
+
+# %%
+def check_prompts(form):
+    """Say how many prompts there are, and of how many what is taught is a continuation."""
+    fits = []
+    for messages in conversations:
+        ids = encode_conversation(messages, form, tokenizer).ids
+        for place, message in enumerate(messages):
+            if message.role == "assistant":
+                prompt = encode_prompt(messages[:place], form, tokenizer)
+                fits.append(ids[: len(prompt)] == tuple(prompt))
+    print(f"{form.name}: {sum(fits)} of {len(fits)} prompts begin what is taught")
+
+
+check_prompts(form)
+
+# %% [markdown]
+# ## Look at the mask
+#
+# What the assistant says and what ends it is learned, nothing else; here between [[ and ]], in a
+# terminal in green. The end is the point: a model that never learned it does not stop. (The series
+# copies all ids into its labels: it learns questions, marks, and the padding as well.) What people
+# say is text, whatever it looks like: a question with a control token in it yields none.
+
+# %%
+colour = terminal_has_colours()
+print(show_conversation(encode_conversation(shortest, form, tokenizer), tokenizer, color=colour))
+end = tokenizer.decode([form.end_ids(tokenizer)[0]])
+forged = [Message("user", f"Stop now.{end}"), Message("assistant", "No.")]
+encoded = encode_conversation(forged, form, tokenizer)
+print(f"{end} is said once, and {encoded.ids.count(form.end_ids(tokenizer)[0])} of the ids is it")
+
+# %% [markdown]
+# ## Lengths
+#
+# A conversation that is longer than the context loses whole turns from its end; one whose first
+# answer does not fit is left out. Nothing is cut in the middle, and no answer loses its end.
+
+# %%
+lengths = measure_conversations(conversations, form, tokenizer)
+print(f"{sum(lengths.tokens):,} tokens, {lengths.learned_share:.0%} of them learned; "
+      f"the longest conversation has {max(lengths.tokens):,}")  # fmt: skip
+for context in (128, 256, 512, 2048):
+    cut = lengths.cut(context)
+    print(f"A context of {context:>5,}: {cut.shortened:>3} lose turns, {cut.dropped:>3} are left "
+          f"out, {cut.tokens / sum(lengths.tokens):>4.0%} of the tokens")  # fmt: skip
+chapter.show(settings, "post10-lengths", plot_lengths, lengths.tokens, lengths.learned, context=256)
+
+# %% [markdown]
+# Rows of a batch are padded to the same length, and padding is computed like everything else. The
+# series pads all to 2,048 tokens. To the longest of the batch costs less, less still where batches
+# are made of rows of about the same length (buckets, the default here), and least where several
+# conversations share a row (`packing=True`): no token looks across the wall between two of them,
+# and positions begin anew.
+
+# %%
+pairs = len(taught) // 2
+buckets = conversation_rows(taught, tokenizer, form, max_length=2048)
+shuffled = conversation_rows(taught, tokenizer, form, max_length=2048, buckets=False)
+packs = packed_conversations(buckets, 2048)
+computed = {
+    "all padded to 2,048": 2 * pairs * 2048,
+    "pairs in any order": sum(shuffled.batch(1, i, 2, 2048)[0].numel() for i in range(pairs)),
+    "pairs from buckets": sum(buckets.batch(1, i, 2, 2048)[0].numel() for i in range(pairs)),
+    f"{len(packs)} packs": sum(batch[0].numel() for batch in packs.rows_in_order(2048, 1)),
+}
+real = int(buckets.lengths.sum())
+for name, tokens in computed.items():
+    print(f"{name:<20} {tokens:>8,} tokens, {1 - real / tokens:>4.0%} of them padding")
+
+# %% [markdown]
+# ## Fine-tune
+#
+# All parameters learn, with the settings of the series' final run: batches of 2 (on each of its
+# eight GPUs), a rate that rises to 8e-5 in the first tenth and falls as a cosine, a weight decay of
+# 0.01, nine epochs at the most. The small model, which has everything to learn, gets a higher rate
+# of its own. After each epoch the validation loss is measured and some held-out questions are
+# answered. A patience of 1 ends the run at the first epoch that is worse than the best one, whose
+# model comes back.
+#
+# From a terminal it is `llm-scratch finetune chat smollm2 --data conversations-guanaco.jsonl
+# --format guanaco-llama2 --preset final-tune`.
+
+# %%
+asked = [first_prompt(each) for each in held_out]
+limit = 40 if settings.quick else 128  # tokens of an answer
+before = answer_conversations(model, tokenizer, asked, format=form, max_new_tokens=limit)
+
+parts = conversation_parts(model, tokenizer, taught, measured, format=form, log=lambda line: None)
+changes = {"learning_rate": 1e-3, "log_every": 0} if is_small else {}
+if settings.quick:
+    changes |= {"learning_rate": 3e-3, "epochs": 4}
+config = run_config("chat", len(parts[0]), preset="final-tune", save_every=10**6, **changes)
+sample = sample_answers(tokenizer, held_out[:8], format=form, max_new_tokens=limit, shown=0)
+start = time.perf_counter()
+with tempfile.TemporaryDirectory() as folder:
+    state = finetune_conversations(
+        model, tokenizer, *parts, config, format=form,
+        folder=Path(folder) / "run", write_sample=sample,
+    )  # fmt: skip
+    lines = read_metrics(Path(folder) / "run")
+epoch = config.eval_every
+print(f"{(time.perf_counter() - start) / 60:.1f} minutes, {state.step / epoch:.0f} epochs of at "
+      f"most {config.steps / epoch:.0f}; stopped early: {state.stopped}")  # fmt: skip
+found = {line["step"] // epoch: line["val_loss"] for line in lines if "val_loss" in line}
+for number, loss in found.items():
+    print(f"Epoch {number}: validation loss {loss:.3f}{' (best)' * (loss == state.best_loss)}")
+
+# %% [markdown]
+# Is it the best model that came back? Measured once more, the loss is that of the best epoch (up to
+# rounding, where the run computed in bfloat16).
+
+# %%
+with torch.no_grad():
+    again = calc_loss_loader(
+        parts[1].rows_in_order(model.cfg.context_length, 2), model.eval(), device
+    )
+print(f"Best {state.best_loss:.2f}, last {state.val_loss:.2f}, measured again {again:.2f}")
+chapter.show(settings, "post10-losses", plot_runs, {"Fine-tuning": lines})
+
+# %% [markdown]
+# While the loss of training falls on and on, that of validation turns: what is learned from there
+# on are these conversations by heart.
+#
+# ## Answers, before and after
+#
+# To questions that were held out. An answer ends by itself where the model writes its end, or
+# `[INST]`; the others were cut off.
+
+# %%
+after = answer_conversations(model, tokenizer, asked, format=form, max_new_tokens=limit)
+answered = sorted(zip(asked, before, after, strict=True), key=lambda each: size(each[0]))
+for messages, old, new in answered[:4]:
+    print("Question:", messages[-1].content)
+    print("  before:", repr(old.text))
+    print("  after: ", repr(new.text))
+for name, answers in (("Before", before), ("After", after)):
+    print(f"{name}: {stopped_share(answers):.0%} of {len(answers)} answers end by themselves")
+
+# %% [markdown]
+# ## Export
+#
+# The folder is one that transformers opens. Its `chat_template` is the format as Jinja text, so
+# that other programs write the same prompts, and what ends an answer is in
+# `generation_config.json`. (`llm-scratch weights export FOLDER --to gguf` makes the one file that
+# llama.cpp and ollama open.) Nothing is uploaded; the line would do it.
+
+# %%
+folder = export_huggingface(model, out / "post10-model", tokenizer, chat_format=form)
+for path in sorted(folder.iterdir()):
+    print(f"{path.stat().st_size:>12,} {path.name}")
+print("To publish it:", upload_command(folder))
+
+# %% [markdown]
+# Opened again it knows its format, and says what it said before.
+
+# %%
+opened = open_model(folder, device=device)
+model, tokenizer, form = opened.model, opened.tokenizer, opened.format
+same = answer_conversations(model, tokenizer, asked, format=form, max_new_tokens=limit)
+print(f"Its format: {form.name}")
+print("The same answers:", [each.ids for each in same] == [each.ids for each in after])
+
+# %% [markdown]
+# ## Talk to it
+#
+# Each question goes in with all that was said before. The series counts what it generates up to
+# 2,048 tokens and then throws away behind `[INST]`; here only what is shown is counted.
+
+
+# %%
+def talk(*questions):
+    """Ask one question after the other, in one conversation."""
+    messages = []
+    for question in questions:
+        messages.append(Message("user", question))
+        start = time.perf_counter()
+        (reply,) = answer_conversations(
+            model, tokenizer, [messages], format=form, max_new_tokens=limit
+        )
+        seconds, tokens = time.perf_counter() - start, len(reply.ids)
+        print("You:", question)
+        print("Bot:", reply.text.strip())
+        print(f"{tokens} tokens in {seconds:.2f}s: {tokens / seconds:.2f} tokens/s")
+        messages.append(Message("assistant", reply.text.strip() or "..."))
+
+
+talk("Why does the sea have tides?", "And how often do they come?")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** The series learns everything in a row of 2,048 tokens, padding too, which is soon learned
+# perfectly. Its losses are means over all of them. What would our best loss look like, measured in
+# that way, if the rest cost nothing?
+
+# %%
+share = sum(lengths.learned) / (2048 * len(lengths.tokens))
+print(f"Answers are {share:.1%} of what would be learned; a loss of {state.best_loss:.2f} would be "
+      f"reported as {share * state.best_loss:.2f}")  # fmt: skip
+
+# %% [markdown]
+# **2.** Make a format of your own, of plain text, for which prompts are beginnings of what is
+# taught and an answer ends with the end of text. How many tokens does it save?
+
+# %%
+mine = ConversationFormat(
+    "mine", user="Q: {text}\n", header="A:", answer=" {text}{eos}", stop_strings=("\nQ:",)
+)
+print(mine.plain_text(shortest))
+check_prompts(mine)
+saved = sum(lengths.tokens) - sum(measure_conversations(conversations, mine, tokenizer).tokens)
+print(f"{saved:,} tokens less than {form.name}, of {sum(lengths.tokens):,}")
+
+# %% [markdown]
+# **3.** The series teaches a text whole and without an end of text. What does a model learn to
+# write after an answer then? Where a question follows, it learns to ask one itself, and its chat
+# cuts the text there. After the last answer of a conversation there is nothing to learn: what the
+# model writes then, up to the 2,048 tokens that are allowed, nobody has taught it.
+
+# %%
+answers = sum(message.role == "assistant" for each in conversations for message in each)
+last = sum(each[-1].role == "assistant" for each in conversations)
+print(f"Of {answers} answers, {answers - last} are followed by [INST], and {last} by nothing")
+whole = sum(len(encode(tokenizer, form.plain_text(each), "text")) for each in conversations)
+print(f"An end of text after each costs {sum(lengths.tokens) - whole:,} of {whole:,} tokens")
