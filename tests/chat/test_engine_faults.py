@@ -44,7 +44,7 @@ def test_queue_that_is_full_refuses_at_once_and_goes_on(model):
             Asked(engine, Request((5,), 1))
         counters = engine.counters
         assert (counters.running, counters.waiting, counters.refused) == (1, 2, 1)
-        gate.open(3)
+        gate.let_go(3)
         assert [each.finished().reason for each in (first, *others)] == ["length"] * 3
         assert engine.counters.requests == 3
 
@@ -56,12 +56,12 @@ def test_cancelled_row_is_freed_before_the_next_step(model):
         gate.reached()
         stays = Asked(engine, Request((3, 4), 3))
         waits = Asked(engine, Request((5, 6), 1))
-        gate.open()  # the first prompt is read
+        gate.let_go()  # the first prompt is read
         gate.reached()
-        gate.open()
+        gate.let_go()
         gate.reached()
         left.ticket.cancel()
-        gate.open(100)
+        gate.let_go(100)
         last = left.finished()
         assert last.reason == "interrupted"
         assert len(last.ids) == 2
@@ -79,7 +79,7 @@ def test_request_that_is_cancelled_while_it_waits_is_never_read(model):
         gate.reached()
         waits = Asked(engine, Request((3, 4), 2))
         waits.ticket.cancel()
-        gate.open(2)
+        gate.let_go(2)
         assert waits.all() == [Finished("interrupted", (), 2, 0)]
         first.finished()
         assert gate.calls == 2
@@ -91,12 +91,12 @@ def test_request_that_is_cancelled_while_it_is_read_ends_there(model):
         asked = Asked(engine, Request(tuple(range(40)), 5))
         gate.reached()
         asked.ticket.cancel()
-        gate.open()
+        gate.let_go()
         assert asked.all() == [Finished("interrupted", (), 40, 0)]
         assert gate.calls == 1
         # What was read of it serves the next one.
         again = Asked(engine, Request(tuple(range(40)), 1))
-        gate.open(9)
+        gate.let_go(9)
         assert again.finished().reused_tokens == 4
 
 
@@ -114,7 +114,7 @@ def test_answers_go_on_while_a_long_prompt_is_read(model):
                 done.set()
 
         engine.submit(Request(tuple(range(40)), 1), tell)
-        gate.open(100)
+        gate.let_go(100)
         assert done.wait(PATIENCE)
     assert not short.cancelled
     assert order.index("long") >= 8  # ten chunks were read meanwhile
@@ -169,7 +169,7 @@ def test_step_that_fails_fails_its_rows_and_the_engine_goes_on(model, monkeypatc
     gate = Gate(model)
     with Engine(model, byte_level()) as engine:
         asked = [Asked(engine, Request((n, 2), 9)) for n in (1, 5)]
-        gate.open(100)
+        gate.let_go(100)
         assert [str(each.error()) for each in asked] == ["out of memory"] * 2
         assert engine.alive
         assert Asked(engine, Request((8, 2), 5)).finished().ids == alone(tiny_llama(), (8, 2), 5)
@@ -214,7 +214,7 @@ def test_engine_whose_thread_has_died_tells_everybody(model, monkeypatch, where)
         monkeypatch.setattr(engine, "_write", fault)
     else:
         model.final_norm.register_forward_hook(fault)
-    gate.open(9)
+    gate.let_go(9)
     for asked in (running, waiting):
         with pytest.raises(EngineStoppedError, match="thread has ended: PlantedFault"):
             raise asked.error()
@@ -250,14 +250,14 @@ def test_stop_interrupts_what_runs_and_what_waits(model):
     engine = Engine(model, byte_level(), rows=1)
     engine.start()
     running, waiting = (Asked(engine, Request((n, 2), 40)) for n in (1, 3))
-    gate.open(3)
+    gate.let_go(3)
     pieces = [running.next() for _ in range(2)]
     for _ in range(4):
         gate.reached()
     stopping = threading.Thread(target=engine.stop)
     stopping.start()
     wait_for(lambda: not engine.alive)
-    gate.open()
+    gate.let_go()
     stopping.join(PATIENCE)
     events = [*pieces, *running.all()]
     assert events[-1].reason == "interrupted"
@@ -305,7 +305,7 @@ def test_engine_whose_step_does_not_end_is_not_alive(model, monkeypatch):
         assert engine.stalled(20)
         now[0] += 2
         assert not engine.alive
-        gate.open()
+        gate.let_go()
         asked.finished()
         monkeypatch.undo()
     assert not engine.stalled(0)
