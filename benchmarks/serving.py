@@ -2,7 +2,7 @@
 
     pip install -e .
     llm-scratch fetch smollm2
-    python benchmarks/serving.py                      everything, about three minutes on two cores
+    python benchmarks/serving.py                      everything, about eight minutes on two cores
     python benchmarks/serving.py engine --rounds 3    single parts
     python benchmarks/serving.py --tiny --rounds 1    a tiny model, to try the script
 
@@ -38,7 +38,6 @@ from llm_scratch.tokenizers.any_tokenizer import end_of_text_id
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
 Case = Callable[[], float]
-CLIENTS = (1, 2, 4, 8)
 
 
 def main() -> None:
@@ -48,7 +47,8 @@ def main() -> None:
     parts = {"engine": engine, "overhead": overhead, "long": long}
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="all without one")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--new", type=int, default=32, help="tokens of each answer")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
     args = parser.parse_args()
@@ -130,12 +130,13 @@ def by_stream(model: Any, tokenizer: Any, ids: tuple[int, ...], new: int) -> flo
 
 def engine(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
     """Tokens a second of several requests at once, over one."""
-    with Engine(model, tokenizer, rows=max(CLIENTS), kept=0) as running:
-        asked = prompts(max(CLIENTS))
+    with Engine(model, tokenizer, rows=max(args.clients), kept=0) as running:
+        asked = prompts(max(args.clients))
         cases: dict[str, Case] = {
-            f"{n} concurrent": partial(by_engine, running, asked[:n], args.new) for n in CLIENTS
+            f"{n} concurrent": partial(by_engine, running, asked[:n], args.new)
+            for n in args.clients
         }
-        report(alternate(cases, args.rounds), "1 concurrent")
+        report(alternate(cases, args.rounds), f"{args.clients[0]} concurrent")
 
 
 def overhead(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
@@ -155,7 +156,7 @@ def long(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
     print("| chunk | longest silence, s | the long prompt's first text, s |\n|---|---|---|")
     for chunk in (32, 128, 256, 1024):
         with Engine(model, tokenizer, kept=0, prefill_chunk=chunk) as running:
-            first = Client(running, asked, 4 * args.new)
+            first = Client(running, asked, 2 * args.new)
             while len(first.times) < 3:
                 time.sleep(0.001)
             start, second = time.perf_counter(), Client(running, prompt, 2)
