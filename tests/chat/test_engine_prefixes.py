@@ -98,7 +98,7 @@ def test_pool_takes_the_longest_beginning(model):
         pool.give_back(each)
     assert pool.take([1, 2, 3, 4, 9]) is long
     assert pool.take([1, 2, 3, 4, 9]) is short
-    assert len(pool.take([1, 2, 3, 4, 9])) == 0
+    assert pool.take([1, 2, 3, 4, 9]).length == 0
     assert len(pool) == 1
 
 
@@ -108,9 +108,9 @@ def test_pool_copies_where_more_than_half_would_be_lost(model):
     pool.give_back(kept)
     pool.give_back(other)
     copied = pool.take([0, 1, 2, 3, 99])
-    assert (len(copied), copied.cache.length, len(pool)) == (4, 4, 2)
+    assert (copied.length, copied.cache.length, len(pool)) == (4, 4, 2)
     copied.prepare([0, 1, 99, 98], 4)
-    assert (len(kept), kept.cache.length) == (20, 20)
+    assert (kept.length, kept.cache.length) == (20, 20)
     pool.give_back(read_prefix(model, [70, 71]))  # `other` is the one used longest ago
     assert pool.take(range(21)) is kept
 
@@ -119,7 +119,7 @@ def test_pool_copies_what_is_in_use(model):
     pool, used = PrefixPool(model, 2), read_prefix(model, [1, 2, 3, 4])
     copied = pool.take([1, 2, 3, 4], [used])
     assert copied is not used
-    assert (len(copied), len(used), used.cache.length) == (3, 4, 4)
+    assert (copied.length, used.length, used.cache.length) == (3, 4, 4)
     keys, own = (each.cache.next_places()[0][2][0, :, :3] for each in (used, copied))
     assert torch.equal(keys, own)
 

@@ -83,7 +83,7 @@ def test_copy_of_the_first_tokens_leaves_the_rest_alone(model):
     read = ReadPrefix(model)
     ids, _ = write(model, read, [5, 6, 7, 8, 9], 6)
     copied = read.first(4)
-    assert (len(copied), copied.cache.length, copied.cache.capacity) == (4, 4, ROUND)
+    assert (copied.length, copied.cache.length, copied.cache.capacity) == (4, 4, ROUND)
     other, kept = write(model, copied, [*ids[:4], 60, 61], 6)
     assert kept == 4
     assert other == generate(model, torch.tensor([[*ids[:4], 60, 61]]), 6)[0].tolist()
