@@ -1,4 +1,4 @@
-"""The settings of a session, checked when they are made."""
+"""The settings of a session, checked when they are made, and the choice of its format."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from llm_scratch.checks import check_count
+from llm_scratch.conversations.encoding import Format
+from llm_scratch.conversations.formats import FORMATS, find_format
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
 
 Overflow = Literal["drop", "stop"]
@@ -65,3 +67,20 @@ class ChatOptions:
         """Return them as plain data, which `changed` takes."""
         own = {k: v for k, v in asdict(self).items() if k != "settings"}
         return {**asdict(self.settings), **own}
+
+
+def chosen_format(asked: Format | str | None, own: Format | None, name: str) -> Format:
+    """Return the format that is asked for, else the model's own.
+
+    Raises:
+        ValueError: if there is neither, naming those that there are.
+    """
+    if asked is not None:
+        return find_format(asked) if isinstance(asked, str) else asked
+    if own is None:
+        raise ValueError(
+            f"{name} does not say how a conversation becomes text for it; give a format "
+            f"(--format): transcript for a model that was never taught to chat, or one of "
+            f"{', '.join(FORMATS)}"
+        )
+    return own

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from llm_scratch.chat.options import ChatOptions
 from llm_scratch.chat.replies import messages_as_html
+from llm_scratch.checks import check_count
 from llm_scratch.conversations.messages import ROLES, Message
 from llm_scratch.conversations.turns import shown
-from llm_scratch.files import FileError, PathLike, read_json, write_json
+from llm_scratch.files import FileError, PathLike, first_line, read_json, write_json
 from llm_scratch.model.wrappers import unwrapped
 from llm_scratch.weights.folder_metadata import checksum
 
@@ -82,6 +84,30 @@ def read_chat(path: PathLike) -> SavedChat:
         raise ChatFileError(path, f"is damaged: settings are {shown(content['settings'])}")
     messages = _messages_of(path, content["messages"])
     return SavedChat(tuple(messages), content["settings"], *names)
+
+
+def restored_options(
+    path: PathLike, saved: SavedChat, options: ChatOptions, most: int
+) -> tuple[ChatOptions, int]:
+    """Return the settings of a saved conversation, and how many answers had been begun in it.
+
+    Args:
+        path: the file, for errors.
+        saved: what it holds.
+        options: for what it does not say.
+        most: the model's context length.
+
+    Raises:
+        ChatFileError: if a setting can't be used.
+    """
+    values = dict(saved.settings)
+    started = values.pop("answers", 0)
+    try:
+        check_count("answers", started, 0)
+        values["context"] = min(values.get("context", most), most)
+        return options.changed(values), started
+    except (ValueError, TypeError, AttributeError) as err:
+        raise ChatFileError(path, f"has a setting that can't be used: {first_line(err)}") from err
 
 
 def _messages_of(path: PathLike, found: Any) -> list[Message]:

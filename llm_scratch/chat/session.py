@@ -9,13 +9,19 @@ from typing import Any
 
 from llm_scratch.chat.answering import Answer, Clock
 from llm_scratch.chat.fitting import OPEN, Forgotten, NoRoomError, fit, room_for_answer
-from llm_scratch.chat.options import ChatOptions, Overflow
+from llm_scratch.chat.options import ChatOptions, Overflow, chosen_format
 from llm_scratch.chat.prefix import ReadPrefix
 from llm_scratch.chat.replies import Reply, messages_as_html
-from llm_scratch.chat.saved import ChatFileError, SavedChat, read_chat, weights_mark, write_chat
+from llm_scratch.chat.saved import (
+    SavedChat,
+    read_chat,
+    restored_options,
+    weights_mark,
+    write_chat,
+)
 from llm_scratch.chat.thoughts import as_read, thoughts_of
 from llm_scratch.conversations.encoding import Format, encode_prompt
-from llm_scratch.conversations.formats import FORMATS, find_format
+from llm_scratch.conversations.formats import find_format
 from llm_scratch.conversations.messages import Message
 from llm_scratch.files import PathLike
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
@@ -44,6 +50,12 @@ class ChatSession:
         overflow: "drop" lets the oldest turns go where they do not fit, "stop" refuses.
         seed: of the answers, of which each has its own generator; None draws one.
         name: what the model is called in saved conversations; None is its class.
+
+    Attributes:
+        messages: what has been said.
+        system: the system text; may be set.
+        options: the settings; `change` changes them.
+        last_reply: the newest reply, None before the first.
 
     Raises:
         ValueError: if a setting is out of range, or the tokenizer can't write the format.
@@ -77,7 +89,7 @@ class ChatSession:
         self._turns: tuple[Message, ...] = ()
         self._answer: Answer | None = None
         self._opening = ""
-        self._reply: Reply | None = None
+        self.last_reply: Reply | None = None
         self._started = 0
         self._encode([Message("user", "?")])  # refuses a tokenizer that lacks a control token
 
@@ -105,18 +117,15 @@ class ChatSession:
         Raises:
             ValueError: if nothing says what the model's format is; see also `open_model`.
         """
-        given = isinstance(source, OpenModel)
-        name = type(source.model).__name__ if isinstance(source, OpenModel) else os.fspath(source)
-        opened = (
-            source
-            if isinstance(source, OpenModel)
-            else open_model(source, device=device, dtype=dtype, tokenizer=tokenizer)
-        )
-        if given and (device, dtype, tokenizer) != (None, None, None):
-            raise ValueError(
-                "device, dtype and tokenizer are for open_model, which has been called"
-            )
-        return cls(*opened, chosen_format(format, opened.format, name), **{"name": name, **options})
+        place = {"device": device, "dtype": dtype, "tokenizer": tokenizer}
+        if isinstance(source, OpenModel):
+            if any(each is not None for each in place.values()):
+                raise ValueError("device, dtype and tokenizer are open_model's, which was called")
+            opened, name = source, type(source.model).__name__
+        else:
+            opened, name = open_model(source, **place), os.fspath(source)
+        form = chosen_format(format, opened.format, name)
+        return cls(opened.model, opened.tokenizer, form, **{"name": name, **options})
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -206,8 +215,8 @@ class ChatSession:
 
     def stop(self) -> None:
         """Leave the reply that is on its way, if any; what has been said of it stays."""
-        if self._reply is not None:
-            self._reply.close()
+        if self.last_reply is not None:
+            self.last_reply.close()
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return encode_prompt(as_read(messages, self._thoughts), self.format, self.tokenizer)
@@ -252,8 +261,8 @@ class ChatSession:
         clock = Clock(known)
         pieces = self._pieces(answer, room, clock, before)
         thinking = bool(self._opening) and not answer.text
-        self._reply = Reply(answer, pieces, clock, forgotten, thinking)
-        return self._reply
+        self.last_reply = Reply(answer, pieces, clock, forgotten, thinking)
+        return self.last_reply
 
     def _pieces(self, answer: Answer, room: int, clock: Clock, before: Any) -> Generator[str]:
         """Yield the pieces of an answer; an error before the first leaves all as it was."""
@@ -287,49 +296,20 @@ class ChatSession:
             ChatFileError: if it is damaged or no conversation of a session; nothing changes.
         """
         saved = read_chat(path)
-        values = dict(saved.settings)
-        try:
-            started = values.pop("answers", 0)
-            values["context"] = min(values.get("context", self._most), self._most)
-            options = self._options.changed(values)
-        except (ValueError, TypeError) as err:
-            raise ChatFileError(path, f"has a setting that can't be used: {err}") from err
-        if not isinstance(started, int) or started < 0:
-            raise ChatFileError(path, "is damaged: 'answers' is no number")
+        options, started = restored_options(path, saved, self._options, self._most)
         self.stop()
         has_system = saved.messages[:1] and saved.messages[0].role == "system"
         self.system = saved.messages[0].content if has_system else None
         self._turns, self._answer = saved.messages[1 if has_system else 0 :], None
         self._options, self._started = options, started
-        for difference in self._differences(saved):
-            warnings.warn(f"{os.fspath(path)} was saved with {difference}", stacklevel=2)
+        if saved.weights_sha256 != weights_mark(self.model):
+            self._warn(path, f"other weights ({saved.model}); answers may differ from those")
+        if saved.format != self.format.name:
+            self._warn(path, f"format {saved.format!r}, and goes on in {self.format.name!r}")
         return saved
 
-    def _differences(self, saved: SavedChat) -> list[str]:
-        """Return in which ways a conversation was held with another model."""
-        found = []
-        if saved.weights_sha256 != weights_mark(self.model):
-            found.append(f"other weights ({saved.model}); answers may differ from its own")
-        if saved.format != self.format.name:
-            found.append(f"format {saved.format!r}, and goes on in {self.format.name!r}")
-        return found
+    def _warn(self, path: PathLike, difference: str) -> None:
+        warnings.warn(f"{os.fspath(path)} was saved with {difference}", stacklevel=3)
 
     def _repr_html_(self) -> str:
         return messages_as_html(self.messages)
-
-
-def chosen_format(asked: Format | str | None, own: Format | None, name: str) -> Format:
-    """Return the format that is asked for, else the model's own.
-
-    Raises:
-        ValueError: if there is neither, naming those that there are.
-    """
-    if asked is not None:
-        return find_format(asked) if isinstance(asked, str) else asked
-    if own is None:
-        raise ValueError(
-            f"{name} does not say how a conversation becomes text for it; give a format "
-            f"(--format): transcript for a model that was never taught to chat, or one of "
-            f"{', '.join(FORMATS)}"
-        )
-    return own

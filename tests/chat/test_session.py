@@ -194,12 +194,9 @@ def test_an_answer_cut_within_an_emoji_ends_before_it_and_goes_on_with_it():
 
 
 def test_a_stop_string_across_a_stop_is_found():
-    script = "High.\nUser: more"
-    cut = next(
-        n for n in range(40) if chat_tokenizer().decode(chat_tokenizer().encode(script)[:n])
-        .endswith("\nUs")
-    )  # fmt: skip
-    session = scripted_session(script, format="transcript", max_new_tokens=cut)
+    script = [chat_tokenizer().encode(text) for text in ("High.\nUs", "er: more")]
+    cut = len(script[0])
+    session = scripted_session(*script, format="transcript", max_new_tokens=cut)
     first = str(session.reply("How?"))
     assert first == "High.\nUs"  # nobody knows yet
     reply = session.continue_()
@@ -209,10 +206,11 @@ def test_a_stop_string_across_a_stop_is_found():
 
 
 def test_an_answer_says_what_ended_it_and_how_many_tokens_were_shown():
-    session = scripted_session("The sea.", "High.\nUser: no", format="transcript")
+    session = scripted_session("The sea.\nUser: no", format="transcript")
     reply = session.reply("What?")
     assert str(reply) == "The sea."
-    # <|im_end|> is no end for this format: the script goes on
+    assert (reply.finish_reason, reply.ended_by) == ("stop", "\nUser:")
+    assert reply.stats.shown_tokens == len(chat_tokenizer().encode("The sea."))
     session = scripted_session("The sea.")
     reply = session.reply("What?")
     str(reply)
