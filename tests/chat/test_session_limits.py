@@ -55,13 +55,13 @@ def test_whole_oldest_turns_go_and_the_reply_says_which():
 
 
 def test_two_turns_that_go_together_are_said_so():
-    session = small_session(context=200, max_new_tokens=4)
+    session = small_session(context=100, max_new_tokens=4)
     for _ in range(4):
         str(session.reply("Why?"))
-    reply = session.reply("What is the tide? " * 9)
+    reply = session.reply("The tide is the rise and fall of the sea. " * 3)
     assert reply.forgotten.turns > 1
     said = f"forgot the {reply.forgotten.turns} oldest turns ({reply.forgotten.tokens} tokens)"
-    assert str(reply.forgotten) == f"{said} to fit 200"
+    assert str(reply.forgotten) == f"{said} to fit 100"
 
 
 @pytest.mark.parametrize("overflow", ["drop", "stop"])
@@ -82,12 +82,14 @@ def test_what_never_fits_is_refused_with_three_numbers(overflow):
 
 def test_stop_never_drops():
     session = small_session(context=100, max_new_tokens=10, overflow="stop")
-    asked = 0
+    while tokens_of(*session.messages, Message("user", "What is the tide?")) + 10 <= 100:
+        str(session.reply("What is the tide?"))
+        assert session.last_reply.forgotten.turns == 0
+    before = session.messages
+    assert len(before) > 2
     with pytest.raises(NoRoomError, match="the conversation has .* let the oldest turns go"):
-        for asked in range(20):
-            assert str(session.reply("What is the tide?")) is not None
-            assert session.last_reply.forgotten.turns == 0
-    assert len(session.messages) == 2 * asked > 2
+        session.reply("What is the tide?")
+    assert session.messages == before
 
 
 def test_an_answer_ends_with_the_context_and_can_go_no_further():
@@ -126,7 +128,7 @@ def test_another_model_or_format_is_said(tmp_path):
     str(one.reply("Why?"))
     one.save(tmp_path / "talk.json")
     other = scripted_session("Yes.", format="transcript")
-    with pytest.warns(UserWarning) as found:
+    with pytest.warns(UserWarning, match="was saved with") as found:
         other.load(tmp_path / "talk.json")
     said = [str(each.message) for each in found]
     assert ["other weights (LlamaModel)" in said[0], "format 'chatml'" in said[1]] == [True, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from chat_models import scripted_session, small_session
@@ -84,8 +85,6 @@ def test_stats_are_in_the_words_of_the_series():
     pattern = r"\d+ tokens in \d\.\d\ds: \d+\.\d\d tokens/s, prompt \d+ tokens \(0 reused\) in \d"
     lines = [line for line in shown.splitlines() if " tokens/s" in line]
     assert len(lines) == 2
-    import re
-
     assert all(re.match(pattern, line) for line in lines)
 
 
@@ -117,7 +116,6 @@ def test_commands_do_what_they_say(tmp_path):
         "/set top_k all", "/set seed 7", "/show", "/show prompt", "/show tokens", "/help",
     )  # fmt: skip
     assert status == 0
-    answer = session.messages[-1].content
     assert [each.role for each in session.messages] == ["system", "user", "assistant"]
     assert session.messages[0].content == "Be brief."
     assert (session.options.settings.temperature, session.options.seed) == (0.5, 7)
@@ -128,7 +126,6 @@ def test_commands_do_what_they_say(tmp_path):
         "<|im_start|>system\nBe kind.<|im_end|>", "tokens read, ", "/multi [END]",
     ):  # fmt: skip
         assert text in shown, text
-    assert answer.strip()[:5] in shown
 
 
 @pytest.mark.parametrize(
@@ -184,7 +181,9 @@ def test_ctrl_c_stops_an_answer_alone_and_continue_goes_on():
     assert 0 < len(said) < len("The tide is high.")
     assert "temperature" in shown  # it went on
     status, _ = talk(
-        scripted_session("The tide", raises={3: KeyboardInterrupt()}), "How?", prompts=False
+        scripted_session("The tide is high.", raises={3: KeyboardInterrupt()}),
+        "How?",
+        prompts=False,
     )
     assert status == INTERRUPTED
 
