@@ -189,7 +189,9 @@ class ChatSession:
         self.stop()
         answer = self._answer
         if answer is None or answer.ended_by is not None:
-            raise ValueError("there is no answer to go on with; the last one has ended")
+            raise ValueError(
+                "there is no answer to go on with: the last one has ended, or came from a file"
+            )
         known = len(answer.prompt) + len(answer.ids)
         if known >= self._options.context:
             raise NoRoomError(known, 1, self._options.context, OPEN)
