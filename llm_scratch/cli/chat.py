@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from llm_scratch.chat.terminal import Screen
 
 HISTORY = "chat-history"
+USUAL = {"temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+         "max_new_tokens": 512, "overflow": "drop"}  # fmt: skip
+"""What options are where nobody says them; the others are None."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -122,7 +125,15 @@ def open_session(args: argparse.Namespace, screen: Screen) -> ChatSession:
         )
     if args.resume is not None:
         session.load(args.resume)
+        session.change(**said_options(args))
+        session.system = session.system if system is None else system
     return session
+
+
+def said_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line says, where a saved conversation has its own."""
+    names = (*USUAL, "top_k", "top_p", "min_p", "seed", "context")
+    return {name: getattr(args, name) for name in names if getattr(args, name) != USUAL.get(name)}
 
 
 def system_of(text: str | None) -> str | None:

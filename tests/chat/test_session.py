@@ -289,3 +289,16 @@ def test_the_global_generator_and_the_mode_stay_as_they_are():
     state = torch.get_rng_state()
     str(session.reply("Why?"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_reply_streams_into_a_cell_and_a_session_is_shown_as_text(capsys):
+    session = scripted_session("<img onerror=x> \x1b[2J & so.")
+    reply = session.reply("<b>Why?</b>")
+    next(reply)
+    reply._ipython_display_()
+    assert capsys.readouterr().out == "<img onerror=x> \\x1b[2J & so.\n"
+    shown = session._repr_html_()
+    assert "&lt;b&gt;Why?&lt;/b&gt;" in shown
+    assert "&lt;img onerror=x&gt;" in shown
+    assert "<img" not in shown
+    assert "nothing said yet" in small_session()._repr_html_()
