@@ -101,7 +101,7 @@ def test_seeds_repeat_a_session_and_a_new_try_gets_another_answer():
     [
         SamplingSettings(),
         SamplingSettings(1.0),
-        SamplingSettings(0.8, presence_penalty=2.0, repetition_penalty=1.5),
+        SamplingSettings(presence_penalty=50.0),
     ],
 )
 def test_an_answer_gone_on_with_is_the_one_that_was_not_stopped(settings):
