@@ -241,3 +241,13 @@ def test_a_thought_is_told_from_what_is_said_however_it_comes(size):
         assert thought == "".join(part for part, _ in expected)
         assert "".join(part for part, _ in found) == text
         assert all(part for part, _ in found)
+
+
+def test_a_model_with_a_shorter_context_takes_a_chat_over_within_it(tmp_path):
+    one = small_session()
+    str(one.reply("Why?"))
+    one.save(tmp_path / "talk.json")
+    shorter = small_session(context=100)
+    shorter.load(tmp_path / "talk.json")
+    assert shorter.options.context == shorter.model.cfg.context_length
+    assert one.options.context > shorter.options.context
