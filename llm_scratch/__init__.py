@@ -82,6 +82,10 @@ _NAMES = {
     "conversations.writers": "write_conversations",
     "conversations.display": "show_conversation",
     "conversations.measuring": "ConversationLengths measure_conversations",
+    # Chat: a conversation with a model, which remembers
+    "chat.session": "ChatSession",
+    "chat.replies": "Reply",
+    "chat.saved": "read_chat",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
     "text.token_parts": "TokenPart",
@@ -376,6 +380,9 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
         NeuralNetwork as NeuralNetwork, ToyDataset as ToyDataset,
         compute_accuracy as compute_accuracy,
     )
+    from llm_scratch.chat.session import ChatSession as ChatSession
+    from llm_scratch.chat.replies import Reply as Reply
+    from llm_scratch.chat.saved import read_chat as read_chat
     from llm_scratch.selfcheck.run import check as check
     # fmt: on
     # isort: on

@@ -51,6 +51,21 @@ def cache_folder() -> Path:
     return (_absolute_or_none("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-scratch"
 
 
+def state_folder() -> Path:
+    """Return the folder for what this user has typed; it need not exist yet.
+
+    It is the platform's folder for the state of programs.
+    """
+    if sys.platform == "win32":
+        return (
+            _absolute_or_none("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        ) / "llm-scratch"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "llm-scratch"
+    home = _absolute_or_none("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return home / "llm-scratch"
+
+
 def download_file(
     url: str | Sequence[str],
     destination: str | Path,

@@ -28,7 +28,8 @@ class ReadPrefix:
 
     def shared_with(self, ids: Sequence[int]) -> int:
         """Return how many of the first ids have been read, at most all but one."""
-        most = min(len(self._ids), len(ids) - 1)
+        held = 0 if self.cache is None else self.cache.length  # less, after an interrupt
+        most = min(len(self._ids), held, len(ids) - 1)
         pairs = zip(self._ids[:most], ids, strict=False)
         return next((n for n, (one, other) in enumerate(pairs) if one != other), max(most, 0))
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from llm_scratch.chapter import never_fail_to_print
 from llm_scratch.cli import (
+    chat,
     conversations,
     data,
     environment,
@@ -31,7 +32,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          conversations, finetune, selfcheck)  # fmt: skip
+          chat, conversations, finetune, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 
