@@ -12,6 +12,7 @@ around with fine-tuning LLMs" are from its part 10 and the code that belongs to 
 # %%
 import importlib
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,9 @@ from pathlib import Path
 import torch
 
 from llm_scratch import chapter
+from llm_scratch.chat.session import ChatSession
+from llm_scratch.chat.terminal import stats_line
+from llm_scratch.cli import main
 from llm_scratch.conversations.display import show_conversation
 from llm_scratch.conversations.encoding import encode_conversation, encode_prompt
 from llm_scratch.conversations.formats import find_format
@@ -370,28 +374,17 @@ print("The same answers:", [each.ids for each in same] == [each.ids for each in 
 # %% [markdown]
 # ## Talk to it
 #
-# Each question goes in with all that was said before. The series counts what it generates up to
-# 2,048 tokens and then throws away behind `[INST]`; here only what is shown is counted.
-
+# A session keeps what was said, and each question goes in with all of it; what the model has read
+# of it is not read again. The series counts what it generates up to 2,048 tokens and then throws
+# away behind `[INST]`; here only what is shown is counted.
 
 # %%
-def talk(*questions):
-    """Ask one question after the other, in one conversation."""
-    messages = []
-    for question in questions:
-        messages.append(Message("user", question))
-        start = time.perf_counter()
-        (reply,) = answer_conversations(
-            model, tokenizer, [messages], format=form, max_new_tokens=limit
-        )
-        seconds, tokens = time.perf_counter() - start, len(reply.ids)
-        print("You:", question)
-        print("Bot:", reply.text.strip())
-        print(f"{tokens} tokens in {seconds:.2f}s: {tokens / seconds:.2f} tokens/s")
-        messages.append(Message("assistant", reply.text.strip() or "..."))
-
-
-talk("Why does the sea have tides?", "And how often do they come?")
+session = ChatSession.open(opened, max_new_tokens=limit)
+for question in ("Why does the sea have tides?", "And how often do they come?"):
+    reply = session.reply(question)
+    print("You:", question)
+    print("Bot: ", str(reply).strip())
+    print(stats_line(reply))
 
 # %% [markdown]
 # ## Exercises
@@ -430,3 +423,13 @@ last = sum(each[-1].role == "assistant" for each in conversations)
 print(f"Of {answers} answers, {answers - last} are followed by [INST], and {last} by nothing")
 whole = sum(len(encode(tokenizer, form.plain_text(each), "text")) for each in conversations)
 print(f"An end of text after each costs {sum(lengths.tokens) - whole:,} of {whole:,} tokens")
+
+# %% [markdown]
+# ## Now you
+#
+# The same in a terminal: `/help` lists what can be done beside talking, Ctrl-D leaves.
+
+# %%
+print(f"llm-scratch chat {folder}")
+if not settings.quick and sys.stdin.isatty() and sys.stdout.isatty():
+    main(["chat", str(folder)])

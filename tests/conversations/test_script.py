@@ -94,9 +94,16 @@ def test_script_exports_a_model_that_says_the_same(run):
 def test_script_talks_for_two_turns(run):
     talk = run.output.split("\nYou: ")[1:]
     assert len(talk) == 2
+    reused = []
     for turn in talk:
-        assert re.search(r"^Bot: .*\n(.*\n)*?\d+ tokens in \d+\.\d\ds: \d+\.\d\d tokens/s$", turn,
-                         re.M)  # fmt: skip
+        found = re.search(
+            r"^Bot:  .*\n(.*\n)*?\d+ tokens in .*tokens/s, prompt \d+ tokens \((\d+) reused\)",
+            turn,
+            re.MULTILINE,
+        )
+        reused.append(int(found[2]))
+    assert reused[0] == 0 < reused[1]
+    assert run.output.rstrip().splitlines()[-1].startswith("llm-scratch chat ")
 
 
 def test_script_solves_the_exercises(run):
