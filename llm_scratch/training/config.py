@@ -206,7 +206,8 @@ def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepP
     plan, asked = StepPlan.of(config, length, ranks), config.tokens_per_step
     if asked is not None and plan.tokens != asked:
         warnings.warn(
-            f"a step has {plan.tokens} tokens ({plan} x {length}), tokens_per_step asks for {asked}",
+            f"a step has {plan.tokens} tokens ({plan} x {length}), "
+            f"tokens_per_step asks for {asked}",
             stacklevel=3,
         )
     return plan

@@ -1,4 +1,4 @@
-"""The processes of a run, as torchrun starts them: which one this is, and what they tell each other.
+"""The processes of a run, as torchrun starts them: which this one is, what they tell each other.
 
 `torchrun` says in the environment how many there are; without it there is one, and nothing of
 `torch.distributed` is imported.

@@ -16,7 +16,7 @@ def optimizer_tensors(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
     """Return what the optimizers of a model remember; of a divided one, this process's part."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}.{key}": value
         for optimizer in map(own_part, optimizers)
@@ -75,7 +75,7 @@ def own_part(optimizer: Any) -> torch.optim.Optimizer:
 def _trained(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Iterable[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer in map(own_part, optimizers):
         for group in optimizer.param_groups:
             for parameter in group["params"]:
