@@ -23,7 +23,13 @@ from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
-from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
+from llm_scratch.training.checkpoints import (
+    frozen_mark,
+    is_plain,
+    keep_newest,
+    newest_whole,
+    save_run,
+)
 from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
@@ -143,10 +149,11 @@ def train(
         whole = WholeCopy(model, ranks) if division.shard == "full" else None
         if whole is not None:
             stack.callback(whole.close)
+        base = None if is_plain(model) else frozen_mark(model)
         engine = build_engine(model, config, objective, ranks, division, device)
         parts = engine, data, validation, config, plan, tokenizer, run_folder, log, save_best
         path = None if folder is None else Path(folder)
-        run = Run(*parts, write_sample, chat_format, path, whole, division)
+        run = Run(*parts, write_sample, chat_format, path, whole, division, base)
         start_run(run)
         reporter = Reporter(run, progress and ranks.first)
         stack.callback(reporter.close)

@@ -51,7 +51,6 @@ def divided(module: nn.Module, division: Division, ranks: Ranks, device: torch.d
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
         find_unused_parameters=bool(getattr(model.cfg, "num_experts", 0)),
     )

@@ -19,7 +19,6 @@ from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
     clean,
-    frozen_mark,
     is_plain,
     load_run,
     newest_whole,
@@ -93,6 +92,7 @@ class Run:
     path: Path | None = None  # of the folder, which the first process alone has open
     whole: WholeCopy | None = None
     division: Division = WHOLE
+    base: str | None = None  # a mark of what is frozen, of a model with more than its family has
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -238,7 +238,7 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
 def _facts_of(run: Run) -> dict[str, Any]:
     """What has to be the same when a run goes on: model, data, tokenizer."""
     model, length = run.engine.model, run.plan.length
-    facts = {} if is_plain(model) else {"base": frozen_mark(model)}
+    facts = {} if run.base is None else {"base": run.base}
     return facts | {
         "model": asdict(model.cfg),
         "rows": run.data.num_rows(length),
