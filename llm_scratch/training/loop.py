@@ -72,6 +72,7 @@ class RunOptions(TypedDict, total=False):
     chat_format: Any
     ranks: Ranks
     division: Division
+    device: torch.device | None
 
 
 def train(

@@ -102,8 +102,14 @@ class Run:
         return self.state.stopped or self.state.step >= self.config.steps
 
 
-def new_model(cfg: ModelConfig, seed: int) -> Any:
-    """Return a model with its family's initial weights, the same for the same seed."""
+def new_model(cfg: ModelConfig, seed: int, later: bool = False) -> Any:
+    """Return a model with its family's initial weights, the same for the same seed.
+
+    `later` leaves memory and weights to `train`, once the model is divided among processes.
+    """
+    if later:
+        with torch.device("meta"):
+            return empty_model(cfg)
     model = empty_model(cfg)
     model.init_weights(generator=torch.Generator().manual_seed(seed))
     return model
