@@ -87,6 +87,8 @@ def run_classify_task(args: argparse.Namespace) -> int:
     options = run_options(args, model, num_classes=len(train.class_names), trained=args.train)
     config = config_of(args, len(train))
     done(args, finetune_classifier(model, tokenizer, train, validation, config, **options))
+    if not args.ranks.first:
+        return 0
     matrix = open_classifier(args, out_of(args)).evaluate(test)
     print(score_table(matrix, test.class_names))
     print(f"accuracy on {len(test)} test texts: {accuracy(matrix):.2%}")
@@ -124,6 +126,8 @@ def run_instruct_task(args: argparse.Namespace) -> int:
     )
     config, options = config_of(args, len(parts[0])), run_options(args, model)
     done(args, finetune_instructions(model, tokenizer, *parts, config, format=form, **options))
+    if not args.ranks.first:
+        return 0
     best, _ = open_asked(args, out_of(args))
     found = answer(best, tokenizer, test, format=form, max_new_tokens=100)
     exact, overlap, stopped = score_answers(found, test)

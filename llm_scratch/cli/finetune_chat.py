@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_scratch.cli.conversations import add_reading, read_asked
-from llm_scratch.cli.finetune_runs import add_task, config_of, done, run_options, seed_of
+from llm_scratch.cli.finetune_runs import add_task, config_of, done, out_of, run_options, seed_of
 from llm_scratch.cli.options import add_option, open_asked
 from llm_scratch.finetuning.runs import CHAT_PRESETS
 
@@ -83,8 +83,11 @@ def run_chat_task(args: argparse.Namespace) -> int:
     else:
         config = replace(config, sample_every=0)
     done(args, finetune_conversations(model, tokenizer, *parts, config, format=form, **options))
+    if not args.ranks.first:
+        return 0
+    best, _ = open_asked(args, out_of(args))
     answers = answer_conversations(
-        model, tokenizer, [first_prompt(each) for each in test], format=form,
+        best, tokenizer, [first_prompt(each) for each in test], format=form,
         max_new_tokens=config.sample_tokens,
     )  # fmt: skip
     print(f"{stopped_share(answers):.1%} of {len(test)} test answers ended by themselves")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
@@ -14,6 +13,7 @@ from llm_scratch.cli.options import (
     add_option,
     add_precision,
 )
+from llm_scratch.cli.processes import add_processes, in_processes, training_options
 from llm_scratch.cli.settings import SETTINGS, add_settings, shown_defaults
 from llm_scratch.finetuning.runs import TASKS, run_config
 from llm_scratch.training.config import TrainConfig
@@ -49,7 +49,7 @@ def add_task(
         example_data: a data set of that kind.
     """
     usage = "MODEL --data FILE [--out RUN] [options]"
-    task = add_command(tasks, name, f"teach a model {about}", example, run, usage)
+    task = add_command(tasks, name, f"teach a model {about}", example, in_processes(run), usage)
     task.set_defaults(task=name)
     add_model(task)
     task.add_argument(
@@ -67,6 +67,7 @@ def add_task(
     add_option(task, "--alpha X", "LoRA is scaled by alpha / RANK", usual="RANK")
     add_device(task)
     add_precision(task)
+    add_processes(task)
     usual = TASKS[name]
     shown = shown_defaults({name: TrainConfig(**usual.settings)}, OPTIONS) | {
         "steps": "what --epochs makes",
@@ -92,8 +93,8 @@ def run_options(args: argparse.Namespace, model: Any, **head: Any) -> RunOptions
     return {
         "folder": out_of(args),
         "resume": args.resume,
-        "progress": sys.stderr.isatty(),
         "save_best": save_best,
+        **training_options(args),  # type: ignore[typeddict-item]
     }
 
 
@@ -101,7 +102,10 @@ def config_of(args: argparse.Namespace, rows: int) -> TrainConfig:
     """Return the settings of a run over so many rows."""
     given = {name: vars(args)[name] for name in (*OPTIONS, "precision") if name in args}
     preset = vars(args).get("preset")
-    return run_config(args.task, rows, epochs=args.epochs, preset=preset, **given)
+    processes = args.ranks.count
+    return run_config(
+        args.task, rows, epochs=args.epochs, preset=preset, processes=processes, **given
+    )
 
 
 def seed_of(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ from llm_scratch.cli.options import (
     open_asked,
     save_picture,
 )
+from llm_scratch.cli.processes import add_processes, in_processes, training_options
 from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import FAMILIES
 from llm_scratch.model.llama_config import LlamaConfig
-from llm_scratch.training.config import TrainConfig, plan_step
+from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def add_pretrain(subparsers: Any) -> None:
                              "name, as gpt2 or hub:ORG/NAME; default: new weights")  # fmt: skip
     add_device(parser)
     add_precision(parser)
+    add_processes(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",
@@ -92,24 +93,32 @@ def run_pretrain(args: argparse.Namespace) -> int:
         return 0
     if args.data is None:
         raise ValueError("--data is missing; llm-scratch prepare TEXT --out tokens.bin makes it")
-    from llm_scratch.model.device import pick_device
+    return train_model(args, config, sizes)
+
+
+@in_processes
+def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> int:
+    """Train, as one process or as one of several."""
     from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.loop import train
 
     data = TokenFile(args.data)
     model = first_model(args, sizes, data, config.seed)
-    length = plan_step(config, model.cfg.context_length).length
+    length = config.length or model.cfg.context_length
     train_part, val_part = data.split(min_tokens=length + 1)
     out = args.out or f"runs/{Path(args.data).stem}-{args.preset}"
+    options = training_options(args)
+    if args.division.shard != "full":  # which brings each part where it belongs
+        model.to(options["device"])
     state = train(
-        model.to(pick_device(args.device)),
+        model,
         train_part,
         config,
         validation=val_part,
         folder=out,
         tokenizer=data.tokenizer,
         resume=args.resume,
-        progress=sys.stderr.isatty(),
+        **options,
     )
     print(
         f"{state.step} steps, {state.tokens:,} tokens; best validation loss {state.best_loss:.4f} "
@@ -125,7 +134,8 @@ def first_model(args: argparse.Namespace, sizes: Any, data: TokenFile, seed: int
     from llm_scratch.training.starting import new_model
 
     if args.init is None:
-        return new_model(replace(sizes, vocab_size=data.vocab_size), seed)
+        sizes = replace(sizes, vocab_size=data.vocab_size)
+        return new_model(sizes, seed, later=args.division.shard == "full")
     if clash := [f"--{name.replace('_', '-')}" for name in ALL_SIZES if name in args]:
         raise ValueError(f"--init brings the model's sizes; leave out {', '.join(clash)}")
     model, tokenizer = open_model(args.init, need_tokenizer=False)

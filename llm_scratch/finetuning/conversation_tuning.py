@@ -18,6 +18,7 @@ from llm_scratch.generation.texts import Generation, TextOptions
 from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import TokenRows
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.distributed import ONE
 from llm_scratch.training.loop import RunOptions
 from llm_scratch.training.loop import train as run_training
 from llm_scratch.training.starting import RunState, WriteSample
@@ -38,7 +39,7 @@ def finetune_conversations(
 
     Learned is what the assistant says, and what ends it; the loss is the mean over these tokens of
     a step, whatever its batches are. A run with a folder leaves the model as it was after its best
-    evaluation.
+    evaluation; of several processes, that one is in the folder alone.
 
     Args:
         model: a language model, with LoRA or without; updated in place.
@@ -49,7 +50,8 @@ def finetune_conversations(
         format: how a conversation becomes text, or its name; it is saved with the model.
         packing: whether several conversations share a row, blind to each other.
         run: the options of the run: `folder`, `resume`, `progress`, `log`, `save_best` and
-            `write_sample`, as in `training.loop.train`. LoRA is kept by `save_best=save_adapter`.
+            `write_sample`, `ranks` and others, as in `training.loop.train`. LoRA is kept by
+            `save_best=save_adapter`.
 
     Raises:
         ValueError: naming the conversation that is none; if more than a tenth of them have answers
@@ -68,7 +70,7 @@ def finetune_conversations(
     )
     run.setdefault("chat_format", format_of(format))
     state = run_training(model, data, config, validation=measured, tokenizer=tokenizer, **run)
-    if measured is not None:
+    if measured is not None and run.get("ranks", ONE).count == 1:
         bring_back_best(model, state, run.get("folder"))
     return state
 

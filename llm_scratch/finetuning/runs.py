@@ -63,7 +63,13 @@ CHAT_PRESETS = {
 
 
 def run_config(
-    task: str, rows: int, *, epochs: float | None = None, preset: str | None = None, **given: Any
+    task: str,
+    rows: int,
+    *,
+    epochs: float | None = None,
+    preset: str | None = None,
+    processes: int = 1,
+    **given: Any,
 ) -> TrainConfig:
     """Return the settings of a run over so many rows: an evaluation and a checkpoint an epoch.
 
@@ -72,6 +78,7 @@ def run_config(
         rows: of the training part.
         epochs: how often all rows are seen; None is the task's number.
         preset: for "chat": a name in `CHAT_PRESETS`, whose settings take the place of the task's.
+        processes: how many compute a step together, with `micro_batch` rows each.
         given: fields of `TrainConfig` that differ from these.
 
     Raises:
@@ -86,6 +93,7 @@ def run_config(
     usual = TASKS[task] if preset is None else CHAT_PRESETS[preset]
     given = {**usual.settings, **given}
     step_rows = given.get("micro_batch", TrainConfig.micro_batch) * (given.get("accumulation") or 1)
+    step_rows *= processes
     epoch = max(1, rows // step_rows)
     seen = rows * (usual.epochs if epochs is None else epochs)
     settings: dict[str, Any] = {

@@ -63,9 +63,24 @@ def init_normal(
             module.scale.fill_(1.0)
         elif isinstance(module, nn.Embedding):
             spread = position_std if name.endswith("pos_emb") else std
-            module.weight.normal_(0.0, spread, generator=generator)
+            _fill_normal(module.weight, spread, generator)
         elif isinstance(module, nn.Linear):
             is_residual = any(part in name for part in RESIDUAL)
-            module.weight.normal_(0.0, residual_std if is_residual else std, generator=generator)
+            _fill_normal(module.weight, residual_std if is_residual else std, generator)
             if module.bias is not None:
                 module.bias.zero_()
+
+
+def _fill_normal(parameter: Tensor, std: float, generator: torch.Generator | None) -> None:
+    """Fill a parameter; where it is a part of one, with the numbers that the whole would have."""
+    if type(parameter.data) is Tensor:
+        parameter.normal_(0.0, std, generator=generator)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype)
+    whole.normal_(0.0, std, generator=generator)
+    part: Any = parameter
+    whole = whole.to(part.device_mesh.device_type)
+    mine = distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
+    parameter.copy_(mine)

@@ -1,9 +1,9 @@
 """Checkpoints of a run: everything that the next step needs, whole or not there.
 
 A checkpoint is a folder with a model as `save_model` writes it (so every command that takes a
-model takes a checkpoint), `state.pt` with the optimizers and where the run stands, and
-`manifest.json` with the size and the SHA-256 of each file. It is written under another name,
-brought to the disk, and renamed last.
+model takes a checkpoint), `optimizer.safetensors` with what the optimizers remember, `state.json`
+with where the run stands, and `manifest.json` with the size and the SHA-256 of each file. It is
+written under another name, brought to the disk, and renamed last. No file of it can hold code.
 
 A model with LoRA is not written whole: the parameters that learn are in `trained.safetensors`, and
 a mark in the run's state tells whether the others are those of before.
@@ -14,27 +14,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from llm_scratch.files import PART, file_sha256, part_beside, read_json, write_text, written_whole
+from llm_scratch.files import PART, file_sha256, part_beside, read_json, write_text
 from llm_scratch.model.families import parameter_shapes
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
-from llm_scratch.weights.folder import WEIGHTS_FILE, load_model, save_model
+from llm_scratch.weights.folder import load_model, save_model
 from llm_scratch.weights.folder_metadata import checksum
 
-STATE_FILE, MANIFEST, TRAINED_FILE = "state.pt", "manifest.json", "trained.safetensors"
-VERSION = 1
+STATE_FILE, MANIFEST, TRAINED_FILE = "state.json", "manifest.json", "trained.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+VERSION = 2
 NAME = re.compile(r"step-(\d{8})")
 
 
@@ -47,6 +46,7 @@ def save_run(
     step: int,
     model: nn.Module,
     state: Mapping[str, Any],
+    optimizers: Mapping[str, Tensor],
     tokenizer: Any = None,
     chat_format: Any = None,
 ) -> Path:
@@ -56,15 +56,16 @@ def save_run(
         folder: where the checkpoints of the run are; is made when missing.
         step: becomes its name.
         model: a `GPTModel`, with LoRA too.
-        state: numbers, texts, tensors, and lists and dicts of them.
+        state: numbers, texts, and lists and dicts of them.
+        optimizers: what the optimizers remember, by name.
         tokenizer: is written beside the model.
         chat_format: the format of its conversations.
 
     Raises:
-        TypeError: if `state` holds something that could not be read back safely.
+        TypeError: if `state` holds something that JSON does not have.
         OSError: if it can't be written; nothing half-written stays.
     """
-    check_plain(state)
+    text = json.dumps(state)
     target = folder / f"step-{step:08d}"
     part = part_beside(target)
     part.mkdir(parents=True)
@@ -72,24 +73,32 @@ def save_run(
         if is_plain(model):
             save_model(model, part, tokenizer, chat_format=chat_format)
         else:
-            learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-            write_safetensors(part / TRAINED_FILE, learning, {})
-        with written_whole(part / STATE_FILE) as file:
-            torch.save(dict(state), file)
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-            for path in sorted(part.iterdir())
-        }
-        manifest = {"version": VERSION, "step": step, "files": files}
-        write_text(part / MANIFEST, json.dumps(manifest, indent=1))
-        sync_folder(part)
-        _take_place(part, target)
-        sync_folder(folder)
-    except RuntimeError as err:  # how torch.save says that the disk is full
-        raise OSError(f"{target} could not be written: {err}") from err
+            write_safetensors(part / TRAINED_FILE, learning_of(model), {})
+        write_safetensors(part / OPTIMIZER_FILE, optimizers, {})
+        write_text(part / STATE_FILE, text)
+        finish(part, target, {path.name: entry_of(path) for path in sorted(part.iterdir())})
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def finish(part: Path, target: Path, files: Mapping[str, Any]) -> None:
+    """Write the manifest of a checkpoint whose files are complete, and give it its name."""
+    manifest = {"version": VERSION, "step": step_of(target), "files": dict(files)}
+    write_text(part / MANIFEST, json.dumps(manifest, indent=1))
+    sync_folder(part)
+    _take_place(part, target)
+    sync_folder(target.parent)
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """Return what the manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def learning_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that learn, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_plain(model: Any) -> bool:
@@ -183,9 +192,7 @@ def verify(checkpoint: Path) -> None:
         raise CheckpointError(path, "is missing or damaged") from err
     if version != VERSION:
         raise CheckpointError(path, f"is of version {version!r}, this library reads {VERSION}")
-    if not same_step or not any(
-        {STATE_FILE, name} <= expected.keys() for name in (WEIGHTS_FILE, TRAINED_FILE)
-    ):
+    if not same_step or STATE_FILE not in expected:
         raise CheckpointError(path, "does not belong to this checkpoint")
     for name, (size, digest) in expected.items():
         file = checkpoint / name
@@ -198,53 +205,37 @@ def verify(checkpoint: Path) -> None:
             raise CheckpointError(file, "is damaged: its checksum does not agree")
 
 
-def load_run(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The parameters of the model and the state that `save_run` wrote, on the CPU.
+def load_run(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the parameters and the optimizers' tensors that `save_run` wrote.
 
     Raises:
-        CheckpointError: if a file is damaged, or holds more than plain data.
+        CheckpointError: if a file is damaged or missing.
     """
     verify(checkpoint)
-    state = read_state(checkpoint / STATE_FILE)
+    optimizers = _tensors_in(checkpoint / OPTIMIZER_FILE)
     if (checkpoint / TRAINED_FILE).is_file():
-        trained = read_tensors(checkpoint / TRAINED_FILE, mapped=False).tensors
-        return {name: stored.tensor for name, stored in trained.items()}, state
+        return _tensors_in(checkpoint / TRAINED_FILE), optimizers
     model, _ = load_model(checkpoint)
-    return dict(model.state_dict()), state
+    return dict(model.state_dict()), optimizers
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Plain data from a file of `torch.save`, and nothing else.
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return where a run stood.
 
     Raises:
-        CheckpointError: if the file is damaged, or contains code.
+        CheckpointError: if the file is damaged or missing.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise CheckpointError(path, "refused: contains code instead of plain data") from err
-    except Exception as err:  # a foreign format: damage shows as many types of error
-        raise CheckpointError(path, f"is damaged ({type(err).__name__})") from err
+        return read_json(checkpoint / STATE_FILE, error=CheckpointError)
+    except OSError as err:
+        raise CheckpointError(checkpoint / STATE_FILE, "can't be read") from err
 
 
-def check_plain(value: Any, name: str = "state") -> None:
-    """Refuse what can't be read back without running code.
-
-    Raises:
-        TypeError: naming the place and the type.
-    """
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            check_plain(key, name)
-            check_plain(item, f"{name}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, item in enumerate(value):
-            check_plain(item, f"{name}[{index}]")
-    elif type(value) not in (int, float, str, bool, type(None)) and not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, "
-            "lists and dicts"
-        )
+def _tensors_in(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(path, "is missing")
+    found = read_tensors(path, mapped=False).tensors
+    return {name: stored.tensor for name, stored in found.items()}
 
 
 def sync_folder(folder: Path) -> None:

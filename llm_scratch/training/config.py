@@ -156,28 +156,41 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one step reads: `accumulation` micro batches of `rows` rows of `length` tokens."""
+    """What one step reads: `accumulation` micro batches of `rows` rows of `length` tokens.
+
+    Of several processes, `ranks`, each reads so many.
+    """
 
     accumulation: int
     rows: int
     length: int
+    ranks: int = 1
 
     @property
     def tokens(self) -> int:
         """The tokens of a whole step."""
-        return self.accumulation * self.rows * self.length
+        return self.step_rows * self.length
+
+    @property
+    def step_rows(self) -> int:
+        """The rows of a whole step."""
+        return self.accumulation * self.ranks * self.rows
+
+    def __str__(self) -> str:
+        ranks = "" if self.ranks == 1 else f"{self.ranks} processes x "
+        return f"{ranks}{self.accumulation} x {self.rows}"
 
     @classmethod
-    def of(cls, config: TrainConfig, length: int) -> StepPlan:
+    def of(cls, config: TrainConfig, length: int, ranks: int = 1) -> StepPlan:
         """Return the plan for rows of `length` tokens."""
         asked, accumulation = config.tokens_per_step or 0, config.accumulation
         if accumulation is None:
-            accumulation = max(1, round(asked / (config.micro_batch * length)))
-        return cls(accumulation, config.micro_batch, length)
+            accumulation = max(1, round(asked / (config.micro_batch * length * ranks)))
+        return cls(accumulation, config.micro_batch, length, ranks)
 
 
-def plan_step(config: TrainConfig, context_length: int) -> StepPlan:
-    """How a step is made of micro batches.
+def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepPlan:
+    """How a step is made of micro batches, of one process or several.
 
     A warning names both numbers where the tokens asked for are no whole number of micro batches,
     or disagree with an `accumulation` that is given too.
@@ -190,35 +203,34 @@ def plan_step(config: TrainConfig, context_length: int) -> StepPlan:
         raise ValueError(
             f"length={length} is above the model's context length of {context_length}; shorten it"
         )
-    plan, asked = StepPlan.of(config, length), config.tokens_per_step
+    plan, asked = StepPlan.of(config, length, ranks), config.tokens_per_step
     if asked is not None and plan.tokens != asked:
         warnings.warn(
-            f"a step has {plan.tokens} tokens ({plan.accumulation} x {plan.rows} x {length}), "
+            f"a step has {plan.tokens} tokens ({plan} x {length}), "
             f"tokens_per_step asks for {asked}",
             stacklevel=3,
         )
     return plan
 
 
-def changed_settings(before: TrainConfig, config: TrainConfig, length: int) -> list[str]:
+def changed_settings(
+    before: TrainConfig, config: TrainConfig, was: StepPlan, now: StepPlan
+) -> list[str]:
     """Return what would make a resumed run another run: "name: was, now" for each such setting.
 
     Args:
         before: the settings that the run had.
         config: those that it is to go on with.
-        length: tokens of a row.
+        was: how a step was made of micro batches.
+        now: how it is to be.
     """
     changed = [
         f"{name}: {getattr(before, name)!r} before, {value!r} now"
         for name, value in asdict(config).items()
         if name not in FREE_ON_RESUME and getattr(before, name) != value
     ]
-    was, now = StepPlan.of(before, length), StepPlan.of(config, length)
     if was.tokens != now.tokens:
-        changed.append(
-            f"rows of a step (accumulation x micro_batch): {was.accumulation} x {was.rows} before, "
-            f"{now.accumulation} x {now.rows} now"
-        )
+        changed.append(f"rows of a step (accumulation x micro_batch): {was} before, {now} now")
     return changed
 
 

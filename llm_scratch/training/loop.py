@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -22,11 +23,22 @@ from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
-from llm_scratch.training.checkpoints import keep_newest, newest_whole, save_run
+from llm_scratch.training.checkpoints import (
+    frozen_mark,
+    is_plain,
+    keep_newest,
+    newest_whole,
+    save_run,
+)
 from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
+from llm_scratch.training.distributed import ONE, Ranks
+from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.objective import Batch, Objective, TrainData
+from llm_scratch.training.optimizer_state import optimizer_tensors
 from llm_scratch.training.reporting import Reporter
-from llm_scratch.training.run_folder import RunFolder, environment
+from llm_scratch.training.run_folder import CHECKPOINTS, RunFolder, environment
+from llm_scratch.training.sharded_checkpoints import save_sharded, tensors_of_run
+from llm_scratch.training.sharding import writable
 from llm_scratch.training.starting import (
     Log,
     Run,
@@ -44,6 +56,7 @@ from llm_scratch.training.steps import (
     seed_of,
     take_step,
 )
+from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import save_model
 
 
@@ -57,6 +70,9 @@ class RunOptions(TypedDict, total=False):
     save_best: SaveBest
     write_sample: WriteSample | None
     chat_format: Any
+    ranks: Ranks
+    division: Division
+    device: torch.device | None
 
 
 def train(
@@ -74,6 +90,9 @@ def train(
     save_best: SaveBest = save_model,
     write_sample: WriteSample | None = None,
     chat_format: Any = None,
+    ranks: Ranks = ONE,
+    division: Division = WHOLE,
+    device: torch.device | None = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
@@ -99,6 +118,11 @@ def train(
         write_sample: `write_sample(model)` gives a sample's text, where it is due: another one than
             what follows `sample_prompt`.
         chat_format: the format of the conversations that the data has; saved with the model.
+        ranks: the processes that train together (`training.distributed.joined`); all call this
+            with the same arguments, and the first one writes.
+        division: what each process holds.
+        device: where it computes; None is where the model is. A model on the meta device gets its
+            initial weights after it was divided.
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -113,7 +137,7 @@ def train(
         raise ValueError("resume=True needs the folder of the run")
     with ExitStack() as stack:
         run_folder = None
-        if folder is not None:
+        if folder is not None and ranks.first:
             run_folder = RunFolder(folder, resume=resume)
             stack.callback(run_folder.close)
         stack.enter_context(evaluation_mode(model))  # for its way out: modes as they were before
@@ -121,12 +145,18 @@ def train(
         model.checkpoint_blocks = config.checkpoint_blocks
         if config.tune_allocator and device_of(model).type == "cpu":
             keep_freed_memory()
-        engine = build_engine(model, config, objective)
-        plan = plan_step(config, model.cfg.context_length)
+        plan = plan_step(config, model.cfg.context_length, ranks.count)
+        log = log if ranks.first else _nothing
+        whole = WholeCopy(model, ranks) if division.shard == "full" else None
+        if whole is not None:
+            stack.callback(whole.close)
+        base = None if is_plain(model) else frozen_mark(model)
+        engine = build_engine(model, config, objective, ranks, division, device)
         parts = engine, data, validation, config, plan, tokenizer, run_folder, log, save_best
-        run = Run(*parts, write_sample, chat_format)
+        path = None if folder is None else Path(folder)
+        run = Run(*parts, write_sample, chat_format, path, whole, division, base)
         start_run(run)
-        reporter = Reporter(run, progress)
+        reporter = Reporter(run, progress and ranks.first)
         stack.callback(reporter.close)
         if run.ended:
             log(f"nothing left to do: {_why_ended(run)}")
@@ -135,12 +165,16 @@ def train(
     return run.state
 
 
+def _nothing(line: str) -> None:
+    """Say nothing: the first process speaks for all."""
+
+
 def _step(run: Run, reporter: Reporter) -> None:
     """One update, and what is due after it."""
     config, state, start = run.config, run.state, time.perf_counter()
-    step = state.step + 1
-    batches = micro_batches(run.data, config, run.plan, step)
-    rate, seed = config.rate(step), seed_of(config.seed, step)
+    step, rank = state.step + 1, run.engine.ranks.rank
+    batches = micro_batches(run.data, config, run.plan, step, rank)
+    rate, seed = config.rate(step), seed_of(config.seed, step, rank)
     try:
         update = take_step(run.engine, batches, rate, config.clip, seed)
     except NonFiniteError as err:
@@ -155,8 +189,8 @@ def _step(run: Run, reporter: Reporter) -> None:
     if config.sample_every and step % config.sample_every == 0:
         _sample(run, reporter)
     # Last, so that a checkpoint stands for everything up to its step.
-    if run.folder is not None and (_due(step, config.save_every, config.steps) or state.stopped):
-        _save(run, run.folder)
+    if run.path is not None and (_due(step, config.save_every, config.steps) or state.stopped):
+        _save(run, run.path)
 
 
 def _why_ended(run: Run) -> str:
@@ -171,7 +205,7 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 
 def micro_batches(
-    data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0, ranks: int = 1
+    data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0
 ) -> list[Batch]:
     """What one process reads at a step: a function of the seed, the step and its rank.
 
@@ -185,8 +219,8 @@ def micro_batches(
             step - 1,
             rows,
             plan.length,
-            first_row=(micro * ranks + rank) * rows,
-            step_rows=plan.accumulation * ranks * rows,
+            first_row=(micro * plan.ranks + rank) * rows,
+            step_rows=plan.step_rows,
         )
         for micro in range(plan.accumulation)
     ]
@@ -224,7 +258,7 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
 def _sample(run: Run, reporter: Reporter) -> None:
     """Let the model write a little."""
     model, step = run.engine.model, run.state.step
-    with evaluation_mode(model):
+    with evaluation_mode(model), writable(run.engine.module):
         if run.write_sample is None:
             text = _continuation(run)
             line = repr(text)
@@ -246,38 +280,59 @@ def _continuation(run: Run) -> str:
     return decode(run.tokenizer, ids[0].tolist())
 
 
-def _save(run: Run, folder: RunFolder) -> None:
+def _save(run: Run, path: Path) -> None:
     """Write a checkpoint, never one that holds a NaN, and take out the oldest."""
-    engine, step = run.engine, run.state.step
-    if bad := first_bad_tensor(engine.model):
+    step = run.state.step
+    if bad := _bad_tensor(run):
         rate = run.config.rate(step)
         raise _stopped(run, step, f"the update made {bad} infinite or NaN, at a {rate=:g}")
-    content = {
+    try:
+        if run.folder is not None:
+            run.folder.sync()
+        _save_checkpoint(run, path / CHECKPOINTS)
+        if run.validation is None:
+            _save_best(run)
+    except OSError as err:
+        good = "" if run.folder is None else f"; {_last_good(run.folder)}"
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {path} ({err}){good}; make "
+            "room, then --resume goes on"
+        ) from err
+    if run.folder is not None:
+        keep_newest(run.folder.checkpoints, run.config.keep_last)
+
+
+def _save_checkpoint(run: Run, folder: Path) -> None:
+    engine, step = run.engine, run.state.step
+    state = {
         "state": asdict(run.state),
         "config": asdict(run.config),
         "facts": run.facts,
         "environment": environment() | engine.place,
-        "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
         "scaler": engine.scaler.state_dict() or None,
     }
-    try:
-        folder.sync()
-        save_run(folder.checkpoints, step, engine.model, content, run.tokenizer, run.chat_format)
-        if run.validation is None:
-            _save_best(run)
-    except OSError as err:
-        raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder.path} ({err}); "
-            f"{_last_good(folder)}; make room, then --resume goes on"
-        ) from err
-    keep_newest(folder.checkpoints, run.config.keep_last)
+    model, optimizers, divided = engine.model, engine.optimizers, run.division.shard != "none"
+    if divided:
+        tensors = tensors_of_run(model, optimizers)
+        save_sharded(folder, step, tensors, state, engine.ranks, run.tokenizer)
+    elif engine.ranks.first:
+        remembered = optimizer_tensors(model, optimizers)
+        save_run(folder, step, model, state, remembered, run.tokenizer, run.chat_format)
+
+
+def _bad_tensor(run: Run) -> str:
+    """Return the first parameter with a NaN, of any process; "" without one."""
+    found = run.engine.ranks.gather(first_bad_tensor(run.engine.model))
+    return next((name for name in found if name), "")
 
 
 def _save_best(run: Run) -> None:
     """Write the model to the run's own folder, where every command finds it."""
-    if run.folder is not None and not first_bad_tensor(run.engine.model):
-        model, folder = run.engine.model, run.folder.path
-        save_with(run.save_best, model, folder, run.tokenizer, run.chat_format)
+    if run.path is None or _bad_tensor(run):
+        return
+    model = run.engine.model if run.whole is None else run.whole.fill(run.engine.model)
+    if run.folder is not None:
+        save_with(run.save_best, model, run.path, run.tokenizer, run.chat_format)
         best = {"step": run.state.step, "val_loss": run.state.val_loss}
         run.folder.write_json("best.json", best)
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_scratch.training.sharding import divided_like, gathered
+
 # Coefficients of a quintic that takes singular values between 0 and 1 to about 1 in few rounds.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -90,10 +92,12 @@ class Muon(torch.optim.Optimizer):
             gradient: Any = parameter.grad
             average.lerp_(gradient, 1 - group["momentum"])
             gradients.append(gradient.lerp(average, group["momentum"]))  # Nesterov
-        updates = orthogonalised(torch.stack(gradients), group["rounds"])
+        # Of matrices that are divided among processes, each gathers the whole, and takes its part.
+        updates = orthogonalised(torch.stack(list(map(gathered, gradients))), group["rounds"])
         # A matrix with singular values 1 has entries of about 1 / sqrt(longer side); AdamW's
         # updates have entries of about 0.2.
         size = 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, update in zip(parameters, updates, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * size)
+            own = divided_like(update, parameter)
+            parameter.add_(own, alpha=-group["lr"] * size)

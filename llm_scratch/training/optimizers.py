@@ -10,6 +10,7 @@ from torch import nn
 
 from llm_scratch.tensor_files.stored import is_dense
 from llm_scratch.training.config import OPTIMIZERS, OptimizerName
+from llm_scratch.training.sharding import local
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -28,7 +29,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
     if not trained:
         raise ValueError("no parameter of the model is trainable; requires_grad is False for all")
     for name, parameter in trained.items():
-        if not is_dense(parameter):
+        if not is_dense(local(parameter)):
             raise ValueError(
                 f"{name} of shape {tuple(parameter.shape)} has strides {parameter.stride()}, which "
                 "leave gaps in memory; replace it by its clone() in contiguous form"
@@ -59,11 +60,14 @@ def build_optimizers(
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
+    divided: bool = False,
 ) -> list[torch.optim.Optimizer]:
     """The optimizers that together train every trainable parameter once.
 
     "adamw" is one AdamW, fused where the device has that. "muon" adds Muon for the weight
     matrices of the blocks, with AdamW for everything else (embeddings, head, biases, norms).
+    `divided`: each process of a run updates some parameters, and remembers what belongs to those
+    (ZeRO-1).
 
     Raises:
         ValueError: as `parameter_groups`, or if the name is not known.
@@ -73,8 +77,9 @@ def build_optimizers(
     groups = parameter_groups(model, weight_decay)
     fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
     options: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": eps, "fused": fused}
+    make = _divided if divided else _whole
     if name == "adamw":
-        return [torch.optim.AdamW(groups, **options)]
+        return [make(torch.optim.AdamW, groups, **options)]
     from llm_scratch.training.muon import Muon
 
     blocks: Any = getattr(model, "trf_blocks", nn.Module())
@@ -84,8 +89,19 @@ def build_optimizers(
     inside = {id(p) for p in matrices}
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in inside]
-    muon = Muon(matrices, lr=learning_rate, weight_decay=weight_decay)
-    return [muon, torch.optim.AdamW([g for g in groups if g["params"]], **options)]
+    muon = make(Muon, matrices, lr=learning_rate, weight_decay=weight_decay)
+    return [muon, make(torch.optim.AdamW, [g for g in groups if g["params"]], **options)]
+
+
+def _whole(kind: Any, parameters: Any, **options: Any) -> torch.optim.Optimizer:
+    return kind(parameters, **options)
+
+
+def _divided(kind: Any, parameters: Any, **options: Any) -> torch.optim.Optimizer:
+    """Return an optimizer of this process's share of the parameters, which sends them to all."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(parameters, optimizer_class=kind, **options)
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:

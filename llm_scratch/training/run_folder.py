@@ -28,6 +28,7 @@ from llm_scratch.files import FileError, parse_json, read_text, write_json, writ
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "tokens", "seconds", "val_loss")
 METRICS, SAMPLES, TABLE, LOCK = "metrics.jsonl", "samples.jsonl", "metrics.csv", ".lock"
+CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
@@ -65,7 +66,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a small file whole or not at all."""

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_scratch.files import written_whole
 from llm_scratch.model.wrappers import WRAPPERS, unwrapped
 from llm_scratch.tensor_files.pickles import load_plain
-from llm_scratch.training.checkpoints import check_plain
 from llm_scratch.training.epochs import check_run, check_start, run_epochs
 from llm_scratch.training.evaluation import Loader, evaluate_model, generate_and_print_sample
 from llm_scratch.training.losses import calc_loss_batch
@@ -111,6 +110,26 @@ def save_checkpoint(
     check_plain(state)
     with written_whole(path) as file:
         torch.save(state, file)
+
+
+def check_plain(value: Any, name: str = "state") -> None:
+    """Refuse what can't be read back without running code.
+
+    Raises:
+        TypeError: naming the place and the type.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_plain(key, name)
+            check_plain(item, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"{name}[{index}]")
+    elif type(value) not in (int, float, str, bool, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, "
+            "lists and dicts"
+        )
 
 
 def load_checkpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,17 +19,24 @@ from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
 from llm_scratch.training.checkpoints import (
     clean,
-    frozen_mark,
     is_plain,
     load_run,
     newest_whole,
+    read_state,
 )
 from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings
+from llm_scratch.training.distributed import ONE, Ranks
+from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.objective import Objective, TrainData
+from llm_scratch.training.optimizer_state import fill_optimizers
 from llm_scratch.training.optimizers import build_optimizers, describe_groups
 from llm_scratch.training.precision import make_scaler, pick_precision
 from llm_scratch.training.run_folder import RunFolder, environment
+from llm_scratch.training.sharded_checkpoints import is_sharded_checkpoint, load_tensors
+from llm_scratch.training.sharding import divided
+from llm_scratch.training.step_loss import StepLoss
 from llm_scratch.training.steps import Engine, compiled
+from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
@@ -65,7 +73,10 @@ class RunState:
 
 @dataclass
 class Run:
-    """The parts of a run: what computes, what it reads, its settings, and where it is kept."""
+    """The parts of a run: what computes, what it reads, its settings, and where it is kept.
+
+    Of several processes, the first one has the folder open, and writes for all.
+    """
 
     engine: Engine
     data: TrainData
@@ -78,6 +89,10 @@ class Run:
     save_best: SaveBest
     write_sample: WriteSample | None = None
     chat_format: Any = None
+    path: Path | None = None  # of the folder, which the first process alone has open
+    whole: WholeCopy | None = None
+    division: Division = WHOLE
+    base: str | None = None  # a mark of what is frozen, of a model with more than its family has
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -87,25 +102,58 @@ class Run:
         return self.state.stopped or self.state.step >= self.config.steps
 
 
-def new_model(cfg: ModelConfig, seed: int) -> Any:
-    """Return a model with its family's initial weights, the same for the same seed."""
+def new_model(cfg: ModelConfig, seed: int, later: bool = False) -> Any:
+    """Return a model with its family's initial weights, the same for the same seed.
+
+    `later` leaves memory and weights to `train`, once the model is divided among processes.
+    """
+    if later:
+        with torch.device("meta"):
+            return empty_model(cfg)
     model = empty_model(cfg)
     model.init_weights(generator=torch.Generator().manual_seed(seed))
     return model
 
 
-def build_engine(model: Any, config: TrainConfig, objective: Objective | None) -> Engine:
-    """What computes the steps of a run with these settings."""
+def build_engine(
+    model: Any,
+    config: TrainConfig,
+    objective: Objective | None,
+    ranks: Ranks = ONE,
+    division: Division = WHOLE,
+    device: torch.device | None = None,
+) -> Engine:
+    """What computes the steps of a run with these settings.
+
+    Args:
+        model: the model; on the meta device, where it is to be divided before it is filled.
+        config: the settings.
+        objective: another loss than that of the next token.
+        ranks: the processes that compute together.
+        division: what each of them holds.
+        device: where they compute; None is where the model is.
+    """
     if objective is not None and config.compile:
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
-    device = device_of(model)
+    device = device_of(model) if device is None else device
     dtype = pick_precision(config.precision, device)
-    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    if division.shard == "full" and dtype == torch.float16:
+        raise ValueError("--shard full goes with float32 and bfloat16; choose --precision bfloat16")
+    new = any(parameter.is_meta for parameter in model.parameters())
+    chunk, parts = config.loss_chunk, division.shard == "optimizer"
+    module = divided(StepLoss(model, dtype, chunk, objective), division, ranks, device)
+    if new:
+        model.init_weights(generator=torch.Generator().manual_seed(config.seed))
     optimizers = build_optimizers(
-        model, config.learning_rate, name=config.optimizer, weight_decay=decay, betas=betas
+        model,
+        config.learning_rate,
+        name=config.optimizer,
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+        divided=parts,
     )
-    scaler, chunk = make_scaler(device, dtype), config.loss_chunk
-    return Engine(model, optimizers, device, dtype, scaler, chunk, objective=objective)
+    scaler = make_scaler(device, dtype)
+    return Engine(model, optimizers, device, dtype, scaler, chunk, objective, ranks, module)
 
 
 def start_run(run: Run) -> None:
@@ -120,21 +168,24 @@ def start_run(run: Run) -> None:
         log("no validation part: nothing is measured, and the model that is kept is the last one")
     if run.tokenizer is not None:
         check_vocabulary(engine.model, run.tokenizer)
-    if run.folder is not None:
+    if run.path is not None:
         check_save_best(engine.model, run.save_best)
     if config.sample_every and run.write_sample is None:
         _check_samples(config, run.tokenizer)
     if config.compile:
-        engine.hidden_states = compiled(engine, run.data.batch(0, 0, plan.rows, plan.length), log)
+        engine.module.hidden_states = compiled(
+            engine, run.data.batch(0, 0, plan.rows, plan.length), log
+        )
     groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     log(f"parameters: {describe_groups(groups)}")
     log(
-        f"a step: {plan.accumulation} x {plan.rows} x {plan.length} = {plan.tokens:,} tokens, "
+        f"a step: {plan} x {plan.length} = {plan.tokens:,} tokens, "
         f"{engine.place['dtype']} on {engine.place['device']}"
     )
     run.facts = _facts_of(run)
-    if run.folder is not None:
-        _go_on(run, run.folder)
+    check_ranks(run)
+    if run.path is not None:
+        _go_on(run, run.path)
     run.state.eval_rows = run.state.eval_rows or plan.rows
     if run.folder is not None and not run.ended:
         settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
@@ -193,7 +244,7 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
 def _facts_of(run: Run) -> dict[str, Any]:
     """What has to be the same when a run goes on: model, data, tokenizer."""
     model, length = run.engine.model, run.plan.length
-    facts = {} if is_plain(model) else {"base": frozen_mark(model)}
+    facts = {} if run.base is None else {"base": run.base}
     return facts | {
         "model": asdict(model.cfg),
         "rows": run.data.num_rows(length),
@@ -208,32 +259,54 @@ def first_rows(data: TrainData, length: int) -> str:
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()[:16]
 
 
-def _go_on(run: Run, folder: RunFolder) -> None:
+def check_ranks(run: Run) -> None:
+    """Refuse processes that were started with something else.
+
+    Raises:
+        ValueError: naming the odd ones.
+    """
+    facts = {"torch": str(torch.__version__), "settings": asdict(run.config)}
+    run.engine.ranks.agree(facts | run.facts)
+
+
+def _go_on(run: Run, path: Path) -> None:
     """Bring a run to the newest whole checkpoint of its folder; at 0 where there is none."""
-    clean(folder.checkpoints)
-    before = folder.read_json("config.json")
-    newest = newest_whole(folder.checkpoints, run.log)
-    if newest is None:
-        if before is not None:
+    engine, folder, newest = run.engine, run.folder, None
+    if folder is not None:
+        clean(folder.checkpoints)
+        newest = newest_whole(folder.checkpoints, run.log)
+        if newest is None and folder.read_json("config.json") is not None:
             run.log(f"{folder.path} holds no whole checkpoint: starting at step 0")
-        folder.cut_back(0)
+    # The first process has looked, all go on from what it found.
+    if (newest := engine.ranks.gather(newest)[0]) is None:
+        if folder is not None:
+            folder.cut_back(0)
         return
-    tensors, content = load_run(newest)
+    content = read_state(newest)
     before = _check_same(content, run)
-    model = run.engine.model
-    model.load_state_dict({**model.state_dict(), **tensors})  # what is frozen is there already
-    for optimizer, saved in zip(run.engine.optimizers, content["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
+    if is_sharded_checkpoint(newest) or engine.ranks.count > 1:
+        load_tensors(newest, engine.model, engine.optimizers, engine.ranks)
+    else:
+        tensors, remembered = load_run(newest)
+        # What is frozen is there already.
+        engine.model.load_state_dict({**engine.model.state_dict(), **tensors})
+        fill_optimizers(engine.model, engine.optimizers, remembered)
     if content["scaler"] is not None:
-        run.engine.scaler.load_state_dict(content["scaler"])
+        engine.scaler.load_state_dict(content["scaler"])
     run.state = RunState(**{"eval_rows": before.micro_batch, **content["state"]})
-    folder.cut_back(run.state.step)
+    if folder is not None:
+        folder.cut_back(run.state.step)
     run.log(f"going on after step {run.state.step}, from {newest}")
     if not run.ended:
-        _say_what_differs(before, run)
+        _say_what_differs(before, content, run)
 
 
-def _say_what_differs(before: TrainConfig, run: Run) -> None:
+def _plan_before(before: TrainConfig, content: Mapping[str, Any], run: Run) -> StepPlan:
+    """Return how a step was made of micro batches."""
+    return StepPlan.of(before, run.plan.length, content["environment"].get("processes", 1))
+
+
+def _say_what_differs(before: TrainConfig, content: Mapping[str, Any], run: Run) -> None:
     config, plan, step = run.config, run.plan, run.state.step + 1
     if before.steps != config.steps:
         was = f" (it was {before.rate(step):.2e})" if step <= before.steps else ""
@@ -242,12 +315,11 @@ def _say_what_differs(before: TrainConfig, run: Run) -> None:
             f"{config.rate(step):.2e} at step {step}{was} and {config.rate(config.steps):.2e} at "
             "the last one"
         )
-    was_plan = StepPlan.of(before, plan.length)
+    was_plan = _plan_before(before, content, run)
     if was_plan != plan:
         dropout = "; dropout draws other numbers" if run.engine.model.cfg.drop_rate else ""
         run.log(
-            f"a step reads its rows as {plan.accumulation} x {plan.rows}, not "
-            f"{was_plan.accumulation} x {was_plan.rows}: the same up to rounding{dropout}"
+            f"a step reads its rows as {plan}, not {was_plan}: the same up to rounding{dropout}"
         )
 
 
@@ -258,20 +330,21 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         The settings of before.
     """
     for name, now in run.facts.items():
-        was = content["facts"].get(name)
+        was, now = content["facts"].get(name), json.loads(json.dumps(now))
         if was != now:
             raise ValueError(
                 f"the run was started with another {name}: {_difference(was, now)}; give what it "
                 "was started with, or start a new run in another folder"
             )
     before = replace(run.config, **content["config"])
-    if changed := changed_settings(before, run.config, run.plan.length):
+    was_plan = _plan_before(before, content, run)
+    if changed := changed_settings(before, run.config, was_plan, run.plan):
         raise ValueError(
             f"the run was started with other settings: {'; '.join(changed)}; give those of before, "
             "or start a new run in another folder"
         )
     here = environment() | run.engine.place
-    for name in ("threads", "torch", "machine", "device", "dtype"):
+    for name in ("threads", "processes", "torch", "machine", "device", "dtype"):
         now = here[name]
         was = content["environment"].get(name, now)
         if was != now:

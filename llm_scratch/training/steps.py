@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.training.config import CHUNK
-from llm_scratch.training.head_loss import comes_in_pieces, head_loss
-from llm_scratch.training.losses import next_token_loss
+from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.optimizers import set_learning_rate
-from llm_scratch.training.precision import autocast, make_scaler
+from llm_scratch.training.precision import make_scaler
+from llm_scratch.training.sharding import local, sharded_norm, synchronised
+from llm_scratch.training.step_loss import StepLoss
 
 MOST_SKIPPED = 50
 CPU = torch.device("cpu")
@@ -48,8 +49,10 @@ class Engine:
         dtype: the type of the matrix products.
         scaler: for float16; what it does by default is nothing.
         chunk: tokens whose logits are in memory at a time.
-        hidden_states: the model's, compiled or not.
         objective: another loss than that of the next token.
+        ranks: the processes that compute a step together.
+        module: the model with its loss, as it is called: as a rule a `StepLoss`, which several
+            processes wrap (see `sharding.divided`).
     """
 
     model: Any
@@ -58,14 +61,23 @@ class Engine:
     dtype: torch.dtype = torch.float32
     scaler: torch.amp.GradScaler = field(default_factory=partial(make_scaler, CPU, torch.float32))
     chunk: int = CHUNK
-    hidden_states: Callable[..., Tensor] | None = None
     objective: Objective | None = None
+    ranks: Ranks = ONE
+    module: Any = None
     skipped: int = 0
 
+    def __post_init__(self) -> None:
+        if self.module is None:
+            self.module = StepLoss(self.model, self.dtype, self.chunk, self.objective)
+
     @property
-    def place(self) -> dict[str, str]:
+    def place(self) -> dict[str, Any]:
         """Where it computes and in which numbers, in words."""
-        return {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+        return {
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "processes": self.ranks.count,
+        }
 
     def count(self, batch: Batch) -> int:
         """What the losses of a batch are averaged over: its targets, as a rule."""
@@ -74,18 +86,7 @@ class Engine:
     def loss(self, batch: Batch, divisor: float) -> Tensor:
         """The sum of a batch's losses over `divisor`: a scalar."""
         batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
-        with autocast(self.device, self.dtype):
-            if self.objective is not None:
-                return self.objective.loss(self.model, *batch)[0] / divisor
-            inputs, targets, *places = batch
-            options = dict(zip(("positions", "attention_mask"), places, strict=False))
-            head: Any = getattr(self.model, "out_head", None)
-            if not hasattr(self.model, "hidden_states") or not comes_in_pieces(head):
-                model = partial(self.model, **options)
-                return next_token_loss(model, inputs, targets)[0] / divisor
-            hidden_states = self.hidden_states or self.model.hidden_states
-            hidden = hidden_states(inputs, **options)  # (B, T, C)
-            return head_loss(head, hidden, targets, divisor=divisor, chunk=self.chunk)
+        return self.module(batch, divisor)
 
 
 def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float | None,
@@ -118,19 +119,24 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
 def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, int]:
     """Add a step's gradients to the parameters': its loss in nats per target, and its targets.
 
+    Both are of all processes together, whose gradients are averaged: each gives the sum of its
+    losses by its share of the targets.
+
     Raises:
         ValueError: if no target of the step counts.
     """
-    count = sum(map(engine.count, batches))
+    ranks = engine.ranks
+    rows = sum(len(batch[0]) for batch in batches)
+    count, rows = map(int, ranks.sum(sum(map(engine.count, batches)), rows))
     if not count:
-        rows = sum(len(batch[0]) for batch in batches)
         raise ValueError(f"all targets of the {rows} rows of this step are masked; it has no loss")
     total = torch.zeros((), device=engine.device)
-    for batch in batches:
-        loss = engine.loss(batch, float(count))
-        engine.scaler.scale(loss).backward()
+    for number, batch in enumerate(batches, 1):
+        with synchronised(engine.module, number == len(batches)):
+            loss = engine.loss(batch, count / ranks.count)
+            engine.scaler.scale(loss).backward()
         total += loss.detach()
-    return total.item(), count
+    return ranks.sum(total.item())[0] / ranks.count, count
 
 
 def _update(engine: Engine, rate: float, clip: float | None) -> float:
@@ -140,7 +146,7 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
         scaler.unscale_(optimizer)
     groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    norm = gradient_norm(gradients)
+    norm = sharded_norm(gradients)
     if not math.isfinite(norm):
         engine.skipped += 1
         if not scaler.is_enabled() or engine.skipped > MOST_SKIPPED:
@@ -149,7 +155,7 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
     else:
         engine.skipped = 0
         if clip is not None and norm > clip:
-            torch._foreach_mul_(gradients, clip / (norm + 1e-6))
+            torch._foreach_mul_([local(g) for g in gradients], clip / (norm + 1e-6))
     set_learning_rate(engine.optimizers, rate)
     for optimizer in engine.optimizers:
         scaler.step(optimizer)  # which skips infinite ones
@@ -157,19 +163,12 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
     return norm
 
 
-def gradient_norm(gradients: Sequence[Tensor]) -> float:
-    """The Euclidean norm of all gradients together."""
-    if not gradients:
-        return 0.0
-    return torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm().item()
-
-
 def first_bad_tensor(model: nn.Module) -> str:
     """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
     parameters = list(model.named_parameters())
     tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
     for name, tensor in tensors:
-        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+        if tensor is not None and not bool(torch.isfinite(local(tensor)).all()):
             return name
     return ""
 
@@ -187,20 +186,40 @@ def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
     Raises:
         ValueError: if there is no target.
     """
-    total, count = 0.0, 0
+    total, count = 0.0, 0.0
     with evaluation_mode(engine.model):
-        for batch in batches:
-            total += engine.loss(batch, 1.0).item()
-            count += engine.count(batch)
+        for batch, is_own in shared_out(batches, engine.ranks):
+            loss = engine.loss(batch, 1.0).item()  # all processes call the model equally often
+            if is_own:
+                total, count = total + loss, count + engine.count(batch)
+    total, count = engine.ranks.sum(total, count)
     if not count:
         raise ValueError("the validation part gives no batch; use more text or a shorter length")
     return total / count
 
 
+def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, bool]]:
+    """Yield the batches that one process computes, and whether they are its own.
+
+    Where they do not come out even, the last ones are computed by several, and count once.
+    """
+    if ranks.count == 1:
+        yield from ((batch, True) for batch in batches)
+        return
+    together: list[Batch] = []
+    for batch in batches:
+        together.append(batch)
+        if len(together) == ranks.count:
+            yield together[ranks.rank], True
+            together = []
+    if together:
+        yield together[min(ranks.rank, len(together) - 1)], ranks.rank < len(together)
+
+
 def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
     """The model's `hidden_states`, compiled and tried on a batch; None, and a line, if it fails."""
     function: Any = torch.compile(engine.model.hidden_states)
-    engine.hidden_states = function
+    engine.module.hidden_states = function
     try:
         with seeded(0, engine.device):
             engine.loss(batch, 1.0).backward()
@@ -209,7 +228,7 @@ def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
         log(f"torch.compile does not work here ({reason}); going on without it")
         function = None
     finally:
-        engine.hidden_states = None
+        engine.module.hidden_states = None
         engine.model.zero_grad(set_to_none=True)
     return function
 

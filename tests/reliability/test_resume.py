@@ -148,7 +148,7 @@ def test_run_with_a_damaged_checkpoint_goes_on_from_the_one_before(
     folder = tmp_path / "run"
     cut_short(trainer, folder, 9)
     newest = newest_whole(folder / "checkpoints", lambda line: None)
-    path = newest / "state.pt"
+    path = newest / "optimizer.safetensors"
     content = bytearray(path.read_bytes())
     if damage == "bit":
         content[len(content) // 2] ^= 1

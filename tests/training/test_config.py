@@ -10,6 +10,7 @@ import pytest
 
 from llm_scratch.training.config import (
     FREE_ON_RESUME,
+    StepPlan,
     TrainConfig,
     changed_settings,
     plan_step,
@@ -81,7 +82,7 @@ def test_plan_step_refuses_rows_longer_than_the_context():
 def test_changed_settings_names_what_makes_another_run():
     config = TrainConfig()
     before = dataclasses.replace(config, seed=3, save_every=7, steps=9)
-    assert changed_settings(before, config, 16) == ["seed: 3 before, 1234 now"]
+    assert changed_settings(before, config, *plans(before, config)) == ["seed: 3 before, 1234 now"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,22 @@ def test_changed_settings_leaves_the_split_of_a_step_free(options, changed):
     before = TrainConfig(micro_batch=4, accumulation=3)
     now = dataclasses.replace(before, **{"accumulation": None, **options})
     message = "rows of a step (accumulation x micro_batch): 3 x 4 before, {} now"
-    assert changed_settings(before, now, 16) == [message.format(split) for split in changed]
+    assert changed_settings(before, now, *plans(before, now)) == [
+        message.format(split) for split in changed
+    ]
+
+
+def plans(*configs: TrainConfig, ranks: int = 1) -> list[StepPlan]:
+    return [StepPlan.of(config, 16, ranks) for config in configs]
+
+
+def test_a_run_of_two_processes_goes_on_in_one_that_takes_as_many_rows():
+    before = TrainConfig(micro_batch=4)
+    (was,) = plans(before, ranks=2)
+    config = dataclasses.replace(before, accumulation=2)
+    assert changed_settings(before, config, was, *plans(config)) == []
+    (changed,) = changed_settings(before, before, was, *plans(before))
+    assert changed.endswith("2 processes x 1 x 4 before, 1 x 4 now")
 
 
 def test_every_other_setting_makes_another_run():

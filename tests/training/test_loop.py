@@ -65,8 +65,8 @@ def test_micro_batches_of_a_step_are_the_same_windows_in_any_partition(parts, sh
 
 def test_micro_batches_of_all_ranks_are_those_of_one_process(parts):
     config = TrainConfig(micro_batch=2, accumulation=1)
-    plan = plan_step(config, 16)
-    ranks = [micro_batches(parts[0], config, plan, 5, rank, 4)[0][0] for rank in range(4)]
+    plan = plan_step(config, 16, ranks=4)
+    ranks = [micro_batches(parts[0], config, plan, 5, rank)[0][0] for rank in range(4)]
     alone = TrainConfig(micro_batch=8)
     whole = micro_batches(parts[0], alone, plan_step(alone, 16), 5)[0][0]
     assert torch.equal(torch.cat(ranks), whole)

@@ -128,7 +128,7 @@ def test_pretrain_refuses_a_text_that_is_too_short(tmp_path, capsys):
     assert "the validation part has 2 of 20 tokens, needs 17" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize("damage", ["optimizer.safetensors", "model.safetensors"])
 def test_pretrain_resume_says_which_checkpoint_is_damaged(data, tmp_path, capsys, damage):
     words = ["pretrain", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL]
     assert main([*words, "--save-every", "3"]) == 0

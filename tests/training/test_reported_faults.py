@@ -18,8 +18,8 @@ from llm_scratch.training.appendix_d import train_model
 from llm_scratch.training.checkpoints import checkpoints_in
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.loop import train
+from llm_scratch.training.sharding import sharded_norm
 from llm_scratch.training.simple import load_checkpoint, save_checkpoint, train_model_simple
-from llm_scratch.training.steps import gradient_norm
 from llm_scratch.weights.folder import load_model
 
 PACKAGE = Path(__file__).parents[2] / "llm_scratch"
@@ -101,7 +101,7 @@ def test_every_step_of_a_run_is_clipped_warm_up_and_its_border_included(build, p
 
     def spy(optimizer, *args, **kwargs):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norms.append(gradient_norm(gradients))
+        norms.append(sharded_norm(gradients))
         return original(optimizer, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)

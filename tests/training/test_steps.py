@@ -10,6 +10,7 @@ import torch
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.optimizers import build_optimizers
 from llm_scratch.training.precision import make_scaler
+from llm_scratch.training.sharding import sharded_norm
 from llm_scratch.training.steps import (
     Engine,
     NonFiniteError,
@@ -17,7 +18,6 @@ from llm_scratch.training.steps import (
     compute_gradients,
     evaluate,
     first_bad_tensor,
-    gradient_norm,
     seed_of,
     seeded,
     take_step,
@@ -133,19 +133,19 @@ def test_take_step_clips_to_the_norm_and_returns_the_norm_before(build):
     engine = engine_of(model)
     engine.optimizers = [torch.optim.SGD(model.parameters(), lr=0.0)]
     compute_gradients(engine, [rows()])
-    expected = gradient_norm([p.grad for p in model.parameters()])
+    expected = sharded_norm([p.grad for p in model.parameters()])
     model.zero_grad()
     before = [p.detach().clone() for p in model.parameters()]
     norm = take_step(engine, [rows()], rate=1.0, clip=0.01, seed=0).norm
-    moved = gradient_norm([a - b for a, b in zip(before, model.parameters(), strict=True)])
+    moved = sharded_norm([a - b for a, b in zip(before, model.parameters(), strict=True)])
     assert norm == pytest.approx(expected, rel=1e-6)
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
-def test_gradient_norm_equals_the_one_of_pytorch(build):
+def test_sharded_norm_equals_the_one_of_pytorch(build):
     model = build()
     compute_gradients(engine_of(model), [rows()])
-    norm = gradient_norm([p.grad for p in model.parameters()])
+    norm = sharded_norm([p.grad for p in model.parameters()])
     assert norm == pytest.approx(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
 
 
@@ -252,7 +252,7 @@ def test_compiled_says_when_it_does_not_work_and_leaves_nothing_behind(build, mo
     engine, lines = engine_of(build()), []
     assert compiled(engine, rows(), lines.append) is None
     assert lines == ["torch.compile does not work here (no compiler); going on without it"]
-    assert engine.hidden_states is None
+    assert engine.module.hidden_states is None
 
 
 @pytest.mark.slow
@@ -260,8 +260,8 @@ def test_compiled_losses_equal_the_plain_ones(build):
     def losses(compile: bool) -> list[float]:
         engine = engine_of(build())
         if compile:
-            engine.hidden_states = compiled(engine, rows(), print)
-            assert engine.hidden_states is not None
+            engine.module.hidden_states = compiled(engine, rows(), print)
+            assert engine.module.hidden_states is not None
         return [take_step(engine, [rows()], 1e-3, 1.0, seed)[0] for seed in range(20)]
 
     assert losses(True) == pytest.approx(losses(False), abs=1e-4)

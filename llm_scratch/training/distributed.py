@@ -1,0 +1,173 @@
+"""The processes of a run, as torchrun starts them: which this one is, what they tell each other.
+
+`torchrun` says in the environment how many there are; without it there is one, and nothing of
+`torch.distributed` is imported.
+
+    torchrun --standalone --nproc-per-node 2 -m llm_scratch pretrain --data tokens.bin
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+TIMEOUT = 120.0  # seconds
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, seen from one of them.
+
+    Args:
+        rank: which one this is, from 0.
+        count: how many there are.
+        local_rank: which one on this machine.
+        local_count: how many on this machine.
+        timeout: seconds after which one that waits for another gives up.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    timeout: float = TIMEOUT
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and lines for all."""
+        return self.rank == 0
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Return the sum over all processes of each number, the same everywhere."""
+        if self.count == 1:
+            return [float(number) for number in numbers]
+        import torch.distributed as dist
+
+        total = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(total)  # of a tensor on the CPU: gloo's, also beside GPUs
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process gives, by rank; plain values."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Refuse processes that were started with something else.
+
+        Args:
+            facts: plain values by name.
+
+        Raises:
+            ValueError: in all processes, naming the odd ones, and both values.
+        """
+        all_facts = self.gather(dict(facts))
+        for name in facts:
+            values = [each.get(name) for each in all_facts]
+            usual = max(values, key=values.count)
+            odd = [rank for rank, value in enumerate(values) if value != usual]
+            if odd:
+                which = ", ".join(map(str, odd))
+                raise ValueError(
+                    f"rank {which} of {self.count} has another {name}: {values[odd[0]]!r}, the "
+                    f"others {usual!r}; start all with the same command, data and versions"
+                )
+
+    def in_turn(self, part: Sequence[Any]) -> Sequence[Any]:
+        """Return this process's share of a sequence: every `count`-th item."""
+        return part[self.rank :: self.count]
+
+
+ONE = Ranks()
+"""A single process."""
+
+
+def number_of_processes() -> int:
+    """Return how many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
+    """Join the processes that torchrun has started, for as long as the context lasts.
+
+    Args:
+        device: "cuda" and "auto" take the GPU of this process's number, where there are any.
+        timeout: seconds after which a process that waits for another gives up.
+
+    Raises:
+        ValueError: if the others can't be reached, or there are fewer GPUs than processes.
+    """
+    if number_of_processes() == 1:
+        yield ONE
+        return
+    import torch.distributed as dist
+
+    if not timeout > 0:
+        raise ValueError(f"{timeout=} must be above 0 seconds")
+    ranks = Ranks(
+        int(os.environ["RANK"]),
+        int(os.environ["WORLD_SIZE"]),
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        timeout,
+    )
+    on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_gpus:
+        _take_gpu(ranks)
+    elif os.environ.get("OMP_NUM_THREADS") == "1":  # as torchrun sets it
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_count))
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (dist.DistError, RuntimeError, ValueError) as err:
+        raise ValueError(_unreachable(ranks, str(err))) from err
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _take_gpu(ranks: Ranks) -> None:
+    """Make the GPU of this process's number its "cuda"."""
+    if ranks.local_count > torch.cuda.device_count():
+        raise ValueError(
+            f"{ranks.local_count} processes on this machine and {torch.cuda.device_count()} GPUs; "
+            f"start with --nproc-per-node {torch.cuda.device_count()}, or --device cpu"
+        )
+    torch.cuda.set_device(ranks.local_rank)
+
+
+def _unreachable(ranks: Ranks, reason: str) -> str:
+    """Say what can be done where processes do not find each other."""
+    host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    where = f"rank {ranks.rank} of {ranks.count} (at {host}:{port}) can't join the others"
+    first = reason.splitlines()[0] if reason else "no reason given"
+    if "EADDRINUSE" in reason or "already in use" in reason:
+        hint = (
+            "the port is taken: torchrun --standalone finds a free one, --master-port N names one"
+        )
+    else:
+        hint = (
+            "check --master-addr and --master-port, the firewall, and which interface leads there "
+            "(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
+        )
+    return f"{where}: {first[:200]}; {hint}"
