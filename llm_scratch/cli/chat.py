@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from llm_scratch.chat.terminal import Screen
 
 HISTORY = "chat-history"
-USUAL = {"temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-         "max_new_tokens": 512, "overflow": "drop"}  # fmt: skip
+USUAL = {"temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+         "frequency_penalty": 0.0, "max_new_tokens": 512, "overflow": "drop"}  # fmt: skip
 """What options are where nobody says them; the others are None."""
 
 
