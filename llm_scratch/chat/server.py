@@ -18,6 +18,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from llm_scratch.chat.api_errors import ApiError, failed
+from llm_scratch.chat.guards import Guards, error_response
+from llm_scratch.chat.openai_body import parse_body
+from llm_scratch.chat.page_answer import PAGE, page_headers, read_page
 from llm_scratch.chat.running_choices import (
     ClientLeftError,
     RunningChoices,
@@ -25,10 +29,6 @@ from llm_scratch.chat.running_choices import (
     answer_whole,
     start_answering,
 )
-from llm_scratch.chat.api_errors import ApiError, failed
-from llm_scratch.chat.guards import Guards, error_response
-from llm_scratch.chat.openai_body import parse_body
-from llm_scratch.chat.page_answer import PAGE, page_headers, read_page
 from llm_scratch.chat.served import Prepared, ServedModel, ServerSettings, find_model, prepare
 from llm_scratch.chat.serving_metrics import CONTENT_TYPE, metrics_text
 

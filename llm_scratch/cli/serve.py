@@ -69,9 +69,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
                "nothing", 4096)  # fmt: skip
     add_option(group, "--max-choices N", "answers to one prompt at most (n)", 16)
     add_option(group, "--max-body N", "bytes of a request at most", 4 << 20)
-    add_option(
-        group, "--time-limit X", "seconds after which an answer ends with what it has", 600.0
-    )
+    add_option(group, "--time-limit X", "seconds after which an answer ends as it is", 600.0)
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -120,9 +118,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         raise ValueError(f"--port={args.port} must be from 0 (a free one) to 65535")
     key = os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key
     if key is not None and not key.strip():
-        raise ValueError(
-            f"the key is empty; leave --api-key and {KEY_VARIABLE} out to ask for none"
-        )
+        raise ValueError(f"the key is empty; without --api-key and {KEY_VARIABLE} none is needed")
     limits = ServerLimits(
         body_bytes=args.max_body,
         choices=args.max_choices,
