@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -93,7 +93,7 @@ class RunningChoices:
                 self._queue.put_nowait((self._next, Failed(err)))
                 return
 
-    async def events(self, gone: asyncio.Future[Any]) -> AsyncIterator[Told | None]:
+    async def events(self, gone: asyncio.Future[Any]) -> AsyncGenerator[Told | None]:
         """Yield what the engine tells of each choice, None when it was silent for a while.
 
         Args:
@@ -194,7 +194,7 @@ async def answer_whole(
 
 async def answer_stream(
     running: RunningChoices, prepared: Prepared, gone: asyncio.Future[Any]
-) -> AsyncIterator[Object | None]:
+) -> AsyncGenerator[Object | None]:
     """Yield the events of a stream, None where it only shows that it lives.
 
     Raises:

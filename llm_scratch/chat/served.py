@@ -184,16 +184,14 @@ def prepare(
     """
     fields, limits = Fields(values), settings.limits
     served = find_model(models, fields.text("model"))
-    if chat and served.format is None:
-        raise ApiError(
-            400, f"nothing says how a chat becomes text for {served.name}; start the server with "
-            "--format NAME, or ask /v1/completions", param="model", code="no_chat_format",
-        )  # fmt: skip
     asked = read_asked(
         fields, chat=chat, most_choices=limits.choices, vocab_size=served.vocab_size
     )  # fmt: skip
-    encode = _encode_chat if chat else _encode_texts
-    prompts, texts = encode(fields, served, limits, asked)
+    prompts, texts = (
+        _encode_chat(fields, served, limits)
+        if chat
+        else _encode_texts(fields, served, limits, asked)
+    )
     name = "messages" if chat else "prompt"
     requests = [
         _request(ids, k, served, asked, limits, name) for ids in prompts for k in range(asked.n)
@@ -205,13 +203,16 @@ def prepare(
 Encoded = tuple[list[list[int]], list[str]]
 
 
-def _encode_chat(
-    fields: Fields, served: ServedModel, limits: ServerLimits, asked: Asked
-) -> Encoded:
+def _encode_chat(fields: Fields, served: ServedModel, limits: ServerLimits) -> Encoded:
     """Return the ids of a chat; it is not told back."""
+    if (format := served.format) is None:
+        raise ApiError(
+            400, f"nothing says how a chat becomes text for {served.name}; start the server with "
+            "--format NAME, or ask /v1/completions", param="model", code="no_chat_format",
+        )  # fmt: skip
     messages = read_messages(fields, limits.prompts)
     try:
-        ids = encode_prompt(messages, served.format, served.engine.tokenizer)
+        ids = encode_prompt(messages, format, served.engine.tokenizer)
     except ValueError as err:  # turns out of order, or a template that refuses them
         raise refused("messages", f"can't be answered: {' '.join(str(err).split())}") from err
     return [ids], [""]

@@ -178,7 +178,7 @@ class Application:
             self.settings.log(f"fields without effect here, in a request: {listed}")
 
 
-class EventStream:
+class EventStream(Response):
     """A response that sends the events of an answer as they come, and ends it with its client.
 
     Args:
