@@ -82,10 +82,9 @@ def test_the_key_comes_from_the_option_or_the_environment(monkeypatch):
 
 
 def test_every_option_arrives_in_the_settings():
-    words = ("--allow-host", "x", "--allow-host", "y", "--allow-origin", "https://z", "--rows",
-             3,
-             "--max-tokens", 5, "--max-choices", 2, "--max-body", 99, "--time-limit", 7)  # fmt: skip
-    found = serve.settings_of(asked("a", *words))
+    words = "--allow-host x --allow-host y --allow-origin https://z --rows 3 --max-tokens 5"
+    words += " --max-choices 2 --max-body 99 --time-limit 7"
+    found = serve.settings_of(asked("a", *words.split()))
     assert (found.hosts, found.origins) == (("x", "y"), ("https://z",))
     limits = found.limits
     assert (limits.together, limits.answer_tokens, limits.choices) == (3, 5, 2)
