@@ -9,7 +9,9 @@ from llm_scratch.chat.served import ServedModel
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = {
     "requests": "Answers that the engine was asked for.",
+    "refused": "Answers for which the queue was full.",
     "failed": "Answers that ended by a fault.",
+    "faults": "Steps in which the model failed.",
     "cancelled": "Answers that were taken back, as when a client left.",
     "prompt_tokens": "Tokens of prompts.",
     "reused_tokens": "Tokens of prompts that had been read for an earlier request.",

@@ -39,8 +39,9 @@ def add_commands(subparsers: Any) -> None:
         usage="MODEL [MODEL ...] [options]",
     )
     add_model(parser, several=True)
-    add_option(parser, "--format NAME", "how a chat becomes text", usual="the models' own")
-    add_option(parser, "--chat-template FILE", "the same as a file of Jinja", usual="none")
+    add_option(parser, "--format NAME", "form of conversations, as chatml", "auto",
+               "auto, which is the model's own")  # fmt: skip
+    add_option(parser, "--chat-template FILE", "a Jinja text in place of a format", usual="no file")
     add_access(parser)
     add_limits(parser)
     add_device(parser)
@@ -79,8 +80,8 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     settings = settings_of(args)
     names = names_of(args.models)
-    if args.format and args.chat_template:
-        raise ValueError("--format and --chat-template say the same thing; leave one out")
+    if args.format != "auto" and args.chat_template:
+        raise ValueError("--format and --chat-template both say the format; leave one out")
     try:
         from llm_scratch.chat.server import Application
         from llm_scratch.chat.serving import bind, run_server, url_of
@@ -170,4 +171,4 @@ def chat_format(args: argparse.Namespace, own: Format | None, tokenizer: Any) ->
         from llm_scratch.conversations.saved_formats import format_of_template
 
         return format_of_template(read_text(args.chat_template), tokenizer)
-    return own if args.format in (None, "auto") else format_of(args.format)
+    return own if args.format == "auto" else format_of(args.format)
