@@ -18,7 +18,7 @@ from llm_scratch import cli
 from llm_scratch.chat.serving import bind
 from llm_scratch.cli import serve
 from llm_scratch.conversations.formats import find_format
-from llm_scratch.lora.layers import LinearWithLoRA, replace_linear_with_lora
+from llm_scratch.lora.layers import LinearWithLoRA, freeze, replace_linear_with_lora
 from llm_scratch.lora.saving import save_adapter
 from llm_scratch.model.gpt import GPTModel
 from llm_scratch.weights.folder import save_model
@@ -91,19 +91,15 @@ def test_every_option_arrives_in_the_settings():
     assert (limits.body_bytes, limits.seconds) == (99, 7)
 
 
-@pytest.mark.parametrize(("host", "key", "warned"), [("0.0.0.0", None, True), ("::", None, True),
-    ("127.0.0.1", None, False), ("0.0.0.0", "k", False)])  # fmt: skip
-def test_a_server_for_all_without_a_key_is_warned_of(
-    host, key, warned, capsys, monkeypatch, recwarn
-):
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", None, True), ("127.0.0.1", None, False), ("0.0.0.0", "k", False)],
+)
+def test_a_server_for_all_without_a_key_is_warned_of(host, key, warned, monkeypatch, recwarn):
     monkeypatch.setattr(serve, "open_served", lambda *_: 1 / 0)
     words = ["serve", "a", "--host", host, "--port", "0", *(["--api-key", key] if key else [])]
-    try:
+    with pytest.raises(ZeroDivisionError):
         cli.main(words)
-    except ZeroDivisionError:
-        pass
-    else:  # a machine without IPv6
-        assert "can't listen" in capsys.readouterr().err
     told = [str(each.message) for each in recwarn if "can use the models" in str(each.message)]
     assert len(told) == warned
 
@@ -119,6 +115,7 @@ def test_an_adapter_is_merged_and_the_format_is_the_model_s(folder, tmp_path):
     from llm_scratch.opening import open_model
 
     model, tokenizer = open_model(folder)
+    freeze(model)
     replace_linear_with_lora(model, 2, 4)
     save_adapter(model, tmp_path / "adapter", tokenizer=tokenizer, base=folder)
     opened = serve.open_served(asked("a"), "a", str(tmp_path / "adapter"))

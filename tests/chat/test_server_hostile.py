@@ -84,7 +84,7 @@ def test_hostile_requests_get_documented_statuses_and_harm_nobody(count):
         assert {200, 400, 403, 404, 405, 413} <= seen
         assert asked.post(TEXT, json=text()).status_code == 200
         assert engine.counters.running == 0
-        assert len(lines) <= 10  # of unknown fields, once each
+        assert len(lines) == len(set(lines)) < count / 10  # of unknown fields, once each
 
 
 def test_unknown_names_fill_neither_memory_nor_the_log(monkeypatch):
