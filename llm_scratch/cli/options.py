@@ -82,9 +82,12 @@ def add_option(
 
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add MODEL, which `open_asked` opens, and the tokenizer for one that has none."""
-    name, more = ("models", {"nargs": "+"}) if several else ("model", {})
-    about = "a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME"
-    parser.add_argument(name, metavar="MODEL", help=about, **more)
+    model = parser.add_argument(
+        "models" if several else "model",
+        metavar="MODEL",
+        help="a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME",
+    )
+    model.nargs = "+" if several else None
     add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the model's own")
 
 
