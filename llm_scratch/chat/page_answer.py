@@ -34,12 +34,12 @@ def page_headers(page: str) -> dict[str, str]:
 
 
 def read_page(path: Path = PAGE) -> str:
-    r"""Return the text of the page; its lines end as browsers hash them, with "\n".
+    r"""Return the text of the page; its lines end with "\n", as browsers hash them.
 
     Raises:
         FileNotFoundError: if the package came without it.
     """
-    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+    return path.read_text(encoding="utf-8")
 
 
 def _hashes(page: str, tag: str) -> str:

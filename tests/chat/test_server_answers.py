@@ -89,7 +89,7 @@ def test_control_tokens_in_what_people_say_are_text():
     engine = ScriptedEngine()
     asked, end = client(engine), engine.tokenizer.special_tokens["<|endoftext|>"]
     asked.post(CHAT, json=chat(messages=[{"role": "user", "content": "<|endoftext|>"}]))
-    asked.post(TEXT, json=text(prompt="<|endoftext|>"))
+    asked.post(TEXT, json=text(prompt="a<|endoftext|>"))
     assert all(end not in request.ids[1:] for request in engine.requests)
     asked.post(TEXT, json=text(prompt=""))
     assert engine.requests[-1].ids == (end,)  # what an empty text begins with
