@@ -98,6 +98,21 @@ def test_engine_shows_whole_characters_alone():
     assert events[-1].reason == "length"
 
 
+class Words:
+    """A tokenizer that gives text only, with blanks between words and none before the first."""
+
+    vocab_size = 256
+
+    def decode(self, ids):
+        return " ".join(f"w{token_id}" for token_id in ids)
+
+
+def test_engine_goes_on_from_the_prompts_last_word(model):
+    with Engine(model, Words()) as engine:
+        *events, last = Asked(engine, Request(prompt(3), 3)).all()
+    assert text_of(events) == "".join(f" w{token_id}" for token_id in last.ids)
+
+
 def test_engine_shows_an_unfinished_character_at_the_end_only():
     with Engine(writing("a\u20ac"), BYTES) as engine:
         events = Asked(engine, Request(prompt(3), 3)).all()

@@ -121,6 +121,20 @@ def test_answers_go_on_while_a_long_prompt_is_read(model):
     assert order.count("short") >= 8
 
 
+def test_chunk_is_shared_by_the_prompts_of_a_step(model):
+    read, gate = [], Gate(model)
+    model.tok_emb.register_forward_pre_hook(lambda _, args: read.append(args[0].shape[1]))
+    with Engine(model, byte_level(), prefill_chunk=8) as engine:
+        first = Asked(engine, Request((1, 2), 6))
+        gate.reached()
+        others = [Asked(engine, Request(tuple(range(n, n + 6)), 3)) for n in (10, 20, 30)]
+        gate.let_go(100)
+        for each in (first, *others):
+            each.finished()
+    steps = [[2, 1], [6, 2, 1, 1], [4, 4, 1, 1, 1], [2, 1, 1, 1]]  # prompts, then a token a row
+    assert read[: len(sum(steps, []))] == sum(steps, [])
+
+
 BAD = (
     SamplingSettings(banned=[999]),
     SamplingSettings(logit_bias={300: 1.0}),

@@ -64,7 +64,8 @@ def test_another_conversation_with_the_same_beginning_takes_nothing_away(model):
 def test_nothing_is_kept_where_none_is_asked_for(model):
     with Engine(model, byte_level(), kept=0) as engine:
         for _ in range(2):
-            assert Asked(engine, Request((1, 2, 3, 4), 4)).finished().reused_tokens == 0
+            asked = [Asked(engine, Request((1, 2, 3, 4), 4)) for _ in range(3)]
+            assert [each.finished().reused_tokens for each in asked] == [0, 0, 0]
 
 
 def test_memory_of_what_is_kept_is_bounded(model):
