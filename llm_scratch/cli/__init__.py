@@ -20,6 +20,7 @@ from llm_scratch.cli import (
     prepare,
     pretrain,
     selfcheck,
+    serve,
     tokenizer,
     weights,
 )
@@ -32,7 +33,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          chat, conversations, finetune, selfcheck)  # fmt: skip
+          chat, serve, conversations, finetune, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 

@@ -216,7 +216,7 @@ class TextBatch:
     ) -> None:
         end = end_of_text_id(tokenizer)
         eos_id = end if eos_id == "auto" else eos_id
-        encoded = [_encode_prompt(tokenizer, prompt, special, end) for prompt in prompts]
+        encoded = [prompt_ids(tokenizer, prompt, special, end) for prompt in prompts]
         self._prompts = [
             (prompt if isinstance(prompt, str) else decode(tokenizer, ids), len(ids))
             for prompt, ids in zip(prompts, encoded, strict=True)
@@ -288,7 +288,13 @@ def pad_left(
     return left(ids, padding_value=pad_id).to(device), left(ones, padding_value=False).to(device)
 
 
-def _encode_prompt(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
+    """Return the ids of a prompt; an empty text is the one that ends and begins documents.
+
+    Raises:
+        TypeError: if it is neither a text nor ids.
+        ValueError: if it is empty, and `end` is None.
+    """
     if isinstance(prompt, list | tuple) and prompt and all(isinstance(i, int) for i in prompt):
         return list(prompt)
     if not isinstance(prompt, str):
