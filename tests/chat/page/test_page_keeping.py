@@ -65,13 +65,16 @@ def test_page_exports_and_imports_a_chat(visitor: Visitor, tmp_path: Path) -> No
     ]
     eventually(lambda: path.read_text(encoding="utf-8").endswith("}"))
     assert json.loads(path.read_text(encoding="utf-8"))["messages"] == turns
-    path.write_text(json.dumps({"messages": [{"role": "system", "content": "Be brief."}, *turns]}))
+    path.write_text(
+        json.dumps({"messages": [{"role": "system", "content": "Be brief."}, *turns]}),
+        encoding="utf-8",
+    )
     visitor.driver.find_element("id", "file").send_keys(str(path))
     visitor.sees("Be brief.", "#messages")
     visitor.ask("Go on")
     roles = [message["role"] for message in visitor.server.requests[-1]["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
-    path.write_text('{"messages": [{"role": "<b>"}]}')
+    path.write_text('{"messages": [{"role": "<b>"}]}', encoding="utf-8")
     visitor.driver.find_element("id", "file").send_keys(str(path))
     visitor.sees("To-be-kept.json isn't a chat", "#notice")
 
