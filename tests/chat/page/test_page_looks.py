@@ -87,3 +87,32 @@ def test_page_is_used_by_keys_alone(visitor: Visitor) -> None:
     assert visitor.focus() == "prompt"
     visitor.press(CONTROL, SHIFT, "o")
     assert visitor.text("#title") == "New chat"
+
+
+def test_page_names_everything_that_can_be_reached_for_screen_readers(visitor: Visitor) -> None:
+    visitor.server.next.append(Answer(["```\ncode\n```"]))
+    visitor.ask("Question", "code")
+    for opened in ("", "#adjust", "#keys"):
+        if opened:
+            visitor.press(ESCAPE)
+            visitor.click(opened)
+        nodes = visitor.devtools("Accessibility.getFullAXTree")["nodes"]
+        reached = [node for node in nodes if is_focusable(node)]
+        names = [node["name"]["value"] for node in reached if "name" in node]
+        assert len(names) > 2
+        assert all(names), [node["role"]["value"] for node in reached]
+
+
+def is_focusable(node: dict) -> bool:
+    """Whether a node of the accessibility tree takes the focus; the document itself aside."""
+    properties = {item["name"]: item["value"].get("value") for item in node.get("properties", [])}
+    return bool(properties.get("focusable")) and node["role"]["value"] != "RootWebArea"
+
+
+def test_page_moves_nothing_where_that_is_not_wanted(visitor: Visitor) -> None:
+    moves = "return getComputedStyle(document.querySelector('.message')).animationName"
+    visitor.ask("Question")
+    assert visitor.run(moves) == "arrive"
+    feature = {"name": "prefers-reduced-motion", "value": "reduce"}
+    visitor.devtools("Emulation.setEmulatedMedia", features=[feature])
+    assert visitor.run(moves) == "none"
