@@ -32,6 +32,19 @@ class ReadPrefix:
         pairs = zip(self._ids[:most], ids, strict=False)
         return next((n for n, (one, other) in enumerate(pairs) if one != other), max(most, 0))
 
+    def __len__(self) -> int:
+        """How many tokens have been read."""
+        return len(self._ids)
+
+    def first(self, tokens: int) -> ReadPrefix:
+        """Return a copy of the first tokens; this one stays as it is."""
+        other = ReadPrefix(self._model)
+        other._ids = self._ids[:tokens]
+        if self.cache is not None:
+            room = min(-(-tokens // ROUND) * ROUND, self._most)
+            other.cache = self.cache.with_room(max(room, 1), tokens)
+        return other
+
     def prepare(self, ids: Sequence[int], new_tokens: int) -> int:
         """Keep what `ids` begin with, forget the rest, and make room for all of them and more.
 

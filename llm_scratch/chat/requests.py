@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
-from llm_scratch.generation.texts import FinishReason
+from llm_scratch.generation.continuation import FinishReason
 
 
 @dataclass(frozen=True)

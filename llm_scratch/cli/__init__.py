@@ -19,6 +19,7 @@ from llm_scratch.cli import (
     prepare,
     pretrain,
     selfcheck,
+    serve,
     tokenizer,
     weights,
 )
@@ -31,7 +32,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          conversations, finetune, selfcheck)  # fmt: skip
+          serve, conversations, finetune, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from llm_scratch.generation.sampling import (
     ban,
     check_generators,
     check_sampling,
+    penalize_frequency,
     penalize_presence,
     penalize_repetition,
     sample_next,
@@ -24,7 +25,7 @@ from llm_scratch.generation.sampling import (
 class SamplingSettings:
     """How the next token is chosen: one object for every call that writes, checked when it is made.
 
-    The order: penalties, banned ids, top_k, temperature, top_p, min_p.
+    The order: penalties, biases, banned ids, top_k, temperature, top_p, min_p.
 
     Args:
         temperature: 0 is greedy and draws no random number; above 0 samples, flatter as it grows.
@@ -35,6 +36,9 @@ class SamplingSettings:
         presence_penalty: taken from the logits of ids in the continuation.
         banned: ids that are never chosen.
         n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
+        frequency_penalty: taken from the logits of an id once for each time that the continuation
+            has it.
+        logit_bias: from ids to what is added to their logits; kept as pairs, by id.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -48,6 +52,8 @@ class SamplingSettings:
     presence_penalty: float = 0.0
     banned: Sequence[int] = ()
     n_vocab: int | None = None
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "banned", tuple(int(token_id) for token_id in self.banned))
@@ -57,8 +63,10 @@ class SamplingSettings:
                 f"repetition_penalty={self.repetition_penalty} must be above 0 and finite; "
                 "1 changes nothing"
             )
-        if not is_number(self.presence_penalty):
-            raise ValueError(f"presence_penalty={self.presence_penalty} must be finite")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not is_number(value := getattr(self, name)):
+                raise ValueError(f"{name}={value} must be finite")
+        object.__setattr__(self, "logit_bias", _sorted_pairs(self.logit_bias))
         if self.n_vocab is not None:
             check_count("n_vocab", self.n_vocab)
 
@@ -68,15 +76,46 @@ class SamplingSettings:
         Raises:
             ValueError: if a banned id is no id of the model, or none is left.
         """
-        if wrong := [i for i in self.banned if not 0 <= i < vocab_size]:
-            raise ValueError(f"banned id {wrong[0]} is not in the model's vocabulary, "
-                             f"0 to {vocab_size - 1}")  # fmt: skip
+        _check_ids("banned id", self.banned, vocab_size)
         mask = torch.zeros(vocab_size, dtype=torch.bool)
         mask[list(self.banned)] = True
         mask[self.n_vocab or vocab_size :] = True
         if bool(mask.all()):
             raise ValueError(f"all {vocab_size} ids are banned; leave one at least")
         return mask.to(device) if bool(mask.any()) else None
+
+    def biases(self, vocab_size: int, device: torch.device) -> Tensor | None:
+        """What is added to the logits: (V,), or None where nothing is.
+
+        Raises:
+            ValueError: if an id with a bias is no id of the model.
+        """
+        pairs = dict(self.logit_bias)
+        if not pairs:
+            return None
+        _check_ids("logit_bias id", list(pairs), vocab_size)
+        added = torch.zeros(vocab_size)
+        added[list(pairs)] = torch.tensor(list(pairs.values()))
+        return added.to(device)
+
+
+def _check_ids(what: str, ids: Sequence[int], vocab_size: int) -> None:
+    if wrong := [i for i in ids if not 0 <= i < vocab_size]:
+        raise ValueError(
+            f"{what} {wrong[0]} is not in the model's vocabulary, 0 to {vocab_size - 1}"
+        )
+
+
+def _sorted_pairs(
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]],
+) -> tuple[tuple[int, float], ...]:
+    """Biases in a form that can be compared and hashed."""
+    pairs = dict(logit_bias)
+    for token_id, bias in pairs.items():
+        check_count("a logit_bias id", token_id, 0)
+        if not is_number(bias):
+            raise ValueError(f"the logit_bias of id {token_id} is {bias}; it must be finite")
+    return tuple(sorted((int(token_id), float(bias)) for token_id, bias in pairs.items()))
 
 
 GREEDY = SamplingSettings()
@@ -110,8 +149,9 @@ class TokenChooser:
         self._prompt_mask = prompt_mask
         self._steps = 0
         self._banned: Tensor | None = None
+        self._biases: Tensor | None = None
         self._seen: Tensor | None = None  # (B, V)
-        self._written: Tensor | None = None  # (B, V)
+        self._counts: Tensor | None = None  # (B, V) of the continuation
 
     def choose(self, logits: Tensor) -> Tensor:
         """The next id of each row: (B, V) logits -> (B, 1).
@@ -126,8 +166,11 @@ class TokenChooser:
         settings = self._settings
         if self._seen is not None:
             logits = penalize_repetition(logits, self._seen, settings.repetition_penalty)
-        if self._written is not None:
-            logits = penalize_presence(logits, self._written, settings.presence_penalty)
+        if self._counts is not None:
+            logits = penalize_presence(logits, self._counts > 0, settings.presence_penalty)
+            logits = penalize_frequency(logits, self._counts, settings.frequency_penalty)
+        if self._biases is not None:
+            logits = logits + self._biases
         if self._banned is not None:
             logits = ban(logits, self._banned)
         chosen = sample_next(
@@ -138,22 +181,23 @@ class TokenChooser:
             top_p=settings.top_p,
             min_p=settings.min_p,
         )
-        for memory in (self._seen, self._written):
-            if memory is not None:
-                memory.scatter_(1, chosen, True)
+        if self._seen is not None:
+            self._seen.scatter_(1, chosen, True)
+        if self._counts is not None:
+            self._counts.scatter_add_(1, chosen, torch.ones_like(chosen))
         return chosen
 
     def _prepare(self, logits: Tensor) -> None:
         """Make room for what depends on V, which only the logits tell for any model."""
         self._banned = self._settings.banned_ids(logits.shape[-1], logits.device)
-        nothing = torch.zeros_like(logits, dtype=torch.bool)
-        if self._settings.presence_penalty != 0:
-            self._written = nothing.clone()
+        self._biases = self._settings.biases(logits.shape[-1], logits.device)
+        if self._settings.presence_penalty != 0 or self._settings.frequency_penalty != 0:
+            self._counts = torch.zeros_like(logits, dtype=torch.int64)
         if self._settings.repetition_penalty != 1:
             ids = self._prompt
             if self._prompt_mask is not None:  # padding counts as the row's last id
                 ids = torch.where(self._prompt_mask, ids, ids[:, -1:])
-            self._seen = nothing.scatter(1, ids, True)
+            self._seen = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
 
     def _check_numbers(self, logits: Tensor) -> None:
         wrong = logits.sum(dim=-1).isnan()

@@ -5,7 +5,7 @@ Shape letters: B rows, H heads, D head_dim, C emb_dim, S tokens read before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.generation.flat_places import Place, attend, each_row
 from llm_scratch.model.attention import MultiHeadAttention
 from llm_scratch.model.gpt import GPTModel, TransformerBlock
 from llm_scratch.model.layers import GELU, FeedForward, LayerNorm
@@ -48,23 +49,19 @@ class FlatBlock:
         )
         self._shape = (rows, 3, att.num_heads, 1, att.head_dim)
 
-    def __call__(
-        self, x: Tensor, place: tuple[Tensor, ...], mask: Tensor | None, rope: Any
-    ) -> Tensor:
+    def __call__(self, x: Tensor, places: Sequence[Place], rope: Any) -> Tensor:
         """Mix with the tokens before, then transform.
 
         Args:
             x: (C,) or (B, C).
-            place: one of `KVCache.next_places`.
-            mask: (B, 1, 1, S + 1), or None.
+            places: of the cache that all rows share, or of each row's own.
             rope: unused; positions are in x.
         """
         queries, new_keys, new_values = self._qkv(self._norm1(x)).view(self._shape).unbind(1)
-        keys_place, values_place, keys, values = place
-        keys_place.copy_(new_keys)
-        values_place.copy_(new_values)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, mask)  # (B, H, 1, D)
-        x = x + self._out(mixed.reshape(x.shape))
+        mixed = torch.empty_like(new_keys, memory_format=torch.contiguous_format)  # (B, H, 1, D)
+        rows = (new_keys, new_values, queries, mixed)
+        attend([rows] if len(places) == 1 else each_row(rows), places)
+        x = x + self._out(mixed.view(x.shape))
         return x + self._down(F.gelu(self._up(self._norm2(x)), approximate="tanh"))
 
 

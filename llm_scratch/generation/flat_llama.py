@@ -10,7 +10,7 @@ S tokens read before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm_scratch.generation.flat_places import Place, attend, each_row
 from llm_scratch.model.grouped_attention import GroupedQueryAttention
 from llm_scratch.model.linear import Product, writer_of
 from llm_scratch.model.llama import LlamaBlock, LlamaModel
@@ -43,16 +44,18 @@ class Room:
         self.qkv = empty(rows, (H + 2 * G) * D)
         heads = self.qkv.view(rows, H + 2 * G, D)
         self.straight = heads[:, : H + G]  # queries and keys before they are turned
-        self.new_values = heads[:, H + G :, None]  # (B, G, 1, D)
+        new_values = heads[:, H + G :, None]  # (B, G, 1, D)
         self.turned = empty(rows, H + G, D, dtype=wide(weight.dtype))
-        self.queries = self.turned[:, :H].view(rows, G, H // G, D)  # a group's, side by side
-        self.new_keys = self.turned[:, H:, None]  # (B, G, 1, D)
+        queries = self.turned[:, :H].view(rows, G, H // G, D)  # a group's, side by side
+        new_keys = self.turned[:, H:, None]  # (B, G, 1, D)
         first, second = slice(D // 2), slice(D // 2, D)
         self.pairs = [
             (self.turned[..., here], self.straight[..., there])
             for here, there in ((first, second), (second, first))
         ]
         self.mixed = empty(rows, H * D)
+        self.together = [(new_keys, new_values, queries, self.mixed.view(queries.shape))]
+        self.each = each_row(*self.together)
         self.gate_and_up = empty(rows, 2 * cfg.hidden_dim)
         self.gates, self.ups = self.gate_and_up.chunk(2, dim=-1)  # (B, F) each
         self.out = empty(rows, cfg.emb_dim)
@@ -80,17 +83,13 @@ class FlatBlock:
         self._gate_and_up = writer_of([ff.fc1, ff.fc2], rows, both)
         self._project, self._down = (writer_of([x], rows, out) for x in (att.out_proj, ff.fc3))
         self._mixed, self._gates, self._out = mixed, gates, room.out[:, None]
-        self._mixed_heads = room.mixed.view(room.queries.shape)
 
-    def __call__(
-        self, x: Tensor, place: tuple[Tensor, ...], mask: Tensor | None, turn: Turn
-    ) -> Tensor:
+    def __call__(self, x: Tensor, places: Sequence[Place], turn: Turn) -> Tensor:
         """Mix with the tokens before, then transform.
 
         Args:
             x: (B, 2, C), which is overwritten.
-            place: one of `KVCache.next_places`, or its end where a window is open.
-            mask: (B, 1, 1, S + 1), or None.
+            places: of the cache that all rows share, or of each row's own.
             turn: from `start`.
         """
         room = self._room
@@ -101,12 +100,7 @@ class FlatBlock:
         torch.mul(room.straight, cos, out=room.turned)
         for (here, there), sin in zip(room.pairs, sines, strict=True):
             here.addcmul_(there, sin)
-        keys_place, values_place, keys, values = place
-        keys_place.copy_(room.new_keys)
-        values_place.copy_(room.new_values)
-        queries = room.queries.to(keys.dtype)  # (B, G, H / G, D)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, mask)
-        self._mixed_heads.copy_(mixed)
+        attend(room.together if len(places) == 1 else room.each, places)
         self._project(self._mixed)
         x.addcmul_(room.signs, self._out)
         self._gate_and_up(self._norm2(x))

@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens of the prompt, S tokens read before, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -106,6 +106,28 @@ def prefill(
 ) -> Tensor:
     """Read what the cache does not hold of a prompt: (B, T) -> (B, V), the logits after its end."""
     return _last_logits(model, ids, cache=cache, attention_mask=mask)
+
+
+def prefill_scored(
+    model: LanguageModel, ids: Tensor, cache: KVCache, at_once: int
+) -> Iterator[Tensor]:
+    """Read what the cache does not hold of a prompt, and yield the logits of all positions.
+
+    Args:
+        model: a language model.
+        ids: (B, T).
+        cache: holds what came before, and gets these.
+        at_once: for how many positions the head is computed together, which bounds the memory;
+            where somebody watches the model, it computes all of them.
+
+    Returns:
+        (B, n, V) tensors, in order, which together have T positions.
+    """
+    if has_hooks(model):
+        yield from model(ids, cache=cache).split(at_once, dim=1)
+        return
+    hidden = model.hidden_states(ids, cache=cache)  # (B, T, C)
+    yield from map(model.out_head, hidden.split(at_once, dim=1))
 
 
 def decode_one_token(

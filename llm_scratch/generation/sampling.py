@@ -1,7 +1,8 @@
 """From logits to the next token: pure functions on (B, V) logits, one choice a row (book 5.3).
 
-The order, where several settings are given: repetition and presence penalty, banned ids; then, at
-a temperature of 0, the likeliest token; above 0 top-k, temperature, top-p, min-p, softmax, draw.
+The order, where several settings are given: repetition, presence and frequency penalty, biases,
+banned ids; then, at a temperature of 0, the likeliest token; above 0 top-k, temperature, top-p,
+min-p, softmax, draw.
 """
 
 from __future__ import annotations
@@ -124,6 +125,17 @@ def penalize_presence(logits: Tensor, written: Tensor, penalty: float) -> Tensor
         penalty: above 0 discourages, below 0 encourages, 0 changes nothing.
     """
     return logits if penalty == 0 else torch.where(written, logits - penalty, logits)
+
+
+def penalize_frequency(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
+    """Logits with `penalty` taken once for each time a token was written: (B, V) -> (B, V).
+
+    Args:
+        logits: (B, V).
+        counts: (B, V) how often each id stands in a row's continuation; the prompt is free.
+        penalty: above 0 discourages, below 0 encourages, 0 changes nothing.
+    """
+    return logits if penalty == 0 else logits - penalty * counts
 
 
 def ban(logits: Tensor, banned: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One token through a plain model without calling its modules, at the speed of its memory.
+"""One token a row through a plain model without calling its modules, at the speed of its memory.
 
 To write one token for one row, every weight is read once and used once: matrix times vector.
 What counts is how fast memory delivers the weights, and that nothing else takes time: calling
@@ -12,14 +12,16 @@ Shape letters: B batch, C emb_dim, S tokens read before, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm_scratch.generation import flat_gpt, flat_llama
+from llm_scratch.generation.flat_places import Place
 from llm_scratch.generation.quantized import Int8Linear, Int8Part
+from llm_scratch.model.attention import check_length
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.decoder import added_to_scores, placed
 from llm_scratch.model.gpt import GPTModel
@@ -58,38 +60,60 @@ class FlatModel:
             return None
         return cls(model, rows)
 
-    def __call__(self, ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, ids: Tensor, cache: KVCache | Sequence[KVCache], mask: Tensor | None = None
+    ) -> Tensor:
         """Read one token of each row: (B, 1) ids -> (B, V) logits, as the model would.
 
         Args:
             ids: (B, 1).
-            cache: holds the S tokens before; gets this one too.
-            mask: (B, S + 1) booleans, False where a token is padding.
+            cache: holds the S tokens before; gets this one too. Or one cache for each row, of a
+                single row each, which may hold different numbers of tokens.
+            mask: (B, S + 1) booleans, False where a token is padding; of a common cache only.
+
+        Raises:
+            ValueError: if a cache has no room, or is made for another number of rows.
         """
-        seen, where = placed(self._model, ids, cache, mask, None)
+        caches = [cache] if isinstance(cache, KVCache) else list(cache)
+        if len(caches) == 1:
+            seen, where = placed(self._model, ids, caches[0], mask, None)
+        else:
+            seen, where = None, self._places_of(ids, caches)
         x, rope = self._family.start(self._model, ids, where)
         if seen is not None:  # once: each block would turn it into numbers
             seen = added_to_scores(seen, self._model.tok_emb.weight.dtype)
-        held = cache.length + 1
-        for block, place, window in zip(
-            self._blocks, cache.next_places(), self._windows, strict=True
-        ):
-            if window is None or held <= window:
-                x = block(x, place, seen, rope)
-            else:
-                x = block(x, *_last(window, place, seen), rope)
-        cache.advance(1)
+        places = zip(*(self._layer_places(each, seen) for each in caches), strict=True)
+        for block, own in zip(self._blocks, places, strict=True):
+            x = block(x, own, rope)
+        for each in caches:
+            each.advance(1)
         return self._head(self._final_norm(x)).view(len(ids), -1)
 
+    def _places_of(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Check that rows with a cache each can go on; return where they stand: (B, 1)."""
+        if len(ids) != len(caches):
+            raise ValueError(f"{len(ids)} rows and {len(caches)} caches; give one, or one a row")
+        for each in caches:
+            check_length(each.length + 1, self._model.cfg.context_length)
+            each.check_room(1, 1)
+        return torch.tensor([[each.length] for each in caches], device=ids.device)
 
-def _last(
-    window: int, place: tuple[Tensor, ...], mask: Tensor | None
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    def _layer_places(self, cache: KVCache, mask: Tensor | None) -> Iterator[Place]:
+        """Yield for each block where a cache's next token goes, and what it looks at."""
+        held = cache.length + 1
+        for place, window in zip(cache.next_places(), self._windows, strict=True):
+            if window is None or held <= window:
+                yield *place, mask
+            else:
+                yield _last(window, place, mask)
+
+
+def _last(window: int, place: tuple[Tensor, ...], mask: Tensor | None) -> Place:
     """Return where keys and values go and the last ones that a window holds, with their mask."""
     keys_place, values_place, keys, values = place
     start = keys.shape[2] - window
-    near = tuple(part.narrow(2, start, window) for part in (keys, values))
-    return (keys_place, values_place, *near), None if mask is None else mask[..., start:]
+    keys, values = (part.narrow(2, start, window) for part in (keys, values))
+    return keys_place, values_place, keys, values, None if mask is None else mask[..., start:]
 
 
 def is_plain(model: Any) -> bool:

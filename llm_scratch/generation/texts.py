@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -13,27 +13,23 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
+from llm_scratch.generation.continuation import Continuation, FinishReason, settings_for
 from llm_scratch.generation.decoding import stream
-from llm_scratch.generation.ending import StopStrings
 from llm_scratch.generation.reading import Model
 from llm_scratch.generation.sampling import Generators, check_generators
 from llm_scratch.model.cache import KVCache
 from llm_scratch.model.families import is_language_model
 from llm_scratch.model.wrappers import device_of, unwrapped
 from llm_scratch.tokenizers.any_tokenizer import (
-    IncrementalDecoder,
     Special,
     decode,
     encode,
     end_of_text_id,
-    vocab_size_of,
 )
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
-FinishReason = Literal["length", "eos", "stop", "interrupted"]
 Prompt = str | Sequence[int]
 """A text to go on from, or its ids."""
-SEED_IDS = 8  # ids of the prompt that tell a decoder whether a blank stands before the next word
 
 
 @dataclass(frozen=True)
@@ -220,25 +216,22 @@ class TextBatch:
     ) -> None:
         end = end_of_text_id(tokenizer)
         eos_id = end if eos_id == "auto" else eos_id
-        encoded = [_encode_prompt(tokenizer, prompt, special, end) for prompt in prompts]
-        stop = [stop] if isinstance(stop, str) else list(stop)
-        self._rows = []
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            decoder = IncrementalDecoder(tokenizer)
-            for token_id in ids[-SEED_IDS:] if prompt else ():
-                decoder.push(token_id)
-            text = prompt if isinstance(prompt, str) else decode(tokenizer, ids)
-            row = _Row(text, len(ids), decoder, StopStrings(stop), eos_id, set(stop_ids))
-            self._rows.append(row)
+        encoded = [prompt_ids(tokenizer, prompt, special, end) for prompt in prompts]
+        self._prompts = [
+            (prompt if isinstance(prompt, str) else decode(tokenizer, ids), len(ids))
+            for prompt, ids in zip(prompts, encoded, strict=True)
+        ]
+        shown: Any = {"stop": [stop] if isinstance(stop, str) else list(stop), "eos_id": eos_id}
+        self._rows = [
+            Continuation(tokenizer, ids if prompt else (), stop_ids=stop_ids, **shown)
+            for prompt, ids in zip(prompts, encoded, strict=True)
+        ]
         self._prefill_seconds = self._decode_seconds = 0.0
         self._steps: Iterator[Tensor] = iter(())
         if not prompts:
             return
         idx, mask = pad_left(encoded, device_of(model))
-        if settings.n_vocab is None:
-            unused = getattr(tokenizer, "unused_ids", ())  # gaps between the ids of its tokens
-            banned = (*settings.banned, *unused)
-            settings = replace(settings, n_vocab=vocab_size_of(tokenizer), banned=banned)
+        settings = settings_for(tokenizer, settings)
         ends: Any = {"eos_id": eos_id, "stop": list(stop_ids), "attention_mask": mask}
         self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 
@@ -265,7 +258,7 @@ class TextBatch:
 
     def results(self) -> list[Generation]:
         """What each prompt has got so far."""
-        prompt_tokens = sum(row.prompt_tokens for row in self._rows)
+        prompt_tokens = sum(length for _, length in self._prompts)
         decoded = sum(len(row.ids) - 1 for row in self._rows if row.ids)
         rates = (
             prompt_tokens / self._prefill_seconds if self._prefill_seconds else None,
@@ -273,55 +266,16 @@ class TextBatch:
         )
         return [
             Generation(
-                row.prompt,
+                prompt,
                 row.text,
                 list(row.ids),
                 row.finish_reason or "interrupted",
-                row.prompt_tokens,
+                length,
                 len(row.ids),
                 *rates,
             )  # fmt: skip
-            for row in self._rows
+            for (prompt, length), row in zip(self._prompts, self._rows, strict=True)
         ]
-
-
-@dataclass
-class _Row:
-    """One prompt's continuation: its ids, its text, and what ended it."""
-
-    prompt: str
-    prompt_tokens: int
-    decoder: IncrementalDecoder
-    stop: StopStrings
-    eos_id: int | None
-    stop_ids: set[int]
-    text: str = ""
-    ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    def push(self, token_id: int) -> str:
-        """Take the next id and return the text that can be shown with it."""
-        if self.finish_reason:
-            return ""
-        self.ids.append(token_id)
-        if token_id == self.eos_id:
-            return self.finish("eos")
-        if token_id in self.stop_ids:
-            return self.finish("stop")
-        piece = self.stop.push(self.decoder.push(token_id))
-        if self.stop.found is not None:
-            self.finish_reason = "stop"
-        self.text += piece
-        return piece
-
-    def finish(self, reason: FinishReason) -> str:
-        """End the row and return the text that was held back."""
-        if self.finish_reason:
-            return ""
-        piece = self.stop.push(self.decoder.flush()) + self.stop.flush()
-        self.finish_reason = "stop" if self.stop.found else reason
-        self.text += piece
-        return piece
 
 
 def pad_left(
@@ -334,7 +288,13 @@ def pad_left(
     return left(ids, padding_value=pad_id).to(device), left(ones, padding_value=False).to(device)
 
 
-def _encode_prompt(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
+    """Return the ids of a prompt; an empty text is the one that ends and begins documents.
+
+    Raises:
+        TypeError: if it is neither a text nor ids.
+        ValueError: if it is empty, and `end` is None.
+    """
     if isinstance(prompt, list | tuple) and prompt and all(isinstance(i, int) for i in prompt):
         return list(prompt)
     if not isinstance(prompt, str):

@@ -132,19 +132,26 @@ class KVCache:
         other.length = self.length
         return other
 
-    def with_room(self, capacity: int) -> KVCache:
-        """A new cache with the same tokens, and room for `capacity` of them.
+    def with_room(self, capacity: int, length: int | None = None) -> KVCache:
+        """A new cache with the same tokens, or the first of them, and room for `capacity`.
+
+        Args:
+            capacity: the most tokens that it can hold.
+            length: how many of the tokens it gets; None is all.
 
         Raises:
-            ValueError: if more tokens are held.
+            ValueError: if there are not so many tokens, or there is no room for them.
         """
-        if capacity < self.length:
-            raise ValueError(f"{self.length} tokens do not fit a cache made for {capacity}")
+        length = self.length if length is None else length
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot take {length} of {self.length} tokens")
+        if capacity < length:
+            raise ValueError(f"{length} tokens do not fit a cache made for {capacity}")
         n_layers, _, batch, n_heads, _, head_dim = self._store.shape
         sizes = n_layers, batch, n_heads, capacity, head_dim
         other = KVCache(*sizes, self._store.dtype, self._store.device)
-        other._store[..., : self.length, :] = self._store[..., : self.length, :]
-        other.length = self.length
+        other._store[..., :length, :] = self._store[..., :length, :]
+        other.length = length
         return other
 
     def copy(self) -> KVCache:

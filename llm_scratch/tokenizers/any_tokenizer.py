@@ -318,6 +318,18 @@ def _as_list(ids: Any) -> list[int]:
     return [int(i) for i in ids]
 
 
+def token_bytes(tokenizer: Any, token_id: int) -> bytes | None:
+    """Return the bytes of one token; None where the tokenizer gives text only, or has no such id.
+
+    The text of a token that is part of a character is not exact, its bytes are.
+    """
+    bytes_of = _bytes_getter(tokenizer)
+    try:
+        return None if bytes_of is None else bytes_of(token_id)
+    except (KeyError, ValueError):  # a gap in the ids
+        return None
+
+
 def _bytes_getter(tokenizer: Any) -> Callable[[int], bytes] | None:
     """Return what gives the bytes of an id, None for a tokenizer that gives text only."""
     if hasattr(tokenizer, "decode_single_token_bytes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,6 +159,10 @@ def test_sample_next_never_draws_what_was_left_out():
         ({"repetition_penalty": math.nan}, "repetition_penalty=nan must be above 0"),
         ({"presence_penalty": math.inf}, "presence_penalty=inf must be finite"),
         ({"n_vocab": 0}, "n_vocab=0 must be 1 or more"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty=nan must be finite"),
+        ({"logit_bias": {3: math.inf}}, "the logit_bias of id 3 is inf; it must be finite"),
+        ({"logit_bias": {-1: 2.0}}, "a logit_bias id=-1 must be 0 or more"),
+        ({"logit_bias": {"7": 2.0}}, "a logit_bias id='7' must be 0 or more, a whole number"),
     ],
 )
 def test_sampling_settings_refuse_what_means_nothing(options, message):
@@ -198,6 +203,44 @@ def test_chooser_presence_counts_the_continuation_alone():
     choose = chooser([[0]], presence_penalty=10.0).choose
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.1]])
     assert [int(choose(logits)) for _ in range(5)] == [0, 1, 2, 3, 0]
+
+
+def test_chooser_frequency_takes_the_penalty_once_for_each_time():
+    choose = chooser([[0]], frequency_penalty=1.5).choose
+    logits = torch.tensor([[4.0, 2.0, 1.2, 0.1]])
+    # What is left of them: 4.0, then 2.5, then 1.0; 2.0, then 0.5.
+    assert [int(choose(logits)) for _ in range(4)] == [0, 0, 1, 2]
+
+
+def test_chooser_frequency_and_presence_add_up():
+    choose = chooser([[2]], frequency_penalty=1.0, presence_penalty=0.5).choose
+    logits = torch.tensor([[3.0, 1.6, 0.2]])
+    assert [int(choose(logits)) for _ in range(5)] == [0, 1, 0, 0, 2]
+
+
+def test_chooser_adds_biases_before_it_bans():
+    logits = torch.tensor([[3.0, 2.0, 1.0]])
+    assert chooser([[0]], logit_bias={2: 2.5}).choose(logits).item() == 2
+    assert chooser([[0]], logit_bias={0: -100}).choose(logits).item() == 1
+    assert chooser([[0]], logit_bias={2: 2.5}, banned=[2]).choose(logits).item() == 0
+
+
+def test_chooser_refuses_a_bias_for_a_stranger():
+    with pytest.raises(
+        ValueError, match="logit_bias id 3 is not in the model's vocabulary, 0 to 2"
+    ):
+        chooser([[0]], logit_bias={3: 1.0}).choose(torch.zeros(1, 3))
+
+
+def test_settings_with_biases_compare_and_hash_whatever_their_order():
+    one, other = (
+        SamplingSettings(logit_bias=bias) for bias in ({5: 1, 2: -1.5}, {2: -1.5, 5: 1.0})
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one.logit_bias == ((2, -1.5), (5, 1.0))
+    assert replace(one, temperature=1.0).logit_bias == one.logit_bias
+    assert one != SamplingSettings(logit_bias={5: 1.0})
 
 
 def test_chooser_penalties_leave_out_the_padding():

@@ -6,7 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from page_server import PAGE, policy
+
+from llm_scratch.chat.page_answer import page_headers, read_page
+
+PAGE = read_page()
 
 
 class Elements(HTMLParser):
@@ -53,7 +56,7 @@ def test_page_has_one_style_and_one_script_that_its_policy_names() -> None:
     names = [name for name, _, _ in ELEMENTS]
     assert (names.count("style"), names.count("script")) == (1, 1)
     assert len(re.findall("<style|<script", PAGE)) == 2  # also for who looks with a pattern
-    assert policy(PAGE).count("'sha256-") == 2
+    assert page_headers(PAGE)["content-security-policy"].count("'sha256-") == 2
 
 
 def test_page_has_no_handlers_or_styles_in_attributes() -> None:

@@ -1,0 +1,69 @@
+"""What was read for earlier requests, kept for the next one that begins alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llm_scratch.chat.prefix import ReadPrefix
+
+
+class PrefixPool:
+    """Up to `kept` prefixes that were read, the most recently used last.
+
+    Args:
+        model: a language model.
+        kept: how many; 0 keeps nothing. Each holds at most a context of keys and values.
+    """
+
+    def __init__(self, model: Any, kept: int) -> None:
+        self._model, self._kept = model, kept
+        self._prefixes: list[ReadPrefix] = []
+
+    def __len__(self) -> int:
+        """How many prefixes are kept."""
+        return len(self._prefixes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all kept keys and values in bytes."""
+        return sum(each.cache.num_bytes for each in self._prefixes if each.cache is not None)
+
+    def take(self, ids: Sequence[int], in_use: Iterable[ReadPrefix] = ()) -> ReadPrefix:
+        """Return what has been read of the first ids, or a prefix that holds nothing.
+
+        The one that shares most with the ids leaves the pool if it loses no more than half of
+        what it holds; else, and from one that is in use, the shared tokens are copied, which
+        takes a fraction of the time of reading them.
+
+        Args:
+            ids: the prompt.
+            in_use: what other requests are working with.
+        """
+        if not self._kept:
+            return ReadPrefix(self._model)
+        shared, kept, best = 0, False, ReadPrefix(self._model)
+        candidates = [(each, True) for each in reversed(self._prefixes)]
+        for each, free in [*candidates, *((other, False) for other in in_use)]:
+            if (found := each.shared_with(ids)) > shared:
+                shared, kept, best = found, free, each
+        if not shared:
+            return best
+        if kept and 2 * shared >= len(best):
+            self._prefixes.remove(best)
+            return best
+        if kept:  # used just now
+            self._prefixes.remove(best)
+            self._prefixes.append(best)
+        return best.first(shared)
+
+    def give_back(self, prefix: ReadPrefix) -> None:
+        """Keep what was read; the least recently used goes when there are too many."""
+        if prefix.cache is None or not len(prefix):
+            return
+        self._prefixes.append(prefix)
+        del self._prefixes[: max(len(self._prefixes) - self._kept, 0)]
+
+    def clear(self) -> None:
+        """Keep nothing, and free the memory."""
+        self._prefixes.clear()

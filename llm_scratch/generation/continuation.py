@@ -1,0 +1,88 @@
+"""One prompt's continuation: ids come one by one, text goes out as soon as it can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from llm_scratch.generation.choosing import SamplingSettings
+from llm_scratch.generation.ending import StopStrings
+from llm_scratch.tokenizers.any_tokenizer import IncrementalDecoder, vocab_size_of
+
+FinishReason = Literal["length", "eos", "stop", "interrupted"]
+SEED_IDS = 8  # ids of the prompt that tell a decoder whether a blank stands before the next word
+
+
+class Continuation:
+    """What is written after a prompt: its ids, its text, and what ended it.
+
+    Args:
+        tokenizer: the one that the model was trained with.
+        prompt_ids: the ids that it goes on from.
+        stop: strings that end the text and are never shown.
+        eos_id: the id that ends it as "eos"; None never does.
+        stop_ids: ids that end it as "stop".
+
+    Attributes:
+        ids: the ids written so far, with the one that ended it.
+        text: what can be shown of them.
+        finish_reason: what ended it, None until then.
+
+    Raises:
+        ValueError: if a stop string is empty.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt_ids: Sequence[int],
+        *,
+        stop: Sequence[str] = (),
+        eos_id: int | None = None,
+        stop_ids: Collection[int] = (),
+    ) -> None:
+        self._decoder = IncrementalDecoder(tokenizer)
+        for token_id in prompt_ids[-SEED_IDS:]:
+            self._decoder.push(token_id)
+        self._stop = StopStrings(stop)
+        self._eos_id, self._stop_ids = eos_id, frozenset(stop_ids)
+        self.text = ""
+        self.ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that can be shown with it."""
+        if self.finish_reason:
+            return ""
+        self.ids.append(token_id)
+        if token_id == self._eos_id:
+            return self.finish("eos")
+        if token_id in self._stop_ids:
+            return self.finish("stop")
+        piece = self._stop.push(self._decoder.push(token_id))
+        if self._stop.found is not None:
+            self.finish_reason = "stop"
+        self.text += piece
+        return piece
+
+    def finish(self, reason: FinishReason) -> str:
+        """End it and return the text that was held back."""
+        if self.finish_reason:
+            return ""
+        piece = self._stop.push(self._decoder.flush()) + self._stop.flush()
+        self.finish_reason = "stop" if self._stop.found else reason
+        self.text += piece
+        return piece
+
+
+def settings_for(tokenizer: Any, settings: SamplingSettings) -> SamplingSettings:
+    """Return settings under which ids that the tokenizer lacks are never chosen.
+
+    Settings that say `n_vocab` themselves come back as they are.
+    """
+    if settings.n_vocab is not None:
+        return settings
+    unused = getattr(tokenizer, "unused_ids", ())  # gaps between the ids of its tokens
+    banned = (*settings.banned, *unused)
+    return replace(settings, n_vocab=vocab_size_of(tokenizer), banned=banned)

@@ -1,0 +1,39 @@
+"""Where a token's keys and values go and what it looks at: of all rows at once, or of each row.
+
+Shape letters: B rows, G heads with keys and values, D head_dim, S tokens read before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Place = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+"""A cache in one layer: two of (b, G, 1, D) to be written, two of (b, G, S + 1, D) to be read, and
+a mask (b, 1, 1, S + 1) or None. b is B for a cache that all rows share, 1 for a row's own."""
+
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Some rows of a step: new keys and values (b, G, 1, D), queries and the memory for what they
+find (b, G, H / G, D) each."""
+
+
+def attend(rows: Sequence[Rows], places: Sequence[Place]) -> None:
+    """Add new keys and values to their caches, and write what the queries find there.
+
+    Args:
+        rows: all rows in one, or one each.
+        places: of their caches, as many.
+    """
+    for (new_keys, new_values, queries, out), place in zip(rows, places, strict=True):
+        keys_place, values_place, keys, values, mask = place
+        keys_place.copy_(new_keys)
+        values_place.copy_(new_values)
+        queries = queries.to(keys.dtype)
+        out.copy_(F.scaled_dot_product_attention(queries, keys, values, mask))
+
+
+def each_row(rows: Rows) -> list[Rows]:
+    """Return the rows one by one: B times the same with b = 1."""
+    return list(zip(*(part.split(1) for part in rows), strict=True))
