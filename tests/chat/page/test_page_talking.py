@@ -76,7 +76,7 @@ def test_page_inserts_what_looks_like_html_as_text(visitor: Visitor) -> None:
 def test_page_renders_markdown(visitor: Visitor) -> None:
     text = (
         "## Head\n\nA **bold** and *slanted* `code*s*` in snake_case_name, 2 * 3 * 4, __init__.\n"
-        "Next line\n\n3. three\n   ```python\n   x = 1\n   ```\n4. four\n   - deep\n\n"
+        "Next line\n\n3. three\n   ```python\n   x = 1\n   ```\n4. four\n   - deep\n     - deeper\n\n"
         "---\n> said\n\n~~~\na\n\nb\n~~~\nSee https://c.example/x."
     )
     visitor.server.next.append(Answer([text]))
@@ -88,7 +88,8 @@ def test_page_renders_markdown(visitor: Visitor) -> None:
         "in snake_case_name, 2 * 3 * 4, __init__.\nNext line",
         '<ol start="3"><li><p>three</p>',
         "<code>x = 1</code>",
-        "<li><p>four</p><ul><li><p>deep</p></li></ul></li></ol><hr><blockquote><p>said</p></blockquote>",
+        "<li><p>four</p><ul><li><p>deep</p><ul>"
+        "<li><p>deeper</p></li></ul></li></ul></li></ol><hr><blockquote><p>said</p></blockquote>",
         "<code>a\n\nb</code>",
         'rel="noopener noreferrer">https://c.example/x</a>.</p>',
     ):
