@@ -51,6 +51,9 @@ def test_page_lists_renames_and_deletes_chats(visitor: Visitor) -> None:
     visitor.open()
     visitor.sees("Hounds", "#list")
     visitor.sees("About cats", "#list")
+    visitor.click("#list li:nth-child(1) .delete")
+    visitor.open()
+    eventually(lambda: visitor.text("#list").split("\n") == ["About cats"])
 
 
 def test_page_exports_and_imports_a_chat(visitor: Visitor, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_page_inserts_what_looks_like_html_as_text(visitor: Visitor) -> None:
 
 def test_page_renders_markdown(visitor: Visitor) -> None:
     text = (
-        "## Head\n\nA **bold** and *slanted* `code*s*` in snake_case_name, 2 * 3 * 4, __init__.\n"
+        "## Head\n\nA **bold** and *slanted* `code*s*` in snake_case_name, 2 * 3 * 4, a*b* c, __init__.\n"
         "Next line\n\n3. three\n   ```python\n   x = 1\n   ```\n4. four\n   - deep\n"
         "     - deeper\n\n---\n> said\n\n~~~\na\n\nb\n~~~\nSee https://c.example/x."
     )
@@ -85,7 +85,7 @@ def test_page_renders_markdown(visitor: Visitor) -> None:
     for part in (
         "<h4>Head</h4>",
         "A <strong>bold</strong> and <em>slanted</em> <code>code*s*</code> "
-        "in snake_case_name, 2 * 3 * 4, __init__.\nNext line",
+        "in snake_case_name, 2 * 3 * 4, a*b* c, __init__.\nNext line",
         '<ol start="3"><li><p>three</p>',
         "<code>x = 1</code>",
         "<li><p>four</p><ul><li><p>deep</p><ul>"
