@@ -78,7 +78,7 @@ def test_words_with_two_meanings_have_the_right_one():
 
 
 REFUSED = [
-    ("temperature", [-0.1, 2.1, "1", True, [], 1e999]),
+    ("temperature", [-0.1, 2.1, "1", True, [], 1e999, 10**400]),
     ("top_p", [-1, 1.5, "0.5", False]),
     ("min_p", [-1, 2, {}]),
     ("top_k", [-2, 1.5, "5", True, 10**30]),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from engines import alone, byte_level, tiny_llama
 from scripted_engine import wait_until
-from served_models import CHAT, TEXT, application, chat, client, events_of, on_a_port, text
+from served_models import TEXT, application, client, events_of, on_a_port, text
 
 from llm_scratch.chat.engine import Engine
 
@@ -65,10 +65,11 @@ def test_scores_of_a_prompt_are_the_model_s(one):
 
 def test_biases_and_penalties_reach_the_model(one):
     _, asked = one
-    body = text(prompt="The tide", max_tokens=4, temperature=0, logit_bias={"65": 100})
+    a, b = ids_of("AB")
+    body = text(prompt="The tide", max_tokens=4, temperature=0, logit_bias={a: 100})
     assert asked.post(TEXT, json=body).json()["choices"][0]["text"] == "AAAA"
     body["frequency_penalty"] = 2
-    body["logit_bias"] = {"65": 100, "66": 99}
+    body["logit_bias"] = {a: 100, b: 99}
     told = asked.post(TEXT, json=body).json()["choices"][0]["text"]
     assert sorted(told) == ["A", "A", "B", "B"]
 
@@ -81,7 +82,8 @@ def test_odd_temperatures_are_answered(one, temperature):
 
 def test_a_stop_text_is_never_shown(one):
     _, asked = one
-    body = text(prompt="The tide", max_tokens=30, temperature=0, logit_bias={"65": 100},
+    body = text(prompt="The tide", max_tokens=30, temperature=0,
+                logit_bias={ids_of("A")[0]: 100},
                 stop="AAA", logprobs=1)  # fmt: skip
     (choice,) = asked.post(TEXT, json=body).json()["choices"]
     assert (choice["text"], choice["finish_reason"]) == ("", "stop")
@@ -117,13 +119,13 @@ def test_many_at_once_get_what_each_gets_alone():
 def test_a_client_that_leaves_frees_the_row_of_the_engine():
     slow = {"seconds": 60.0}
     with served(rows=1, limits=slow) as (model, engine, app), on_a_port(app) as url:
-        model.final_norm.register_forward_hook(lambda *_: time.sleep(0.05))
+        model.final_norm.register_forward_hook(lambda *_: time.sleep(0.2))
         body = text(prompt="a", max_tokens=60, stream=True)
         asked = urllib.request.Request(url + TEXT, json.dumps(body).encode())
         with urllib.request.urlopen(asked, timeout=60) as answer:
             assert answer.readline().startswith(b"data: ")
             assert engine.counters.running == 1
-        wait_until(lambda: engine.counters.running == 0, 2)
+        wait_until(lambda: engine.counters.running == 0)
         assert engine.counters.cancelled == 1
         assert post(url, TEXT, text(max_tokens=1))[0] == 200
 
@@ -152,7 +154,7 @@ def test_a_dead_engine_is_told_by_the_request_and_by_health():
     with served() as (model, engine, _):
         asked = client(engine)
         model.final_norm.register_forward_hook(die)
-        answer = asked.post(CHAT, json=chat(messages=[{"role": "user", "content": "a"}]))
+        answer = asked.post(TEXT, json=text())
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_stopped")
         wait_until(lambda: not engine.alive)
         assert asked.get("/health").status_code == 503

@@ -66,25 +66,25 @@ def test_hostile_requests_get_documented_statuses_and_harm_nobody(count):
     numbers = random.Random(17)
     lines = []
     engine = ScriptedEngine()
-    asked = client(engine, log=lines, limits={"body_bytes": 18_000})
-    seen = set()
-    for number in range(count):
-        method, path, headers, body = hostile(numbers)
-        answer = asked.request(method, path, headers=headers, content=body)
-        seen.add(answer.status_code)
-        assert answer.status_code in DOCUMENTED, (number, method, path, body[:300], answer.text)
-        assert "Traceback" not in answer.text
-        assert ".py" not in answer.text
-        if answer.status_code >= 400 and method != "HEAD":
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-            assert len(answer.content) < 1000, answer.text
-        if number % 10 == 0:
-            right = asked.post(CHAT, json=chat()).json()
-            assert right["choices"][0]["message"]["content"] == "A b c"
-    assert {200, 400, 403, 404, 405, 413} <= seen
-    assert asked.post(TEXT, json=text()).status_code == 200
-    assert engine.counters.running == 0
-    assert len(lines) <= 10  # of unknown fields, once each
+    with client(engine, log=lines, limits={"body_bytes": 18_000}) as asked:
+        seen = set()
+        for number in range(count):
+            method, path, headers, body = hostile(numbers)
+            answer = asked.request(method, path, headers=headers, content=body)
+            seen.add(answer.status_code)
+            assert answer.status_code in DOCUMENTED, (number, method, path, body[:300], answer.text)
+            assert "Traceback" not in answer.text
+            assert ".py" not in answer.text
+            if answer.status_code >= 400 and method != "HEAD":
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+                assert len(answer.content) < 1000, answer.text
+            if number % 10 == 0:
+                right = asked.post(CHAT, json=chat()).json()
+                assert right["choices"][0]["message"]["content"] == "A b c"
+        assert {200, 400, 403, 404, 405, 413} <= seen
+        assert asked.post(TEXT, json=text()).status_code == 200
+        assert engine.counters.running == 0
+        assert len(lines) <= 10  # of unknown fields, once each
 
 
 def test_unknown_names_fill_neither_memory_nor_the_log(monkeypatch):

@@ -87,8 +87,8 @@ def test_streamed_texts(url):
 
 @pytest.mark.parametrize(
     ("error", "fields"),
-    [("BadRequestError", {"temperature": 3}), ("BadRequestError", {"tools": [{"type": "function"}]}),
-     ("NotFoundError", {"model": "other"}),
+    [("BadRequestError", {"temperature": 3}),
+     ("BadRequestError", {"tools": [{"type": "function"}]}), ("NotFoundError", {"model": "other"}),
      ("APIStatusError", {"messages": [{"role": "user", "content": "x" * 60_000}]})],
 )  # fmt: skip
 def test_errors_have_their_classes_by_status(client, error, fields):
@@ -105,16 +105,16 @@ def test_a_wrong_key_a_full_queue_and_a_dead_engine_have_their_classes(client, e
     def ask(asked):
         return asked.chat.completions.create(model="tide", messages=QUESTION)
 
-    with pytest.raises(openai.AuthenticationError, match="invalid_api_key"):
+    with pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
         ask(client.with_options(api_key="wrong"))
-    with pytest.raises(openai.PermissionDeniedError, match="host_not_allowed"):
+    with pytest.raises(openai.PermissionDeniedError, match="does not answer for"):
         ask(client.with_options(default_headers={"host": "evil.example"}))
     engine.places = 0
     with pytest.raises(openai.RateLimitError, match="waiting"):
         ask(client)
     engine.places = 1000
     engine.alive = False
-    with pytest.raises(openai.InternalServerError, match="engine_stopped"):
+    with pytest.raises(openai.InternalServerError, match="its thread has ended"):
         ask(client)
     engine.alive = True
 

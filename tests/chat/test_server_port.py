@@ -60,7 +60,7 @@ def test_a_client_that_leaves_frees_its_row(stream):
             wait_until(lambda: engine.counters.running == 3)
             if stream:
                 assert b"200 OK" in sock.recv(1000)
-        wait_until(lambda: engine.counters.running == 0, 2)
+        wait_until(lambda: engine.counters.running == 0)
         assert engine.counters.cancelled == 3
         engine.pieces, engine.pause = ("A", " b", " c"), 0
         assert is_well(url)
@@ -72,7 +72,7 @@ def test_a_client_that_leaves_before_the_first_word_frees_its_row():
         with connect(url) as sock:
             sock.sendall(request(chat(stream=True)))
             wait_until(lambda: engine.counters.running == 1)
-        wait_until(lambda: engine.counters.running == 0, 2)
+        wait_until(lambda: engine.counters.running == 0)
 
 
 def test_a_client_that_leaves_within_its_body_is_forgotten():
@@ -85,7 +85,7 @@ def test_a_client_that_leaves_within_its_body_is_forgotten():
 
 
 def test_a_body_that_does_not_come_is_given_up():
-    with on_a_port(application(limits={"body_seconds": 0.2})) as url:
+    with on_a_port(application(limits={"body_seconds": 1.0})) as url:
         with connect(url) as sock:
             sock.sendall(head(length=50) + b"{")
             answer = read_all(sock)  # until the server closes
@@ -100,6 +100,7 @@ def test_a_head_that_does_not_come_is_given_up(words, monkeypatch):
     with on_a_port(application()) as url, connect(url) as sock:
         sock.sendall(words)
         assert read_all(sock) == b""
+        monkeypatch.undo()
         assert is_well(url)
 
 

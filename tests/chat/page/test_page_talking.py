@@ -75,8 +75,8 @@ def test_page_inserts_what_looks_like_html_as_text(visitor: Visitor) -> None:
 
 def test_page_renders_markdown(visitor: Visitor) -> None:
     text = (
-        "## Head\n\nA **bold** and *slanted* `code*s*` in snake_case_name, 2 * 3 * 4, a*b* c, __init__.\n"
-        "Next line\n\n3. three\n   ```python\n   x = 1\n   ```\n4. four\n   - deep\n"
+        "## Head\n\nA **bold** and *slanted* `code*s*` in snake_case_name, 2 * 3 * 4, a*b* c, "
+        "__init__.\nNext line\n\n3. three\n   ```python\n   x = 1\n   ```\n4. four\n   - deep\n"
         "     - deeper\n\n---\n> said\n\n~~~\na\n\nb\n~~~\nSee https://c.example/x."
     )
     visitor.server.next.append(Answer([text]))
