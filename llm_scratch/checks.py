@@ -28,4 +28,7 @@ def check_count(name: str, value: Any, least: int = 1, note: str = "") -> None:
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     """Whether a value is a finite real number from `low` to `high`, both included."""
     sound = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return sound and math.isfinite(value) and low <= value <= high
+    try:
+        return sound and math.isfinite(value) and low <= value <= high
+    except OverflowError:  # an integer that no float holds
+        return False

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -227,10 +228,10 @@ class Engine:
         """Read up to a chunk of prompts, the oldest first."""
         left = self._chunk
         for row in list(self._rows):
-            if not row.written and left and self._guarded(row, lambda row=row: self._begin(row)):
+            if not row.written and left and self._guarded(row, partial(self._begin, row)):
                 tokens = min(left, row.unread)
                 left -= tokens
-                self._guarded(row, lambda row=row, tokens=tokens: row.read(tokens))
+                self._guarded(row, partial(row.read, tokens))
                 self._beat = time.monotonic()
 
     def _begin(self, row: Row) -> list[Event]:
@@ -259,7 +260,7 @@ class Engine:
                 self._fail(row, err)
         else:
             for row, own in zip(rows, logits.split(1), strict=True):
-                self._guarded(row, lambda row=row, own=own: row.take(own))
+                self._guarded(row, partial(row.take, own))
         self._beat = time.monotonic()
 
     def _guarded(self, row: Row, work: Callable[[], Iterable[Event]]) -> bool:

@@ -49,7 +49,7 @@ class PrefixPool:
                 shared, kept, best = found, free, each
         if not shared:
             return best
-        if kept and 2 * shared >= len(best):
+        if kept and 2 * shared >= best.length:
             self._prefixes.remove(best)
             return best
         if kept:  # used just now
@@ -59,7 +59,7 @@ class PrefixPool:
 
     def give_back(self, prefix: ReadPrefix) -> None:
         """Keep what was read; the least recently used goes when there are too many."""
-        if prefix.cache is None or not len(prefix):
+        if prefix.cache is None or not prefix.length:
             return
         self._prefixes.append(prefix)
         del self._prefixes[: max(len(self._prefixes) - self._kept, 0)]

@@ -32,7 +32,8 @@ class ReadPrefix:
         pairs = zip(self._ids[:most], ids, strict=False)
         return next((n for n, (one, other) in enumerate(pairs) if one != other), max(most, 0))
 
-    def __len__(self) -> int:
+    @property
+    def length(self) -> int:
         """How many tokens have been read."""
         return len(self._ids)
 

@@ -89,12 +89,12 @@ class Application:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(self.stop)
+        self._reader.shutdown(wait=False)
 
     def stop(self) -> None:
-        """End all answers and engines; may be called twice."""
+        """End all answers and engines."""
         for served in self.models.values():
             served.engine.stop()
-        self._reader.shutdown(cancel_futures=True)
 
     async def show_page(self, request: Request) -> Response:
         """Answer `/`."""

@@ -88,6 +88,9 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add_option(
         group, "--presence-penalty X", "above 0 makes tokens that were written less likely", 0.0
     )
+    add_option(
+        group, "--frequency-penalty X", "the same, once for each time they were written", 0.0
+    )
     add_option(group, "--seed N", "repeats a sampled text", usual="a new one, shown at the end")
 
 
@@ -110,6 +113,7 @@ def sampling_of(args: argparse.Namespace) -> SamplingSettings:
         args.min_p,
         args.repetition_penalty,
         args.presence_penalty,
+        frequency_penalty=args.frequency_penalty,
     )
 
 

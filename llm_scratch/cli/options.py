@@ -80,11 +80,11 @@ def add_option(
     parser.add_argument(name, type=kind, metavar=metavar, default=default, help=about, **rest)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add MODEL, which `open_asked` opens, and the tokenizer for one that has none."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME"
-    )
+    name, more = ("models", {"nargs": "+"}) if several else ("model", {})
+    about = "a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME"
+    parser.add_argument(name, metavar="MODEL", help=about, **more)
     add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the model's own")
 
 
@@ -99,7 +99,8 @@ def add_precision(parser: argparse.ArgumentParser, *more: str) -> None:
     """Add the choice of the numbers that a model computes with; a command may know more kinds."""
     parser.add_argument("--precision", choices=(*PRECISIONS, *more), default="auto",
                         help="numbers to compute with; default: auto, which is what suits the "
-                             "device (generate and classify: the file's own)")  # fmt: skip
+                             "device (generate, classify and serve: "
+                             "the file's own)")  # fmt: skip
 
 
 def add_tokenizer(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm_scratch.checks import check_count, is_number
 from llm_scratch.cli.generation import format_of, model_for_text
-from llm_scratch.cli.options import add_command, add_device, add_option, add_precision
+from llm_scratch.cli.options import (
+    add_command,
+    add_device,
+    add_model,
+    add_option,
+    add_precision,
+)
 from llm_scratch.files import read_text
 
 if TYPE_CHECKING:
@@ -32,10 +38,7 @@ def add_commands(subparsers: Any) -> None:
         run_serve,
         usage="MODEL [MODEL ...] [options]",
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+",
-                        help="as for generate; requests call it by the name of its file or folder, "
-                             "or by its own")  # fmt: skip
-    add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the models' own")
+    add_model(parser, several=True)
     add_option(parser, "--format NAME", "how a chat becomes text", usual="the models' own")
     add_option(parser, "--chat-template FILE", "the same as a file of Jinja", usual="none")
     add_access(parser)
@@ -56,7 +59,7 @@ def add_access(parser: argparse.ArgumentParser) -> None:
                        help="a further name that the server is called by, as behind a proxy; * is "
                             "any; may be repeated; default: none but its own")  # fmt: skip
     group.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN",
-                       help="pages of another server that may ask, as https://chat.example; * is "
+                       help="pages of another server that may ask, as https://HOST; * is "
                             "any; may be repeated; default: none")  # fmt: skip
 
 

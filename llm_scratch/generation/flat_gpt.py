@@ -58,10 +58,10 @@ class FlatBlock:
             rope: unused; positions are in x.
         """
         queries, new_keys, new_values = self._qkv(self._norm1(x)).view(self._shape).unbind(1)
-        mixed = torch.empty_like(new_keys, memory_format=torch.contiguous_format)  # (B, H, 1, D)
-        rows = (new_keys, new_values, queries, mixed)
-        attend([rows] if len(places) == 1 else each_row(rows), places)
-        x = x + self._out(mixed.view(x.shape))
+        rows = (new_keys, new_values, queries)
+        found = attend([rows] if len(places) == 1 else each_row(rows), places)
+        mixed = found[0] if len(found) == 1 else torch.cat(found)  # (B, H, 1, D)
+        x = x + self._out(mixed.reshape(x.shape))
         return x + self._down(F.gelu(self._up(self._norm2(x)), approximate="tanh"))
 
 

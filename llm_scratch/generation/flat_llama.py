@@ -54,8 +54,9 @@ class Room:
             for here, there in ((first, second), (second, first))
         ]
         self.mixed = empty(rows, H * D)
-        self.together = [(new_keys, new_values, queries, self.mixed.view(queries.shape))]
-        self.each = each_row(*self.together)
+        mixed, made = self.mixed.view(queries.shape), (new_keys, new_values, queries)
+        self.together = [made], [mixed]
+        self.each = each_row(made), mixed.split(1)
         self.gate_and_up = empty(rows, 2 * cfg.hidden_dim)
         self.gates, self.ups = self.gate_and_up.chunk(2, dim=-1)  # (B, F) each
         self.out = empty(rows, cfg.emb_dim)
@@ -100,7 +101,9 @@ class FlatBlock:
         torch.mul(room.straight, cos, out=room.turned)
         for (here, there), sin in zip(room.pairs, sines, strict=True):
             here.addcmul_(there, sin)
-        attend(room.together if len(places) == 1 else room.each, places)
+        made, mixed = room.together if len(places) == 1 else room.each
+        for out, found in zip(mixed, attend(made, places), strict=True):
+            out.copy_(found)
         self._project(self._mixed)
         x.addcmul_(room.signs, self._out)
         self._gate_and_up(self._norm2(x))

@@ -1,6 +1,6 @@
 """Where a token's keys and values go and what it looks at: of all rows at once, or of each row.
 
-Shape letters: B rows, G heads with keys and values, D head_dim, S tokens read before.
+Shape letters: B rows, H heads, G heads with keys and values, D head_dim, S tokens read before.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ Place = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 """A cache in one layer: two of (b, G, 1, D) to be written, two of (b, G, S + 1, D) to be read, and
 a mask (b, 1, 1, S + 1) or None. b is B for a cache that all rows share, 1 for a row's own."""
 
-Rows = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Some rows of a step: new keys and values (b, G, 1, D), queries and the memory for what they
-find (b, G, H / G, D) each."""
+Rows = tuple[Tensor, ...]
+"""Some rows of a step: new keys and values (b, G, 1, D), and queries (b, G, H / G, D)."""
 
 
-def attend(rows: Sequence[Rows], places: Sequence[Place]) -> None:
-    """Add new keys and values to their caches, and write what the queries find there.
+def attend(rows: Sequence[Rows], places: Sequence[Place]) -> list[Tensor]:
+    """Add new keys and values to their caches, and return what the queries find there.
 
     Args:
         rows: all rows in one, or one each.
         places: of their caches, as many.
+
+    Returns:
+        (b, G, H / G, D) each.
     """
-    for (new_keys, new_values, queries, out), place in zip(rows, places, strict=True):
+    found = []
+    for (new_keys, new_values, queries), place in zip(rows, places, strict=True):
         keys_place, values_place, keys, values, mask = place
         keys_place.copy_(new_keys)
         values_place.copy_(new_values)
-        queries = queries.to(keys.dtype)
-        out.copy_(F.scaled_dot_product_attention(queries, keys, values, mask))
+        found.append(F.scaled_dot_product_attention(queries.to(keys.dtype), keys, values, mask))
+    return found
 
 
 def each_row(rows: Rows) -> list[Rows]:

@@ -108,9 +108,7 @@ def prefill(
     return _last_logits(model, ids, cache=cache, attention_mask=mask)
 
 
-def prefill_scored(
-    model: LanguageModel, ids: Tensor, cache: KVCache, at_once: int
-) -> Iterator[Tensor]:
+def prefill_scored(model: Any, ids: Tensor, cache: KVCache, at_once: int) -> Iterator[Tensor]:
     """Read what the cache does not hold of a prompt, and yield the logits of all positions.
 
     Args:

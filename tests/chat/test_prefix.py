@@ -77,3 +77,27 @@ def test_nothing_shared_keeps_nothing(model):
     write(model, read, [5, 6, 7], 4)
     assert read.prepare([8, 9], 4) == 0
     assert read.cache.length == 0
+
+
+def test_copy_of_the_first_tokens_leaves_the_rest_alone(model):
+    read = ReadPrefix(model)
+    ids, _ = write(model, read, [5, 6, 7, 8, 9], 6)
+    copied = read.first(4)
+    assert (copied.length, copied.cache.length, copied.cache.capacity) == (4, 4, ROUND)
+    other, kept = write(model, copied, [*ids[:4], 60, 61], 6)
+    assert kept == 4
+    assert other == generate(model, torch.tensor([[*ids[:4], 60, 61]]), 6)[0].tolist()
+    again, kept = write(model, read, [*ids, 9], 6)
+    assert kept == len(ids) - 1
+    assert again == generate(model, torch.tensor([[*ids, 9]]), 6)[0].tolist()
+
+
+def test_cache_with_room_takes_no_more_than_there_is(model):
+    cache = model.new_cache(1, 9)
+    with torch.no_grad():
+        model(torch.tensor([[5, 6, 7]]), cache=cache)
+    assert [cache.with_room(5, n).length for n in (0, 2, 3)] == [0, 2, 3]
+    with pytest.raises(ValueError, match="cannot take 4 of 3 tokens"):
+        cache.with_room(9, 4)
+    with pytest.raises(ValueError, match="3 tokens do not fit a cache made for 2"):
+        cache.with_room(2)

@@ -163,10 +163,10 @@ def test_generate_sampled_prompts_do_not_depend_on_the_batch(run):
 
 
 def test_generate_passes_every_setting_on(run, folder):
-    settings = SamplingSettings(repetition_penalty=1.5, presence_penalty=0.5)
+    settings = SamplingSettings(repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=0.7)
     text = expected_text(folder, settings=settings)
     words = ["--prompt", PROMPT, "--repetition-penalty", "1.5", "--presence-penalty", "0.5"]
-    assert run(*words)[1] == text + "\n"
+    assert run(*words, "--frequency-penalty", "0.7")[1] == text + "\n"
     words = ["--prompt", PROMPT, "--temperature", "1", "--seed", "3", "--top-p", "0.5"]
     settings = SamplingSettings(temperature=1.0, top_p=0.5, min_p=0.1)
     generator = torch.Generator().manual_seed(3)

@@ -20,7 +20,7 @@ from llm_scratch.weights.gpt2_files import HUB_NAMES
 
 PYTHON = re.compile(r"\bNone\b|`|\bTrue\b|\bFalse\b|\bTrainConfig\b|\b[a-z_]{2,}\.[a-z_]+\b|\w=")
 FILES = re.compile(r"\b[\w-]+\.(bin|jsonl?|tsv|pth|py|png|txt|gguf|cpp)\b")
-RUN_A_MODEL = ("pretrain", "eval", "generate", "classify", "finetune classify",
+RUN_A_MODEL = ("pretrain", "eval", "generate", "classify", "serve", "finetune classify",
                "finetune instruct", "finetune prefer", "finetune chat")  # fmt: skip
 
 
