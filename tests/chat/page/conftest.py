@@ -20,9 +20,9 @@ def visitor(at_the_door: Visitor) -> Iterator[Visitor]:
     """Somebody who comes for the first time; console and requests are looked at afterwards."""
     visitor, driver = at_the_door, at_the_door.driver
     visitor.server.reset()
-    visitor.open()
+    visitor.visit()
     visitor.run("localStorage.clear(); sessionStorage.clear()")
-    visitor.open()
+    visitor.visit()
     visitor.sees("tiny", "#model")
     yield visitor
     visitor.devtools("Emulation.clearDeviceMetricsOverride")

@@ -32,7 +32,7 @@ def test_page_tells_of_errors_and_loses_no_text(
     visitor.sees(words)
     visitor.sees(refusal.message)
     visitor.sees("My long question", "#messages")
-    visitor.open()
+    visitor.visit()
     visitor.sees(words)
     visitor.click(".problem [data-do=regenerate]")
     visitor.sees("Hello there.")
@@ -67,7 +67,7 @@ def test_page_asks_for_a_key(visitor: Visitor) -> None:
     visitor.click(".problem [data-do=regenerate]")
     visitor.sees("Hello there.")
     visitor.run("change({ key: 'wrong' })")
-    visitor.open()
+    visitor.visit()
     visitor.sees("The server doesn't accept this API key.", "#notice")
 
 

@@ -16,7 +16,7 @@ def test_page_keeps_chats_over_a_reload(visitor: Visitor) -> None:
     visitor.press(CONTROL, SHIFT, "o")
     visitor.ask("Second question")
     visitor.write("a thought not sent")
-    visitor.open()
+    visitor.visit()
     visitor.sees("Second question", "#messages")
     assert visitor.one("#prompt").get_attribute("value") == "a thought not sent"
     visitor.click("#list li:nth-child(2) .open")
@@ -29,7 +29,7 @@ def test_page_keeps_what_was_written_before_a_reload_in_an_answer(visitor: Visit
     visitor.send("Begin")
     visitor.sees("Half an answer")
     eventually(lambda: "Half" in str(visitor.run("return JSON.stringify(localStorage)")), 5)
-    visitor.open()
+    visitor.visit()
     visitor.sees("Half an answer", "#messages")
     visitor.sees("Unfinished.", "#messages")
 
@@ -48,11 +48,11 @@ def test_page_lists_renames_and_deletes_chats(visitor: Visitor) -> None:
     eventually(lambda: visitor.text("#list").split("\n") == ["About cats"])
     visitor.click("#notice .act")
     visitor.sees("Hounds", "#list")
-    visitor.open()
+    visitor.visit()
     visitor.sees("Hounds", "#list")
     visitor.sees("About cats", "#list")
     visitor.click("#list li:nth-child(1) .delete")
-    visitor.open()
+    visitor.visit()
     eventually(lambda: visitor.text("#list").split("\n") == ["About cats"])
 
 
@@ -97,7 +97,7 @@ def test_page_sends_the_settings(visitor: Visitor) -> None:
         field.send_keys(value)
     visitor.one("[name=model]").send_keys("large")
     visitor.click("#settings .strong")
-    visitor.open()
+    visitor.visit()
     visitor.sees("large", "#model")
     visitor.ask("Hello")
     assert visitor.server.requests[-1] == {
@@ -130,7 +130,7 @@ def test_page_keeps_no_setting_out_of_range(visitor: Visitor) -> None:
 def test_page_works_without_storage_and_says_so(visitor: Visitor, error: str, words: str) -> None:
     script = f"Storage.prototype.setItem = () => {{ throw new DOMException('', '{error}'); }}"
     added = visitor.devtools("Page.addScriptToEvaluateOnNewDocument", source=script)
-    visitor.open()
+    visitor.visit()
     visitor.sees(f"This browser's storage is {words}", "#notice")
     visitor.ask("One")
     visitor.click("#new")
@@ -145,7 +145,7 @@ def test_page_in_two_tabs_overwrites_no_chat(visitor: Visitor) -> None:
     visitor.ask("Shared")
     first = driver.current_window_handle
     driver.switch_to.new_window("tab")
-    visitor.open()
+    visitor.visit()
     visitor.sees("Shared", "#messages")
     answer = held(visitor.server, ["From the second"], at="after")
     visitor.send("Second tab")
@@ -157,7 +157,7 @@ def test_page_in_two_tabs_overwrites_no_chat(visitor: Visitor) -> None:
     driver.switch_to.window(driver.window_handles[1])
     visitor.sees("both are kept", "#notice")
     visitor.is_idle()
-    visitor.open()
+    visitor.visit()
     kept = str(
         visitor.run(
             "const contents = ({ messages }) => messages.map(({ content }) => content);"

@@ -54,7 +54,7 @@ def test_page_is_dark_or_light_as_the_system_or_as_chosen(visitor: Visitor) -> N
     assert visitor.run(background) == white
     visitor.click("#theme")
     assert visitor.run(background) == dark
-    visitor.open()
+    visitor.visit()
     assert visitor.run(background) == dark
     visitor.click("#theme")
     assert visitor.run(background) == white
