@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_scratch.cli.generation import add_sampling, model_for_text, sampling_of
+from llm_scratch.cli.generation import add_sampling, asked_format, model_for_text, sampling_of
 from llm_scratch.cli.options import (
     add_command,
     add_device,
@@ -141,22 +141,6 @@ def system_of(text: str | None) -> str | None:
     if text is None or not text.startswith("@"):
         return text
     return read_text(text[1:]).rstrip("\n")
-
-
-def asked_format(args: argparse.Namespace) -> Any:
-    """Return the format that is asked for, None for the model's own.
-
-    Raises:
-        ValueError: if two are asked for, or there is none of the name.
-    """
-    from llm_scratch.conversations.formats import find_format
-    from llm_scratch.conversations.templates import TemplateFormat
-
-    if args.chat_template is None:
-        return None if args.format == "auto" else find_format(args.format)
-    if args.format != "auto":
-        raise ValueError("--format and --chat-template both say the format; leave one out")
-    return TemplateFormat(read_text(args.chat_template))
 
 
 def history_file() -> Path:

@@ -146,6 +146,21 @@ def format_of(name: str) -> Format:
     return find_format(name)
 
 
+def asked_format(args: argparse.Namespace) -> Format | None:
+    """Return the format that is asked for, None for the model's own.
+
+    Raises:
+        ValueError: if two are asked for, or there is none of the name.
+    """
+    from llm_scratch.conversations.templates import TemplateFormat
+
+    if args.chat_template is None:
+        return None if args.format == "auto" else format_of(args.format)
+    if args.format != "auto":
+        raise ValueError("--format and --chat-template both say the format; leave one out")
+    return TemplateFormat(read_text(args.chat_template))
+
+
 def own_format(args: argparse.Namespace, own: Format | None) -> Format:
     """Return the format that the model was trained with.
 

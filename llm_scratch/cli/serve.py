@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.checks import check_count, is_number
-from llm_scratch.cli.generation import format_of, model_for_text
+from llm_scratch.cli.generation import asked_format, model_for_text
 from llm_scratch.cli.options import (
     add_command,
     add_device,
@@ -18,11 +18,9 @@ from llm_scratch.cli.options import (
     add_option,
     add_precision,
 )
-from llm_scratch.files import read_text
 
 if TYPE_CHECKING:
     from llm_scratch.chat.served import ServedModel, ServerSettings
-    from llm_scratch.conversations.encoding import Format
 
 KEY_VARIABLE = "LLM_SCRATCH_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -80,8 +78,7 @@ def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     settings = settings_of(args)
     names = names_of(args.models)
-    if args.format != "auto" and args.chat_template:
-        raise ValueError("--format and --chat-template both say the format; leave one out")
+    asked_format(args)  # a mistake in it is told before a model is opened
     try:
         from llm_scratch.chat.server import Application
         from llm_scratch.chat.serving import bind, run_server, url_of
@@ -162,13 +159,4 @@ def open_served(args: argparse.Namespace, name: str, source: str) -> ServedModel
         merge_lora(model, unwrap=True)
     engine = Engine(model, tokenizer, rows=args.rows, waiting=args.queue)
     engine.start()
-    return ServedModel(name, engine, chat_format(args, own, tokenizer))
-
-
-def chat_format(args: argparse.Namespace, own: Format | None, tokenizer: Any) -> Format | None:
-    """Return how a chat becomes text: as the command line says, or as the model does."""
-    if args.chat_template:
-        from llm_scratch.conversations.saved_formats import format_of_template
-
-        return format_of_template(read_text(args.chat_template), tokenizer)
-    return own if args.format == "auto" else format_of(args.format)
+    return ServedModel(name, engine, asked_format(args) or own)

@@ -129,13 +129,13 @@ def test_an_adapter_is_merged_and_the_format_is_the_model_s(folder, tmp_path):
 
 
 def test_the_format_can_be_given(folder, tmp_path):
-    own, tokenizer = find_format("transcript"), small_tokenizer()
-    assert serve.chat_format(asked("a"), own, tokenizer) is own
-    given = serve.chat_format(asked("a", "--format", "alpaca"), own, tokenizer)
-    assert given.name == "alpaca"
     path = tmp_path / "template.jinja"
     path.write_text("{{ messages[0].content }}", encoding="utf-8")
-    assert serve.chat_format(asked("a", "--chat-template", path), own, tokenizer).name == "template"
+    options = {"alpaca": ("--format", "alpaca"), "template": ("--chat-template", str(path))}
+    for name, words in options.items():
+        opened = serve.open_served(asked("a", *words), "a", str(folder))
+        opened.engine.stop()
+        assert opened.format.name == name
 
 
 @pytest.mark.slow
