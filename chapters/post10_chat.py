@@ -10,8 +10,9 @@ around with fine-tuning LLMs" are from its part 10 and the code that belongs to 
 """
 
 # %%
-import importlib
+import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -385,6 +386,29 @@ for question in ("Why does the sea have tides?", "And how often do they come?"):
     print("You:", question)
     print("Bot: ", str(reply).strip())
     print(stats_line(reply))
+
+# %% [markdown]
+# ## Let others talk to it
+#
+# A server answers OpenAI's API, so that its client and other people's tools can ask, and it shows a
+# page to talk on. The session's first question gets the session's answer.
+
+# %%
+if all(importlib.util.find_spec(name) for name in ("openai", "uvicorn")):
+    openai = importlib.import_module("openai")
+    words = [sys.executable, "-m", "llm_scratch", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, encoding="utf-8") as server:
+        url = server.stdout.readline().split()[0]
+        asked_first = {"role": "user", "content": session.messages[0].content}
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            answer = client.chat.completions.create(
+                model=folder.name, messages=[asked_first], max_tokens=limit, temperature=0
+            )
+        server.terminate()
+    print("Over the API:", answer.choices[0].message.content.strip())
+    print(f"{answer.usage.prompt_tokens} tokens read, {answer.usage.completion_tokens} written")
+else:
+    chapter.missing("OpenAI's client", "pip install openai uvicorn starlette", "no server then")
 
 # %% [markdown]
 # ## Exercises

@@ -106,6 +106,15 @@ def test_script_talks_for_two_turns(run):
     assert run.output.rstrip().splitlines()[-1].startswith("llm-scratch chat ")
 
 
+def test_script_asks_its_server(run):
+    if not all(importlib.util.find_spec(name) for name in ("openai", "uvicorn")):
+        assert "OpenAI's client is not here; pip install openai uvicorn starlette" in run.output
+        return
+    said = re.search(r"^Bot:  (.*)$", run.output, re.MULTILINE)[1]
+    assert f"\nOver the API: {said[:20]}" in run.output
+    assert re.search(r"^\d+ tokens read, \d+ written$", run.output, re.MULTILINE)
+
+
 def test_script_solves_the_exercises(run):
     share, loss, reported = re.search(
         r"Answers are (\S+)% of .* a loss of (\S+) would be reported as (\S+)", run.output
