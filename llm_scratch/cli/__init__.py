@@ -12,6 +12,7 @@ from llm_scratch.chapter import never_fail_to_print
 from llm_scratch.cli import (
     conversations,
     data,
+    distributed,
     environment,
     finetune,
     generation,
@@ -31,7 +32,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          conversations, finetune, selfcheck)  # fmt: skip
+          conversations, finetune, distributed, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 
