@@ -60,7 +60,7 @@ def add_scale(commands: Any) -> None:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print the ranks, what differs, and how fast they are; 1 if something should be the same."""
+    """Print the ranks, what differs, and how fast they exchange tensors."""
     from llm_scratch.model.device import pick_device
     from llm_scratch.training.distributed import joined, number_of_processes
     from llm_scratch.training.distributed_check import facts_of, time_exchanges
@@ -159,10 +159,8 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in (*OWN_OPTIONS, "data", "shard", "preset"):
         if getattr(asked, name, None) != getattr(plain, name, None):
             option = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"{option} behind -- can't be given: distributed scale decides it; leave it out, "
-                "or give it before --"
-            )
+            hint = "give it before --" if name in vars(args) and name != "out" else "leave it out"
+            raise ValueError(f"{option} stands behind --, but distributed scale sets it; {hint}")
 
 
 def _tokens_of(args: argparse.Namespace) -> int:
