@@ -130,9 +130,10 @@ def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
 
 def sizes(small: bool) -> Any:
     """SmolLM2-135M's sizes, or tiny ones."""
+    from llm_scratch.model.llama_config import as_llama_config
     from llm_scratch.model.llama_sizes import SMOLLM2_CONFIG_135M
 
-    full = replace(SMOLLM2_CONFIG_135M, context_length=LENGTH)
+    full = replace(as_llama_config(SMOLLM2_CONFIG_135M), context_length=LENGTH, dtype=None)
     return replace(full, n_layers=2, vocab_size=1000) if small else full
 
 
