@@ -20,7 +20,7 @@ def add_commands(subparsers: Any) -> None:
     commands = add_group(subparsers, "distributed", about, "distributed check")
     about = "say what each process is, what differs, and how fast they exchange tensors"
     parser = add_command(commands, "check", about, "distributed check --rounds 3", run_check)
-    parser.epilog += f"\nunder torchrun:\n  {START}"
+    parser.epilog = f"{parser.epilog}\nunder torchrun:\n  {START}"
     add_option(parser, "--sizes LIST", "megabytes of the tensors that are sent, as 1,25,100",
                "0.004,1,25,100")  # fmt: skip
     add_option(parser, "--rounds N", "how often each is measured", 5)
