@@ -16,7 +16,8 @@ model, takes a short step that makes the optimizer's state, and times the next o
     full      the same, --shard full
     bare      the same model under DistributedDataParallel with a bare loop: whole logits,
               cross_entropy, fused AdamW
-    trainer   the same sizes as transformers' model, FSDP2 (fully_shard by hand) under its Trainer
+    trainer   the same sizes as transformers' model, FSDP2 (fully_shard by hand), stepped by
+              its Trainer's `training_step` and optimizer
 
 `checkpoint`: how long training waits while a model of 124M parameters and its optimizer's state,
 divided by `--shard full`, are written by two processes, against `torch.save` of the same bytes by
@@ -44,7 +45,7 @@ import torch
 
 LENGTH, TOKENS = 512, 4096
 CASES = ("one", "ddp", "optimizer", "full", "bare")
-BARS = {"ddp": ("one", 0.90), "full": ("one", 0.75), "optimizer": ("one", 0.0)}
+BARS = (("ddp", "one", 0.90), ("full", "one", 0.75), ("ddp", "bare", 1.0), ("full", "trainer", 1.1))
 Step = Callable[[Any, int], object]
 
 
@@ -96,9 +97,8 @@ def report(medians: dict[str, float]) -> None:
             for other in ("one", "bare")
         ]
         print(f"| {name} | {median:.2f} | {TOKENS / median:,.0f} | {shares[0]} | {shares[1]} |")
-    for name, (other, bar) in {**BARS, "ddp, bare loop": ("bare", 1.0)}.items():
-        own = name.partition(",")[0]
-        if own in medians and other in medians and bar:
+    for own, other, bar in BARS:
+        if own in medians and other in medians:
             print(f"{own} against {other}: {medians[other] / medians[own]:.2f} (asked: {bar:.2f})")
 
 
@@ -213,6 +213,7 @@ def trainer_step(small: bool) -> Step:
     trainer = Trainer(model=model, args=options)
     trainer.create_optimizer()
     trainer.model_wrapped = model  # divided already: not by DDP
+    trainer.current_gradient_accumulation_steps = 1  # as its train() sets it
 
     def step(batch: Any, number: int) -> None:
         inputs, targets = batch

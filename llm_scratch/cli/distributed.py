@@ -34,9 +34,9 @@ def add_scale(commands: Any) -> None:
         commands,
         "scale",
         "train for some steps with one process, two, and so on, and compare them",
-        "distributed scale --data tokens.bin --processes 1:4 --price 2 -- --preset small",
+        "distributed scale --data tokens.bin --processes 1:4 -- --length 64",
         run_scale,
-        usage="--data FILE [--processes 1:N] [options] [-- options of pretrain]",
+        usage="--data FILE [options] [-- OPTION ...]",
     )
     parser.add_argument("options", nargs="*", metavar="OPTION",
                         help="options of pretrain, behind --: sizes, settings, device")  # fmt: skip
