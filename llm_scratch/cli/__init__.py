@@ -13,6 +13,7 @@ from llm_scratch.cli import (
     chat,
     conversations,
     data,
+    distributed,
     environment,
     finetune,
     generation,
@@ -33,7 +34,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          chat, serve, conversations, finetune, selfcheck)  # fmt: skip
+          chat, serve, conversations, finetune, distributed, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 
