@@ -93,6 +93,7 @@ class Run:
     whole: WholeCopy | None = None
     division: Division = WHOLE
     base: str | None = None  # a mark of what is frozen, of a model with more than its family has
+    counted: bool = False  # whether `held.json` is written, which the first step does
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
