@@ -158,9 +158,7 @@ class _Exchanges(TorchDispatchMode):
         self.phase = PHASES[0]
         self._sent = held.sent
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(hasattr(kind, "device_mesh") for kind in types):
             return NotImplemented  # a divided tensor says first what it does with its part
         if func.namespace in ("c10d", "_c10d_functional"):
