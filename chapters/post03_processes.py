@@ -146,7 +146,7 @@ def show_exchanges(name, each):
     """Say what a process exchanges with the others in a step."""
     for phase, kinds in each["sent"].items():
         for kind, (times, size) in kinds.items():
-            print(f"{name:<6}{phase:<10}{kind:<15}{times:>3} times, {size:>10,} bytes in all")
+            print(f"{name:<8}{phase:<10}{kind:<15}{times:>3} times, {size:>10,} bytes in all")
 
 
 for rank, each in enumerate(held):
@@ -157,9 +157,9 @@ if several:
 
 # %% [markdown]
 # An all-reduce adds up a tensor over all processes and gives the sum to each. In a ring, every
-# process sends 2 (N - 1) / N times the tensor's size, nearly the same for 2 processes and for 1,000:
-# first each becomes responsible for the sum of one N-th, then the sums go round. For the model of
-# part 3 and gradients of 4 bytes:
+# process sends 2 (N - 1) / N times the tensor's size, nearly the same for 2 processes and for
+# 1,000: first each becomes responsible for the sum of one N-th, then the sums go round. For the
+# model of part 3 and gradients of 4 bytes:
 
 # %%
 published_numbers = 463_987_712  # of Qwen1.5-0.5B, its head tied
@@ -231,8 +231,8 @@ chapter.show(settings, "post03-scaling", pictures.plot_scaling, curves)
 # 3 %. That is the ring: what each sends hardly grows.
 #
 # The steps are not free of charge for learning. Eight processes took an eighth of the steps, each
-# with eight times as many rows, and neither the learning rate nor the number of epochs was made
-# for that. A later post of the same author trains base models with DDP, and there the smaller global
+# with eight times as many rows, and neither the learning rate nor the number of epochs was made for
+# that. A later post of the same author trains base models with DDP, and there the smaller global
 # batch had the lower loss for the same number of tokens.
 #
 # ## Why `DataParallel` crashed
@@ -252,9 +252,9 @@ print("the wrapper's forward:", *inspect.signature(nn.DataParallel(model).forwar
 # %% [markdown]
 # All columns go, the data set has 0 rows, and row 0 is out of bounds. (The same was reported for
 # another wrapper, `AveragedModel`: huggingface/datasets, issue 2988.) It would have gone no further
-# than a detour anyway. `DataParallel` is one process with a thread for each GPU: it copies the model
-# to all of them in every step, collects what they computed on the first, and its threads wait for
-# one another. DDP has a process for each GPU, copies nothing, and the command that one process
+# than a detour anyway. `DataParallel` is one process with a thread for each GPU: it copies the
+# model to all of them in every step, collects what they computed on the first, and its threads wait
+# for one another. DDP has a process for each GPU, copies nothing, and the command that one process
 # starts is the command that eight of them start.
 #
 # ## Exercises

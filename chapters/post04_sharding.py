@@ -117,16 +117,14 @@ KINDS = ("parameters", "gathered", "gradients", "optimizer", "activations")
 print(f"{'KB':<14}" + "".join(f"{kind:>13}" for kind in KINDS))
 for name, (_, held) in found.items():
     print(f"{name:<14}" + "".join(f"{held[0][kind] / 1e3:>13,.0f}" for kind in KINDS))
-bars = {
-    name: {kind: held[0][kind] / 1e6 for kind in KINDS} for name, (_, held) in found.items()
-}
+bars = {name: {kind: held[0][kind] / 1e6 for kind in KINDS} for name, (_, held) in found.items()}
 chapter.show(settings, "post04-held", pictures.plot_held, bars)
 
 # %% [markdown]
 # A part is an N-th of each tensor along its first dimension; where that does not come out even, the
-# last process has less, and over all processes nothing is missing and nothing is there twice. ZeRO-1
-# divides by whole tensors instead, so that its parts may differ more: here the embedding alone is
-# a good share of the model.
+# last process has less, and over all processes nothing is missing and nothing is there twice.
+# ZeRO-1 divides by whole tensors instead, so that its parts may differ more: here the embedding
+# alone is a good share of the model.
 
 # %%
 whole = found["one"][1][0]
@@ -139,7 +137,9 @@ for name, (_, held) in found.items():
         shares = ", ".join(f"{part / whole[kind]:.1%}" for part in parts)
         # AdamW counts its steps for every part of a tensor: 4 bytes each, the only excess.
         complete = abs(sum(parts) - copies * whole[kind]) < 0.01 * copies * whole[kind]
-        print(f"{name:<13}{kind:<11}{shares:<30}together {'once' if complete else 'more than once'}")
+        print(
+            f"{name:<13}{kind:<11}{shares:<30}together {'once' if complete else 'more than once'}"
+        )
 
 # %% [markdown]
 # ## What goes over the wire, and when
@@ -173,8 +173,8 @@ for name, (_, held) in found.items():
 
 # %% [markdown]
 # Full sharding sends about half as much again as DDP: parameters twice and gradients once, in place
-# of gradients "twice". With `--reshard no` it sends what DDP sends. (In the table above the head and
-# the embedding are gathered once in either case, because the loss needs them at the end of the
+# of gradients "twice". With `--reshard no` it sends what DDP sends. (In the table above the head
+# and the embedding are gathered once in either case, because the loss needs them at the end of the
 # forward pass and again at once.)
 #
 # ## Offload, and a mesh
@@ -191,9 +191,9 @@ for name, (_, held) in found.items():
 #
 # ## What part 4 saw
 #
-# (gpjt, *Messing around with fine-tuning LLMs*, part 4, 21 May 2024; DeepSpeed 0.14.2 by the Trainer
-# of transformers.) The first attempt, ZeRO-2, "blew up at iteration 24" out of memory. With the
-# optimizer offloaded to the host it went through, with these seconds for an iteration:
+# (gpjt, *Messing around with fine-tuning LLMs*, part 4, 21 May 2024; DeepSpeed 0.14.2 by the
+# Trainer of transformers.) The first attempt, ZeRO-2, "blew up at iteration 24" out of memory. With
+# the optimizer offloaded to the host it went through, with these seconds for an iteration:
 
 # %%
 SECONDS = {23: 5.6, 24: 8.3, 26: 10.7, 33: 12.6, 616: 13.0}  # "up to 23", then as logged
@@ -209,9 +209,11 @@ for iteration, seconds in SECONDS.items():
 # | gradients | partitioned: each process keeps its part, on the host | the same |
 # | optimizer's state | divided, on the host, with a float32 copy of the parameters | the same |
 # | where a step is computed | on the host (CPUAdam) | on the host (PyTorch's AdamW, fused) |
-# | after a step | new parameters are copied to the GPU, and gathered by all | nothing: the next \
-# forward pass gathers each block |
+# | after a step | new parameters are copied to the GPU, and gathered by all | nothing |
 # | stays on the GPU whatever N is | 2 bytes for each parameter | nothing |
+#
+# (`--offload` has no copy in 16 bits: parameters are gathered in float32, or in the numbers that matrices
+# are multiplied in, by the next forward pass.)
 #
 # So for 8 billion parameters and 8 GPUs, without activations, in GiB (N = 8; mixed precision as
 # ZeRO counts; one block of Llama 3 8B has 218 million parameters, embedding and head 525 million
@@ -240,11 +242,11 @@ card = 40 * 1e9 / GIB
 chapter.show(settings, "post04-llama", pictures.plot_held, bars, "GiB", card)
 
 # %% [markdown]
-# ZeRO-2 leaves {the difference to 40 GB} for activations, logits, buckets and the temporary copies
-# of a step, and it went well for 23 iterations. Why it stopped there is open. **A guess, not
-# proven**: the optimizer's first real step happened then. In 16 bits DeepSpeed scales the loss, and
-# steps whose gradients overflow are skipped, while the scale is halved each time; AdamW's state is
-# made in the first step that is not skipped. That would explain both the memory that was suddenly
+# ZeRO-2 leaves little of 37 GiB for activations, logits, buckets and the temporary copies of a
+# step, and it went well for 23 iterations. Why it stopped there is open. **A guess, not proven**:
+# the optimizer's first real step happened then. In 16 bits DeepSpeed scales the loss, and steps
+# whose gradients overflow are skipped, while the scale is halved each time; AdamW's state is made
+# in the first step that is not skipped. That would explain both the memory that was suddenly
 # missing and, with offload, the time of an iteration, which doubled at the same place: from then on
 # the host computed steps. Against it: a scale that begins at 2^16 and halves does not obviously
 # need 24 skips, and the time rose over some ten iterations rather than at once. A log of skipped

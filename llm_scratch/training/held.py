@@ -34,8 +34,8 @@ class Held:
         optimizer: what its optimizers remember.
         activations: what the forward pass of one micro batch keeps for the backward one, without
             parameters. (The gradients that a loss in chunks has computed already are not counted.)
-        sent: what goes between processes, by phase of the step and kind of exchange: how many
-            exchanges, and the bytes of the tensors in them.
+        sent: what goes between processes, by phase of the step and kind of exchange ("numbers" are
+            single ones, as the loss): how many exchanges, and the bytes of the tensors in them.
     """
 
     parameters: int = 0
@@ -164,12 +164,15 @@ class _Exchanges(TorchDispatchMode):
         if func.namespace in ("c10d", "_c10d_functional"):
             name = EXCHANGES.get(func._opname.strip("_"))
             if name is not None:
+                size = max(map(size_of, _tensors_in(args)), default=0)
+                name = name if size > FEW else "numbers"
                 counts = self._sent.setdefault(self.phase, {}).setdefault(name, [0, 0])
                 counts[0] += 1
-                counts[1] += max(map(size_of, _tensors_in(args)), default=0)
+                counts[1] += size
         return func(*args, **(kwargs or {}))
 
 
+FEW = 64  # bytes: counts, losses and norms, and no tensor of a model
 EXCHANGES = {
     "allreduce": "all-reduce",
     "all_reduce": "all-reduce",
