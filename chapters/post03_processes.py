@@ -8,6 +8,7 @@ Linux and macOS; elsewhere the chapter goes on without them.
 """
 
 # %%
+import csv
 import inspect
 import json
 import os
@@ -175,35 +176,46 @@ for processes in (2, 8):
 #
 # ## How much faster
 #
-# The same number of rows for each process, so that a step of N processes has N times as many. Each
-# process has the same number of threads. One core cannot do the work of two, so this is about what
-# is lost: waiting for the slowest, and sending. (On a busy machine these numbers say nothing.)
+# `llm-scratch distributed scale` starts a run with one process, two, and so on, each with the same
+# number of rows, so that a step of N processes has N times as many. Efficiency is what is left of
+# the speed of each: processes wait for the slowest, and for what is sent. Where processes share the
+# cores of one machine, it is the speed of each thread that counts. (On a busy machine these numbers
+# say nothing.)
 
 
 # %%
-def speed_of(lines):
-    """Steps a second and tokens a second: the median over the steps, without the first two."""
+def read_speeds(table):
+    """The table of `distributed scale`: processes -> steps a second, tokens a second, efficiency."""
+    with open(table, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tokens_per_s"]]
+    names = ("its_per_s", "tokens_per_s", "efficiency")
+    return {int(row["processes"]): tuple(float(row[name]) for name in names) for row in rows}
+
+
+def speed_of(lines, processes):
+    """The same of one run, from its metrics: the median over the steps, without the first two."""
     seconds = statistics.median(line["seconds"] for line in lines[2:])
-    return 1 / seconds, (lines[-1]["tokens"] - lines[-2]["tokens"]) / seconds
-
-
-if settings.quick:
-    print("With --quick it is the runs from above, both with 8 rows a step.")
-    measured = {1: speed_of(one)} | ({2: speed_of(two)} if several else {})
-else:
-    # With one core for each of the most, fewer processes would share out the cores that are left.
-    counts = range(1, most + 1) if threads > 1 else (1, most)
-    measured = {n: speed_of(run(f"scale-{n}", n, 8)[0]) for n in counts if n == 1 or several}
+    return 1 / seconds, (lines[-1]["tokens"] - lines[-2]["tokens"]) / seconds / processes
 
 
 def show_speeds(speeds):
     """Print a table: processes, steps a second of each, tokens a second of all, efficiency."""
     print("processes   it/s each   tokens/s in all   efficiency")
-    for count, (rate, tokens) in speeds.items():
-        efficiency = tokens / count / speeds[1][1]
+    for count, (rate, tokens, efficiency) in speeds.items():
         print(f"{count:>9}   {rate:>9.2f}   {tokens:>15,.0f}   {efficiency:>10.0%}")
 
 
+if settings.quick or not several:
+    print("The runs from above: a step of 8 rows, by one process and by two.")
+    runs = {1: one} | ({2: two} if several else {})
+    each = {count: speed_of(lines, count) for count, lines in runs.items()}
+    measured = {n: (rate, n * tokens, tokens / each[1][1]) for n, (rate, tokens) in each.items()}
+else:
+    words = ["distributed", "scale", "--data=tokens.bin", f"--processes=1:{most}"]
+    words += [f"--steps={steps}", "--out=scale.csv", "--", "--micro-batch=8"]
+    words += [word for word in options if not word.startswith(("--steps", "--eval"))]
+    chapter.run_command(words, folder)
+    measured = read_speeds(folder / "scale.csv")
 show_speeds(measured)
 
 # %% [markdown]
@@ -215,16 +227,16 @@ show_speeds(measured)
 # %%
 RATES = (5.81, 5.48, 5.39, 5.38, 5.33, 5.32, 5.30, 5.29)  # steps a second, of each process
 MINUTES = (56, 30, 20, 15, 12, 10, 9, 8)
-published = {
-    count: (rate, rate * count * 2048) for count, rate in enumerate(RATES, 1)
-}  # the tokens are those of full rows, padding included
+published = {  # the tokens are those of full rows, padding included
+    count: (rate, rate * count * 2048, rate / RATES[0]) for count, rate in enumerate(RATES, 1)
+}
 show_speeds(published)
 print("minutes:", ", ".join(map(str, MINUTES)))
 curves = {
-    "part 3: 0.5B on A100s": {count: tokens for count, (_, tokens) in published.items()},
-    "here": {count: tokens for count, (_, tokens) in measured.items()},
+    "part 3: 0.5B on A100s": {count: found[1] for count, found in published.items()},
+    "here": {count: found[1] for count, found in measured.items()},
 }
-chapter.show(settings, "post03-scaling", pictures.plot_scaling, curves)
+chapter.show(settings, "post03-scaling", pictures.plot_speedups, curves)
 
 # %% [markdown]
 # Most is lost at the step from one process to two, where sending begins; from two to eight it is

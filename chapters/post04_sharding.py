@@ -9,6 +9,7 @@ Linux and macOS; elsewhere the chapter goes on without them.
 
 # %%
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ settings = chapter.settings(__doc__)
 
 # %%
 llama = LlamaConfig(**LLAMA3_CONFIG_8B)
-P = sum(shape.numel() for shape in parameter_shapes(llama).values())
+P = sum(math.prod(shape) for shape in parameter_shapes(llama).values())
 print(f"Llama 3 8B: {P:,} parameters, {16 * P / 2**30:.0f} GiB, on a card of 40 GB")
 
 # %% [markdown]
@@ -152,7 +153,7 @@ for name, (_, held) in found.items():
 # all-gather or a reduce-scatter, twice that for an all-reduce.
 
 # %%
-RING = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "broadcast": 1}
+RING = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "broadcast": 1, "numbers": 0}
 
 
 def per_parameter(held, processes):
@@ -212,8 +213,8 @@ for iteration, seconds in SECONDS.items():
 # | after a step | new parameters are copied to the GPU, and gathered by all | nothing |
 # | stays on the GPU whatever N is | 2 bytes for each parameter | nothing |
 #
-# (`--offload` has no copy in 16 bits: parameters are gathered in float32, or in the numbers that matrices
-# are multiplied in, by the next forward pass.)
+# (`--offload` has no copy in 16 bits on the GPU: the next forward pass gathers each block in
+# float32, and matrices are multiplied in 16 bits by autocast.)
 #
 # So for 8 billion parameters and 8 GPUs, without activations, in GiB (N = 8; mixed precision as
 # ZeRO counts; one block of Llama 3 8B has 218 million parameters, embedding and head 525 million

@@ -58,7 +58,7 @@ def plot_held(
     return figure
 
 
-def plot_scaling(speeds: Mapping[str, Mapping[int, float]]) -> Figure:
+def plot_speedups(speeds: Mapping[str, Mapping[int, float]]) -> Figure:
     """Return how much faster several processes are than one, beside the line of no loss.
 
     Args:
@@ -110,9 +110,11 @@ def plot_batches(
             panel.plot(sorted(found), [found[batch] for batch in sorted(found)], style,
                        color=colour, markersize=5, lw=1.6, label=name)  # fmt: skip
         panel.set_xlabel("Sequences in a batch of one card")
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * max(max(found.values()) for found in values.values()))
         panel.locator_params("x", integer=True)
         panel.grid(alpha=0.25)
+    highest = max(limit, *(max(found.values()) for found in memory.values()))
+    panels[0].set_ylim(0, 1.1 * highest)
     panels[0].axhline(limit, color=GREY, lw=1.0, ls=(0, (4, 3)))
     panels[0].annotate(f"a card of {limit:,.0f} GiB", (1, limit), (0, -4), va="top", color=GREY,
                        textcoords="offset points", fontsize=8)  # fmt: skip
