@@ -185,7 +185,7 @@ for processes in (2, 8):
 
 # %%
 def read_speeds(table):
-    """The table of `distributed scale`: processes -> steps a second, tokens a second, efficiency."""
+    """The table of `distributed scale`: processes -> steps, tokens a second, efficiency."""
     with open(table, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tokens_per_s"]]
     names = ("its_per_s", "tokens_per_s", "efficiency")

@@ -122,25 +122,18 @@ bars = {name: {kind: held[0][kind] / 1e6 for kind in KINDS} for name, (_, held) 
 chapter.show(settings, "post04-held", pictures.plot_held, bars)
 
 # %% [markdown]
-# A part is an N-th of each tensor along its first dimension; where that does not come out even, the
-# last process has less, and over all processes nothing is missing and nothing is there twice.
-# ZeRO-1 divides by whole tensors instead, so that its parts may differ more: here the embedding
-# alone is a good share of the model.
+# A part is an N-th of each tensor along its first dimension. Where that does not come out even, the
+# last process has less; over all processes nothing is missing, and nothing is there twice. (Only
+# AdamW counts its steps once for each part of a tensor, 4 bytes.) ZeRO-1 deals out whole tensors,
+# so that its shares are about equal and no more.
 
 # %%
 whole = found["one"][1][0]
 for name, (_, held) in found.items():
-    copies = 2 if name == "mesh-2x2" else 1
-    if name in ("one", "ddp"):
-        continue
-    for kind in ("parameters", "gradients", "optimizer"):
-        parts = [each[kind] for each in held]
-        shares = ", ".join(f"{part / whole[kind]:.1%}" for part in parts)
-        # AdamW counts its steps for every part of a tensor: 4 bytes each, the only excess.
-        complete = abs(sum(parts) - copies * whole[kind]) < 0.01 * copies * whole[kind]
-        print(
-            f"{name:<13}{kind:<11}{shares:<30}together {'once' if complete else 'more than once'}"
-        )
+    for kind in ("parameters", "gradients", "optimizer") if len(held) > 1 else ():
+        shares = [each[kind] / whole[kind] for each in held]
+        shown = ", ".join(f"{share:.1%}" for share in shares)
+        print(f"{name:<13}{kind:<11}{shown:<30}together {sum(shares):.2f} times one model's")
 
 # %% [markdown]
 # ## What goes over the wire, and when

@@ -19,9 +19,6 @@ from llm_scratch.training.optimizer_state import own_part
 from llm_scratch.training.sharding import is_sharded, local
 from llm_scratch.training.steps import Engine
 
-KINDS = ("parameters", "gathered", "gradients", "optimizer", "activations")
-PHASES = ("forward", "backward", "update")
-
 
 @dataclass
 class Held:
@@ -51,7 +48,7 @@ class Held:
 
 
 @contextmanager
-def held_in_step(engine: Engine, activations: bool = True) -> Iterator[Held]:
+def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
     """A context for one step of a run, which counts what this process holds and sends.
 
     The step computes the same numbers, a little slower. Gradients are counted when the first
@@ -59,13 +56,16 @@ def held_in_step(engine: Engine, activations: bool = True) -> Iterator[Held]:
 
     Args:
         engine: what computes the step.
-        activations: whether these are counted; compiled code does not show them.
+        compiled: whether the model is, which shows neither activations nor gathered parameters.
     """
     held = Held()
     with ExitStack() as stack:
-        exchanges = stack.enter_context(_Exchanges(held)) if engine.ranks.count > 1 else None
-        stack.enter_context(_watched(engine, held, exchanges))
-        if activations:
+        exchanges = _Exchanges(held)
+        if engine.ranks.count > 1:
+            stack.enter_context(exchanges)
+        stack.enter_context(_phases(engine, held, exchanges))
+        if not compiled:
+            stack.enter_context(_gathered(engine.model, held))
             stack.enter_context(_kept(held, exchanges))
         yield held
     held.parameters = size_of(map(local, engine.model.parameters()))
@@ -81,7 +81,7 @@ def held_in_step(engine: Engine, activations: bool = True) -> Iterator[Held]:
 def kept_for_backward() -> Iterator[Held]:
     """A context for a forward pass, which counts the activations that it keeps for the backward."""
     held = Held()
-    with _kept(held):
+    with _kept(held, _Exchanges(held)):
         yield held
 
 
@@ -92,27 +92,24 @@ def size_of(tensors: Iterable[Any]) -> int:
 
 
 @contextmanager
-def _kept(held: Held, exchanges: _Exchanges | None = None) -> Iterator[None]:
-    """Count what is kept for the backward pass, until that begins."""
+def _kept(held: Held, exchanges: _Exchanges) -> Iterator[None]:
+    """Count what is kept for the backward pass, in the first forward phase."""
     seen: set[int] = set()
-    begun = False
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if not begun and not _is_parameter(tensor) and storage._cdata not in seen:
+        counts = not exchanges.forwards and not _is_parameter(tensor)
+        if counts and storage._cdata not in seen:
             seen.add(storage._cdata)  # of memory that is kept, so that no other has its place
             held.activations += storage.nbytes()
         return tensor
 
-    def give_back(tensor: Tensor) -> Tensor:
-        nonlocal begun
-        begun = True
-        if exchanges is not None:
-            exchanges.phase = "backward"
-        return tensor
-
-    with saved_tensors_hooks(keep, give_back):
+    with saved_tensors_hooks(keep, _same):
         yield
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _is_parameter(tensor: Tensor) -> bool:
@@ -122,23 +119,44 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def _watched(engine: Engine, held: Held, exchanges: _Exchanges | None) -> Iterator[None]:
-    """Count gathered parameters after each block, and gradients before the optimizers' step."""
-    model, parameters = engine.model, list(engine.model.parameters())
+def _phases(engine: Engine, held: Held, exchanges: _Exchanges) -> Iterator[None]:
+    """Follow the phases of the step, and count gradients before the optimizers' step."""
+
+    def before_forward(*call: Any) -> None:
+        exchanges.phase = "forward"
+
+    def after_forward(*call: Any) -> None:
+        exchanges.phase = "backward"
+        exchanges.forwards += 1
+
+    def before_update(*call: Any) -> None:
+        exchanges.phase = "update"
+        gradients = (p.grad for p in engine.model.parameters() if p.grad is not None)
+        held.gradients = held.gradients or size_of(map(local, gradients))
+
+    hooks = [optimizer.register_step_pre_hook(before_update) for optimizer in engine.optimizers]
+    hooks.append(engine.module.register_forward_pre_hook(before_forward, prepend=True))
+    hooks.append(engine.module.register_forward_hook(after_forward))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _gathered(model: Any, held: Held) -> Iterator[None]:
+    """Count, after each block of a divided model, what is whole of it."""
 
     def after_block(*call: Any) -> None:
         held.gathered = max(held.gathered, size_of(p for p in model.parameters() if _whole(p)))
 
-    def before_update(*call: Any) -> None:
-        if exchanges is not None:
-            exchanges.phase = "update"
-        gradients = (p.grad for p in model.parameters() if p.grad is not None)
-        held.gradients = held.gradients or size_of(map(local, gradients))
-
-    hooks = [optimizer.register_step_pre_hook(before_update) for optimizer in engine.optimizers]
-    if any(map(is_sharded, parameters)):  # hooks come first, before a block is divided again
-        blocks = model.trf_blocks
-        hooks += [block.register_forward_hook(after_block, prepend=True) for block in blocks]
+    divided = any(map(is_sharded, model.parameters()))
+    # They come first, before a block is divided again.
+    hooks = [
+        block.register_forward_hook(after_block, prepend=True)
+        for block in (model.trf_blocks if divided else ())
+    ]
     try:
         yield
     finally:
@@ -155,7 +173,7 @@ class _Exchanges(TorchDispatchMode):
 
     def __init__(self, held: Held) -> None:
         super().__init__()
-        self.phase = PHASES[0]
+        self.phase, self.forwards = "forward", 0  # where the step is, forward passes so far
         self._sent = held.sent
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

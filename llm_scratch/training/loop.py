@@ -201,7 +201,7 @@ def _counted(run: Run) -> Iterator[None]:
     if run.counted or run.path is None:
         yield
         return
-    with held_in_step(run.engine, activations=not run.config.compile) as held:
+    with held_in_step(run.engine, run.config.compile) as held:
         yield
     run.counted = True
     found = run.engine.ranks.gather(held.as_json())
