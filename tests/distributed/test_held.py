@@ -145,7 +145,7 @@ def test_two_processes_hold_what_their_division_says(divided):
         assert together[name]["parameters"] == pytest.approx(parameters, rel=0.01)
         assert together[name]["gradients"] == pytest.approx(gradients, rel=0.01)
         assert together[name]["optimizer"] == pytest.approx(optimizer, rel=0.02)
-    assert divided["full-kept"][0]["gathered"] == pytest.approx(whole(), rel=0.01)  # 67 rows: padded
+    assert divided["full-kept"][0]["gathered"] == pytest.approx(whole(), rel=0.01)
     assert 0 < divided["full"][0]["gathered"] < 0.7 * whole()
 
 
