@@ -137,8 +137,10 @@ chapter.show(settings, "post03-held", pictures.plot_held, bars)
 #
 # Gradients, once a step, and next to nothing else. They come in *buckets*: the last layers have
 # their gradients first, and as soon as a bucket is full it is sent, while the backward pass goes on
-# through the layers before. (The first bucket is 1 MB, so that sending begins early, the others are
-# 25 MB. A small model has one or two.) What is exchanged in the forward phase are single numbers:
+# through the layers before. The first bucket is 1 MB, so that sending begins early, the others are
+# 25 MB. In the first step, the one that is counted here, DDP does not know yet in which order
+# gradients come, and has a single bucket. What is exchanged in the forward phase are single
+# numbers:
 # how many targets and rows the step has in all.
 
 
