@@ -265,7 +265,7 @@ print("the wrapper's forward:", *inspect.signature(nn.DataParallel(model).forwar
 
 # %% [markdown]
 # All columns go, the data set has 0 rows, and row 0 is out of bounds. (The same was reported for
-# another wrapper, `AveragedModel`: huggingface/datasets, issue 2988.) It would have gone no further
+# another wrapper, `AveragedModel`: huggingface/datasets#2988.) It would have gone no further
 # than a detour anyway. `DataParallel` is one process with a thread for each GPU: it copies the
 # model to all of them in every step, collects what they computed on the first, and its threads wait
 # for one another. DDP has a process for each GPU, copies nothing, and the command that one process
