@@ -1,4 +1,4 @@
-"""What every chapter script needs: its settings, a story to work on, and pictures.
+"""What every chapter script needs: settings, a story to work on, pictures, commands to run.
 
 A chapter is a script and a notebook in one file; these functions do the right thing in both.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +134,52 @@ def never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def has_processes() -> bool:
+    """Return whether several processes can train together here; where not, say so in one line."""
+    import torch.distributed
+
+    if sys.platform != "win32" and torch.distributed.is_available():
+        return True
+    print(
+        "Several processes train together on Linux and macOS, with a PyTorch that has "
+        "torch.distributed; going on without them"
+    )
+    return False
+
+
+def run_command(
+    words: Sequence[str], folder: Path, processes: int = 1, threads: int | None = None
+) -> None:
+    """Run a command of llm-scratch in a folder, by torchrun where it is to be several processes.
+
+    It is printed as one would type it; what it says is shown only if it fails.
+
+    Args:
+        words: the command's words, "pretrain" the first of them, say.
+        folder: where it runs.
+        processes: how many.
+        threads: of each process; None leaves that to PyTorch.
+
+    Raises:
+        RuntimeError: if it fails.
+    """
+    start, shown = ["-m", "llm_scratch"], "llm-scratch"
+    if processes > 1:
+        count = ["--standalone", "--nproc-per-node", str(processes)]
+        shown = " ".join(["torchrun", *count, *start])
+        # A laptop's own name often leads nowhere; localhost always does.
+        start = ["-m", "torch.distributed.run", "--local-addr", "localhost", *count, *start]
+    print(f"$ {shown} {shlex.join(words)}", flush=True)
+    variables = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, *start, *words],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        raise RuntimeError(f"the command ended with {done.returncode}:\n{done.stderr[-4000:]}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict
@@ -33,6 +33,7 @@ from llm_scratch.training.checkpoints import (
 from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
+from llm_scratch.training.held import held_in_step
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.optimizer_state import optimizer_tensors
 from llm_scratch.training.reporting import Reporter
@@ -176,7 +177,8 @@ def _step(run: Run, reporter: Reporter) -> None:
     batches = micro_batches(run.data, config, run.plan, step, rank)
     rate, seed = config.rate(step), seed_of(config.seed, step, rank)
     try:
-        update = take_step(run.engine, batches, rate, config.clip, seed)
+        with _counted(run):
+            update = take_step(run.engine, batches, rate, config.clip, seed)
     except NonFiniteError as err:
         raise _stopped(run, step, str(err)) from err
     state.step, state.loss, state.tokens = step, update.loss, state.tokens + update.targets
@@ -191,6 +193,20 @@ def _step(run: Run, reporter: Reporter) -> None:
     # Last, so that a checkpoint stands for everything up to its step.
     if run.path is not None and (_due(step, config.save_every, config.steps) or state.stopped):
         _save(run, run.path)
+
+
+@contextmanager
+def _counted(run: Run) -> Iterator[None]:
+    """A context for a step; of the first one the run's folder keeps what each process holds."""
+    if run.counted or run.path is None:
+        yield
+        return
+    with held_in_step(run.engine, run.config.compile) as held:
+        yield
+    run.counted = True
+    found = run.engine.ranks.gather(held.as_json())
+    if run.folder is not None:
+        run.folder.write_json("held.json", found)
 
 
 def _why_ended(run: Run) -> str:

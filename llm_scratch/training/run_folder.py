@@ -2,6 +2,7 @@
 
 - config.json: model, training settings, data, tokenizer
 - environment.json: versions and machine, once for each start
+- held.json: what each process holds and sends in a step, in bytes
 - metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same
 - samples.jsonl: texts that the model wrote on the way
 - checkpoints/: what the run can go on from

@@ -93,6 +93,7 @@ class Run:
     whole: WholeCopy | None = None
     division: Division = WHOLE
     base: str | None = None  # a mark of what is frozen, of a model with more than its family has
+    counted: bool = False  # whether `held.json` is written, which the first step does
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -135,6 +136,8 @@ def build_engine(
     """
     if objective is not None and config.compile:
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
+    if division.shard == "full" and config.compile:
+        raise ValueError("--compile goes with --shard none and optimizer; leave it out")
     device = device_of(model) if device is None else device
     dtype = pick_precision(config.precision, device)
     if division.shard == "full" and dtype == torch.float16:

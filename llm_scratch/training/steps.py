@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_scratch.model.modes import evaluation_mode
+from llm_scratch.model.wrappers import unwrapped
 from llm_scratch.training.config import CHUNK
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.objective import Batch, Objective, count_targets
@@ -219,7 +220,8 @@ def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, 
 def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
     """The model's `hidden_states`, compiled and tried on a batch; None, and a line, if it fails."""
     function: Any = torch.compile(engine.model.hidden_states)
-    engine.module.hidden_states = function
+    step_loss: Any = unwrapped(engine.module)
+    step_loss.hidden_states = function
     try:
         with seeded(0, engine.device):
             engine.loss(batch, 1.0).backward()
@@ -228,7 +230,7 @@ def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
         log(f"torch.compile does not work here ({reason}); going on without it")
         function = None
     finally:
-        engine.module.hidden_states = None
+        step_loss.hidden_states = None
         engine.model.zero_grad(set_to_none=True)
     return function
 
