@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from ranks_server import RankServer
+from run_cases import model_of
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +21,9 @@ def server() -> Iterator[RankServer]:
     """The process that starts others as ranks."""
     with RankServer() as server:
         yield server
+
+
+@pytest.fixture
+def build():
+    """A function that makes a small model."""
+    return lambda: model_of(["gpt"])
