@@ -95,8 +95,15 @@ def _report(error: Exception, verbose: bool) -> int:
 
         traceback.print_exception(error)
     else:
-        print("llm-scratch:", " ".join(str(error).splitlines()), file=sys.stderr)
+        said = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        print(f"llm-scratch: {_which()}{' '.join(said.splitlines())}", file=sys.stderr)
     return MISUSED if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
+
+
+def _which() -> str:
+    """Say which process this is, where torchrun has started several."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    return "" if count == "1" else f"rank {os.environ.get('RANK', '?')} of {count}: "
 
 
 def _version() -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
+
+from llm_scratch.training.failures import LostProcessError, is_lost, told, who_is_lost
 
 TIMEOUT = 120.0  # seconds
 
@@ -30,6 +32,7 @@ class Ranks:
         local_rank: which one on this machine.
         local_count: how many on this machine.
         timeout: seconds after which one that waits for another gives up.
+        phase: what they do at present, for whoever has to say where it ended.
     """
 
     rank: int = 0
@@ -37,6 +40,19 @@ class Ranks:
     local_rank: int = 0
     local_count: int = 1
     timeout: float = TIMEOUT
+    phase: list[str] = field(default_factory=lambda: ["start"], compare=False)
+
+    @property
+    def place(self) -> str:
+        """What this process does, in words."""
+        return f"at {self.phase[-1]}"
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """A context in which errors say what the processes did."""
+        self.phase.append(phase)
+        yield
+        self.phase.pop()  # not after an error, which ends the run there
 
     @property
     def first(self) -> bool:
@@ -115,6 +131,7 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
     Raises:
         ValueError: if the others can't be reached, or there are fewer GPUs than processes.
+        LostProcessError: naming the processes that do not answer any more.
     """
     if number_of_processes() == 1:
         yield ONE
@@ -135,13 +152,24 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
         _take_gpu(ranks)
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # as torchrun sets it
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_count))
-    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    backend, wait = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, *_ = next(dist.rendezvous("env://", timeout=wait))
+        shared = dist.PrefixStore("group", store)
+        dist.init_process_group(
+            backend, timeout=wait, store=shared, rank=ranks.rank, world_size=ranks.count
+        )
     except (dist.DistError, RuntimeError, ValueError) as err:
         raise ValueError(_unreachable(ranks, str(err))) from err
     try:
         yield ranks
+    except Exception as err:
+        if is_lost(err):
+            who = who_is_lost(err, store, ranks.rank, ranks.count, timeout)
+            raise LostProcessError(f"{who}; {ranks.place}") from err
+        err.add_note(ranks.place)
+        told(err, store, ranks.rank)
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -47,6 +47,7 @@ from llm_scratch.training.starting import (
     SaveBest,
     WriteSample,
     build_engine,
+    check_ranks,
     save_with,
     start_run,
 )
@@ -147,6 +148,7 @@ def train(
         if config.tune_allocator and device_of(model).type == "cpu":
             keep_freed_memory()
         plan = plan_step(config, model.cfg.context_length, ranks.count)
+        check_ranks(model, config, division, ranks)
         log = log if ranks.first else _nothing
         whole = WholeCopy(model, ranks) if division.shard == "full" else None
         if whole is not None:
@@ -162,7 +164,8 @@ def train(
         if run.ended:
             log(f"nothing left to do: {_why_ended(run)}")
         while not run.ended:
-            _step(run, reporter)
+            with ranks.during(f"step {run.state.step + 1}"):
+                _step(run, reporter)
     return run.state
 
 

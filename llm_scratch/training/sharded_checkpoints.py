@@ -7,8 +7,10 @@ in the folder is as `checkpoints` says.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
+from itertools import combinations, starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from llm_scratch.training.distributed import Ranks
 from llm_scratch.training.optimizer_state import begin_optimizers, optimizer_tensors
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
+Sizes = tuple[int, ...]
 SHARDS = "shard-*.safetensors"  # as PyTorch names them
 
 
@@ -98,7 +101,7 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizers: Any, ranks: Ran
     """Fill a model and its new optimizers from a checkpoint of any number of processes.
 
     Raises:
-        CheckpointError: if a tensor is missing, or of another shape.
+        CheckpointError: if a tensor is missing, of another shape or type, or not whole.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -107,11 +110,47 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizers: Any, ranks: Ran
     tensors = tensors_of_run(model, optimizers)
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
+        _check_parts(checkpoint, reader.read_metadata(), tensors)
         dcp.load(tensors, storage_reader=reader, no_dist=ranks.count == 1)
     except dcp.api.CheckpointException as err:
         raise CheckpointError(checkpoint, f"can't be read: {_reason(err)}") from err
+    except CheckpointError:
+        raise
     except Exception as err:  # a foreign format: damage shows as many types of error
         raise CheckpointError(checkpoint, f"can't be read: {err}") from err
+
+
+def _check_parts(checkpoint: Path, saved: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parts that leave numbers of a tensor out, or give them twice, or in other types."""
+    kinds = {(index.fqn, info.dtype) for index, info in saved.storage_data.items()}
+    for name, tensor in tensors.items():
+        if (found := saved.state_dict_metadata.get(name)) is None:
+            raise CheckpointError(checkpoint, f"holds no {name}")
+        parts = [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in found.chunks]
+        whole = tuple(tensor.shape)
+        filled = sum(math.prod(sizes) for _, sizes in parts)
+        inside = all(_is_inside(places, sizes, whole) for places, sizes in parts)
+        if (
+            not inside
+            or filled != math.prod(whole)
+            or any(starmap(_overlap, combinations(parts, 2)))
+        ):
+            raise CheckpointError(checkpoint, f"the parts of {name} do not make {whole}")
+        if wrong := {kind for part, kind in kinds if part == name} - {tensor.dtype}:
+            raise CheckpointError(checkpoint, f"{name} is of {wrong.pop()}, not {tensor.dtype}")
+
+
+def _is_inside(places: Sizes, sizes: Sizes, whole: Sizes) -> bool:
+    """Return whether a part lies in its tensor."""
+    return len(places) == len(sizes) == len(whole) and all(
+        0 <= place <= place + size <= length
+        for place, size, length in zip(places, sizes, whole, strict=True)
+    )
+
+
+def _overlap(one: tuple[Sizes, Sizes], other: tuple[Sizes, Sizes]) -> bool:
+    """Return whether two parts, places and sizes, share a number."""
+    return all(max(a, b) < min(a + n, b + m) for a, n, b, m in zip(*one, *other, strict=True))
 
 
 def _reason(error: Any) -> str:

@@ -38,6 +38,7 @@ from llm_scratch.training.step_loss import StepLoss
 from llm_scratch.training.steps import Engine, compiled
 from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import check_vocabulary, save_model
+from llm_scratch.weights.folder_metadata import checksum
 
 Log = Callable[[str], object]
 SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
@@ -186,7 +187,8 @@ def start_run(run: Run) -> None:
         f"{engine.place['dtype']} on {engine.place['device']}"
     )
     run.facts = _facts_of(run)
-    check_ranks(run)
+    if engine.ranks.count > 1:
+        _check_data_of_ranks(run)
     if run.path is not None:
         _go_on(run, run.path)
     run.state.eval_rows = run.state.eval_rows or plan.rows
@@ -262,14 +264,39 @@ def first_rows(data: TrainData, length: int) -> str:
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()[:16]
 
 
-def check_ranks(run: Run) -> None:
-    """Refuse processes that were started with something else.
+def check_ranks(model: Any, config: TrainConfig, division: Division, ranks: Ranks) -> None:
+    """Refuse processes that were started with something else, before they divide a model.
 
     Raises:
         ValueError: naming the odd ones.
     """
-    facts = {"torch": str(torch.__version__), "settings": asdict(run.config)}
-    run.engine.ranks.agree(facts | run.facts)
+    if ranks.count == 1:
+        return
+    facts = {
+        "torch": str(torch.__version__),
+        "settings": asdict(config),
+        "division": asdict(division),
+        "model": asdict(model.cfg),
+        "weights": weights_mark(model),
+    }
+    ranks.agree(facts)
+
+
+def weights_mark(model: torch.nn.Module) -> str:
+    """Return 16 hex digits for a model's parameters; those on the meta device have no numbers."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.is_meta or checksum(parameter)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_data_of_ranks(run: Run) -> None:
+    """Refuse processes that read other data; one of them would wait for the others in the end."""
+    facts = dict(run.facts)
+    if run.validation is not None:
+        facts["validation rows"] = run.validation.num_rows(run.plan.length)
+        facts["first validation rows"] = first_rows(run.validation, run.plan.length)
+    run.engine.ranks.agree(facts)
 
 
 def _go_on(run: Run, path: Path) -> None:

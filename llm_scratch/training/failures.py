@@ -1,0 +1,98 @@
+"""What a process says when it fails, and what the others say that waited for it in vain.
+
+All of them meet at a small store before they can talk, and it outlives each of them. One that
+fails leaves its reason there. One that loses the others looks there for a reason, and for those
+who have lost somebody too: whoever is missing is the one that does not answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+PATIENCE = 3.0  # seconds for the others to notice the same
+# What gloo says of a connection, in an error of no type of its own.
+SIGNS = (
+    "connection closed by peer", "connection reset", "broken pipe", "timed out", "timeout",
+    "connection refused", "socket closed", "gloo/transport", "connectfullmesh", "wait timeout",
+)  # fmt: skip
+
+
+class LostProcessError(ConnectionError):
+    """Processes of a run that can't be reached any more; which, and why if they said so."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error only says that other processes can't be reached."""
+    import torch.distributed as dist
+
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in SIGNS)
+    )
+
+
+def told(error: Exception, store: Any, rank: int) -> None:
+    """Tell the others, and torchrun, why a process fails."""
+    _leave(store, f"failed/{rank}", f"{type(error).__name__}: {_first_line(error)}")
+    _record(error)
+
+
+def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: float) -> str:
+    """Say which processes do not answer, and why if they said so.
+
+    Args:
+        error: what was raised when they did not.
+        store: where all have met.
+        rank: which process this is.
+        count: how many there are.
+        timeout: seconds that a process waits for another.
+    """
+    others = [other for other in range(count) if other != rank]
+    reason = f"({_first_line(error)[:200]})"
+    if not _leave(store, f"lost/{rank}", "here"):
+        host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        return f"the connection to {host}:{port}, where all processes meet, is lost {reason}"
+    deadline = time.monotonic() + min(PATIENCE, timeout)
+    while True:
+        failed = {n: why for n in others if (why := _read(store, f"failed/{n}"))}
+        missing = [n for n in others if n not in failed and not _read(store, f"lost/{n}")]
+        if failed or not missing or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if failed:
+        return "; ".join(f"rank {n} failed: {why}" for n, why in failed.items())
+    if missing:
+        verb = "does" if len(missing) == 1 else "do"
+        return f"rank {', '.join(map(str, missing))} of {count} {verb} not answer {reason}"
+    return f"all processes are there, and can't reach each other {reason}"
+
+
+def _leave(store: Any, key: str, text: str) -> bool:
+    """Leave a text at the store; return whether it could be reached."""
+    try:
+        store.set(key, text)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _read(store: Any, key: str) -> str:
+    """Return what somebody left at the store; "" for nothing."""
+    try:
+        return store.get(key).decode("utf-8", "replace") if store.check([key]) else ""
+    except RuntimeError:
+        return ""
+
+
+def _record(error: Exception) -> None:
+    """Let torchrun show the traceback at the end of all that it prints."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), repr(error))
