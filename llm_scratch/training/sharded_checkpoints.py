@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Mapping
 from itertools import combinations, starmap
 from pathlib import Path
@@ -111,7 +112,9 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizers: Any, ranks: Ran
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         _check_parts(checkpoint, reader.read_metadata(), tensors)
-        dcp.load(tensors, storage_reader=reader, no_dist=ranks.count == 1)
+        with warnings.catch_warnings():  # one process is meant to load alone
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(tensors, storage_reader=reader, no_dist=ranks.count == 1)
     except dcp.api.CheckpointException as err:
         raise CheckpointError(checkpoint, f"can't be read: {_reason(err)}") from err
     except CheckpointError:
