@@ -22,12 +22,12 @@ NEEDED = {
     "regex": ("2026.9.29", "2026.11.19"),
     "tqdm": ("4.70", "4.70"),
     "jinja2": ("3.1.6", "3.1.6"),
+    "safetensors": ("0.8", "0.8"),
 }
 OPTIONAL = {
     "matplotlib": ("3.10", "3.11"),
     "gguf": ("0.19", "0.19"),
     "transformers": ("5.20", "5.24"),
-    "safetensors": ("0.8", "0.8"),
     "huggingface_hub": ("2.4", "2.4"),
 }
 PYTHON = ("3.11", "3.11")
