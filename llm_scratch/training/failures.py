@@ -8,6 +8,7 @@ who have lost somebody too: whoever is missing is the one that does not answer.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -49,12 +50,28 @@ def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: fl
         count: how many there are.
         timeout: seconds that a process waits for another.
     """
+    found: list[str] = []
+    patience, reason = min(PATIENCE, timeout), f"({_first_line(error)[:200]})"
+
+    def ask() -> None:
+        found.append(_asked(store, rank, count, patience, reason))
+
+    # The store's client waits for ever where the host is lost that the store is on.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * patience)
+    if found and found[0]:
+        return found[0]
+    host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    return f"the connection to {host}:{port}, where all processes meet, is lost {reason}"
+
+
+def _asked(store: Any, rank: int, count: int, patience: float, reason: str) -> str:
+    """Return what the store tells of the others; "" if it does not answer."""
     others = [other for other in range(count) if other != rank]
-    reason = f"({_first_line(error)[:200]})"
     if not _leave(store, f"lost/{rank}", "here"):
-        host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        return f"the connection to {host}:{port}, where all processes meet, is lost {reason}"
-    deadline = time.monotonic() + min(PATIENCE, timeout)
+        return ""
+    deadline = time.monotonic() + patience
     while True:
         failed = {n: why for n in others if (why := _read(store, f"failed/{n}"))}
         missing = [n for n in others if n not in failed and not _read(store, f"lost/{n}")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def test_lost_store_is_named(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "far")
     monkeypatch.setenv("MASTER_PORT", "1")
     assert "the connection to far:1" in who_is_lost(TIMED_OUT, Store(lost=True), 1, 2, 0.1)
+
+
+def test_store_that_never_answers_is_not_waited_for(monkeypatch):
+    store = Store()
+    forever = threading.Event()
+    monkeypatch.setattr(store, "check", lambda keys: forever.wait())
+    said = who_is_lost(TIMED_OUT, store, 1, 2, 0.1)
+    forever.set()
+    assert "where all processes meet, is lost" in said
 
 
 def test_own_errors_are_not_taken_for_those_of_others():
