@@ -194,8 +194,9 @@ def matrix(count: int) -> list[str]:
     return cases + [form.format(division) for form in OTHERS for division in divisions]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    "count", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.long)]
+)
 def test_whole_matrix_equals_one_process(server, tmp_path, count):
     cases = matrix(count)
     outcomes = Outcomes.of_server(server, tmp_path, count, *cases)
