@@ -154,7 +154,7 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks.local_count))
     backend, wait = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=timeout)
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=wait))
+        store = _own_keys(next(dist.rendezvous("env://", timeout=wait))[0])
         shared = dist.PrefixStore("group", store)
         dist.init_process_group(
             backend, timeout=wait, store=shared, rank=ranks.rank, world_size=ranks.count
@@ -172,6 +172,20 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _own_keys(store: Any) -> Any:
+    """Return the store without what an earlier start left in it, as addresses of dead processes.
+
+    torchrun restarts all processes with the same store, and counts the starts of one machine; of
+    several, each counts its own.
+    """
+    import torch.distributed as dist
+
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"start {start}", store)
 
 
 def _take_gpu(ranks: Ranks) -> None:
