@@ -11,7 +11,7 @@ from two_hosts import ADDRESSES, set_cable, start_on, two_hosts
 
 from llm_scratch.training.checkpoints import newest_whole
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 CASE = "gpt-full-meta"
 TIMEOUT, GRACE = 10, 40  # seconds: of the processes, and what torchrun and Python take beside it
 
