@@ -13,7 +13,7 @@ from llm_scratch.training.checkpoints import newest_whole
 
 pytestmark = pytest.mark.long
 CASE = "gpt-full-meta"
-TIMEOUT, GRACE = 10, 40  # seconds: of the processes, and what torchrun and Python take beside it
+TIMEOUT, GRACE = 20, 60  # seconds: of the processes, and what torchrun and Python take beside it
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def whole(server, tmp_path_factory):
 @pytest.fixture
 def script(tmp_path):
     path = tmp_path / "script.py"
-    call = f"rank_jobs.go_on(sys.argv[1], '{CASE}', float(sys.argv[2]))"
+    call = f"rank_jobs.go_on(sys.argv[1], '{CASE}', *map(float, sys.argv[2:]))"
     path.write_text(f"import rank_jobs, sys\n{call}\n", encoding="utf-8")
     return path
 
@@ -66,7 +66,9 @@ def test_two_hosts_give_what_one_gives(hosts, whole, script, tmp_path):
 
 def test_cut_cable_ends_both_hosts_and_the_run_goes_on(hosts, whole, script, tmp_path):
     folder = tmp_path / "run"
-    started = [start_on(host, told_each_other(host), script, folder, 0.3) for host in (0, 1)]
+    started = [
+        start_on(host, told_each_other(host), script, folder, 0.3, TIMEOUT) for host in (0, 1)
+    ]
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "step-00000006").exists():
         assert time.monotonic() < deadline
