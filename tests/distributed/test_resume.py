@@ -12,7 +12,7 @@ import pytest
 from ranks_server import RankServer, finished, torchrun
 from run_cases import outcome
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 CASES = ("gpt-optimizer-tied", "gpt-full-meta")
 NUMBERS = ("losses", "norms", "validation", "samples")
 
