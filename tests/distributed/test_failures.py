@@ -95,9 +95,11 @@ def test_lost_store_is_named(monkeypatch):
 def test_store_that_never_answers_is_not_waited_for(monkeypatch):
     store = Store()
     forever = threading.Event()
-    monkeypatch.setattr(store, "check", lambda keys: forever.wait())
+    monkeypatch.setattr(store, "check", lambda keys: forever.wait() and False)
+    started = time.monotonic()
     said = who_is_lost(TIMED_OUT, store, 1, 2, 0.1)
     forever.set()
+    assert time.monotonic() - started < 15
     assert "where all processes meet, is lost" in said
 
 
