@@ -21,7 +21,7 @@ from llm_scratch.chat.saved import (
 )
 from llm_scratch.chat.thoughts import as_read, thoughts_of
 from llm_scratch.conversations.encoding import Format, encode_prompt
-from llm_scratch.conversations.formats import find_format
+from llm_scratch.conversations.formats import as_format
 from llm_scratch.conversations.messages import Message
 from llm_scratch.files import PathLike
 from llm_scratch.generation.choosing import GREEDY, SamplingSettings
@@ -76,7 +76,7 @@ class ChatSession:
         name: str | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.format: Format = find_format(format) if isinstance(format, str) else format
+        self.format: Format = as_format(format)
         self.name = name or type(model).__name__
         self._most = context_length_of(model)
         seeds = {} if seed is None else {"seed": seed}

@@ -23,7 +23,7 @@ from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings,
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import FAMILIES
 from llm_scratch.model.llama_config import LlamaConfig
-from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
 
     data = TokenFile(args.data)
     model = first_model(args, sizes, data, config.seed)
-    length = config.length or model.cfg.context_length
+    length = plan_step(config, model.cfg.context_length, args.ranks.count).length
     train_part, val_part = data.split(min_tokens=length + 1)
     out = args.out or f"runs/{Path(args.data).stem}-{args.preset}"
     options = training_options(args)

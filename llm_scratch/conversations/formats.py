@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_scratch.conversations.encoding import Format
 from llm_scratch.conversations.layout import ConversationFormat
 
 # Taori et al. 2023 (Stanford Alpaca), which has another text for instructions with an input.
@@ -162,6 +163,15 @@ _ALL = (
 )
 FORMATS = {each.name: each for each in _ALL}
 """The built-in formats by name."""
+
+
+def as_format(format: Format | str) -> Format:
+    """Return a format as it is, or the built-in one of a name.
+
+    Raises:
+        ValueError: listing the names, if there is none of that name.
+    """
+    return find_format(format) if isinstance(format, str) else format
 
 
 def find_format(name: str) -> ConversationFormat:

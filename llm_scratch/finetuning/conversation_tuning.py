@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 from llm_scratch.conversations.encoding import Format, encode_prompt
-from llm_scratch.conversations.formats import find_format
+from llm_scratch.conversations.formats import as_format
 from llm_scratch.conversations.messages import Conversation, Message
 from llm_scratch.finetuning.conversation_rows import conversation_rows, packed_conversations
 from llm_scratch.finetuning.instruction_rows import parts_of_run
@@ -68,7 +68,7 @@ def finetune_conversations(
         length=config.length,
         log=run.get("log", print),
     )
-    run.setdefault("chat_format", format_of(format))
+    run.setdefault("chat_format", as_format(format))
     state = run_training(model, data, config, validation=measured, tokenizer=tokenizer, **run)
     if measured is not None and run.get("ranks", ONE).count == 1:
         bring_back_best(model, state, run.get("folder"))
@@ -101,7 +101,7 @@ def conversation_parts(
     Raises:
         ValueError: as `finetune_conversations`, for the data.
     """
-    most, form = length or model.cfg.context_length, format_of(format)
+    most, form = length or model.cfg.context_length, as_format(format)
 
     def rows_of(part: Sequence[Conversation]) -> TokenRows:
         return conversation_rows(part, tokenizer, form, max_length=most)
@@ -110,15 +110,6 @@ def conversation_parts(
         return packed_conversations(rows, most)
 
     return parts_of_run(train, validation, rows_of, packs_of=packs_of if packing else None, log=log)
-
-
-def format_of(format: Format | str) -> Format:
-    """Return a format, or the built-in one of a name.
-
-    Raises:
-        ValueError: listing the names, if there is none of that name.
-    """
-    return find_format(format) if isinstance(format, str) else format
 
 
 def answer_conversations(
@@ -150,7 +141,7 @@ def answer_conversations(
         ValueError: if a conversation is none, or does not end with the user's words; or if an
             option is out of range.
     """
-    form = format_of(format)
+    form = as_format(format)
     prompts = [encode_prompt(each, form, tokenizer) for each in conversations]
     ends = ends_of(form, tokenizer)
     return generate_in_batches(

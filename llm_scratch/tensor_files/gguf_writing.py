@@ -110,7 +110,7 @@ def _packed_rows(outgoing: Outgoing) -> Iterator[NDArray[Any]]:
     step = max(1, CHUNK_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         numbers = rows[start : start + step].to("cpu", torch.float32).contiguous()
-        if not bool(numbers.abs().max() <= LARGEST[outgoing.kind]):  # also where it is no number
+        if not bool(numbers.abs().max() <= LARGEST[outgoing.kind]):  # NaN is refused too
             raise ValueError(
                 f"{outgoing.name} holds numbers that are not finite, or above "
                 f"{LARGEST[outgoing.kind]:,.0f}, which {outgoing.kind} can't hold; F32 holds all "

@@ -19,7 +19,7 @@ def read_tensors(path: Path, mapped: bool = True) -> TensorFile:
 
     Raises:
         FileNotFoundError: if there is no file.
-        WeightsError: if it is damaged, holds code, or is no file of tensors.
+        WeightsError: if it is damaged, holds code, or is not a file of tensors.
     """
     with open(path, "rb") as file:
         start = file.read(9)

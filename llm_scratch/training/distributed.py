@@ -50,6 +50,9 @@ class Ranks:
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """A context in which errors say what the processes did."""
+        if self.count == 1:  # whose errors need no place, and which many runs share
+            yield
+            return
         self.phase.append(phase)
         yield
         self.phase.pop()  # not after an error, which ends the run there

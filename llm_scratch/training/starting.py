@@ -35,7 +35,7 @@ from llm_scratch.training.run_folder import RunFolder, environment
 from llm_scratch.training.sharded_checkpoints import is_sharded_checkpoint, load_tensors
 from llm_scratch.training.sharding import divided
 from llm_scratch.training.step_loss import StepLoss
-from llm_scratch.training.steps import Engine, compiled
+from llm_scratch.training.steps import Engine, compile_model
 from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import check_vocabulary, save_model
 from llm_scratch.weights.folder_metadata import checksum
@@ -177,9 +177,7 @@ def start_run(run: Run) -> None:
     if config.sample_every and run.write_sample is None:
         _check_samples(config, run.tokenizer)
     if config.compile:
-        engine.module.hidden_states = compiled(
-            engine, run.data.batch(0, 0, plan.rows, plan.length), log
-        )
+        compile_model(engine, run.data.batch(0, 0, plan.rows, plan.length), log)
     groups = [group for optimizer in engine.optimizers for group in optimizer.param_groups]
     log(f"parameters: {describe_groups(groups)}")
     log(

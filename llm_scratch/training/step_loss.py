@@ -1,7 +1,7 @@
 """A model with its loss as one module: the forward pass of a step, whatever computes it.
 
-Where several processes divide a model, what gathers its parts hangs on the call of a module. The
-head's product belongs to the loss here, which never has all logits, so the loss is in that module.
+Where several processes divide a model, its parts are gathered when a module is called. The head's
+product belongs to the loss here, which never has all logits, so the loss is in that module.
 """
 
 from __future__ import annotations

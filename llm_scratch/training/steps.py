@@ -217,22 +217,19 @@ def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, 
         yield together[min(ranks.rank, len(together) - 1)], ranks.rank < len(together)
 
 
-def compiled(engine: Engine, batch: Batch, log: Callable[[str], object]) -> Any:
-    """The model's `hidden_states`, compiled and tried on a batch; None, and a line, if it fails."""
-    function: Any = torch.compile(engine.model.hidden_states)
-    step_loss: Any = unwrapped(engine.module)
-    step_loss.hidden_states = function
+def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) -> None:
+    """Let an engine's steps compute with a compiled model, tried on a batch; a line if it fails."""
+    step_loss: Any = unwrapped(engine.module)  # also under data parallel
+    step_loss.hidden_states = torch.compile(engine.model.hidden_states)
     try:
         with seeded(0, engine.device):
             engine.loss(batch, 1.0).backward()
     except (RuntimeError, OSError, ImportError) as err:
         reason = str(err).partition("\n")[0][:200]
         log(f"torch.compile does not work here ({reason}); going on without it")
-        function = None
-    finally:
         step_loss.hidden_states = None
+    finally:
         engine.model.zero_grad(set_to_none=True)
-    return function
 
 
 def seed_of(seed: int, step: int, rank: int = 0) -> int:

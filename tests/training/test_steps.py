@@ -14,7 +14,7 @@ from llm_scratch.training.sharding import sharded_norm
 from llm_scratch.training.steps import (
     Engine,
     NonFiniteError,
-    compiled,
+    compile_model,
     compute_gradients,
     evaluate,
     first_bad_tensor,
@@ -250,9 +250,40 @@ def test_compiled_says_when_it_does_not_work_and_leaves_nothing_behind(build, mo
 
     monkeypatch.setattr(torch, "compile", broken)
     engine, lines = engine_of(build()), []
-    assert compiled(engine, rows(), lines.append) is None
+    compile_model(engine, rows(), lines.append)
     assert lines == ["torch.compile does not work here (no compiler); going on without it"]
     assert engine.module.hidden_states is None
+
+
+class Parallel(torch.nn.Module):
+    """Stands around a module as data parallel does."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *call):
+        return self.module(*call)
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, Parallel])
+def test_steps_compute_with_the_compiled_model(build, monkeypatch, wrap):
+    calls = []
+
+    def counting(function):
+        def call(*args, **options):
+            calls.append(1)
+            return function(*args, **options)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", counting)
+    engine = engine_of(build())
+    engine.module = wrap(engine.module)
+    compile_model(engine, rows(), print)
+    calls.clear()
+    take_step(engine, [rows()], 1e-3, 1.0, 0)
+    assert calls == [1]
 
 
 @pytest.mark.slow
@@ -260,7 +291,7 @@ def test_compiled_losses_equal_the_plain_ones(build):
     def losses(compile: bool) -> list[float]:
         engine = engine_of(build())
         if compile:
-            engine.module.hidden_states = compiled(engine, rows(), print)
+            compile_model(engine, rows(), print)
             assert engine.module.hidden_states is not None
         return [take_step(engine, [rows()], 1e-3, 1.0, seed)[0] for seed in range(20)]
 
