@@ -26,7 +26,7 @@ ROWS = (
     ("lora",),
     ("finetuning", "judging"),
     ("opening",),
-    ("chat",),
+    ("memory", "chat"),
     ("selfcheck",),
     ("chapter",),
     ("cli",),

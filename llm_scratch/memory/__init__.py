@@ -1,0 +1,1 @@
+"""What a run will need, what it needed, and what to do where that does not fit."""
