@@ -79,8 +79,10 @@ def test_blocks_run_in_order(page: Path, tmp_path: Path) -> None:
 
 def test_a_block_that_fails_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("```sh\ntrue\n```\n\n<!-- not run: needs a GPU -->\n```sh\nfalse\n```\n")
+    page.write_text(
+        "```sh\ntrue\n```\n\n<!-- not run: needs a GPU -->\n```sh\nfalse\n```\n", encoding="utf-8"
+    )
     run_page(page)
-    page.write_text("```sh\nfalse\n```\n")
+    page.write_text("```sh\nfalse\n```\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="exit status 1"):
         run_page(page)
