@@ -115,6 +115,7 @@ def test_writers_of_parts_that_all_have_write_as_much():
 def test_writers_of_parts_make_up_for_what_one_alone_has():
     held = {A: 40, B: 30, C: 20}
     assert writers_of([held | {D: 95}, held]) == {D: 0, A: 1, B: 1, C: 1}
+    assert writers_of([held | {D: 35}, held]) == {D: 0, A: 1, B: 0, C: 1}
 
 
 def test_writers_of_copies_are_among_their_holders():
