@@ -260,7 +260,7 @@ def test_readers_pass_over_a_byte_order_mark(tmp_path, read):
         (
             read_rows,
             "Label,Text\nham,hello, world\n",
-            "broken.csv: line 2 has 3 fields, 2 are needed",
+            "broken.csv: line 2 has 3 fields, not 2",
         ),
         (read_rows, "Label,Text\nham\n", "broken.csv: line 2 has 1 fields"),
     ],
