@@ -279,7 +279,7 @@ def test_weights_convert_takes_the_heads(tmp_path):
 def test_find_gpt2_looks_into_the_data_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM_SCRATCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("LLM_SCRATCH_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match="llm-scratch weights fetch gpt2-xl brings it"):
+    with pytest.raises(FileNotFoundError, match="llm-scratch weights fetch gpt2-xl gets it"):
         find_gpt2("gpt2-xl (1558M)")
     for folder in ("cache", "data"):
         place = tmp_path / folder / "gpt2" / "124M"
