@@ -126,10 +126,10 @@ def write_safetensors(
 
     Args:
         path: the file.
-        tensors: by name; one that lies on a CPU without holes is never copied.
+        tensors: by name; a contiguous one on the CPU is never copied.
         metadata: texts for the header.
-        seen: is called with all bytes of the file in their order, a piece at a time, by a thread
-            beside the writing: the `update` of a hash, say, which takes longer than the disk.
+        seen: called with all bytes of the file in order, one piece at a time, by a thread that
+            runs beside the writing: the `update` of a hash, which may be slower than the disk.
     """
     order, header = _laid_out(tensors, metadata)
     thread, seeing = ThreadPoolExecutor(1), list[Future[object]]()
@@ -140,17 +140,17 @@ def write_safetensors(
                     seeing.append(thread.submit(seen, piece))
                 file.write(piece)
                 if seen is not None and is_copy:
-                    seeing[-1].result()  # or copies would pile up where the disk is faster
+                    seeing[-1].result()  # copies would pile up where the disk is faster
         for each in seeing:
             each.result()
     finally:
-        thread.shutdown(cancel_futures=True)  # of which there are some after an error
+        thread.shutdown(cancel_futures=True)  # after an error some are left
 
 
 def _laid_out(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[list[str], bytes]:
-    """The order of the tensors in a file, and what stands before them."""
+    """Return the order of the tensors in a file, and the header in front of them."""
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
         tensors, key=lambda n: (sizes[n] % ALIGNMENT != 0, -tensors[n].element_size(), n)
@@ -168,7 +168,7 @@ def _laid_out(
 
 
 def _contents(header: bytes, tensors: Iterable[Tensor]) -> Iterator[tuple[memoryview, bool]]:
-    """The bytes of a file, a piece at a time, and whether a piece is a copy."""
+    """Yield the bytes of a file, one piece at a time, and whether a piece is a copy."""
     yield memoryview(header), False
     for tensor in tensors:
         is_copy = not (tensor.is_cpu and tensor.is_contiguous())
@@ -177,7 +177,7 @@ def _contents(header: bytes, tensors: Iterable[Tensor]) -> Iterator[tuple[memory
 
 
 def pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor, row after row, some MB at a time."""
+    """Yield the bytes of a tensor, row after row, at most `PIECE` at a time."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
     for piece in flat.split(PIECE):
         yield piece.cpu().numpy().data
