@@ -41,7 +41,7 @@ def plain_suffix(path: PathLike) -> str:
 
 
 def check_readable(path: PathLike) -> None:
-    """See to it that what unpacks a file is there.
+    """Check that the package that decompresses a file is installed.
 
     Raises:
         ValueError: naming the package that is missing.

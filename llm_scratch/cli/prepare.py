@@ -124,9 +124,9 @@ def _write_parts(args: argparse.Namespace) -> int:
 
     if args.bare_ids:
         raise ValueError("--bare-ids makes one file; leave --part, --parts and --workers out")
-    if args.part and (args.parts or args.workers):
+    if args.part and (args.parts, args.workers) != (None, None):
         raise ValueError("--part makes one part; --parts and --workers make all, so leave one out")
-    part, count = args.part or (None, args.parts or args.workers)
+    part, count = args.part or (None, args.workers if args.parts is None else args.parts)
     paths, field = _texts(args)
     write_parts(
         args.out,
@@ -134,7 +134,7 @@ def _write_parts(args: argparse.Namespace) -> int:
         open_tokenizer(args.tokenizer or "gpt2"),
         parts=count,
         part=part,
-        workers=args.workers or 1,
+        workers=1 if args.workers is None else args.workers,
         field=field,
         empty=args.empty,
         log=partial(print, flush=True),

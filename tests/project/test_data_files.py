@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from llm_scratch.data_files import Columns, RowError, file_rows, file_texts, holds_rows, table_rows
+from llm_scratch.data_files import Columns, RowError, file_rows, file_texts, holds_rows
+from llm_scratch.tables import table_rows
 
 COLUMNS = Columns(("label", "text"), ("id",))
 SEPARATORS = "a\u2028b\x85c\x0bd\u2029e\x1cf"  # where str.splitlines cuts
