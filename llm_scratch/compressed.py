@@ -1,7 +1,7 @@
-"""Files that are compressed, read as if they were not: gzip's, and Zstandard's where it is there.
+"""Compressed files, read as if they were not: gzip, and Zstandard if its package is installed.
 
-The ending tells: `.gz` and `.zst`. They are unpacked as they are read, so that neither the disk nor
-the memory holds all of it.
+The extension says which: `.gz` or `.zst`. Files are decompressed as they are read, so neither the
+disk nor the memory holds all of the content.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any
 PathLike = str | os.PathLike[str]
 
 GZIP, ZSTANDARD = ".gz", ".zst"
-PIECE = 1 << 12  # bytes: a block of Zstandard's may be 30,000 times as long when it is unpacked
+PIECE = 1 << 12  # bytes: a block of Zstandard may be 30,000 times as long when decompressed
 
 
 class DamagedZstandardError(ValueError):
-    """Bytes that are not what Zstandard wrote."""
+    """A file that Zstandard cannot decompress."""
 
 
-# What reading raises where the file is damaged or cut short.
+# The errors of reading a file that is damaged or cut short.
 DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, DamagedZstandardError)
 
 
 def is_compressed(path: PathLike) -> bool:
-    """Say whether a file's ending, in any case, is that of a compressed one."""
+    """Return whether a file's extension, in upper or lower case, is that of a compressed file."""
     return Path(path).suffix.lower() in (GZIP, ZSTANDARD)
 
 
 def plain_suffix(path: PathLike) -> str:
-    """Return the ending of what is in a file, in lower case: ".jsonl" for a.jsonl.gz, too."""
+    """Return the extension of a file's content, in lower case: ".jsonl" for a.jsonl.gz as well."""
     path = Path(path)
     return (path.with_suffix("") if is_compressed(path) else path).suffix.lower()
 
@@ -51,11 +51,11 @@ def check_readable(path: PathLike) -> None:
 
 
 def open_bytes(path: PathLike) -> io.BufferedIOBase:
-    """Open a file to read its bytes, unpacked where it is compressed.
+    """Open a file to read its bytes, decompressed if it is compressed.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the package that unpacks it is missing.
+        ValueError: if the package that decompresses it is missing.
     """
     ending = Path(path).suffix.lower()
     if ending == GZIP:
@@ -66,20 +66,20 @@ def open_bytes(path: PathLike) -> io.BufferedIOBase:
 
 
 def _zstandard(path: PathLike) -> Any:
-    """Return the module that unpacks Zstandard's files: Python's own, or the package."""
+    """Return the module that decompresses Zstandard: Python's own, or the package."""
     for name in ("compression.zstd", "zstandard"):
         with suppress(ModuleNotFoundError):
             return importlib.import_module(name)
     raise ValueError(
-        f"{os.fspath(path)} is compressed with Zstandard; pip install zstandard lets it be read, "
-        "or unpack it with zstd -d"
+        f"{os.fspath(path)} is compressed with Zstandard; pip install zstandard makes it readable, "
+        "or decompress it with zstd -d"
     )
 
 
 class _ZstandardFile(io.RawIOBase):
-    """The unpacked bytes of a file, of one frame or of several behind one another.
+    """The decompressed bytes of a file with one frame or several.
 
-    The package's own reader ends in silence where the file does, also in the middle of a frame.
+    The package's own reader ends without an error where a file ends in the middle of a frame.
     """
 
     def __init__(self, path: PathLike, module: Any) -> None:
@@ -114,7 +114,7 @@ class _ZstandardFile(io.RawIOBase):
         try:
             self._unpacked = self._frame.decompress(packed)
         except self._module.ZstdError as err:
-            raise DamagedZstandardError(f"it is not Zstandard's: {err}") from err
+            raise DamagedZstandardError(f"it is not Zstandard: {err}") from err
         self._packed = b""
         if self._frame.eof:
             self._packed, self._frame = self._frame.unused_data, None

@@ -108,7 +108,7 @@ class Span(NamedTuple):
     Args:
         path: the file.
         start: its first byte.
-        stop: the byte behind its last one.
+        stop: the byte after its last one.
     """
 
     path: Path

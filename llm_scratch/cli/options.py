@@ -114,7 +114,7 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
 
 
 def add_foreign_ids(parser: Any, *, tokenizer: bool = True) -> None:
-    """Add what the ids of other programs don't say of themselves."""
+    """Add the options for ids of other programs, which lack tokenizer and type."""
     if tokenizer:
         parser.add_argument("--tokenizer", metavar="NAME",
                             help="gpt2, or a tokenizer's file; for ids of other programs (.ds, "

@@ -32,7 +32,7 @@ def add_commands(subparsers: Any) -> None:
                usual=f"{OUT}; of parts, {OUT_FOLDER}")  # fmt: skip
     add_tokenizer(parser)
     parser.set_defaults(tokenizer=None)  # a file to verify may bring its own
-    add_option(parser, "--field NAME", "what the text of a row is called", usual="text")
+    add_option(parser, "--field NAME", "the field of a row that holds its text", usual="text")
     parser.add_argument(
         "--empty",
         choices=("drop", "raise"),
@@ -49,13 +49,13 @@ def add_commands(subparsers: Any) -> None:
         action="store_true",
         help="read FILE through and compare it with its checksum; without TEXT, do only this",
     )
-    group = parser.add_argument_group("parts, which a folder holds and training opens as one file")
+    group = parser.add_argument_group("parts in a folder, which training opens as one file")
     group.add_argument("--part", metavar="I/N", type=_part_of,
                        help="make part I of N here, and others elsewhere; default: one file, "
                             "not parts")  # fmt: skip
-    add_option(group, "--workers N", "make all parts here, by so many processes",
+    add_option(group, "--workers N", "processes that make all parts here",
                usual="1 with --parts")  # fmt: skip
-    add_option(group, "--parts N", "how many parts to make here",
+    add_option(group, "--parts N", "the number of parts, all made here",
                usual="as many as workers")  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def _part_of(text: str) -> tuple[int, int]:
     part, _, count = text.partition("/")
     if not (part.isdecimal() and count.isdecimal() and 1 <= int(part) <= int(count)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be like 1/8: a part, from 1, and of how many"
+            f"{text!r} must be like 1/8: a part, from 1, and the number of parts"
         )
     return int(part), int(count)
 
@@ -106,9 +106,7 @@ def write(args: argparse.Namespace) -> TokenFile:
 
     if args.bare_ids:
         if args.field is not None:
-            raise ValueError(
-                "--field names the text of a row, and bare ids have none; leave it out"
-            )
+            raise ValueError("--field names a field of rows, and bare ids have none; leave it out")
         paths = data_paths(args.texts)
         return write_bare_ids(args.out, paths, open_tokenizer(args.tokenizer or "gpt2"))
     paths, field = _texts(args)
@@ -125,7 +123,7 @@ def _write_parts(args: argparse.Namespace) -> int:
     if args.bare_ids:
         raise ValueError("--bare-ids makes one file; leave --part, --parts and --workers out")
     if args.part and (args.parts, args.workers) != (None, None):
-        raise ValueError("--part makes one part; --parts and --workers make all, so leave one out")
+        raise ValueError("--part makes one part, --parts and --workers make all; leave one out")
     part, count = args.part or (None, args.workers if args.parts is None else args.parts)
     paths, field = _texts(args)
     write_parts(
@@ -153,7 +151,9 @@ def _texts(args: argparse.Namespace) -> tuple[list[Path], str]:
     paths = data_paths(args.texts)
     refuse_bare_ids(paths)
     if args.field is not None and not any(map(holds_rows, paths)):
-        raise ValueError(f"--field {args.field} is for files of rows, as .jsonl; there is none")
+        raise ValueError(
+            f"--field {args.field} is for files of rows, such as .jsonl; none is given"
+        )
     return paths, args.field or "text"
 
 

@@ -1,8 +1,8 @@
-"""Ids that other programs have written, opened where they lie.
+"""Ids that other programs have written, opened in place.
 
-datatrove writes a file of ids (`.ds`), the ends of its documents beside it (`.ds.index`), and what
-it knows of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` is ids and nothing else, llm.c's
-files have 1,024 bytes in front of them, NumPy's name their type. None of them holds the tokenizer.
+datatrove writes a file of ids (`.ds`), beside it the ends of its documents (`.ds.index`) and the
+name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin with
+1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
 
 Source:
     huggingface/datatrove, `DocumentTokenizer` and `TokenizedFile`.
@@ -43,7 +43,7 @@ READ_AT_ONCE = 1 << 26  # bytes of ends that opening looks through
 
 @dataclass(frozen=True)
 class NamedTokenizer:
-    """A tokenizer, how many ids it has, and what its user calls it; "" for an object."""
+    """A tokenizer, the size of its vocabulary, and the name its user gave; "" for an object."""
 
     tokenizer: Any
     vocab_size: int
@@ -51,7 +51,7 @@ class NamedTokenizer:
 
 
 def named_tokenizer(tokenizer: Any) -> NamedTokenizer:
-    """Return a tokenizer by its name, its file, or itself.
+    """Return the tokenizer with a name, in a file, or given as an object.
 
     Raises:
         ValueError: if it does not say how many ids it has.
@@ -64,17 +64,17 @@ def named_tokenizer(tokenizer: Any) -> NamedTokenizer:
 
 
 def datatrove_files(path: Path) -> list[Path]:
-    """Return datatrove's files that a path means, one or those in a folder; [] if there is none."""
+    """Return datatrove's file at a path, or its files in a folder; [] if there are none."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix == DATATROVE)
     return [path] if path.suffix == DATATROVE else []
 
 
 def datatrove_contents(files: Sequence[Path], given: NamedTokenizer | None) -> Contents:
-    """Return what is in datatrove's files, mapped, one behind the other.
+    """Return the contents of datatrove's files, mapped, one after the other.
 
     Raises:
-        TokenFileError: if one is damaged or has no index, or they are of several tokenizers.
+        TokenFileError: if one is damaged or has no index, or they name several tokenizers.
         ValueError: if the tokenizer is not given, or is not the one that a file names.
         FileNotFoundError: if a file is missing.
     """
@@ -83,7 +83,7 @@ def datatrove_contents(files: Sequence[Path], given: NamedTokenizer | None) -> C
         if name != named[0][1]:
             raise TokenFileError(
                 f"{file} was written with the tokenizer {name!r}, {named[0][0]} with "
-                f"{named[0][1]!r}; they are no corpus together"
+                f"{named[0][1]!r}; they do not make one corpus"
             )
     if given is None:
         name = named[0][1] if named else "NAME"
@@ -112,10 +112,10 @@ def datatrove_contents(files: Sequence[Path], given: NamedTokenizer | None) -> C
 
 
 def bare_contents(path: Path, given: NamedTokenizer | None, dtype: str | None) -> Contents:
-    """Return what is in a file of bare ids, mapped: one document.
+    """Return the contents of a file of bare ids, mapped: one document.
 
     Raises:
-        ValueError: if tokenizer or type is not given, or the file is not made of such ids.
+        ValueError: if the tokenizer or the type is missing, or the file does not hold such ids.
         FileNotFoundError: if there is no such file.
     """
     if given is None:
@@ -135,11 +135,11 @@ def map_ids(path: Path, dtype: np.dtype | None) -> np.ndarray:
 
     Args:
         path: bare ids, with llm.c's header or without one, or NumPy's `.npy`.
-        dtype: the type of bare ids; None leaves only those that name it.
+        dtype: the type of bare ids; None is enough for files that name it.
 
     Raises:
-        ValueError: if its size is no whole number of ids, NumPy's file holds something else, or
-            the type is needed.
+        ValueError: if the size is not a whole number of ids, a NumPy file holds something else, or
+            the type is missing.
         FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
@@ -150,13 +150,13 @@ def map_ids(path: Path, dtype: np.dtype | None) -> np.ndarray:
     if start.startswith(NUMPY_MAGIC):
         return _map_numpy(path)
     if dtype is None:
-        raise ValueError(f"{path} does not say how long an id is; --dtype uint16 or uint32 does")
+        raise ValueError(f"{path} does not name the type of its ids; add --dtype uint16 or uint32")
     offset = LLM_C_HEADER if start.startswith(LLM_C_MAGIC) else 0
     count, rest = divmod(size - offset, dtype.itemsize)
     if rest or count < 1:
         raise ValueError(
-            f"{path} has {size} bytes, which is no whole number of ids of {dtype.itemsize} bytes; "
-            "are they ids of this tokenizer?"
+            f"{path} has {size} bytes, which is not a whole number of ids of {dtype.itemsize} "
+            "bytes; are they ids of this tokenizer?"
         )
     return np.memmap(path, dtype, "r", offset, (count,))
 
@@ -176,7 +176,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def _tokenizer_name(path: Path) -> str:
-    """Return what a file's metadata call the tokenizer, "" where they don't."""
+    """Return the name of the tokenizer in a file's metadata, "" if there is none."""
     metadata = _beside(path, METADATA)
     if not metadata.is_file():
         return ""
@@ -189,24 +189,24 @@ def _tokenizer_name(path: Path) -> str:
 
 
 def _compare_names(path: Path, name: str, given: NamedTokenizer) -> None:
-    """Compare a tokenizer with the one that a file names: there is nothing else to go by."""
+    """Compare a tokenizer with the one that a file names, as the file holds only its name."""
     parts = Path(name).parts
     theirs = parts[-1].lower() in GPT2_NAMES
     if theirs != (fingerprint(given.tokenizer) == fingerprint(GPT2Tokenizer())):
         called = given.name or type(given.tokenizer).__name__
         raise ValueError(
-            f"{path} was written with the tokenizer {name!r}, given is {called!r}; name that one"
+            f"{path} was written with the tokenizer {name!r}, got {called!r}; use the first"
         )
     if not theirs and given.name and parts[-1] not in Path(given.name).parts:
         warnings.warn(
-            f"{path} was written with the tokenizer {name!r}; whether {given.name!r} is the same, "
-            "the file does not tell",
+            f"{path} was written with the tokenizer {name!r}; make sure that {given.name!r} is the "
+            "same one",
             stacklevel=5,
         )
 
 
 def _map_datatrove(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids of a file (n,), and where its documents end, checked as far as it is cheap."""
+    """Return the ids of a file (n,) and the ends of its documents, after the cheap checks."""
     index = _beside(path, INDEX)
     if not path.is_file():
         raise FileNotFoundError(f"no file of ids at {path}")
@@ -217,13 +217,13 @@ def _map_datatrove(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     data, found = map_bytes(path), index.stat().st_size
     if found % 8:
-        raise TokenFileError(f"{index} has {found} bytes, no whole number of 8; copy it again")
+        raise TokenFileError(f"{index} has {found} bytes, not a multiple of 8; copy it again")
     ends = map_bytes(index).view("<u8")
     last = int(ends[-1]) if len(ends) else 0
     if len(data) not in (2 * last, 4 * last):
         raise TokenFileError(
             f"{path} has {len(data)} bytes, but its documents end after {last} ids, of 2 or 4 "
-            "bytes; copy it and its index again"
+            "bytes; copy both files again"
         )
     if found <= READ_AT_ONCE:
         _check_ends(index, ends)
@@ -234,11 +234,11 @@ def _check_ends(index: Path, ends: np.ndarray) -> None:
     for first in range(0, len(ends), BLOCK):
         block = ends[first : first + BLOCK + 1]
         if (block[1:] < block[:-1]).any():
-            raise TokenFileError(f"{index} is damaged: a document ends before the one in front")
+            raise TokenFileError(f"{index} is damaged: a document ends before the previous one")
 
 
 def _starts(mapped: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
-    """Return where documents begin: at the end of the one before."""
+    """Return the beginnings of documents: each is the end of the one before."""
     arrays, added, before = [], [], 0
     for ids, ends in mapped:
         if len(ends):
@@ -278,7 +278,7 @@ def _verify(
     """Read all ids and ends: no checksum tells whether they are what was written.
 
     Raises:
-        TokenFileError: if a document ends before the one in front, or an id is not in the
+        TokenFileError: if a document ends before the previous one, or an id is not in the
             vocabulary.
     """
     for file, own in zip(files, ends, strict=False):  # bare ids have none

@@ -1,4 +1,4 @@
-"""Arrays that lie in several files, read as the one row that they make together."""
+"""Arrays in several files, read as one array."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 
 class JoinedArray:
-    """Some flat arrays of one type, one behind the other; nothing is copied but what is read.
+    """Flat arrays of one type, one after the other; only what is read is copied.
 
     Args:
         arrays: the arrays, in order; empty ones are left out.
-        added: a number for each array, which is added to what is read from it.
+        added: a number for each array, which is added to the numbers read from it.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], added: Sequence[int] | None = None) -> None:
@@ -38,13 +38,15 @@ class JoinedArray:
         return f"JoinedArray({len(self):,} numbers of {self.dtype} in {len(self._arrays)} arrays)"
 
     def __getitem__(self, place: int | slice) -> Any:
-        """Return one number, or what lies between two places as an array."""
+        """Return one number, or the numbers between two positions as an array."""
         if isinstance(place, slice):
             start, stop, step = place.indices(len(self))
             if step < 0:
                 return np.asarray(self)[place]
             return self._read(start, stop)[::step]
-        at = range(len(self))[place]  # which knows of negative places, and of those outside
+        at = range(len(self))[
+            place
+        ]  # counts negative positions from the end, and refuses those outside
         return self._read(at, at + 1)[0]
 
     def __iter__(self) -> Iterator[Any]:
@@ -53,7 +55,7 @@ class JoinedArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("numbers in several files are one array only as a copy")
+            raise ValueError("numbers in several files make one array only as a copy")
         return self._read(0, len(self)).astype(dtype or self.dtype)
 
     def tolist(self) -> list[int]:
@@ -61,7 +63,7 @@ class JoinedArray:
         return np.asarray(self).tolist()
 
     def between(self, start: int, stop: int) -> JoinedArray | np.ndarray:
-        """Return the numbers from one place to another where they lie; an array if it is one."""
+        """Return the numbers between two positions without a copy: an array if they are in one."""
         pieces = self._pieces(start, stop)
         if len(pieces) == 1 and not pieces[0][1]:
             return pieces[0][0]
@@ -91,5 +93,5 @@ Row = np.ndarray | JoinedArray
 
 
 def between(row: Row, start: int, stop: int) -> Row:
-    """Return a part of a row of numbers where it lies."""
+    """Return the numbers between two positions without a copy."""
     return row.between(start, stop) if isinstance(row, JoinedArray) else row[start:stop]

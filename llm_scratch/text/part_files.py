@@ -1,4 +1,4 @@
-"""The parts of a corpus in a folder: what each says of itself, and all of them opened as one."""
+"""The parts of a corpus in a folder: the facts in each, and all of them opened as one corpus."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def part_name(part: int, count: int) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a part says of itself, beside what every token file does.
+    """The origin of a part.
 
     Args:
-        part: which one it is, from 1.
-        count: of how many.
-        files: tells the texts of all parts.
-        field: what the text of a row was called.
-        times: tells when the files of this part were changed last.
-        read: tells all that was read for this part.
+        part: the number of the part, from 1.
+        count: the number of parts.
+        files: identifies the texts of all parts.
+        field: the field of rows that holds their text.
+        times: identifies the times of the last changes of this part's files.
+        read: the SHA-256 of all bytes that were read for this part.
     """
 
     part: int
@@ -48,14 +48,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class PartFile:
-    """A part's file, without its ids.
+    """The file of a part, without its ids.
 
     Args:
-        path: where it lies.
-        header: what every token file says.
-        facts: what parts say.
-        texts: how many begin in it.
-        closed: whether a mark was written at its end because a text ends there.
+        path: the file.
+        header: its header.
+        facts: its origin.
+        texts: the number of texts that begin in it.
+        closed: whether the end-of-text token at its end is not in the text itself.
     """
 
     path: Path
@@ -66,15 +66,17 @@ class PartFile:
 
 
 def read_part(path: Path) -> PartFile:
-    """Read what a part says of itself.
+    """Read the header and the facts of a part.
 
     Raises:
-        TokenFileError: if it is no part of a corpus, or not a whole one.
+        TokenFileError: if it is not a part of a corpus, or not complete.
         FileNotFoundError: if there is no such file.
     """
     header = read_header(path, part=True)
     if header.facts_bytes > LONGEST_FACTS:
-        raise TokenFileError(f"{path} says more of itself than a part does; remove it")
+        raise TokenFileError(
+            f"{path} has {header.facts_bytes} bytes of facts, a part has fewer; remove it"
+        )
     with open(path, "rb") as file:
         file.seek(header.facts_at)
         packed = file.read(header.facts_bytes)
@@ -85,16 +87,16 @@ def read_part(path: Path) -> PartFile:
     kinds = {"part": int, "count": int, "texts": int, "closed": bool}
     kinds |= {field.name: str for field in fields(Facts) if field.name not in kinds}
     if found.keys() != kinds.keys() or any(type(found[name]) is not kinds[name] for name in kinds):
-        raise TokenFileError(f"{path} does not say what a part says of itself; remove it")
+        raise TokenFileError(f"{path} does not have the facts of a part; remove it")
     texts, closed = found.pop("texts"), found.pop("closed")
     return PartFile(path, header, Facts(**found), texts, closed)
 
 
 def parts_in(folder: Path) -> dict[int, Path]:
-    """Return the parts in a folder by their numbers; an empty dict if there is none.
+    """Return the parts in a folder by their numbers, an empty dict if there are none.
 
     Raises:
-        TokenFileError: if they are of several numbers of parts.
+        TokenFileError: if they belong to several divisions.
     """
     found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     counts = sorted({int(match[2]) for match, _ in found})
@@ -107,13 +109,13 @@ def parts_in(folder: Path) -> dict[int, Path]:
 
 
 def count_in(folder: Path) -> int | None:
-    """Return how many parts the corpus in a folder has, by their names; None if it has none."""
+    """Return the number of parts that the names in a folder give, None if there are none."""
     path = next(iter(parts_in(folder).values()), None) if folder.is_dir() else None
     return None if path is None else int(_NAME.fullmatch(path.name)[2])  # type: ignore[index]
 
 
 def parts_contents(folder: Path) -> Contents:
-    """Return what is in all parts of a corpus, mapped, as one part would hold it.
+    """Return the contents of all parts of a corpus, mapped, as one part would hold them.
 
     Raises:
         TokenFileError: if a part is missing, damaged, or of another corpus than the first.
@@ -170,7 +172,7 @@ def _check_part(part: PartFile, number: int, first: PartFile) -> None:
 
 
 def difference(part: PartFile, facts: Facts, fingerprint: bytes) -> str:
-    """Return in words what a part was made from that is not what the facts say, "" if nothing."""
+    """Return in words how the origin of a part differs from the given one, "" if it does not."""
     if part.header.fingerprint != fingerprint:
         return "with another tokenizer"
     if part.facts.files != facts.files:
@@ -185,7 +187,7 @@ def _tokens(parts: Sequence[PartFile], mapped: Sequence[np.ndarray]) -> Row:
     for part, data in zip(parts, mapped, strict=True):
         stop = HEADER_BYTES + part.header.num_tokens * part.header.dtype.itemsize
         arrays.append(data[HEADER_BYTES:stop].view(part.header.dtype))
-    # A single text has no mark at its end; only all parts together show that it is one.
+    # A single text has no token at its end, and only all parts together show that it is single.
     texts = sum(part.texts for part in parts)
     documents = sum(part.header.num_documents for part in parts)
     last = max((number for number, array in enumerate(arrays) if len(array)), default=0)

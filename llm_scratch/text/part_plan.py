@@ -1,10 +1,10 @@
-"""Which bytes of which texts belong to each of some parts of a corpus.
+"""The plan of a corpus in parts: which bytes of which files belong to each part.
 
 Files keep their order, and each part has about as many bytes. A part begins where a file does, or
-within a large one: JSON Lines are cut between lines, a text only before white space that follows
-something else, so that it has the ids of the whole (and not behind a special token, so that a part
-needs to know nothing of the one before). Compressed files and those that must be parsed whole are
-never cut. Each place follows from the files alone: whoever makes a part computes its own.
+within a large one. JSON Lines are cut between lines. A text is cut only before white space that
+follows another character, which keeps its ids, and never right after a special token, so that a
+part does not depend on the one before. Compressed files and those that must be parsed as a whole
+are never cut. Each cut follows from the files alone, so every process computes the same ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llm_scratch.files import Span
 
 BLOCK = 1 << 16  # bytes
 SAMPLE = 1 << 12  # bytes that tell a file, at its beginning and at its end
-# A mark of the byte order at the beginning is no character of the text.
+# A byte order mark at the beginning is not a character of the text.
 _CUT = regex.compile(r"[^\s\ufeff](?=\s)")
 
 Place = tuple[int, int]  # number of a file, and a byte in it
@@ -34,7 +34,7 @@ Place = tuple[int, int]  # number of a file, and a byte in it
 
 @dataclass(frozen=True)
 class Plan:
-    """Texts in files, divided among parts.
+    """The division of text files among parts.
 
     Args:
         files: the files, in the order of the corpus.
@@ -50,11 +50,11 @@ class Plan:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """How many bytes each file has."""
+        """The size of each file in bytes."""
         return [path.stat().st_size for path in self.files]
 
     def spans(self, part: int) -> list[Path | Span]:
-        """Return the files of a part, counted from 1, with spans of those that are divided."""
+        """Return the files of a part, counted from 1, with spans of divided files."""
         (first, begin), (last, end) = self._place(part - 1), self._place(part)
         found: list[Path | Span] = []
         for number in range(first, last + (end > 0)):
@@ -67,7 +67,7 @@ class Plan:
         return found
 
     def _place(self, cut: int) -> Place:
-        """Return where a cut lies: 0 is the beginning of all texts, `count` their end."""
+        """Return the position of a cut: 0 is the beginning of all texts, `count` their end."""
         if cut in (0, self.count):
             return (0, 0) if cut == 0 else (len(self.files), 0)
         begins = [0, *accumulate(self.sizes)]
@@ -81,7 +81,7 @@ class Plan:
         return (number, place) if place < size else (number + 1, 0)
 
     def _cut(self, path: Path, offset: int, size: int) -> int:
-        """Return where a file is cut that is to be cut at a byte, not its first one."""
+        """Return the position of a cut that is wanted at a byte inside a file."""
         if self.cut_texts and not holds_rows(path) and not is_compressed(path):
             return text_cut(path, offset, size, self.specials)
         if rows_can_be_cut(path):
@@ -89,7 +89,7 @@ class Plan:
         return 0 if offset < size / 2 else size
 
     def identity(self) -> str:
-        """Return 64 hex digits that tell the files: their names, sizes, beginnings and ends."""
+        """Return 64 hex digits that identify the files by names, sizes, beginnings and ends."""
         digest = hashlib.sha256()
         for path, size in zip(self.files, self.sizes, strict=True):
             with open(path, "rb") as file:
@@ -102,7 +102,7 @@ class Plan:
 
 
 def times_of(spans: Sequence[Path | Span]) -> str:
-    """Return 64 hex digits for when the files of a part were changed last."""
+    """Return 64 hex digits that identify the times of the last changes of a part's files."""
     paths = [span.path if isinstance(span, Span) else span for span in spans]
     known = [(path.name, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(known).encode()).hexdigest()
@@ -122,7 +122,7 @@ def bytes_of(spans: Sequence[Path | Span]) -> str:
 
 
 def line_cut(path: Path, offset: int, size: int) -> int:
-    """Return where the first line begins that does not begin before a byte; `size` if none does."""
+    """Return the beginning of the first line from byte `offset` on, `size` if there is none."""
     with open(path, "rb") as file:
         place = offset - 1
         file.seek(place)
@@ -134,9 +134,9 @@ def line_cut(path: Path, offset: int, size: int) -> int:
 
 
 def text_cut(path: Path, offset: int, size: int, specials: Sequence[bytes] = ()) -> int:
-    """Return the first byte from `offset` on that a text may be cut before, `size` for none.
+    """Return the first position from byte `offset` on where a text may be cut, or `size`.
 
-    What is not UTF-8 changes nothing here, and is named by whoever reads it.
+    Bytes that are not UTF-8 make no difference here. Reading the text names them.
     """
     longest = max(map(len, specials), default=0)
     with open(path, "rb") as file:

@@ -1,7 +1,7 @@
-"""Texts into the parts of a corpus: one here, one there, or all by several processes.
+"""Writing the parts of a corpus: one of them, or all with several processes.
 
-No part needs anything of another one, so they are made in any order, on any number of machines that
-see the texts, and whoever was stopped is started again.
+No part depends on another one, so they are made in any order, on any number of machines that have
+the texts. A part that was stopped is started again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Log = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Job:
-    """A part to be made, as it is told to another process."""
+    """The work of making one part, in this process or another."""
 
     folder: Path
     plan: Plan
@@ -63,20 +63,20 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """Where the part belongs."""
+        """The file of the part."""
         return self.folder / part_name(self.part, self.plan.count)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A part that is there.
+    """A complete part.
 
     Args:
         path: its file.
         new: whether it was made now.
-        tokens: how many it has.
-        texts: how many texts begin in it.
-        blanks: the names of those that were left out because they are empty.
+        tokens: the number of its tokens.
+        texts: the number of texts that begin in it.
+        blanks: the names of texts that were left out because they are empty.
     """
 
     path: Path
@@ -101,26 +101,26 @@ def write_parts(
 ) -> list[Written]:
     """Encode texts into the parts of a corpus, which `TokenFile(folder)` opens as one.
 
-    Whatever their number, the parts together hold the ids of `write_tokens`, the documents and
-    their order. Parts that are there already are kept, so that what was stopped is started again.
+    Together the parts hold the ids and documents of `write_tokens` in the same order, however many
+    there are. Existing parts are kept, so the same call completes what was interrupted.
 
     Args:
-        folder: where the parts go; other files in it are left alone.
-        texts: files and folders, as in `write_tokens`; what counts is their order, names and
-            content, not where they lie.
+        folder: the folder for the parts; other files in it are left alone.
+        texts: files and folders, as in `write_tokens`. Their order, names and contents count, not
+            the folders that they are in.
         tokenizer: as in `write_tokens`.
-        parts: how many there are.
+        parts: the number of parts.
         part: the one to make, from 1; None makes all of them.
-        workers: how many processes make them. With more than one, a script needs the guard
-            `if __name__ == "__main__":`, and the tokenizer must be one that can be pickled.
-        field: what the text of a row is called.
+        workers: the number of processes. With more than one, a script needs the guard
+            `if __name__ == "__main__":`, and a tokenizer that can be pickled.
+        field: the field of rows that holds their text.
         empty: as in `write_tokens`.
         progress: show a bar for a part that is made in this process.
-        log: gets a line for each part.
+        log: a function that gets a line for each part.
 
     Raises:
-        ValueError: as `write_tokens`, or if a part is there that was made of other texts, with
-            another tokenizer, or is damaged.
+        ValueError: as in `write_tokens`, or if a part exists that is damaged, or was made from
+            other texts or with another tokenizer.
         FileNotFoundError: if a file is missing.
     """
     jobs = _jobs(Path(folder), texts, tokenizer, parts, field, empty)
@@ -144,7 +144,7 @@ def write_parts(
 def _jobs(
     folder: Path, texts: Texts, tokenizer: Any, parts: int, field: str, empty: Empty
 ) -> list[Job]:
-    """Return what is to be done for each part, once all that can be known before is right."""
+    """Return the work for each part, after checking everything that can be checked before it."""
     check_count("parts", parts)
     check_empty(empty)
     if folder.exists() and not folder.is_dir():
@@ -162,8 +162,7 @@ def _jobs(
         )
     if (count := count_in(folder)) not in (None, parts):
         raise ValueError(
-            f"{folder} has parts of {count}, not of {parts}; go on with {count}, or take another "
-            "folder"
+            f"{folder} has parts of {count}, not of {parts}; use {count}, or another folder"
         )
     specials = {*special_tokens_of(tokenizer), *getattr(tokenizer, "added_words", ())}
     ends = tuple(sorted(special.encode() for special in specials if special))
@@ -176,10 +175,10 @@ def _jobs(
 
 
 def write_part(job: Job) -> Written:
-    """Make a part, or find it there.
+    """Make a part, or find it complete.
 
-    Several processes that make the same one do no harm: each writes a file of its own name, the
-    first one to finish gives it the part's.
+    Several processes may make the same part: each writes a temporary file of its own, and the first
+    one to finish renames it.
     """
     spans = job.plan.spans(job.part)
     facts = Facts(
@@ -195,11 +194,11 @@ def write_part(job: Job) -> Written:
         try:
             done = _made(job, replace(facts, read=bytes_of(spans)), spans)
         except (FileNotFoundError, PermissionError):
-            # Another process may have finished the part and removed what this one has written.
+            # Another process may have finished the part and removed the file of this one.
             done = _found(job, facts, spans)
             if done is None:
                 raise
-    for left in job.folder.glob(f"{job.path.name}.*{PART}"):  # by processes that were killed
+    for left in job.folder.glob(f"{job.path.name}.*{PART}"):  # from processes that were killed
         with suppress(OSError):
             left.unlink()
     return done
@@ -220,7 +219,7 @@ def _made(job: Job, facts: Facts, spans: Sequence[Path | Span]) -> Written:
 
 
 def _text_ends(spans: Sequence[Path | Span]) -> bool:
-    """Say whether no text goes on behind a part."""
+    """Return whether the last text of a part ends in it."""
     last = spans[-1] if spans else None
     if not isinstance(last, Span) or holds_rows(last.path):
         return True
@@ -228,32 +227,30 @@ def _text_ends(spans: Sequence[Path | Span]) -> bool:
 
 
 def _found(job: Job, facts: Facts, spans: Sequence[Path | Span]) -> Written | None:
-    """Return the part that is there, None if there is none.
+    """Return the complete part, None if there is none.
 
     Raises:
         TokenFileError: if it is damaged.
-        ValueError: if it was made of something else.
+        ValueError: if it was made from something else.
     """
     if not job.path.exists():
         return None
-    way_out = "remove it and start again, or take another folder"
+    way_out = "remove it and start again, or use another folder"
     try:
         there = read_part(job.path)
         verify_file(job.path, there.header, job.progress)
     except TokenFileError as err:
-        raise TokenFileError(
-            f"{job.path} is there, but it is not right ({err}); {way_out}"
-        ) from err
+        raise TokenFileError(f"{job.path} exists, but it is damaged ({err}); {way_out}") from err
     differs = difference(there, facts, bytes.fromhex(fingerprint(job.tokenizer)))
     if not differs and not _same_bytes(there, facts, spans):
-        differs = "of texts that were changed since,"
+        differs = "from other contents of its texts"
     if differs:
-        raise ValueError(f"{job.path} is there, but it was made {differs} than are given now")
+        raise ValueError(f"{job.path} exists, but it was made {differs} than given now; {way_out}")
     return Written(job.path, False, there.header.num_tokens, there.texts)
 
 
 def _same_bytes(there: PartFile, facts: Facts, spans: Sequence[Path | Span]) -> bool:
-    """Say whether a part was made of what its files hold now; read only if they were touched."""
+    """Return whether a part's files hold the same bytes, read only if they were touched."""
     return there.facts.times == facts.times or there.facts.read == bytes_of(spans)
 
 
@@ -266,15 +263,15 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
             yield done.result()
     except BrokenProcessPool as err:
         raise ChildProcessError(
-            "a process that made a part was ended from outside, perhaps for its memory; start "
-            "again, with fewer workers: the parts that are finished stay"
+            "a process that made a part was killed, perhaps because memory ran out; start again "
+            "with fewer workers: complete parts are kept"
         ) from err
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """Let a process end when the one that started it does, however that ends."""
+    """Make a worker end with its parent, even if the parent is killed."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

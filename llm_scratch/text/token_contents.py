@@ -1,4 +1,4 @@
-"""What a corpus holds, wherever it lies: in a file, in parts, in files of other programs."""
+"""The contents of a corpus: ids, documents and tokenizer, whichever files hold them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Contents:
         tokens: the ids (n,).
         documents: the index of the first token of each document.
         vocab_size: every id is below it.
-        num_bytes: of text, in UTF-8; 0 where nobody counted them.
-        fingerprint: tells the tokenizer.
-        sha256: tells the content; "" where nobody took it.
-        tokenizer: what gives the tokenizer, None where it is not kept.
-        verify: what compares all of it with its checksum, with a bar or without one.
+        num_bytes: of text, in UTF-8; 0 if they were not counted.
+        fingerprint: identifies the tokenizer.
+        sha256: identifies the content; "" if there is no checksum.
+        tokenizer: a function that returns the tokenizer, None if the files do not hold it.
+        verify: a function that compares everything with its checksum, with or without a bar.
     """
 
     tokens: Row
@@ -51,10 +51,10 @@ class Contents:
 
 
 def file_contents(path: Path) -> Contents:
-    """Return what is in a token file, mapped.
+    """Return the contents of a token file, mapped.
 
     Raises:
-        TokenFileError: if it is no token file, or not a whole one.
+        TokenFileError: if it is not a token file, or not complete.
         FileNotFoundError: if there is no such file.
     """
     header = read_header(path)
@@ -108,7 +108,7 @@ def verify_file(path: Path, header: Header, progress: bool) -> None:
 def map_bytes(path: Path) -> np.ndarray:
     """Return the bytes of a file, mapped: (size,) uint8.
 
-    NumPy's own way holds a descriptor for each file, and a corpus may have more files than a
+    `numpy.memmap` keeps a file descriptor for each file, and a corpus may have more files than a
     process may have descriptors.
     """
     size = path.stat().st_size

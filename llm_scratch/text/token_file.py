@@ -35,22 +35,22 @@ FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance siz
 
 
 class TokenFile:
-    """A corpus as ids, mapped from where it lies: a file, or the files in a folder.
+    """A corpus as ids, mapped in place from a file or from the files in a folder.
 
     `tokens` are the ids (n,), mapped; `documents` the index of the first token of each document,
     mapped; `vocab_size` is above every id; `num_bytes` counts the text in UTF-8 (0: not known);
-    `fingerprint` tells the tokenizer, `sha256` the content ("": not known).
+    `fingerprint` identifies the tokenizer, `sha256` the content ("": not known).
 
     Args:
         path: a file that `write_tokens` wrote, a folder of parts that `write_parts` wrote, a `.ds`
             file of datatrove's or a folder of them, or a file of bare ids.
-        tokenizer: what made the ids, where the files don't hold it: "gpt2", a file, or the
-            tokenizer itself. Where they do, it must be the same.
+        tokenizer: the tokenizer of the ids, if the files do not hold it: "gpt2", a file, or the
+            tokenizer itself. If they do, it must be the same.
         dtype: the type of bare ids, "uint16" or "uint32"; NumPy's `.npy` names it.
 
     Raises:
-        TokenFileError: if it is no token file, or not a whole one; in a folder, naming the part.
-            The content is compared with the checksum by `verify` only, since that reads all of it.
+        TokenFileError: if it is not a token file, or not complete; in a folder, naming the part.
+            Only `verify` compares the content with the checksum, since that reads all of it.
         ValueError: if the tokenizer is missing or another one, or the type of the ids is missing.
         FileNotFoundError: if there is no such file.
     """
@@ -139,9 +139,9 @@ class TokenFile:
         return TokenPart(between(self.tokens, start, stop), self.vocab_size, reopen=reopen)
 
     def verify(self, *, progress: bool = False) -> None:
-        """Read all of it and compare it with its checksum.
+        """Read everything and compare it with the checksum.
 
-        Of the ids of other programs, which have none: whether all are in the vocabulary.
+        Ids of other programs have none; they are compared with the vocabulary.
 
         Raises:
             TokenFileError: if it was changed since it was written.
@@ -154,10 +154,10 @@ def _reopened_part(path: Path, given: dict[str, Any], start: int, stop: int) -> 
 
 
 def _contents_of(path: Path, tokenizer: Any, dtype: str | None) -> Contents:
-    """Return what a path means, whoever wrote it."""
+    """Return the contents at a path: of this library, or of another program."""
     given = None if tokenizer is None else named_tokenizer(tokenizer)
     if dtype is not None and (path.is_dir() or (path.is_file() and is_token_file(path))):
-        raise ValueError(f"{path} knows the type of its ids; leave {dtype=} out")
+        raise ValueError(f"{path} names the type of its ids itself; leave {dtype=} out")
     if files := datatrove_files(path):
         return datatrove_contents(files, given)
     if dtype is not None or (given is not None and _is_numpy(path)):
@@ -165,7 +165,7 @@ def _contents_of(path: Path, tokenizer: Any, dtype: str | None) -> Contents:
     contents = _folder_contents(path) if path.is_dir() else file_contents(path)
     if given is not None and (own := fingerprint(given.tokenizer)) != contents.fingerprint:
         raise ValueError(
-            f"{path} was made with the tokenizer {contents.fingerprint[:12]}..., given is "
+            f"{path} was made with the tokenizer {contents.fingerprint[:12]}..., got "
             f"{own[:12]}...; prepare the text with that one"
         )
     return contents
@@ -214,7 +214,7 @@ def write_tokens(
             or GPT-2's, of others the fingerprint is.
         empty: what to do about texts without a letter: "drop" them with a warning that numbers
             them, or "raise".
-        field: what the text of a row is called.
+        field: the field of rows that holds their text.
         progress: show a bar when it takes longer than a second.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Behind them lie the ids, then the starts of the documents, then the tokenizer, with nothing in
 between but the bytes that put the starts on a multiple of eight. Numbers are little-endian. A file
-of version 2 is a part of a corpus, and says in JSON at its end which: see `part_files`.
+of version 2 is a part of a corpus, with JSON about its origin at its end: see `part_files`.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ def read_header(path: Path, *, part: bool = False) -> Header:
 
     Args:
         path: the file.
-        part: whether it is a part of a corpus, which alone is no token file.
+        part: whether a part of a corpus is expected, which is not a token file alone.
 
     Raises:
-        TokenFileError: if it is no token file, or not a whole one, or not what `part` says.
+        TokenFileError: if it is not a token file, not complete, or not what `part` says.
         FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
@@ -116,7 +116,7 @@ def read_header(path: Path, *, part: bool = False) -> Header:
         bare = looks_bare(start, length)
         words = " --bare-ids --tokenizer gpt2 --out tokens.bin" if bare else ""
         kind = "the bare ids that it seems to hold" if bare else "a text"
-        in_place = ", --dtype uint16 --tokenizer gpt2 opens them where they are" if bare else ""
+        in_place = ", --dtype uint16 --tokenizer gpt2 opens them in place" if bare else ""
         raise TokenFileError(
             f"{path} is not a token file; llm-scratch prepare {path}{words} makes one of "
             f"{kind}{in_place}"
@@ -127,7 +127,7 @@ def read_header(path: Path, *, part: bool = False) -> Header:
     if header.is_part and not part:
         raise TokenFileError(f"{path} is one part of a corpus; open the folder, {path.parent}")
     if part and not header.is_part:
-        raise TokenFileError(f"{path} is a token file and no part of a corpus; move it away")
+        raise TokenFileError(f"{path} is a token file, not a part of a corpus; move it away")
     return header
 
 

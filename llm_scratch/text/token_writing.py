@@ -48,7 +48,7 @@ Empty = Literal["drop", "raise"]
 GPT2 = b"gpt2"  # in the place of the tokenizer: the one that ships with this library
 BLOCK = 1 << 20  # characters
 NO_MARK = -1
-INSIDE = -2  # in the place of the id before: any id of a text
+INSIDE = -2  # the id before, in the middle of a text
 _NOT_BLANK = regex.compile(r"\S")  # the \S that texts are cut by; str.strip has another
 SHOWN = 20
 
@@ -71,7 +71,7 @@ def write_token_file(
 
 
 def check_empty(empty: str) -> None:
-    """See to it that what to do about empty texts is one of the two.
+    """Check that the treatment of empty texts is one of the two.
 
     Raises:
         ValueError: if it is not.
@@ -81,7 +81,7 @@ def check_empty(empty: str) -> None:
 
 
 def warn_of_blanks(blanks: Sequence[str], others: int, stacklevel: int, where: str = "") -> None:
-    """Say which texts were left out, if there are any."""
+    """Warn of the texts that were left out, if there are any."""
     if blanks:
         more = ", ..." if len(blanks) > SHOWN else ""
         warnings.warn(
@@ -92,14 +92,14 @@ def warn_of_blanks(blanks: Sequence[str], others: int, stacklevel: int, where: s
 
 
 def cuts_texts(tokenizer: Any) -> bool:
-    """Say whether a long text may be encoded in pieces with a tokenizer."""
+    """Return whether a tokenizer may encode a long text in pieces."""
     pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
     words = getattr(tokenizer, "added_words", ())
     return can_be_cut(pattern, {*special_tokens_of(tokenizer), *words})
 
 
 def mark_of(tokenizer: Any) -> int:
-    """Return the id that ends a document; `NO_MARK` where a tokenizer has none."""
+    """Return the id that ends a document, `NO_MARK` if a tokenizer has none."""
     end = end_of_text_id(tokenizer)
     return NO_MARK if end is None else end
 
@@ -123,7 +123,7 @@ class TokenWriter:
         self.starts = array("Q")  # of documents
         self.num_texts = self.num_tokens = self.num_bytes = 0
         self.last = self.mark
-        self.goes_on = False  # the first text has its beginning elsewhere
+        self.goes_on = False  # whether the first text begins in another part
         file.write(bytes(HEADER_BYTES))  # the header comes last: it holds the counts
 
     def add_texts(
@@ -141,7 +141,7 @@ class TokenWriter:
     def add_text(self, text: Text, advance: Callable[[int], Any]) -> bool:
         """Write one text and say whether there was anything in it."""
         inside = isinstance(text.source, Span) and text.source.start > 0
-        if inside:  # what comes before is not blank: texts are cut behind something else
+        if inside:  # the text before it is not blank, as every cut follows another character
             self.last, self.goes_on = INSIDE, True
         for number, block in enumerate(blocks_of(text.source, self.whole, BLOCK)):
             # A first block is never cut within white space: if it is blank, all of the text is.
@@ -198,12 +198,12 @@ class TokenWriter:
         self._finish(b"")
 
     def finish_part(self, ended: bool, facts: dict[str, Any]) -> None:
-        """Finish one part of a corpus, whose first and last text may lie in others, too.
+        """Finish a part of a corpus, whose first and last text may continue in other parts.
 
         Args:
-            ended: whether the last text ends here. Its mark is written, and noted as "closed": if
-                the text turns out to be the only one, it has none.
-            facts: what is written in JSON.
+            ended: whether the last text ends here. Its end-of-text token is then written and noted
+                as "closed", since a text that turns out to be the only one has none.
+            facts: the origin of the part.
         """
         closed = ended and self.num_tokens > 0 and self.mark != NO_MARK and self._write_mark()
         facts = facts | {"texts": self.num_texts, "closed": closed}

@@ -267,9 +267,12 @@ def another_field(path, tokenizer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed_texts, "it was made of other texts, or in another order, than are given now"),
-        (changed_within, "it was made of texts that were changed since, than are given now"),
-        (another_tokenizer, "it was made with another tokenizer than are given now"),
+        (
+            changed_texts,
+            "it was made of other texts, or in another order, than given now; remove it",
+        ),
+        (changed_within, "it was made from other contents of its texts than given now"),
+        (another_tokenizer, "it was made with another tokenizer than given now"),
         (another_order, "it was made of other texts, or in another order,"),
         (another_field, r"it was made of another field \('text'\)"),
     ],
@@ -295,7 +298,7 @@ def test_parts_of_two_corpora_are_no_corpus(tmp_path, small):
     (tmp_path / "p" / part_name(2, 2)).write_bytes((tmp_path / "p" / part_name(1, 2)).read_bytes())
     with pytest.raises(TokenFileError, match="says that it is part 1 of 2; was it renamed"):
         TokenFile(tmp_path / "p")
-    with pytest.raises(ValueError, match="has parts of 2, not of 3; go on with 2, or take another"):
+    with pytest.raises(ValueError, match="has parts of 2, not of 3; use 2, or another folder"):
         write_parts(tmp_path / "p", path, small, parts=3)
     write_parts(tmp_path / "q", other, small, parts=3, part=2, progress=False)
     (tmp_path / "q" / part_name(2, 3)).rename(tmp_path / "p" / part_name(2, 3))
@@ -310,7 +313,7 @@ def test_a_part_alone_is_no_token_file_and_the_other_way_round(tmp_path, small):
         TokenFile(part.path)
     write_tokens(tmp_path / "whole", path, small, progress=False)
     part.path.write_bytes((tmp_path / "whole").read_bytes())
-    with pytest.raises(TokenFileError, match="is a token file and no part of a corpus"):
+    with pytest.raises(TokenFileError, match="is a token file, not a part of a corpus"):
         TokenFile(tmp_path / "p")
     with pytest.raises(FileNotFoundError, match=r"holds no parts of a corpus, and no \.ds files"):
         TokenFile(tmp_path)

@@ -117,7 +117,7 @@ def test_ds_without_a_tokenizer_names_the_option(tmp_path, small):
 def test_the_name_of_gpt2_is_compared_for_sure(tmp_path, small, tokenizer, name):
     path = write_ds(tmp_path / "a.ds", DOCUMENTS, name=name)
     assert len(TokenFile(path, tokenizer="gpt2")) == len(TokenFile(path, tokenizer=tokenizer)) > 100
-    with pytest.raises(ValueError, match=f"tokenizer '{name}', given is 'BytePairTokenizer'; name"):
+    with pytest.raises(ValueError, match=f"tokenizer '{name}', got 'BytePairTokenizer'; use"):
         TokenFile(path, tokenizer=small)
 
 
@@ -126,9 +126,9 @@ def test_another_name_is_a_warning_and_gpt2_in_its_place_an_error(tmp_path, smal
     small.save(tmp_path / "small.json")
     small.save(tmp_path / "other.json")
     TokenFile(path, tokenizer=str(tmp_path / "small.json"))  # without a warning
-    with pytest.warns(UserWarning, match=r"'org/small\.json'; whether '.*other\.json' is the same"):
+    with pytest.warns(UserWarning, match=r"'org/small\.json'; make sure that '.*other\.json' is"):
         TokenFile(path, tokenizer=str(tmp_path / "other.json"))
-    with pytest.raises(ValueError, match=r"tokenizer 'org/small\.json', given is 'gpt2'"):
+    with pytest.raises(ValueError, match=r"tokenizer 'org/small\.json', got 'gpt2'"):
         TokenFile(path, tokenizer="gpt2")
 
 
@@ -153,11 +153,11 @@ def test_a_mask_of_losses_is_not_passed_over_in_silence(tmp_path, small):
         (lambda p: p.write_bytes(p.read_bytes() + b"\0\0"), "its documents end after"),
         (lambda p: p.write_bytes(p.read_bytes()[:-1]), "its documents end after"),
         (lambda p: p.write_bytes(b""), "its documents end after"),
-        (lambda p: index(p).write_bytes(index(p).read_bytes()[:-3]), "no whole number of 8"),
+        (lambda p: index(p).write_bytes(index(p).read_bytes()[:-3]), "not a multiple of 8"),
         (lambda p: index(p).write_bytes(index(p).read_bytes()[:-8]), "its documents end after"),
         (lambda p: index(p).write_bytes(b""), "its documents end after 0 ids"),
         (lambda p: index(p).unlink(), r"has no a\.ds\.index beside it; .* --bare-ids"),
-        (lambda p: swap_ends(p), "a document ends before the one in front"),
+        (lambda p: swap_ends(p), "a document ends before the previous one"),
         (lambda p: p.with_name("a.ds.metadata").write_bytes(b"\xff\xfe\n"), "metadata is damaged"),
     ],
 )
@@ -193,7 +193,7 @@ def test_ends_that_are_too_many_to_look_through_are_left_to_verify(tmp_path, sma
     path = write_ds(tmp_path / "a.ds", DOCUMENTS)
     TokenFile(path, tokenizer=small).verify()
     swap_ends(path)
-    with pytest.raises(TokenFileError, match="a document ends before the one in front"):
+    with pytest.raises(TokenFileError, match="a document ends before the previous one"):
         TokenFile(path, tokenizer=small).verify()
 
 
@@ -224,7 +224,7 @@ def test_bare_ids_open_where_they_lie(tmp_path, tokenizer):
     [
         ({"dtype": "uint16"}, "does not hold its tokenizer; name it: --tokenizer gpt2"),
         ({"dtype": "int8", "tokenizer": "gpt2"}, "dtype='int8' must be one of uint16, uint32"),
-        ({"dtype": "uint32", "tokenizer": "gpt2"}, "no whole number of ids of 4 bytes"),
+        ({"dtype": "uint32", "tokenizer": "gpt2"}, "not a whole number of ids of 4 bytes"),
         ({"tokenizer": "gpt2"}, "is not a token file; .* --dtype uint16 --tokenizer gpt2 opens"),
     ],
 )
@@ -243,10 +243,12 @@ def test_negative_ids_are_refused(tmp_path):
 def test_a_token_file_knows_its_type_and_its_tokenizer(tmp_path, small):
     path = tmp_path / "t.bin"
     write_tokens(path, "abc", small, progress=False)
-    with pytest.raises(ValueError, match="knows the type of its ids; leave dtype='uint16' out"):
+    with pytest.raises(
+        ValueError, match="names the type of its ids itself; leave dtype='uint16' out"
+    ):
         TokenFile(path, dtype="uint16")
     assert len(TokenFile(path, tokenizer=small)) == 3
-    with pytest.raises(ValueError, match=r"was made with the tokenizer .*\.\.\., given is "):
+    with pytest.raises(ValueError, match=r"was made with the tokenizer .*\.\.\., got "):
         TokenFile(path, tokenizer="gpt2")
 
 

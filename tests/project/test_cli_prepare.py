@@ -223,14 +223,14 @@ def test_prepare_takes_the_field_of_rows(capsys, tmp_path, mine):
         (["--part", "2"], "'2' must be like 1/8"),
         (
             ["--part", "1/3", "--parts", "3"],
-            "--part makes one part; --parts and --workers make all",
+            "--part makes one part, --parts and --workers make",
         ),
-        (["--part", "1/3", "--workers", "2"], "--part makes one part; --parts and --workers make"),
+        (["--part", "1/3", "--workers", "2"], "--part makes one part, --parts and --workers make"),
         (["--parts", "0"], "parts=0 must be 1 or more"),
         (["--workers", "-1"], "must be 1 or more"),
         (["--parts", "2", "--bare-ids"], "--bare-ids makes one file"),
-        (["--field", "body"], "--field body is for files of rows, as .jsonl; there is none"),
-        (["--field", "body", "--bare-ids"], "--field names the text of a row"),
+        (["--field", "body"], "--field body is for files of rows, such as .jsonl; none is"),
+        (["--field", "body", "--bare-ids"], "--field names a field of rows"),
         (["--parts", "2", "--out", "cats/0.txt"], "0.txt is a file; parts need a folder"),
     ],
 )

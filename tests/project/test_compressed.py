@@ -109,7 +109,7 @@ def test_zstandard_without_its_package_names_it(tmp_path, monkeypatch):
     path = _written(tmp_path / "a.txt.zst", b"x")
     monkeypatch.setitem(sys.modules, "zstandard", None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
-    message = r"a\.txt\.zst is compressed with Zstandard; pip install zstandard .* zstd -d"
+    message = r"a\.txt\.zst is compressed with Zstandard; pip install zstandard makes it readable"
     with pytest.raises(ValueError, match=message):
         write_tokens(tmp_path / "t", ["first", path], BytePairTokenizer([]))
 

@@ -98,7 +98,7 @@ def test_a_truncated_part_is_refused_at_once_and_never_kept(folder, good, text, 
         path.write_bytes(good[1][:length])
         with pytest.raises(TokenFileError, match="00002-of-00002"):
             TokenFile(folder)
-        with pytest.raises(TokenFileError, match="is there, but it is not right .*; remove it and"):
+        with pytest.raises(TokenFileError, match="exists, but it is damaged .*; remove it and"):
             write_parts(folder, text, tokenizer, parts=2, progress=False)
         assert path.read_bytes() == good[1][:length]
 
@@ -279,7 +279,7 @@ def test_a_worker_that_is_killed_is_named_and_one_whose_parent_dies_ends(tmp_pat
     words = [sys.executable, script, tmp_path]
     done = subprocess.run([*words, "fine", "KILL"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "ended from outside, perhaps for its memory; start again" in done.stderr
+    assert "was killed, perhaps because memory ran out; start again" in done.stderr
     shutil.rmtree(tmp_path / "parts")
     parent = subprocess.Popen([*words, "WAIT", "fine"])
     worker = _wait_for(lambda: [int(p.name) for p in tmp_path.iterdir() if p.name.isdecimal()])[0]
