@@ -1,8 +1,8 @@
 """Ids that other programs have written, opened in place.
 
 datatrove writes a file of ids (`.ds`), beside it the ends of its documents (`.ds.index`) and the
-name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin with
-1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
+name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin
+with 1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
 
 Source:
     huggingface/datatrove, `DocumentTokenizer` and `TokenizedFile`.
@@ -275,7 +275,7 @@ def _verify(
     ends: Sequence[np.ndarray],
     progress: bool,
 ) -> None:
-    """Read all ids and ends: no checksum tells whether they are what was written.
+    """Check all ids and ends, as there is no checksum.
 
     Raises:
         TokenFileError: if a document ends before the previous one, or an id is not in the
