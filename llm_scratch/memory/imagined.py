@@ -64,7 +64,7 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
     with ExitStack() as stack:
         ranks = stack.enter_context(_processes(step.ranks))
         stack.enter_context(FakeTensorMode())
-        stack.enter_context(_Answers())
+        stack.enter_context(_Answers(getattr(step.cfg, "num_experts", 0)))
         if step.attention == "by-hand":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         with warnings.catch_warnings():  # of a tied head without LoRA, and of times of waiting
@@ -157,8 +157,13 @@ def _processes(count: int) -> Iterator[Ranks]:
 class _Answers(TorchDispatchMode):
     """Answers what tensors without numbers are asked for: how large one is, and where it isn't 0.
 
-    Counts are 1, other numbers 0 (which are finite), nothing is 0 where places are asked for.
+    Counts are 1, other numbers 0 (which are finite), nothing is 0 where places are asked for,
+    and every expert gets the same share of the tokens.
     """
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self._experts = experts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not args or not hasattr(args[0], "fake_mode"):
@@ -166,7 +171,13 @@ class _Answers(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             kind: torch.dtype = args[0].dtype
             return 0.0 if kind.is_floating_point else kind == torch.bool or 1
+        if func is torch.ops.aten._unique2.default:  # of the numbers of experts
+            empty = torch.empty(0, dtype=torch.long)
+            return torch.tensor(range(self._experts)), empty, empty
         if func is torch.ops.aten.nonzero.default:
             tensor: Tensor = args[0]
-            return torch.zeros(tensor.numel(), tensor.dim(), dtype=torch.long)
+            count = tensor.numel()
+            if tensor.dim() == 2:  # the tokens of an expert, and which choice of theirs it is
+                count = -(-count // self._experts)
+            return torch.zeros(count, tensor.dim(), dtype=torch.long)
         return func(*args, **(kwargs or {}))
