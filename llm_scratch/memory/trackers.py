@@ -55,21 +55,24 @@ def tracker_of(made: ImaginedStep, elsewhere: tuple[str, ...] = ()) -> Any:
 def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
     """A context for steps that a tracker follows."""
     engine = made.engine
+    divided = hasattr(engine.module, "unshard")
 
     def before_forward(*call: Any) -> None:
         tracker.phase = BACKWARD
 
     def before_update(*call: Any) -> None:
         if tracker.phase != STEP:
-            found = (p.grad for p in engine.model.parameters() if p.grad is not None)
+            found = [p.grad for p in engine.model.parameters() if p.grad is not None]
             tracker.gradients = size_of(map(local, found))
+            for gradient in () if divided else found:  # data parallel's are views of its buckets
+                tracker.tell_gradient(gradient)
         tracker.phase = STEP
 
     with tracker:
         hooks = [engine.module.register_forward_pre_hook(before_forward, prepend=True)]
         for optimizer in map(own_part, engine.optimizers):
             hooks.append(optimizer.register_step_pre_hook(before_update))
-        if not hasattr(engine.module, "unshard"):
+        if not divided:
             hooks += _gradient_hooks(tracker, engine.model) + _block_hooks(tracker, engine.model)
         try:
             yield
@@ -81,15 +84,12 @@ def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
 def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
     """Hooks on what learns that tell a tracker which tensors are gradients."""
 
-    def tell(gradient: Tensor) -> None:
-        tracker._update_and_maybe_create_winfos(gradient, tracker._ref_class.GRAD)
-
     def tell_sum(parameter: Any) -> None:
-        tell(parameter.grad)
+        tracker.tell_gradient(parameter.grad)
 
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     sums = [parameter.register_post_accumulate_grad_hook(tell_sum) for parameter in learning]
-    return sums + [parameter.register_hook(tell) for parameter in learning]
+    return sums + [parameter.register_hook(tracker.tell_gradient) for parameter in learning]
 
 
 def _block_hooks(tracker: Any, model: Any) -> list[Any]:
@@ -149,6 +149,7 @@ class _Peaks:
     peaks: dict[str, dict[str, int]]
     _curr_mem_snap: dict[Any, dict[Any, int]]
     _track_optimizer_states: Any
+    _update_and_maybe_create_winfos: Any
     _ref_class: Any
 
     def __init__(self, *args: Any) -> None:
@@ -162,6 +163,10 @@ class _Peaks:
         self.peaks, self._highest, self.phase = {}, {}, BACKWARD
         for optimizer in map(own_part, made.engine.optimizers):
             self._track_optimizer_states(self._ref_class.OPT, optimizer)
+
+    def tell_gradient(self, gradient: Tensor) -> None:
+        """Count a tensor as a gradient, of a model that is not divided."""
+        self._update_and_maybe_create_winfos(gradient, self._ref_class.GRAD)
 
     def _update_peak_stats(self, state: Any) -> None:
         for kinds in self._curr_mem_snap.values():  # of the one device there is
