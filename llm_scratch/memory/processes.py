@@ -48,7 +48,7 @@ def first_of(count: int) -> Iterator[Ranks]:
     try:
         # It would read the numbers of tensors that have none.
         name = "_verify_param_shape_across_processes"
-        with mock.patch.object(data_parallel, name, lambda *shapes: None):
+        with mock.patch.object(data_parallel, name, return_value=None):
             yield FirstOfMany(0, count, 0, count)
     finally:
         dist.destroy_process_group()
@@ -60,7 +60,6 @@ def send_nowhere(module: Any) -> None:
     Its buckets stay those of the first step. Real ones are made anew in the second, in the order
     in which gradients came, and are as large together.
     """
-
     # Not annotated: PyTorch compares annotations, which are texts in this file.
     module.register_comm_hook(None, lambda state, bucket: _done(bucket.buffer()))
     module.reducer = _KeepsBuckets(module.reducer)

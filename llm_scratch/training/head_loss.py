@@ -91,8 +91,8 @@ def comes_in_pieces(head: Any) -> bool:
 
 
 def without_numbers(tensor: Tensor) -> bool:
-    """Return whether a tensor has a shape only: one of PyTorch's fakes, or on the meta device."""
-    return tensor.is_meta or hasattr(tensor, "fake_mode")
+    """Return whether a tensor is one of PyTorch's fakes, which have a shape only."""
+    return hasattr(tensor, "fake_mode")
 
 
 def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
