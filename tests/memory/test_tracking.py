@@ -20,8 +20,10 @@ from llm_scratch.memory.step import TrainingStep
 from llm_scratch.memory.tracking import KINDS, Tracked, track_step
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import Division
 from llm_scratch.training.held import held_in_step
+from llm_scratch.training.sharding import local
 
 ROOT = Path(__file__).parents[2]
 V, C, T = 1000, 32, 64
@@ -39,13 +41,13 @@ def tracked(cfg=LLAMA, **options) -> Tracked:
     return track_step(TrainingStep(cfg, **options))
 
 
-def real_step(step: TrainingStep, ranks=None) -> ImaginedStep:
+def real_step(step: TrainingStep, ranks: Ranks = ONE) -> ImaginedStep:
     """The same step with memory and numbers."""
-    engine = engine_of(step) if ranks is None else engine_of(step, ranks)
+    engine = engine_of(step, ranks)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in engine.model.parameters():
-            parameter.normal_(0, 0.02, generator=generator if ranks is None else None)
+        for parameter in map(local, engine.model.parameters()):
+            parameter.normal_(0, 0.02, generator=generator)
     ids = torch.randint(V, (2, step.rows, step.tokens_a_row), generator=generator)
     return ImaginedStep(engine, [tuple(ids)] * step.accumulation)
 
@@ -145,6 +147,16 @@ def test_checkpointed_blocks_keep_their_input():
     assert plain.backward_peak > every.backward_peak + 10 * more
 
 
+def test_what_a_block_computes_again_are_activations():
+    sizes = {"rows": 4, "loss_chunk": None}
+    deeper = tracked(replace(LLAMA, n_layers=3), **sizes)
+    block = deeper.backward_parts["activations"] - tracked(**sizes).backward_parts["activations"]
+    small = replace(LLAMA, vocab_size=50)  # whose peak is in a block
+    found = tracked(small, rows=4, checkpoint_blocks=1).backward_parts
+    assert found["activations"] > block
+    assert found["temporary"] > 0
+
+
 def test_lora_learns_little_and_keeps_what_it_stands_on():
     plain, lora = tracked(), tracked(lora_rank=4)
     added = lora.static["parameters"] - plain.static["parameters"]
@@ -168,7 +180,7 @@ def test_last_blocks_learn_alone():
 
 
 def test_micro_batches_add_to_the_gradients_that_are_there():
-    one, many = tracked(loss_chunk=8), tracked(loss_chunk=8, accumulation=3)
+    one, many = tracked(loss_chunk=32), tracked(loss_chunk=32, accumulation=3)
     whole = one.static["gradients"]
     # While the head's share is there, those of all before are.
     assert many.backward_peak - one.backward_peak == pytest.approx(whole, rel=0.05)
@@ -188,7 +200,7 @@ def test_data_parallel_holds_gradients_all_the_time(shard):
     assert shares == (1 if shard == "none" else pytest.approx(0.5, rel=0.05))
 
 
-@pytest.mark.parametrize("ranks", [2, 7, 64])
+@pytest.mark.parametrize("ranks", [7, pytest.param(64, marks=pytest.mark.slow)])
 def test_full_sharding_holds_a_part(ranks):
     one, found = tracked(), tracked(ranks=ranks, division=FULL)
     with imagined(TrainingStep(LLAMA)) as made:
@@ -302,6 +314,62 @@ def test_without_a_group_of_absent_processes_one_can_be_tracked(monkeypatch):
     assert tracked().peak > 0
     with pytest.raises(ValueError, match="one process can be tracked, not 2"):
         tracked(ranks=2)
+
+
+SEVERAL = {
+    "data parallel": {},
+    "zero-1": {"division": Division("optimizer")},
+    "full": {"division": FULL, "loss_chunk": None},
+    "full, blocks twice": {"division": FULL, "checkpoint_blocks": 1},
+    "full, last block": {"division": FULL, "last_blocks": 1},
+    "kept": {"division": Division("full", reshard=False), "precision": "bfloat16"},
+}
+# Prints the peaks of real steps of two processes, by PyTorch's own trackers.
+TWO = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+import torch
+from test_tracking import LLAMA, SEVERAL, TrainingStep, real_step
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed._tools.mem_tracker import MemTracker
+from llm_scratch.training.distributed import joined
+from llm_scratch.training.optimizer_state import own_part
+
+with joined("cpu") as ranks:
+    for options in SEVERAL.values():
+        made = real_step(TrainingStep(LLAMA, ranks=2, **options), ranks)
+        module, optimizer = made.engine.module, own_part(made.engine.optimizers[0])
+        inputs = tuple(tensor for batch in made.batches for tensor in batch)
+        if hasattr(module, "unshard"):
+            tracker = FSDPMemTracker(module, optimizer)
+            tracker.track_inputs(inputs)
+        else:
+            tracker = MemTracker()
+            tracker.track_external(module, *inputs)
+        with tracker:
+            made.take()
+            tracker.reset_mod_stats()
+            tracker._peak_mem.clear()
+            made.take()
+        peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+        if ranks.first:
+            print(peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="several processes need Linux or macOS")
+def test_the_peaks_of_two_processes_are_those_of_real_ones(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO, encoding="utf-8")
+    start = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    start += ["--nproc-per-node", "2", str(script), str(Path(__file__).parent)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, *start], env=env, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    real = dict(zip(SEVERAL, map(int, done.stdout.split()), strict=True))
+    assert {name: tracked(ranks=2, **options).peak for name, options in SEVERAL.items()} == real
 
 
 LARGE = """
