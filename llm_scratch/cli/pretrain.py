@@ -18,7 +18,12 @@ from llm_scratch.cli.options import (
     open_asked,
     save_picture,
 )
-from llm_scratch.cli.processes import add_processes, in_processes, training_options
+from llm_scratch.cli.processes import (
+    add_processes,
+    add_snapshot,
+    in_processes,
+    training_options,
+)
 from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import FAMILIES
@@ -69,6 +74,7 @@ def add_pretrain(subparsers: Any) -> None:
     add_device(parser)
     add_precision(parser)
     add_processes(parser)
+    add_snapshot(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",

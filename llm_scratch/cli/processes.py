@@ -36,6 +36,13 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     add_option(group, "--timeout X", "seconds that a process waits for the others", 120.0)
 
 
+def add_snapshot(parser: argparse.ArgumentParser) -> None:
+    """Add the record of CUDA's allocator."""
+    parser.add_argument("--memory-snapshot", metavar="FILE",
+                        help="on CUDA: write every allocation to this file, for PyTorch's page of "
+                             "memory snapshots; default: none")  # fmt: skip
+
+
 def _mesh(text: str) -> tuple[int, int]:
     copies, _, parts = text.partition("x")
     if not (copies.isdigit() and parts.isdigit()):
@@ -79,5 +86,6 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "ranks": args.ranks,
         "division": args.division,
         "device": device,
+        "memory_snapshot": args.memory_snapshot,
         "progress": args.ranks.first and sys.stderr.isatty(),
     }
