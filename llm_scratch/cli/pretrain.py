@@ -41,7 +41,7 @@ def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
     add_pretrain(subparsers)
     add_eval(subparsers)
-    about = "draw loss, learning rate and gradient norm of runs"
+    about = "draw loss, learning rate and gradient norm of runs, and logged memory"
     parser = add_command(subparsers, "plot", about, "plot runs/one runs/two", run_plot)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     add_option(parser, "--out FILE", "the picture", "runs.png")
@@ -193,4 +193,10 @@ def run_plot(args: argparse.Namespace) -> int:
 
     runs = {str(run): read_metrics(run) for name in args.runs for run in matching(name)}
     save_picture(args.out, lambda: plot_runs(runs))
+    if any(line.get("memory") for lines in runs.values() for line in lines):
+        from llm_scratch.plotting.memory import plot_stages
+
+        out = Path(args.out)
+        picture = out.with_name(f"{out.stem}-memory{out.suffix}")
+        save_picture(str(picture), lambda: plot_stages(runs))
     return 0

@@ -23,7 +23,6 @@ import torch
 
 STAGES = ("before forward", "after forward", "before backward", "after backward",
           "before step", "after step")  # fmt: skip
-COUNTED = ("allocated", "active", "reserved", "driver", "resident")
 ENTRIES = 100_000  # of the allocator's record: the newest of these calls are kept
 STATUS = Path("/proc/self/status")
 REFERENCES = Path("/proc/self/clear_refs")
@@ -47,7 +46,7 @@ def memory_now(device: torch.device) -> dict[str, int]:
 def resident() -> int:
     """Return the bytes of main memory that this process has; 0 where the system does not say."""
     if STATUS.is_file():
-        return _status("VmRSS")
+        return process_size("VmRSS")
     if sys.platform == "win32":
         return 0
     found = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True)
@@ -57,7 +56,7 @@ def resident() -> int:
 def resident_peak() -> int:
     """Return the most that `resident` was so far; 0 where the system does not say."""
     if STATUS.is_file():  # getrusage begins with what the parent had
-        return _status("VmHWM")
+        return process_size("VmHWM")
     if sys.platform == "win32":
         return 0
     import resource
@@ -66,8 +65,8 @@ def resident_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _status(name: str) -> int:
-    """Return a size out of what Linux says of this process; 0 where it is not there."""
+def process_size(name: str) -> int:
+    """Return a size that Linux states of this process, "VmRSS" say; 0 where it is not there."""
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     sizes = [int(line.split()[1]) for line in lines if line.startswith(f"{name}:")]
     return 1024 * sum(sizes)

@@ -57,7 +57,7 @@ class RunFolder:
         self._lock = open(self.path / LOCK, "a+b")  # noqa: SIM115  open as long as the run
         self._files: dict[str, IO[str]] = {}
         try:
-            _lock(self._lock)
+            lock(self._lock)
         except OSError:
             self._lock.close()
             raise ValueError(
@@ -202,7 +202,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _lock(file: Any) -> None:
+def lock(file: Any) -> None:
     """Lock an open file; the system gives the lock up when the process ends, however it ends."""
     if sys.platform == "win32":
         import msvcrt
