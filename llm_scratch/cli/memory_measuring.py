@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -251,8 +251,7 @@ def run_plot(args: argparse.Namespace) -> int:
     for path in paths:
         for curve in read_sweep(path):
             number = main_number(path, curve, args.number)
-            shown = str(path) if len(paths) > 1 else path.name
-            label = ", ".join(filter(None, (shown, curve.label)))
+            label = ", ".join(filter(None, (_name_among(path, paths), curve.label)))
             curves[label] = _drawn(path, curve, number, label, args.estimate)
             axes.add(curve.axis)
             numbers.add(number)
@@ -261,6 +260,15 @@ def run_plot(args: argparse.Namespace) -> int:
     number = " / ".join(sorted(numbers))
     save_picture(args.out, lambda: plot_memory(curves, axis=max(axes), number=number))
     return 0
+
+
+def _name_among(path: Path, paths: Sequence[Path]) -> str:
+    """Return the end of a path that tells it from the others."""
+    for length in range(1, len(path.parts)):
+        name = path.parts[-length:]
+        if sum(other.parts[-length:] == name for other in paths) == 1:
+            return "/".join(name)
+    return str(path)
 
 
 def _drawn(path: Path, curve: Curve, number: str, label: str, estimate: bool) -> MemoryCurve:

@@ -56,7 +56,9 @@ def law_text(law: Law | None, axis: str) -> str:
     off = f"(off by {law.error / MIB:,.1f} MiB)"
     if not law.slope:
         return f"{law.intercept / MIB:,.0f} MiB {off}"
-    line = f"{law.intercept / MIB:,.0f} + {law.slope / MIB:,.4g} MiB a {each}"
+    slope = law.slope / MIB
+    more = f"{slope:,.0f}" if slope >= 1000 else f"{slope:.4g}"
+    line = f"{law.intercept / MIB:,.0f} + {more} MiB a {each}"
     if law.floor is None or law.knee is None:
         return f"{line} {off}"
     return f"{law.floor / MIB:,.0f} MiB up to {law.knee:,.4g}, then {line} {off}"

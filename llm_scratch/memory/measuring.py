@@ -37,7 +37,14 @@ from llm_scratch.training.loop import micro_batches
 from llm_scratch.training.memory_log import forget_peaks, memory_now, process_size
 from llm_scratch.training.reporting import synchronize
 from llm_scratch.training.starting import build_engine, new_model
-from llm_scratch.training.steps import MOST_SKIPPED, Engine, compile_model, seed_of, take_step
+from llm_scratch.training.steps import (
+    MOST_SKIPPED,
+    Engine,
+    compile_model,
+    seed_of,
+    seeded,
+    take_step,
+)
 
 WARM_UP = 2  # steps: the optimizers make their state, kernels are chosen
 TINY = {
@@ -138,7 +145,8 @@ def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
     partly = step.lora_rank is not None or step.last_blocks is not None
     later = step.division.shard == "full" and not partly
     model = new_model(cfg, point.seed, later).to(dtype)
-    let_learn(model, step)
+    with seeded(point.seed, torch.device("cpu")):  # LoRA draws
+        let_learn(model, step)
     if step.division.shard != "full":
         model.to(device)
     config = settings_of(step, seed=point.seed, compile=point.compile)

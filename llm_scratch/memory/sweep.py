@@ -14,7 +14,7 @@ from llm_scratch.checks import check_count
 from llm_scratch.files import PathLike
 from llm_scratch.memory.point import Point
 from llm_scratch.memory.states import OK, OOM
-from llm_scratch.memory.sweep_table import COUNTED, KEYS, Row, SweepTable, row_of
+from llm_scratch.memory.sweep_table import COUNTED, KEYS, MOVING, Row, SweepTable, row_of
 
 Axis = Literal["length", "batch"]
 Until = Literal["end", "oom", "largest"]
@@ -71,7 +71,8 @@ def range_of(text: str, name: str) -> Range:
             found = Range(int(first), int(last) if last else None, int(step or 1))
     except ValueError:
         found = Range(0, 0)
-    if min(found.first, found.step) < 1 or (found.last or found.first) < found.first:
+    ends_early = found.last is not None and found.last < found.first
+    if min(found.first, found.step) < 1 or ends_early:
         raise ValueError(
             f"--{name} {text!r} must be like 64, or 1,2,4, or 1:2048:64 (first:last:step), or 1: "
             "(without an end), from 1 on"
@@ -140,6 +141,7 @@ class Sweep:
         self._facts = row_of({name: value for name, value in facts.items() if name != "device"})
         rows = [walk.start.as_row() for walk in walks]
         varied = [name for name in rows[0] if len({row[name] for row in rows}) > 1]
+        self._varied = [name for name in varied if name not in MOVING]
         known = {name: value for name, value in rows[0].items() if name in KEYS}
         self._table = SweepTable(path, {**row_of(known), **self._facts}, varied)
 
@@ -199,14 +201,15 @@ class Sweep:
             row = self._table.find(known)
             if row is None:
                 row = self._table.add({**known, **self._facts, **row_of(self._measure(point))})
-                self._log(as_line(row))
+                self._log(as_line(row, self._varied))
             rows.append(row)
         return rows
 
 
-def as_line(row: Mapping[str, str]) -> str:
-    """Return what is said of a row: where it is, and what it gave."""
-    where = f"length {row['length']}, batch {row['batch']}"
+def as_line(row: Mapping[str, str], varied: Sequence[str] = ()) -> str:
+    """Return what is said of a row: where it is, also by what was varied, and what it gave."""
+    places = [f"{name} {row[name] or 'none'}" for name in ("length", "batch", *varied)]
+    where = ", ".join(places)
     if row["state"] == OOM:
         return f"{where}: out of memory ({row['reason']})"
     if row["state"] != OK:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from llm_scratch.files import FileError, PathLike, lines_of, read_text
 from llm_scratch.memory.states import OK, OOM
-from llm_scratch.memory.sweep_table import COUNTED, HEAD, KEYS, SETTINGS, Row, read_rows
+from llm_scratch.memory.sweep_table import COUNTED, HEAD, KEYS, SETTINGS, Row, rows_in
 
 MIB = 2**20
 ONE_GPU, EIGHT_GPUS = 4, 18  # columns
@@ -88,7 +88,7 @@ def read_sweep(path: PathLike) -> list[Curve]:
     """
     text = read_text(path)
     if text.startswith(HEAD.partition(",")[0] + ","):
-        return _curves(path, read_rows(path))
+        return _curves(path, rows_in(path, text))
     return [Curve("", _axis_in(Path(path)), _series(path, lines_of(text)))]
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from llm_scratch.files import FileError, PathLike, read_text
+from llm_scratch.files import FileError, PathLike, decode_text, lock
 from llm_scratch.memory.place import FACTS
 from llm_scratch.memory.point import as_text
 
@@ -50,8 +50,6 @@ class SweepTable:
     def __init__(
         self, path: PathLike, same: Mapping[str, str], varied: Collection[str] = ()
     ) -> None:
-        from llm_scratch.training.run_folder import lock
-
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b")  # noqa: SIM115  open as long as the sweep
@@ -63,8 +61,8 @@ class SweepTable:
                 f"another process sweeps into {self.path}; wait for it, or take another file"
             ) from None
         try:
-            self._cut_back()
-            self.rows = read_rows(self.path) if self.path.stat().st_size else []
+            text = self._cut_back()
+            self.rows = rows_in(self.path, text) if text else []
             for number, row in enumerate(self.rows, 2):
                 self._check(number, row, same, varied)
         except ValueError:
@@ -97,16 +95,18 @@ class SweepTable:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _cut_back(self) -> None:
-        """Cut off a last line that is not whole; of a file that is a sweep's only."""
+    def _cut_back(self) -> str:
+        """Cut off a last line that is not whole, of a sweep's file only; return what is left."""
         self._file.seek(0)
         data = self._file.read()
         head, newline, _ = data.partition(b"\n")
         whole = HEAD.encode()
         if not (head == whole if newline else whole.startswith(head)):
             raise FileError(self.path, "line 1 is not a sweep's; give another file with --out")
-        self._file.truncate(data.rfind(b"\n") + 1)
+        whole_lines = data.rfind(b"\n") + 1
+        self._file.truncate(whole_lines)
         self._file.seek(0, os.SEEK_END)
+        return decode_text(self.path, data[:whole_lines])
 
     def _check(
         self, number: int, row: Row, same: Mapping[str, str], varied: Collection[str]
@@ -124,14 +124,13 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(row[name] for name in KEYS)
 
 
-def read_rows(path: PathLike) -> list[Row]:
-    """Return the rows of a sweep's file, each of which is whole.
+def rows_in(path: PathLike, text: str) -> list[Row]:
+    """Return the rows in the text of a sweep's file, each of which is whole.
 
     Raises:
-        FileNotFoundError: if there is no such file.
         FileError: naming the line that is no row of a sweep.
     """
-    lines = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
     try:
         head = next(lines, [])

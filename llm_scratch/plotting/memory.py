@@ -56,7 +56,8 @@ def plot_memory(
     """
     if not any(curve.measured for curve in curves.values()):
         raise ValueError("no point was measured; there is nothing to draw")
-    figure, axes = new_figure(7.5, 4.8)
+    entries = sum(1 + bool(c.law) + bool(c.estimated) for c in curves.values())
+    figure, axes = new_figure(7.5, 4.4 + 0.2 * entries)
     highest = 0.0
     for index, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
@@ -71,8 +72,10 @@ def plot_memory(
     axes.set(xlabel=names.get(axis, "Length or batch"), ylabel=f"GiB {number}, at the peak")
     axes.set_ylim(0, 1.15 * highest / GIB)
     axes.set_xlim(left=0)
+    if axis == "batch":
+        axes.locator_params("x", integer=True)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     return figure
 
 
@@ -80,11 +83,12 @@ def _draw_measured(axes: Any, name: str, curve: MemoryCurve, colour: str) -> Non
     if not curve.measured:
         return
     x, least, mean, most = np.array(curve.measured, dtype=float).T
-    size = 5 if len(x) <= MANY else 1.5
+    size, alpha = (5, 0.8) if len(x) <= MANY else (2.5, 0.3)
     bars = np.array([mean - least, most - mean]) / GIB
     if bars.any():
         axes.errorbar(x, mean / GIB, bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
-    axes.plot(x, mean / GIB, "o", color=colour, markersize=size, label=f"{name}, measured")
+    axes.plot(x, mean / GIB, "o", color=colour, markersize=size, alpha=alpha, mew=0)
+    axes.plot([], "o", color=colour, markersize=5, label=f"{name}, measured")
 
 
 def _draw_lines(axes: Any, curve: MemoryCurve, colour: str) -> None:
@@ -95,7 +99,7 @@ def _draw_lines(axes: Any, curve: MemoryCurve, colour: str) -> None:
     for points, style, label in kinds:
         if points:
             x, y = np.array(points, dtype=float).T
-            axes.plot(x, y / GIB, color=colour, ls=style, lw=1.6, label=label)
+            axes.plot(x, y / GIB, color=colour, ls=style, lw=1.4, label=label)
 
 
 def plot_stages(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
