@@ -121,8 +121,8 @@ def run_measure(args: argparse.Namespace) -> int:
 def measure_joined(args: argparse.Namespace) -> int:
     """Measure, as one process or as one of several."""
     from llm_scratch.memory.measuring import measure_here
+    from llm_scratch.memory.outcomes import OOM
     from llm_scratch.memory.starts import merged
-    from llm_scratch.memory.states import OOM
     from llm_scratch.model.device import pick_device
 
     point = point_of(args, ranks=args.ranks.count, device=pick_device(args.device).type)
@@ -165,8 +165,8 @@ def _print_results(point: Point, results: Mapping[str, Any]) -> None:
 
 def run_sweep(args: argparse.Namespace) -> int:
     """Measure points into a file; 1 if none of them could be."""
+    from llm_scratch.memory.outcomes import FAILED
     from llm_scratch.memory.starts import Starts
-    from llm_scratch.memory.states import FAILED
     from llm_scratch.memory.sweep import Sweep
 
     starts = Starts(args.retries, args.timeout)

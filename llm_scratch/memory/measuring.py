@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_scratch.files import first_line, read_json, write_json
 from llm_scratch.memory.building import let_learn, objective_of, settings_of
+from llm_scratch.memory.outcomes import FAILED, OK, OOM, ran_out
 from llm_scratch.memory.place import facts_of
 from llm_scratch.memory.point import Point, point_in
-from llm_scratch.memory.states import FAILED, OK, OOM, ran_out
 from llm_scratch.memory.step import TrainingStep
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.llama_config import LlamaConfig

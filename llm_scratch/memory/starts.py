@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_scratch.files import read_json, write_json
+from llm_scratch.memory.outcomes import CRASHED, FAILED, OK, OOM, ran_out
 from llm_scratch.memory.point import Point
-from llm_scratch.memory.states import CRASHED, FAILED, OK, OOM, ran_out
 from llm_scratch.memory.sweep_table import COUNTED
 from llm_scratch.training.scaling import reason_in, run_to_end
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from llm_scratch.checks import check_count
 from llm_scratch.files import PathLike
+from llm_scratch.memory.outcomes import OK, OOM
 from llm_scratch.memory.point import Point
-from llm_scratch.memory.states import OK, OOM
 from llm_scratch.memory.sweep_table import COUNTED, KEYS, MOVING, Row, SweepTable, row_of
 
 Axis = Literal["length", "batch"]

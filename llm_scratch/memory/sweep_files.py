@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_scratch.files import FileError, PathLike, lines_of, read_text
-from llm_scratch.memory.states import OK, OOM
+from llm_scratch.memory.outcomes import OK, OOM
 from llm_scratch.memory.sweep_table import COUNTED, HEAD, KEYS, SETTINGS, Row, rows_in
 
 MIB = 2**20
