@@ -147,7 +147,8 @@ def _gpt_block(ways: Ways) -> Block:
         left = added(kept[SHORTCUTS], kept[ATTENTION], ways.into(1), "4 a N C", kept[THIN])
         network = Work(NETWORK, left, "12 a N C", "0")
     first = added("e N C + 8 N", ways.into(3), attention)
-    return Block(kept, (network, Work(ATTENTION, first, made, "9 C C")))
+    norm = Work("first norm", "e N C + 8 N", "2 e N C", "12 C C")
+    return Block(kept, (network, Work(ATTENTION, first, made, "9 C C"), norm))
 
 
 def _llama_block(cfg: LlamaConfig, ways: Ways) -> Block:

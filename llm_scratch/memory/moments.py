@@ -107,7 +107,7 @@ class Moments:
         self.divided = step.division.shard == "full"
         self.in_buckets = step.ranks > 1 and not self.divided  # which are always there (DDP)
         self.adds = step.accumulation > 1
-        self.are_there = not self.divided and (self.adds or self.in_buckets)
+        self.are_there = self.adds or self.in_buckets  # gradients, from the start
         self.learns = step.lora_rank is None
         self.first = self.parameters.first_block
         last = step.last_blocks
@@ -138,7 +138,7 @@ class Moments:
             yield self._last_norm()
         every = max(1, self.step.checkpoint_blocks)
         numbers = range(self.first, self.blocks)
-        ends = {*numbers[:every], *numbers[-every - 1 :], self.first_learning}
+        ends = {*numbers[: every + 1], *numbers[-every - 1 :], self.first_learning}
         for number in sorted(ends & set(numbers)):
             for work in self._block(number).works:
                 yield self._at_block(number, work)
@@ -218,8 +218,11 @@ class Moments:
             whole: numbers whose gradients of earlier micro batches wait, where they are divided.
         """
         if self.divided:
-            waiting = (self.parameters.learned if whole is None else whole) if self.adds else 0
-            letters.numbers["q"] = max(done - sent, 0) + waiting + sending
+            if self.adds:  # gradients of this micro batch are added to those that wait
+                whole = self.parameters.learned if whole is None else whole
+            else:
+                whole = max(done - sent, 0)
+            letters.numbers["q"] = whole + sending
             yield letters.term("gradients, whole or being sent", GRADIENTS, "p q")
             letters.numbers["u"] = sent
             yield letters.term("gradients, divided", GRADIENTS, "p u / R")
