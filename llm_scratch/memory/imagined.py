@@ -18,10 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_scratch.lora.layers import freeze, replace_linear_with_lora
+from llm_scratch.memory.processes import first_of, send_nowhere
 from llm_scratch.memory.step import TrainingStep
 from llm_scratch.model.families import empty_model
 from llm_scratch.training.config import TrainConfig
-from llm_scratch.training.distributed import ONE, Ranks
+from llm_scratch.training.head_loss import without_numbers
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
 from llm_scratch.training.starting import build_engine
@@ -62,15 +63,17 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with ExitStack() as stack:
-        ranks = stack.enter_context(_processes(step.ranks))
+        ranks = stack.enter_context(first_of(step.ranks))
         stack.enter_context(FakeTensorMode())
-        stack.enter_context(_Answers())
+        stack.enter_context(_Answers(getattr(step.cfg, "num_experts", 0)))
         if step.attention == "by-hand":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         with warnings.catch_warnings():  # of a tied head without LoRA, and of times of waiting
             warnings.simplefilter("ignore")
             model, settings = _model_of(step), _settings_of(step)
             engine = build_engine(model, settings, _objective_of(step), ranks, step.division, CPU)
+        if hasattr(engine.module, "reducer"):
+            send_nowhere(engine.module)
         shape = step.rows, step.tokens_a_row
         batches = [
             (torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long))
@@ -120,53 +123,30 @@ def _objective_of(step: TrainingStep) -> Objective | None:
     return None if step.loss_chunk else Objective(next_token_loss, count_targets)
 
 
-class _FirstOfMany(Ranks):
-    """The first of several processes, of which the others have the same numbers."""
-
-    def sum(self, *numbers: float) -> list[float]:
-        """Return the sum over all processes of each number."""
-        return [float(number) * self.count for number in numbers]
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[Ranks]:
-    """One process that counts as the first of `count`: what it sends goes nowhere."""
-    if count == 1:
-        yield ONE
-        return
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        raise ValueError(
-            "a step can't be tracked among several processes; start it without torchrun"
-        )
-    try:
-        from torch.testing._internal.distributed.fake_pg import FakeStore
-    except ImportError as err:
-        raise ValueError(
-            f"this PyTorch ({torch.__version__}) has no process group without processes, so "
-            f"{count} ranks can't be tracked; one can"
-        ) from err
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
-    try:
-        yield _FirstOfMany(0, count, 0, count)
-    finally:
-        dist.destroy_process_group()
-
-
 class _Answers(TorchDispatchMode):
     """Answers what tensors without numbers are asked for: how large one is, and where it isn't 0.
 
-    Counts are 1, other numbers 0 (which are finite), nothing is 0 where places are asked for.
+    Counts are 1, other numbers 0 (which are finite), nothing is 0 where places are asked for,
+    and every expert gets the same share of the tokens.
     """
 
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self._experts = experts
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not args or not hasattr(args[0], "fake_mode"):
+        if not (args and isinstance(args[0], Tensor) and without_numbers(args[0])):
             return func(*args, **(kwargs or {}))
         if func is torch.ops.aten._local_scalar_dense.default:
             kind: torch.dtype = args[0].dtype
             return 0.0 if kind.is_floating_point else kind == torch.bool or 1
+        if func is torch.ops.aten._unique2.default:  # of the numbers of experts
+            empty = torch.empty(0, dtype=torch.long)
+            return torch.tensor(range(self._experts)), empty, empty
         if func is torch.ops.aten.nonzero.default:
             tensor: Tensor = args[0]
-            return torch.zeros(tensor.numel(), tensor.dim(), dtype=torch.long)
+            count = tensor.numel()
+            if tensor.dim() == 2:  # the tokens of an expert, and which choice of theirs it is
+                count = -(-count // self._experts)
+            return torch.zeros(count, tensor.dim(), dtype=torch.long)
         return func(*args, **(kwargs or {}))

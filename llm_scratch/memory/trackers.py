@@ -1,21 +1,22 @@
 """PyTorch's memory trackers, kept to what a step needs to tell: the peaks of its two phases.
 
-They follow every tensor by its storage. They are private, so `tracker_of` says where they are not;
-and they note a peak for every module, which takes three times as long as a whole step.
+They follow every tensor by its storage. As they are they also note a peak for every module, which
+takes several times as long, and they fail where a forward pass asks for gradients, as a loss in
+pieces does.
 
 Source:
-    `torch.distributed._tools` of PyTorch: `MemTracker`, and `FSDPMemTracker` for divided models.
+    `torch.distributed._tools` of PyTorch, which is private: `MemTracker`, and `FSDPMemTracker` for
+    models that are divided.
 """
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from llm_scratch.memory.imagined import ImaginedStep
 from llm_scratch.training.held import size_of
@@ -44,7 +45,7 @@ def tracker_of(made: ImaginedStep, elsewhere: tuple[str, ...] = ()) -> Any:
         tracker: Any = type("_Divided", (_Peaks, FSDPMemTracker), {})(module)
         tracker.track_inputs(tuple(inputs))
     else:
-        tracker = type("_Whole", (_NoModules, _Peaks, MemTracker), {})()
+        tracker = type("_Whole", (_Peaks, MemTracker), {})()
         tracker.track_external(module, *inputs)
     tracker.elsewhere = elsewhere
     return tracker
@@ -53,29 +54,83 @@ def tracker_of(made: ImaginedStep, elsewhere: tuple[str, ...] = ()) -> Any:
 @contextmanager
 def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
     """A context for steps that a tracker follows."""
+    engine = made.engine
+    divided = hasattr(engine.module, "unshard")
 
     def before_forward(*call: Any) -> None:
         tracker.phase = BACKWARD
-        tracker.reset_mod_stats()  # of the micro batch before
 
     def before_update(*call: Any) -> None:
         if tracker.phase != STEP:
-            found = (p.grad for p in made.engine.model.parameters() if p.grad is not None)
+            found = [p.grad for p in engine.model.parameters() if p.grad is not None]
             tracker.gradients = size_of(map(local, found))
+            for gradient in () if divided else found:  # data parallel's are views of its buckets
+                tracker.tell_gradient(gradient)
         tracker.phase = STEP
 
-    form = warnings.formatwarning  # which a tracker may replace
     with tracker:
-        optimizers = map(own_part, made.engine.optimizers)
-        hooks = [optimizer.register_step_pre_hook(before_update) for optimizer in optimizers]
-        hooks += tracker.gradient_hooks(made.engine.module)
-        hooks.append(made.engine.module.register_forward_pre_hook(before_forward, prepend=True))
+        hooks = [engine.module.register_forward_pre_hook(before_forward, prepend=True)]
+        for optimizer in map(own_part, engine.optimizers):
+            hooks.append(optimizer.register_step_pre_hook(before_update))
+        if not divided:
+            hooks += _gradient_hooks(tracker, engine.model) + _block_hooks(tracker, engine.model)
         try:
             yield
         finally:
-            warnings.formatwarning = form
             for hook in hooks:
                 hook.remove()
+
+
+def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
+    """Hooks on what learns that tell a tracker which tensors are gradients."""
+
+    def tell_sum(parameter: Any) -> None:
+        tracker.tell_gradient(parameter.grad)
+
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    sums = [parameter.register_post_accumulate_grad_hook(tell_sum) for parameter in learning]
+    return sums + [parameter.register_hook(tracker.tell_gradient) for parameter in learning]
+
+
+def _block_hooks(tracker: Any, model: Any) -> list[Any]:
+    """Hooks on blocks that tell a tracker when one computes again in the backward pass."""
+
+    def before(*call: Any) -> None:
+        tracker._in_ac = tracker._mod_tracker.is_bw
+
+    def after(*call: Any) -> None:
+        tracker._in_ac = False
+
+    blocks = model.trf_blocks
+    hooks = [block.register_forward_pre_hook(before) for block in blocks]
+    return hooks + [block.register_forward_hook(after, always_call=True) for block in blocks]
+
+
+class _Modules:
+    """What a tracker asks about modules, without the hooks that PyTorch's own puts on each call."""
+
+    parents: frozenset[str] = frozenset()
+
+    @property
+    def is_bw(self) -> bool:
+        """Whether a backward pass is going on."""
+        return torch._C._current_graph_task_id() != -1
+
+    def get_known_fqn(self, module: Any) -> str:
+        """Return a name for a module."""
+        return type(module).__name__
+
+    def register_user_hooks(self, *hooks: Any) -> None:
+        """Do without."""
+
+    def clear_user_hooks(self) -> None:
+        """Do nothing: there are none."""
+
+    def __enter__(self) -> _Modules:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
 
 
 class _Peaks:
@@ -94,22 +149,24 @@ class _Peaks:
     peaks: dict[str, dict[str, int]]
     _curr_mem_snap: dict[Any, dict[Any, int]]
     _track_optimizer_states: Any
+    _update_and_maybe_create_winfos: Any
     _ref_class: Any
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self._mod_tracker = _Modules()
         self.peaks, self._highest = {}, dict[str, int]()
         self._changes, self._changes_at_peak = 0, dict[str, int]()
 
     def begin(self, made: ImaginedStep) -> None:
         """Forget the peaks so far, and count as the optimizers' what they remember by now."""
-        self.peaks, self._highest = {}, {}
+        self.peaks, self._highest, self.phase = {}, {}, BACKWARD
         for optimizer in map(own_part, made.engine.optimizers):
             self._track_optimizer_states(self._ref_class.OPT, optimizer)
 
-    def gradient_hooks(self, module: nn.Module) -> list[Any]:
-        """Hooks that tell which tensors are gradients, where the tracker does not see to it."""
-        return []
+    def tell_gradient(self, gradient: Tensor) -> None:
+        """Count a tensor as a gradient, of a model that is not divided."""
+        self._update_and_maybe_create_winfos(gradient, self._ref_class.GRAD)
 
     def _update_peak_stats(self, state: Any) -> None:
         for kinds in self._curr_mem_snap.values():  # of the one device there is
@@ -135,40 +192,3 @@ class _Peaks:
 
     def _register_global_optimizer_hook(self) -> None:
         """What an optimizer makes in its first step is its state; `begin` finds it."""
-
-
-class _NoModules:
-    """A tracker of a whole model that notes nothing of modules, but when they compute again."""
-
-    _mod_tracker: Any
-    _ac_mod: Any
-    _in_ac: bool
-    _ref_class: Any
-    _update_and_maybe_create_winfos: Any
-
-    def gradient_hooks(self, module: nn.Module) -> list[Any]:
-        """Hooks on what learns that tell which tensors are gradients."""
-
-        def tell(gradient: Tensor) -> None:
-            self._update_and_maybe_create_winfos(gradient, self._ref_class.GRAD)
-
-        def tell_sum(parameter: Any) -> None:
-            tell(parameter.grad)
-
-        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        sums = [parameter.register_post_accumulate_grad_hook(tell_sum) for parameter in learning]
-        return sums + [parameter.register_hook(tell) for parameter in learning]
-
-    def _pre_fw_hook(self, module: nn.Module, inputs: Any) -> None:
-        if self._mod_tracker.is_bw and self._ac_mod is None:
-            self._ac_mod, self._in_ac = weakref.ref(module), True
-
-    def _post_fw_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if self._ac_mod is not None and self._ac_mod() is module:
-            self._ac_mod, self._in_ac = None, False
-
-    def _pre_bw_hook(self, module: nn.Module, args: Any) -> None:
-        pass
-
-    def _post_bw_hook(self, module: nn.Module, args: Any) -> None:
-        pass
