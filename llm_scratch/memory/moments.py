@@ -34,6 +34,8 @@ from llm_scratch.memory.terms import Letters, Peak, Term
 PARAMETERS, GATHERED, GRADIENTS = "parameters", "gathered", "gradients"
 OPTIMIZER, ACTIVATIONS, TEMPORARY, OTHER = "optimizer", "activations", "temporary", "other"
 KINDS = (PARAMETERS, GATHERED, GRADIENTS, OPTIMIZER, ACTIVATIONS, TEMPORARY, OTHER)
+STEP = "the optimizer's step"
+HELD = "parameters", "the optimizer's state", "gradients, divided"
 ALIGNMENT = 64
 
 
@@ -101,6 +103,8 @@ class Moments:
         step: what is computed.
     """
 
+    left_out: tuple[str, ...] = ()
+
     def __init__(self, step: TrainingStep) -> None:
         self.step, self.parameters = step, parameters_of(step)
         self.numbers = letters_of(step, self.parameters)
@@ -120,15 +124,31 @@ class Moments:
 
     def backward(self) -> Peak:
         """Return the moment of the forward and backward passes at which most is held."""
-        return max(self._candidates(), key=lambda peak: peak.bytes)
+        return max(map(self._on_device, self._candidates()), key=lambda peak: peak.bytes)
 
     def update(self) -> Peak:
         """Return what is held while the optimizers step."""
+        return self._on_device(self._update())
+
+    def host(self) -> tuple[Term, ...]:
+        """Return what lies in the host's memory: with `offload`, what is divided."""
+        terms = self._update().terms if self.step.division.offload else ()
+        return tuple(term for term in terms if term.kind != OTHER)
+
+    def _on_device(self, peak: Peak) -> Peak:
+        """Return a moment without what lies in the host's memory."""
+        if not self.step.division.offload:
+            return peak
+        if peak.moment == STEP:  # which the host computes
+            return Peak(peak.moment, ())
+        return Peak(peak.moment, tuple(t for t in peak.terms if t.name not in HELD))
+
+    def _update(self) -> Peak:
         letters = Letters(self.numbers)
         terms = [*self._static(letters), letters.term("gradients", GRADIENTS, "p U")]
         if self.step.optimizer == "muon":
             terms.append(self._muon(letters))
-        return Peak("the optimizer's step", tuple(terms))
+        return Peak(STEP, tuple(terms))
 
     def _candidates(self) -> Iterator[Peak]:
         if self.divided:
@@ -147,9 +167,9 @@ class Moments:
 
     def _static(self, letters: Letters) -> Iterator[Term]:
         """Yield what is there all the time."""
-        yield letters.term("parameters", PARAMETERS, "p S" if self.divided else "p P")
+        yield letters.term(HELD[0], PARAMETERS, "p S" if self.divided else "p P")
         states = "p (2 O - M)" if self.step.optimizer == "muon" else "2 p O"
-        yield letters.term("the optimizer's state", OPTIMIZER, states)
+        yield letters.term(HELD[1], OPTIMIZER, states)
         yield letters.term("ids and targets", OTHER, "16 N A")
 
     def _muon(self, letters: Letters) -> Term:
@@ -225,7 +245,7 @@ class Moments:
             letters.numbers["q"] = whole + sending
             yield letters.term("gradients, whole or being sent", GRADIENTS, "p q")
             letters.numbers["u"] = sent
-            yield letters.term("gradients, divided", GRADIENTS, "p u / R")
+            yield letters.term(HELD[2], GRADIENTS, "p u / R")
             return
         letters.numbers["q"] = self.parameters.learned if self.are_there else done
         yield letters.term("gradients", GRADIENTS, "p q")
