@@ -98,7 +98,7 @@ def expected_of(step: TrainingStep, by: str) -> int:
         return track_step(step).peak
     from llm_scratch.memory.estimate import estimate_memory
 
-    return estimate_memory(step).peak
+    return estimate_memory(step).bytes
 
 
 def report(way: str, differences: list[float]) -> bool:

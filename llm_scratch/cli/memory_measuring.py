@@ -273,11 +273,26 @@ def _name_among(path: Path, paths: Sequence[Path]) -> str:
 
 def _drawn(path: Path, curve: Curve, number: str, label: str, estimate: bool) -> MemoryCurve:
     """Print what fits a curve, and return what is drawn of it."""
-    from llm_scratch.memory.curves import law_of, law_points, law_text, measured_points
+    from llm_scratch.memory.curves import (
+        estimated_points,
+        law_of,
+        law_points,
+        law_text,
+        measured_points,
+    )
     from llm_scratch.plotting.memory import MemoryCurve
 
     law = law_of(curve, number)
     text = law_text(law, curve.axis)
     print(f"{label}: {number}: {text}")
     points = measured_points(curve, number)
-    return MemoryCurve(points, law=law_points(curve, law), law_text=text, out=curve.out)
+    estimates = estimated_points(path, curve) if estimate else []
+    if estimates:
+        print(f"{label}: {_off_by(points, dict(estimates))}")
+    return MemoryCurve(points, estimates, law_points(curve, law), text, curve.out)
+
+
+def _off_by(points: Sequence[tuple[float, ...]], estimates: Mapping[float, float]) -> str:
+    """Say how far estimates are from what was measured, of which a mean counts."""
+    off = sorted((estimates[x] / mean - 1 for x, _, mean, _ in points), key=abs)
+    return f"estimates are off by {off[len(off) // 2]:+.1%} (median) and {off[-1]:+.1%} (most)"
