@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from llm_scratch.memory.blocks import Ways, added
 from llm_scratch.memory.states import Parameters
-from llm_scratch.memory.step import TrainingStep
+from llm_scratch.memory.step import BYTES, TrainingStep
 from llm_scratch.model.llama_config import LlamaConfig
-from llm_scratch.training.config import CHUNK
 
 # As the loss in chunks works on a CPU: rows that become probabilities at a time, and rows of the
 # head whose gradient is summed up at a time.
@@ -33,8 +32,6 @@ def _lora_head(step: TrainingStep, parameters: Parameters) -> bool:
 
 def sums_in(step: TrainingStep) -> int:
     """Return g, the bytes of a number of the head's gradient while it is summed up."""
-    from llm_scratch.memory.step import BYTES
-
     several = step.loss_chunk is not None and step.tokens > step.loss_chunk
     return 4 if several else BYTES[step.weights]
 
@@ -90,8 +87,9 @@ def _chunks(step: TrainingStep, ways: Ways, learns: bool) -> list[Kinds]:
         "what the head gets": (ACTIVATIONS, "e N C"),
         "gradient of what the head gets": (ACTIVATIONS, "a N C"),
     }
-    if learns:
-        common["gradient of the head"] = (ACTIVATIONS, "g V C")
+    if learns:  # a tied one is the embedding's too, and no gradient yet
+        kind = ACTIVATIONS if step.cfg.tie_weights else GRADIENTS
+        common["gradient of the head"] = (kind, "g V C")
     chunk: Kinds = {"logits of a chunk": (ACTIVATIONS, "a K W")}
     if ways.autocast:
         chunk["head and its input in a bytes"] = (ACTIVATIONS, "a V C + a N C")
@@ -125,8 +123,3 @@ def _products(step: TrainingStep, ways: Ways) -> str:
     if step.device == "cuda":
         return "a V C"
     return f"a {min(2 * SLAB, step.cfg.vocab_size)} C"
-
-
-def default_chunk() -> int:
-    """Return the tokens of a chunk where nothing else is said."""
-    return CHUNK

@@ -22,6 +22,7 @@ from llm_scratch.memory.processes import first_of, send_nowhere
 from llm_scratch.memory.step import TrainingStep
 from llm_scratch.model.families import empty_model
 from llm_scratch.training.config import TrainConfig
+from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.head_loss import without_numbers
 from llm_scratch.training.losses import next_token_loss
 from llm_scratch.training.objective import Batch, Objective, count_targets
@@ -70,16 +71,18 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         with warnings.catch_warnings():  # of a tied head without LoRA, and of times of waiting
             warnings.simplefilter("ignore")
-            model, settings = _model_of(step), _settings_of(step)
-            engine = build_engine(model, settings, _objective_of(step), ranks, step.division, CPU)
+            engine = engine_of(step, ranks)
         if hasattr(engine.module, "reducer"):
             send_nowhere(engine.module)
-        shape = step.rows, step.tokens_a_row
-        batches = [
-            (torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long))
-            for _ in range(step.accumulation)
-        ]
+        ids = torch.zeros(step.rows, step.tokens_a_row, dtype=torch.long)
+        batches = [(ids.clone(), ids.clone()) for _ in range(step.accumulation)]
         yield ImaginedStep(engine, batches)
+
+
+def engine_of(step: TrainingStep, ranks: Ranks = ONE) -> Engine:
+    """Return what computes a step, as a run on a CPU builds it; weights are not set."""
+    model, settings = _model_of(step), _settings_of(step)
+    return build_engine(model, settings, _objective_of(step), ranks, step.division, CPU)
 
 
 def _model_of(step: TrainingStep) -> Any:
@@ -133,20 +136,20 @@ class _Answers(TorchDispatchMode):
     def __init__(self, experts: int) -> None:
         super().__init__()
         self._experts = experts
+        self._next = iter(range(0))  # what is answered before all else
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not (args and isinstance(args[0], Tensor) and without_numbers(args[0])):
             return func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._local_scalar_dense.default:
-            kind: torch.dtype = args[0].dtype
-            return 0.0 if kind.is_floating_point else kind == torch.bool or 1
-        if func is torch.ops.aten._unique2.default:  # of the numbers of experts
-            empty = torch.empty(0, dtype=torch.long)
-            return torch.tensor(range(self._experts)), empty, empty
-        if func is torch.ops.aten.nonzero.default:
-            tensor: Tensor = args[0]
-            count = tensor.numel()
-            if tensor.dim() == 2:  # the tokens of an expert, and which choice of theirs it is
+        asked, aten = args[0], torch.ops.aten
+        if func is aten._local_scalar_dense.default:
+            return 0.0 if asked.is_floating_point() else next(self._next, 1)
+        if func is aten._unique2.default:  # of the experts, whose numbers are asked for then
+            self._next, empty = iter(range(self._experts)), asked.new_empty(0)
+            return asked.new_empty(self._experts), empty, empty
+        if func is aten.nonzero.default:
+            count = asked.numel()
+            if asked.dim() == 2:  # the tokens of an expert, and which choice of theirs it is
                 count = -(-count // self._experts)
-            return torch.zeros(count, tensor.dim(), dtype=torch.long)
+            return asked.new_empty(count, asked.dim(), dtype=torch.long)
         return func(*args, **(kwargs or {}))

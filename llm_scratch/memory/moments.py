@@ -209,15 +209,11 @@ class Moments:
             yield letters.term(f"frozen blocks: {name}", ACTIVATIONS, f"j ({formula})")
         yield letters.term("what recomputed blocks get", ACTIVATIONS, "c e N C")
 
-    def _casts(self, letters: Letters, cached: bool, more: int = 0) -> Iterator[Term]:
-        """Yield weights of four bytes in two, kept by the graph or by autocast's cache."""
-        if not self.ways.autocast:
-            return
-        kept = letters.numbers["l"] + letters.numbers["j"] + more
-        if cached and self.learns:  # until the forward pass ends, also of recomputed blocks
-            kept = max(kept, self.blocks - self.first_learning)
-        letters.numbers["w"] = kept
-        yield letters.term("weights in a bytes", ACTIVATIONS, "a w X")
+    def _casts(self, letters: Letters, more: int = 0) -> Iterator[Term]:
+        """Yield weights of four bytes in two, which are kept for the backward pass of blocks."""
+        if self.ways.autocast:
+            letters.numbers["w"] = letters.numbers["l"] + letters.numbers["j"] + more
+            yield letters.term("weights in a bytes", ACTIVATIONS, "a w X")
 
     def _gathered(self, letters: Letters, blocks: int, ends: int = 1) -> Iterator[Term]:
         """Yield parameters that are whole, or on their way, where they are divided."""
@@ -262,7 +258,7 @@ class Moments:
         letters = Letters(self.numbers)
         terms = [*self._static(letters), *self._gradients(letters, 0)]
         terms += self._activations(self.blocks - 1, letters)
-        terms += self._casts(letters, cached=True)
+        terms += self._casts(letters)
         terms += self._gathered(letters, 3 if self.step.division.reshard else self.blocks + 2)
         terms.append(letters.term("what the last block gets", ACTIVATIONS, "e N C"))
         yield Peak("gathering the last block", tuple(terms))
@@ -273,7 +269,7 @@ class Moments:
             letters = Letters(self.numbers)
             terms = [*self._static(letters), *self._gradients(letters, 0)]
             terms += self._activations(self.blocks, letters)
-            terms += self._casts(letters, cached=True)
+            terms += self._casts(letters)
             terms += self._gathered(letters, whole)
             terms.append(letters.term("what the last norm gets", ACTIVATIONS, "e N C"))
             terms += [letters.term(name, *found) for name, found in kinds.items()]
@@ -283,7 +279,7 @@ class Moments:
         letters = Letters(self.numbers)
         terms = [*self._static(letters), *self._gradients(letters, self._of_head())]
         terms += self._activations(self.blocks, letters)
-        terms += self._casts(letters, cached=False)
+        terms += self._casts(letters)
         terms += self._gathered(letters, 1 if self.step.division.reshard else self.blocks)
         terms.append(letters.term("what the last norm gets", ACTIVATIONS, "e N C"))
         is_gpt = "shift" in " ".join(self.parameters.shapes)
@@ -303,7 +299,7 @@ class Moments:
         letters = Letters(self.numbers)
         terms = list(self._static(letters))
         terms += self._activations(number, letters)
-        terms += self._casts(letters, cached=False, more=1)
+        terms += self._casts(letters, more=1)
         sent = sum(self.of_block[number + 1 :])
         learns = self.learns and number >= self.first_learning
         done = letters.value(work.done) if learns else 0

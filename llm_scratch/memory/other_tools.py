@@ -181,3 +181,77 @@ def accelerate_size(size: float) -> str:
             return f"{round(size, 2)} {unit}"
         size /= 1024.0
     return f"{round(size, 2)} PB"
+
+
+@dataclass(frozen=True)
+class Like:
+    """Another tool's figures.
+
+    Args:
+        tool: its name.
+        version: its version.
+        counted: what it counts as the model, in words.
+        tables: heading and rows of each table; the first row names the columns.
+        left_out: what it does not count, a sentence each.
+    """
+
+    tool: str
+    version: str
+    counted: str
+    tables: tuple[tuple[str, list[list[str]]], ...]
+    left_out: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same as plain values."""
+        tables = {heading: [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+                  for heading, rows in self.tables}  # fmt: skip
+        return {"tool": self.tool, "version": self.version, "counted": self.counted,
+                "tables": tables, "left_out": list(self.left_out)}  # fmt: skip
+
+
+def like(tool: str, model: Any, gpus: int = 1, version: str | None = None) -> Like:
+    """Return what another tool would say of a model.
+
+    Args:
+        tool: "deepspeed" or "accelerate".
+        model: a configuration.
+        gpus: of one machine.
+        version: the tool's; None is the oldest that is known.
+
+    Raises:
+        ValueError: if tool or version are not known.
+    """
+    if tool not in VERSIONS:
+        raise ValueError(f"{tool=} is not known; there are {', '.join(VERSIONS)}")
+    version = VERSIONS[tool][0] if version is None else version
+    if version not in VERSIONS[tool]:
+        raise ValueError(f"of {tool}, {' and '.join(VERSIONS[tool])} are known, not {version!r}")
+    counted = without_head(model)
+    words = (f"{counted.total / 1e6:,.0f}M parameters without the output head, "
+             f"{counted.largest / 1e6:,.0f}M in the largest layer")  # fmt: skip
+    if tool == "deepspeed":
+        tables = tuple(_deepspeed_tables(counted, gpus, version))
+    else:
+        tables = (("loading and training", _accelerate_rows(model)),)
+    return Like(tool, version, words, tables, LEFT_OUT[tool])
+
+
+def _deepspeed_tables(
+    counted: Counted, gpus: int, version: str
+) -> Iterator[tuple[str, list[list[str]]]]:
+    for stage in (3, 2):
+        rows = [["setting", "each host, GiB", "each GPU, GiB", "bytes of a GPU"]]
+        for row in deepspeed_table(counted, gpus, version=version, stage=stage):
+            host = "" if row.host is None else f"{row.host / GIB:.2f}"
+            rows.append([row.what, host, f"{row.device / GIB:.2f}", row.formula])
+        yield f"ZeRO-{stage}, {gpus} GPUs of one node", rows
+
+
+def _accelerate_rows(model: Any) -> list[list[str]]:
+    rows = [["dtype", "Largest Layer", "Total Size", "Training using Adam"]]
+    for row in accelerate_table(model):
+        training = row["training"]
+        trained = "N/A" if training is None else accelerate_size(training)
+        sizes = (accelerate_size(row["largest"]), accelerate_size(row["total"]))
+        rows.append([row["dtype"], *sizes, trained])
+    return rows

@@ -158,6 +158,11 @@ class _Peaks:
         self.peaks, self._highest = {}, dict[str, int]()
         self._changes, self._changes_at_peak = 0, dict[str, int]()
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":  # where a tensor is, which is asked as often as all else
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[misc]
+
     def begin(self, made: ImaginedStep) -> None:
         """Forget the peaks so far, and count as the optimizers' what they remember by now."""
         self.peaks, self._highest, self.phase = {}, {}, BACKWARD

@@ -120,10 +120,10 @@ def _followed(made: ImaginedStep, tracker: Any, offload: bool) -> Tracked:
     static = _static(made, tracker.gradients)
     if not offload:
         return Tracked(backward, update, static)
-    on_device = dict.fromkeys(KINDS, 0)
-    return Tracked(
-        {**backward, **dict.fromkeys(static, 0)}, on_device, static, host=sum(update.values())
-    )
+    # Where all that is divided is in the host's memory, so are the optimizers.
+    peak = tracker.peaks[BACKWARD]
+    on_device = _parts({word: size for word, size in peak.items() if word not in DIVIDED})
+    return Tracked(on_device, dict.fromkeys(KINDS, 0), static, host=sum(update.values()))
 
 
 def _kept(made: ImaginedStep) -> Tracked:
