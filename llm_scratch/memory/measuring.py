@@ -147,9 +147,10 @@ def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
         cfg = replace(cfg, dtype=step.weights)
     partly = step.lora_rank is not None or step.last_blocks is not None
     later = step.division.shard == "full" and not partly
-    model = new_model(cfg, point.seed, later).to(dtype)
+    model = new_model(cfg, point.seed, later)
     with seeded(point.seed, torch.device("cpu")):  # LoRA draws
         let_learn(model, step)
+    model.to(dtype)
     if step.division.shard != "full":
         model.to(device)
     config = settings_of(step, seed=point.seed, compile=point.compile)
