@@ -41,11 +41,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-<<<<<<< HEAD
-=======
 PIECE = 4 << 20  # bytes that are written at a time
-LONGEST_HEADER = 16 << 20  # about 150,000 tensors
->>>>>>> main
 MOST_DIMS = 32
 
 
