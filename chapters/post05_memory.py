@@ -172,7 +172,7 @@ with tempfile.TemporaryDirectory() as name:
     size = [] if settings.quick else ["--emb-dim", "256", "--n-layers", "6"]
     chapter.run_command(
         ["pretrain", "--data", "tokens.bin", "--preset", "tiny", *size, "--steps", "6"]
-        + ["--eval-every", "6", "--save-every", "6", "--log-memory", "--out", "RUN"],
+        + ["--micro-batch", "32", "--no-tune-allocator", "--log-memory", "--out", "RUN"],
         folder,
     )
     metrics = read_metrics(folder / "RUN")
