@@ -37,7 +37,7 @@ MIB = 2**20
 
 # %%
 model = "preset:small"
-lengths = "16:256:48" if settings.quick else "16:256:24"
+lengths = "64:256:96" if settings.quick else "16:256:24"
 rows = "8" if settings.quick else "16"
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
@@ -124,7 +124,7 @@ def published(name):
     """Return a file of the series as a curve, its points and its law; None where it is not here."""
     path = next((f / name for f in data_folders() if (f / name).is_file()), None)
     if path is None:
-        chapter.missing(name, "setting LLM_SCRATCH_DATA to a folder that holds it")
+        chapter.missing(name, "naming its folder in LLM_SCRATCH_DATA")
         return None
     (found,) = read_sweep(path)
     return found, measured_points(found, "active"), law_of(found, "active")

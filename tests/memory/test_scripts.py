@@ -52,7 +52,7 @@ def test_the_estimate_is_what_the_tracker_counts(run):
 @post06
 def test_lengths_are_measured_and_estimated(run):
     rows = re.findall(r"^ +(\d+) +([\d,]+) +([\d,]+)$", run.output, re.M)
-    assert [int(row[0]) for row in rows] == [16, 64, 112, 160, 208, 256]
+    assert [int(row[0]) for row in rows] == [64, 160, 256]
     assert "post06-small" in pictures_of(run)
 
 
@@ -60,8 +60,7 @@ def test_lengths_are_measured_and_estimated(run):
 def test_the_knee_of_part_6_is_found(run):
     (knee,) = re.findall(r"^knee (\d+) tokens", run.output, re.M)
     assert 880 <= int(knee) <= 1020
-    if "results-with-env-var.csv is not here" not in run.output:
-        (fitted,) = re.findall(r"MiB up to (\S+), then", run.output)
+    for fitted in re.findall(r"MiB up to (\S+), then", run.output):  # where the file is
         assert abs(float(fitted) / 929 - 1) <= 0.03
 
 
