@@ -80,8 +80,8 @@ chapter.show(settings, "post08-small", plot_memory, curves, axis="batch", number
 #
 # # What the series measured, and what the formulas say
 #
-# Peak active memory of a GPU in MiB, 2,048 tokens a row. The estimates are for DeepSpeed's engine
-# with a GPU's kernels, as in part 5; fits and gaps of it are said there.
+# Peak active memory of a GPU in MiB, 2,048 tokens per row. The estimates are for DeepSpeed's
+# engine with a GPU's kernels, as in part 5; fits and gaps of it are said there.
 
 # %%
 LLAMA, QWEN = model_config("llama3-8b"), model_config("qwen1.5-0.5b")
