@@ -17,6 +17,7 @@ from llm_scratch.cli import (
     environment,
     finetune,
     generation,
+    memory,
     notebook,
     prepare,
     pretrain,
@@ -34,7 +35,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          chat, serve, conversations, finetune, distributed, selfcheck)  # fmt: skip
+          chat, serve, conversations, finetune, distributed, memory, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 
