@@ -127,6 +127,7 @@ def plot_stages(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         _draw_stages(panel, lines)
         panel.set_title(name, fontsize=10)
         panel.set_ylabel("GiB")
+        panel.margins(y=0.15)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=8)
