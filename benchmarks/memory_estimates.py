@@ -112,7 +112,8 @@ def main() -> None:
     import torch
 
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print("| model | step | estimated MiB | followed MiB | difference | s |\n|---|---|---|---|---|---|")
+    print("| model | step | estimated MiB | followed MiB | difference | s |")
+    print("|---|---|---|---|---|---|")
     rows = []
     for name, source, options in (*small(), *(() if args.quick else large())):
         rows.append(measured(name, source, options))

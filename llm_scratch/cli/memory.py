@@ -1,4 +1,4 @@
-"""`llm-scratch memory`: what a run will need, what it needed, and what to do if that is too much."""
+"""`llm-scratch memory`: what a run will need, what it needed, what to do where it does not fit."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def add_step(
     add_option(group, "--checkpoint-blocks N", "compute every N-th block twice instead of keeping "
                "what it needs (0: none)", 0)  # fmt: skip
     group.add_argument("--attention", choices=ATTENTIONS, default="fused",
-                       help="fused keeps no scores, by-hand all of them; default: fused")  # fmt: skip
+                       help="fused keeps no scores, by-hand all of them; default: "
+                            "fused")  # fmt: skip
     group.add_argument("--loss-chunk", type=or_none(int), default=CHUNK, metavar="N",
                        help="tokens whose logits are in memory at a time (none: those of all); "
                             f"default: {CHUNK}")  # fmt: skip

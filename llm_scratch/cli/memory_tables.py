@@ -144,8 +144,9 @@ def check_text(estimate: Estimate, tracked: Tracked) -> str:
     peaks = (backward.bytes, tracked.backward_peak, update.bytes, tracked.step_peak)
     rows.append(["in all, MiB", *map(mib, peaks)])
     text = "\n".join(_step_lines(estimate))
-    how = "followed tensor by tensor" if tracked.followed else (
-        "counted without a tracker: what is kept for the backward pass, and nothing temporary")  # fmt: skip
+    how = "followed tensor by tensor"
+    if not tracked.followed:
+        how = "counted without a tracker, nothing temporary,"
     return "\n\n".join([
         text,
         table(rows, left=1),
@@ -202,13 +203,11 @@ def advice_text(name: str, advice: Advice) -> str:
 
 def _taken(priced: list[str], found: Rung) -> list[str]:
     """Return the prices of the rungs that the advice takes; ZeRO-1 ends where ZeRO-3 begins."""
-    full = "--shard full" in found.options
-    lora = "--lora" in found.options
-    return [
-        line for line in priced
-        if not (full and "ZeRO-1" in line) and not (lora and "host's memory" in line)
-        and not (line.startswith("rows of") and found.name not in line)
-    ]  # fmt: skip
+    options = found.options
+    passed = {"ZeRO-1": "--shard full" in options,
+              "host's memory": "--offload" not in options}  # fmt: skip
+    left = [line for line in priced if not any(no and word in line for word, no in passed.items())]
+    return [line for line in left if not line.startswith("rows of") or found.name in line]
 
 
 def _mostly(rung: Rung) -> str:

@@ -105,7 +105,7 @@ def estimate_memory(model: Any, **options: Any) -> Estimate:
         step = model
     else:
         step = TrainingStep(model_config(model), **options)
-    if step.lora_rank is not None and getattr(step.cfg, "num_experts", 0):
+    if step.lora_rank is not None and bool(getattr(step.cfg, "num_experts", False)):
         raise ValueError("experts have no LoRA in this library; leave lora_rank (--lora) out")
     if step.engine == "deepspeed":
         moments: Any = DeepSpeedMoments(step)

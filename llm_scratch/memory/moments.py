@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from llm_scratch.memory.blocks import Block, Ways, Work, block_of
+from llm_scratch.memory.blocks import SHORTCUTS, Block, Ways, Work, block_of
 from llm_scratch.memory.ends import at_loss, chunk_of, embedded, sums_in
 from llm_scratch.memory.states import (
     EMBEDDING,
@@ -54,7 +54,8 @@ def letters_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
     sizes |= {"P": parameters.count, "Q": parameters.learned, "R": parts_of(step), **share}
     sizes |= {"X": matrices_of_block(parameters), "Z": numbers_in(parameters, "trf_blocks.0.")}
     sizes["Y"] = parameters.count - sizes["Z"] * cfg.n_layers
-    return sizes | {"p": p, "a": a, "e": p, "s": 4, "g": sums_in(step)}
+    gathered = min(p, a) if step.division.shard == "full" else p
+    return sizes | {"p": p, "a": a, "e": p, "s": 4, "g": sums_in(step), "h": gathered}
 
 
 def parts_of(step: TrainingStep) -> int:
@@ -203,15 +204,21 @@ class Moments:
         letters.numbers |= {"l": kept.whole, "c": kept.entries, "j": kept.passing}
         for name, formula in embedded(self.step).items():
             yield letters.term(name, ACTIVATIONS, formula)
+        # Before the first block nothing learns beside LoRA, so its first norm keeps nothing.
+        spared = " - e N C" if not self.learns and number and not self._recomputed(0) else ""
         for name, formula in self.block.kept.items():
-            yield letters.term(f"blocks: {name}", ACTIVATIONS, f"l ({formula})")
+            less = spared if name == SHORTCUTS else ""
+            yield letters.term(f"blocks: {name}", ACTIVATIONS, f"l ({formula}){less}")
         for name, formula in self.passing.kept.items():
             yield letters.term(f"frozen blocks: {name}", ACTIVATIONS, f"j ({formula})")
         yield letters.term("what recomputed blocks get", ACTIVATIONS, "c e N C")
 
     def _casts(self, letters: Letters, more: int = 0) -> Iterator[Term]:
-        """Yield weights of four bytes in two, which are kept for the backward pass of blocks."""
-        if self.ways.autocast:
+        """Yield weights of four bytes in two, which are kept for the backward pass of blocks.
+
+        Divided ones are gathered in that type.
+        """
+        if self.ways.autocast and not self.divided:
             letters.numbers["w"] = letters.numbers["l"] + letters.numbers["j"] + more
             yield letters.term("weights in a bytes", ACTIVATIONS, "a w X")
 
@@ -219,11 +226,11 @@ class Moments:
         """Yield parameters that are whole, or on their way, where they are divided."""
         if self.divided:
             letters.numbers["m"] = blocks
-            formula = "p (Y + m Z)" if ends == 1 else f"p ({ends} Y + m Z)"
+            formula = "p Y + h m Z" if ends == 1 else f"{ends} p Y + h m Z"
             yield letters.term("gathered parameters", GATHERED, formula)
 
     def _gradients(self, letters: Letters, done: int, sent: int = 0, sending: int = 0,
-                   whole: int | None = None) -> Iterator[Term]:  # fmt: skip
+                   own: int = 0, whole: int | None = None) -> Iterator[Term]:  # fmt: skip
         """Yield gradients.
 
         Args:
@@ -231,13 +238,16 @@ class Moments:
             done: how many numbers have one from this micro batch.
             sent: those of them that are divided by now, where they are divided.
             sending: numbers that are being sent.
+            own: those of the block at work.
             whole: numbers whose gradients of earlier micro batches wait, where they are divided.
         """
         if self.divided:
             if self.adds:  # gradients of this micro batch are added to those that wait
                 whole = self.parameters.learned if whole is None else whole
             else:
-                whole = max(done - sent, 0)
+                whole = max(done - sent - own, 0)
+                letters.numbers["t"] = own
+                yield letters.term("gradients of this block", GRADIENTS, "h t")
             letters.numbers["q"] = whole + sending
             yield letters.term("gradients, whole or being sent", GRADIENTS, "p q")
             letters.numbers["u"] = sent
@@ -306,7 +316,7 @@ class Moments:
         ends = self._of_head() + self.parameters.learned_of("final_norm.")
         sending = self.of_block[number + 1] if number + 1 < self.blocks and self.divided else 0
         waiting = sum(self.of_block[: number + 1]) + self.of_ends
-        terms += self._gradients(letters, sent + done + ends, sent, sending, waiting)
+        terms += self._gradients(letters, sent + done + ends, sent, sending, done, waiting)
         if learns and self.are_there:
             letters.numbers["t"] = letters.value(self._block(number).works[0].done)
             terms.append(letters.term("a matrix's gradient, to be added", TEMPORARY, "p t"))
@@ -323,7 +333,7 @@ class Moments:
         sent = sum(self.of_block)
         more = 2 if self.parameters.tied else int(self.are_there)
         sending = self.of_block[0] if self.divided else 0
-        terms += self._gradients(letters, sent + self.of_ends, sent, sending, self.of_ends)
+        terms += self._gradients(letters, sent + self.of_ends, sent, sending, 0, self.of_ends)
         terms += self._gathered(letters, 0)
         terms.append(letters.term("gradient of what comes out", TEMPORARY, "e N C"))
         terms.append(

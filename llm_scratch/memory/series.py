@@ -1,4 +1,4 @@
-"""Estimates beside what the fine-tuning series measured, and what a loss in chunks would have saved.
+"""Estimates beside what the fine-tuning series measured, and what a loss in chunks would save.
 
 Source:
     "Messing around with fine-tuning LLMs", parts 6 to 9 (Giles Thomas, 2024), and the repository
@@ -119,8 +119,8 @@ def knee_of(model: str, longest: int = LENGTH) -> int:
 
 def as_table() -> str:
     """Return all of it as a table of the documentation."""
-    lines = ["| set-up | batch | measured, MiB | estimated | difference | loss in chunks of 1,024 |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    heading = "set-up", "batch", "measured, MiB", "estimated", "difference", f"chunks of {CHUNK:,}"
+    lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for setup in MEASURED:
         for row in compared(setup):
             sizes = (f"{size / MIB:,.0f}" for size in (row.measured, row.estimated, row.chunked))

@@ -150,9 +150,14 @@ def _ladder(step: TrainingStep) -> Iterator[tuple[str, str, str, TrainingStep]]:
         step = replace(step, division=replace(step.division, offload=True))
         yield "what is divided in the host's memory", words, OFFLOAD, step
     if _takes_lora(step):
+        offloaded = step.division.offload
         words = words.replace(" --offload", "") + f" --lora {RANK}"
         step = replace(step, lora_rank=RANK, division=replace(step.division, offload=False))
         yield f"LoRA of rank {RANK}", words, LORA, step
+        if offloaded:
+            words += " --offload"
+            step = replace(step, division=replace(step.division, offload=True))
+            yield "LoRA, and what is divided in the host's memory", words, OFFLOAD, step
     length = step.tokens_a_row
     while (length := length // 2) >= SHORTEST:
         shorter = replace(step, length=length)

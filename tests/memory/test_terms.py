@@ -27,9 +27,19 @@ def test_formula_is_computed_as_it_reads(formula, value) -> None:
     assert LETTERS.value(formula) == value
 
 
-@pytest.mark.parametrize("formula", ["", "2 + ", "(N", "N)", "x N", "/ N"])
-def test_what_is_no_formula_is_refused(formula) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("", "is missing"),
+        ("2 + ", "is missing"),
+        ("(N", "closing bracket"),
+        ("N)", "left over"),
+        ("x N", "letter x has no number"),
+        ("/ N", "is missing"),
+    ],
+)
+def test_what_is_no_formula_is_refused(formula, message) -> None:
+    with pytest.raises(ValueError, match=message):
         LETTERS.value(formula)
 
 
