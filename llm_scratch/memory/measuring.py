@@ -142,15 +142,12 @@ def _take(point: Point, ranks: Ranks, device: torch.device, steps: int) -> dict[
 def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
     """Build what takes the step, as a run does."""
     step = point.step
-    cfg, dtype = step.cfg, getattr(torch, step.weights)
-    if "dtype" in cfg:
-        cfg = replace(cfg, dtype=step.weights)
     partly = step.lora_rank is not None or step.last_blocks is not None
     later = step.division.shard == "full" and not partly
-    model = new_model(cfg, point.seed, later)
+    model = new_model(step.cfg, point.seed, later)
     with seeded(point.seed, torch.device("cpu")):  # LoRA draws
         let_learn(model, step)
-    model.to(dtype)
+    model.to(getattr(torch, step.weights))
     if step.division.shard != "full":
         model.to(device)
     config = settings_of(step, seed=point.seed, compile=point.compile)
