@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_scratch.cli.options import (
     add_command,
     add_device,
+    add_foreign_ids,
     add_model,
     add_option,
     add_precision,
@@ -58,8 +59,9 @@ def add_pretrain(subparsers: Any) -> None:
         usage="--data FILE [--preset NAME] [--out RUN] [options]",
     )
     parser.add_argument("--data", metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes; needed, but for "
-                             "--print-config")  # fmt: skip
+                        help="the token file or the folder of parts, which llm-scratch prepare "
+                             "makes; needed, but for --print-config")  # fmt: skip
+    add_foreign_ids(parser)
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
     add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
@@ -108,7 +110,7 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
     from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.loop import train
 
-    data = TokenFile(args.data)
+    data = TokenFile(args.data, tokenizer=args.tokenizer, dtype=args.dtype)
     model = first_model(args, sizes, data, config.seed)
     length = plan_step(config, model.cfg.context_length, args.ranks.count).length
     train_part, val_part = data.split(min_tokens=length + 1)
@@ -155,7 +157,9 @@ def add_eval(subparsers: Any) -> None:
     parser = add_command(subparsers, "eval", about, example, run_eval)
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes")  # fmt: skip
+                        help="the token file or the folder of parts, which llm-scratch prepare "
+                             "makes; others are read with the model's tokenizer")  # fmt: skip
+    add_foreign_ids(parser, tokenizer=False)
     parser.add_argument("--part", choices=("val", "train", "all"),
                         help="part of the file; default: val where the run was trained on this "
                              "file, else all")  # fmt: skip
@@ -170,8 +174,8 @@ def run_eval(args: argparse.Namespace) -> int:
     from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.measuring import check_vocabularies, measure, part_to_measure
 
-    data = TokenFile(args.data)
     model, tokenizer = open_asked(args, need_tokenizer=False)
+    data = TokenFile(args.data, tokenizer=tokenizer, dtype=args.dtype)
     check_vocabularies(model, tokenizer, data)
     length = args.length or model.cfg.context_length
     name, part = part_to_measure(data, length, name=args.part, run=args.model)
