@@ -27,6 +27,7 @@ from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.presets import PRESETS
 
 if TYPE_CHECKING:
+    from llm_scratch.text.mixed_files import MixedFiles
     from llm_scratch.text.token_file import TokenFile
 
 ALL_SIZES = (*SIZES, *LLAMA_SIZES)
@@ -50,11 +51,15 @@ def add_pretrain(subparsers: Any) -> None:
         "train a model on a token file",
         "pretrain --data tokens.bin --preset small --out RUN",
         run_pretrain,
-        usage="--data FILE [--preset NAME] [--out RUN] [options]",
+        usage="--data FILE | --mix FILE:SHARE ... [--preset NAME] [--out RUN] [options]",
     )
-    parser.add_argument("--data", metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes; needed, but for "
-                             "--print-config")  # fmt: skip
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--data", metavar="FILE",
+                      help="the token file, which llm-scratch prepare makes; it or a mix is "
+                           "needed")  # fmt: skip
+    data.add_argument("--mix", metavar="FILE:SHARE", nargs="+",
+                      help="several token files, each with its share of the tokens, as "
+                           "a.bin:0.9 b.bin:0.1; default: one file")  # fmt: skip
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
     add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
@@ -91,7 +96,7 @@ def run_pretrain(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps({"model": asdict(sizes), "train": asdict(config)}, indent=1))
         return 0
-    if args.data is None:
+    if args.data is None and args.mix is None:
         raise ValueError("--data is missing; llm-scratch prepare TEXT --out tokens.bin makes it")
     return train_model(args, config, sizes)
 
@@ -99,14 +104,13 @@ def run_pretrain(args: argparse.Namespace) -> int:
 @in_processes
 def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> int:
     """Train, as one process or as one of several."""
-    from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.loop import train
 
-    data = TokenFile(args.data)
+    data = open_data(args)
     model = first_model(args, sizes, data, config.seed)
     length = plan_step(config, model.cfg.context_length, args.ranks.count).length
     train_part, val_part = data.split(min_tokens=length + 1)
-    out = args.out or f"runs/{Path(args.data).stem}-{args.preset}"
+    out = args.out or f"runs/{Path(args.data).stem if args.data else 'mix'}-{args.preset}"
     options = training_options(args)
     if args.division.shard != "full":  # which brings each part where it belongs
         model.to(options["device"])
@@ -127,7 +131,17 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
     return 0
 
 
-def first_model(args: argparse.Namespace, sizes: Any, data: TokenFile, seed: int) -> Any:
+def open_data(args: argparse.Namespace) -> TokenFile | MixedFiles:
+    """Return what the run learns from: a token file, or several in a mix."""
+    from llm_scratch.text.mixed_files import MixedFiles
+    from llm_scratch.text.token_file import TokenFile
+
+    return TokenFile(args.data) if args.mix is None else MixedFiles(args.mix)
+
+
+def first_model(
+    args: argparse.Namespace, sizes: Any, data: TokenFile | MixedFiles, seed: int
+) -> Any:
     """Return the model that the run starts with: a new one, or that of `--init`."""
     from llm_scratch.opening import open_model
     from llm_scratch.training.measuring import check_vocabularies
