@@ -36,18 +36,16 @@ def facts_of(
 
 
 def data_facts(data: TrainData, length: int) -> dict[str, Any]:
-    """Return the marks of some data: of a mixture, those of each part with its share."""
-    mix = None
+    """Return the marks of some data: of a mixture, its shares and the marks of each part, too."""
+    mix = parts = None
     if isinstance(data, Mixture):
-        mix = {
-            name: {
-                "share": str(data.shares[name]),
-                "rows": part.num_rows(length),
-                "first rows": first_rows(part, length),
-            }
-            for name, part in data.parts.items()
-        }
-    return {"mix": mix, "rows": data.num_rows(length), "first rows": first_rows(data, length)}
+        mix = " ".join(f"{name}:{share}" for name, share in data.shares.items())
+        parts = {name: _marks(part, length) for name, part in data.parts.items()}
+    return {"mix": mix, "parts": parts, **_marks(data, length)}
+
+
+def _marks(data: TrainData, length: int) -> dict[str, Any]:
+    return {"rows": data.num_rows(length), "first rows": first_rows(data, length)}
 
 
 def first_rows(data: TrainData, length: int) -> str:
@@ -64,11 +62,10 @@ def weights_mark(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def difference(was: Any, now: Any) -> str:
+def difference(was: Any, now: Any, name: str = "") -> str:
     """Return in words how a fact differs from what it was; of two dicts, where they differ."""
     if isinstance(was, dict) and isinstance(now, dict):
-        names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
-        return ", ".join(
-            f"{name} {was.get(name)!r} before, {now.get(name)!r} now" for name in names
-        )
-    return f"{was!r} before, {now!r} now"
+        names = [key for key in {**now, **was} if was.get(key) != now.get(key)]
+        found = (difference(was.get(key), now.get(key), f"{name}{key} ") for key in names)
+        return ", ".join(found)
+    return f"{name}{was!r} before, {now!r} now"

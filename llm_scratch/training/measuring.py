@@ -136,7 +136,7 @@ def trained_on(run: str | os.PathLike[str], data: TokenFile) -> bool:
         length = content["train"]["length"] or content["model"]["context_length"]
         part = data.split(min_tokens=length + 1)[0]
         facts = content["data"]
-        known = [facts, *(facts.get("mix") or {}).values()]
+        known = [facts, *(facts.get("parts") or {}).values()]
         return first_rows(part, length) in [source["first rows"] for source in known]
     except (OSError, ValueError, KeyError, TypeError):
         return False
