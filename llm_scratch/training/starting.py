@@ -194,7 +194,8 @@ def start_run(run: Run) -> None:
         _go_on(run, run.path)
     run.state.eval_rows = run.state.eval_rows or plan.rows
     if run.folder is not None and not run.ended:
-        settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
+        data = run.facts | {"kind": type(run.data).__name__}
+        settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": data}
         run.folder.write_json("config.json", settings)
         run.folder.add_environment(step=run.state.step, **engine.place)
 
