@@ -51,12 +51,12 @@ def add_pretrain(subparsers: Any) -> None:
         "train a model on a token file",
         "pretrain --data tokens.bin --preset small --out RUN",
         run_pretrain,
-        usage="--data FILE | --mix FILE:SHARE ... [--preset NAME] [--out RUN] [options]",
+        usage="--data FILE [--preset NAME] [--out RUN] [options]",
     )
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="FILE",
-                      help="the token file, which llm-scratch prepare makes; it or a mix is "
-                           "needed")  # fmt: skip
+                      help="the token file, which llm-scratch prepare makes; needed, but "
+                           "for a mix and --print-config")  # fmt: skip
     data.add_argument("--mix", metavar="FILE:SHARE", nargs="+",
                       help="several token files, each with its share of the tokens, as "
                            "a.bin:0.9 b.bin:0.1; default: one file")  # fmt: skip
