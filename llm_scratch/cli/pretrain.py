@@ -18,6 +18,7 @@ from llm_scratch.cli.options import (
     open_asked,
     save_picture,
 )
+from llm_scratch.cli.outlook import print_outlook
 from llm_scratch.cli.processes import add_processes, in_processes, training_options
 from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
@@ -75,6 +76,11 @@ def add_pretrain(subparsers: Any) -> None:
     add_precision(parser)
     add_processes(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
+    parser.add_argument("--estimate", action="store_true",
+                        help="print tokens, steps, hours and memory of the run and stop; data is "
+                             "not needed")  # fmt: skip
+    add_option(parser, "--rate X", "tokens a second, for the hours of an estimate",
+               usual="that of a few steps, timed here")  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",
                        help="the model's architecture; default: gpt2")  # fmt: skip
@@ -96,7 +102,12 @@ def run_pretrain(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps({"model": asdict(sizes), "train": asdict(config)}, indent=1))
         return 0
-    if args.data is None and args.mix is None:
+    if args.rate is not None and not args.estimate:
+        raise ValueError("--rate goes with --estimate; leave it out")
+    has_data = args.data is not None or args.mix is not None
+    if args.estimate:
+        return print_outlook(args, config, sizes, open_data(args) if has_data else None)
+    if not has_data:
         raise ValueError("--data is missing; llm-scratch prepare TEXT --out tokens.bin makes it")
     return train_model(args, config, sizes)
 

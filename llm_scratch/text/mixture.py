@@ -98,7 +98,7 @@ class Mixture:
         """Return a line for each part: how often a run of so many windows reads it, its share."""
         own, passes = self.rows_of_parts(length), self.passes(rows, length)
         return [
-            f"{name} will be read {passes[name]:.3g} times: it has {own[name]:,} windows, and "
+            f"{name} will be read {times(passes[name])} times: it has {own[name]:,} windows, and "
             f"{float(share):.4g} of the {rows:,} of this run"
             for name, share in self.shares.items()
         ]
@@ -163,6 +163,11 @@ class Mixture:
         ]
         one, other = zip(*found, strict=True)
         return np.concatenate(one), np.concatenate(other)
+
+
+def times(number: float) -> str:
+    """Return how often something happens, in three digits, without an exponent."""
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def exact_shares(shares: Mapping[str, Share]) -> dict[str, Fraction]:
