@@ -31,7 +31,7 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
     from llm_scratch.model.families import parameter_shapes
 
     if args.rate is not None and not args.rate > 0:
-        raise ValueError(f"--rate {args.rate:g} must be above 0: tokens a second")
+        raise ValueError(f"--rate {args.rate:g} must be above 0: tokens per second")
     if args.init is not None or args.resume:
         option = "--resume" if args.resume else "--init"
         raise ValueError(f"--estimate is about a new run by its sizes; leave out {option}")
@@ -53,7 +53,7 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
         said, rate = _measured(args, config, sizes, device)
     else:
         said, rate = "as given", args.rate
-    print(f"rate    {rate:,.0f} tokens a second, {said}")
+    print(f"rate    {rate:,.0f} tokens per second, {said}")
     print(f"time    {in_hours(tokens / rate)}, without evaluations and checkpoints")
     return 0
 

@@ -79,7 +79,7 @@ def add_pretrain(subparsers: Any) -> None:
     parser.add_argument("--estimate", action="store_true",
                         help="print tokens, steps, hours and memory of the run and stop; data is "
                              "not needed")  # fmt: skip
-    add_option(parser, "--rate X", "tokens a second, for the hours of an estimate",
+    add_option(parser, "--rate X", "tokens per second, for the hours of an estimate",
                usual="that of a few steps, timed here")  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",

@@ -12,15 +12,15 @@ from llm_scratch.text.token_file import TokenFile
 
 
 class MixedFiles:
-    """Token files of one tokenizer, with their shares: where a `TokenFile` goes, this does too.
+    """Token files of one tokenizer, with their shares; it can be used wherever a `TokenFile` can.
 
     Args:
         words: "FILE:SHARE" for each file, as "web.bin:0.45" or "wiki.bin:1/10".
         open_file: what opens a file.
 
     Raises:
-        ValueError: if a word has no share, the shares are none (see `exact_shares`), a file comes
-            twice, or two were made with different tokenizers.
+        ValueError: if a word has no share, the shares are none (see `exact_shares`), a file is
+            given twice, or two were made with different tokenizers.
         TokenFileError: if one is no token file.
         FileNotFoundError: if there is no such file.
     """
@@ -79,11 +79,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each path: the file's without its ending, or with its folders too.
 
     Raises:
-        ValueError: if a path comes twice.
+        ValueError: if a path is given twice.
     """
     plain = [path.resolve() for path in paths]
     if twice := [str(path) for path in paths if plain.count(path.resolve()) > 1]:
-        raise ValueError(f"{twice[0]} comes twice; give it one share")
+        raise ValueError(f"{twice[0]} is given twice; give it one share")
     ends = [(*path.parts[:-1], path.name if path.is_dir() else path.stem) for path in plain]
     depth = 1
     while len({end[-depth:] for end in ends}) < len(ends) and depth < max(map(len, ends)):

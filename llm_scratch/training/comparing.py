@@ -42,7 +42,7 @@ class RunRecord:
         best_step: the step after which it was measured.
         best_parts: the losses of a mixture's parts there.
         train_loss: the mean training loss of the last tenth of the steps.
-        tokens_per_s: tokens learned from in a second, without the first steps, evaluations and
+        tokens_per_s: tokens learned from per second, without the first steps, evaluations and
             checkpoints; None where the run is too short.
         lines: of its log.
     """
@@ -123,13 +123,13 @@ def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunRecord]:
     """Read the folders of runs; each gets the shortest name that tells it from the others.
 
     Raises:
-        ValueError: if a folder comes twice, or holds no step yet.
+        ValueError: if a folder is given twice, or holds no step yet.
         FileNotFoundError: if one is no folder of a run.
     """
     folders = [Path(path) for path in paths]
     plain = [folder.resolve() for folder in folders]
     if twice := [str(path) for path in folders if plain.count(path.resolve()) > 1]:
-        raise ValueError(f"{twice[0]} comes twice; a run is compared with other runs")
+        raise ValueError(f"{twice[0]} is given twice; a run is compared with other runs")
     names = [folder.name for folder in plain]
     if len(set(names)) < len(names):
         root = os.path.commonpath(plain)

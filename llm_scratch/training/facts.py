@@ -1,4 +1,4 @@
-"""What has to be the same when a run goes on, and for all its processes: model, data, tokenizer."""
+"""Facts that tell one run from another: the same when it goes on, and for all its processes."""
 
 from __future__ import annotations
 

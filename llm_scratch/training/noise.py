@@ -1,4 +1,4 @@
-"""Whether two groups of runs differ by more than chance: Student's t, with few runs in each.
+"""Differences between groups of runs, held against their noise: Student's t for few runs.
 
 No torch is imported here.
 """

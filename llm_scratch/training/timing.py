@@ -1,4 +1,4 @@
-"""How long the steps of a run will take: a few of them, timed on this machine, on made-up ids."""
+"""A few steps of a run, timed on this machine on made-up ids: how long the whole run will take."""
 
 from __future__ import annotations
 

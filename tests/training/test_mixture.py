@@ -284,7 +284,7 @@ def test_mixed_files_split_into_mixtures(files):
             ("web.bin:0.5", "other.bin:0.5"),
             r"web.bin was made with the tokenizer .*other.bin with",
         ),
-        (("web.bin:0.5", "web.bin:0.5"), "web.bin comes twice; give it one share"),
+        (("web.bin:0.5", "web.bin:0.5"), "web.bin is given twice; give it one share"),
         (("web.bin", "wiki.bin:0.5"), "must be FILE:SHARE, as web.bin:0.45"),
         (("web.bin:0.5", "none.bin:0.5"), "no token file at .*none.bin"),
     ],
