@@ -88,6 +88,7 @@ _NAMES = {
     "chat.saved": "read_chat",
     # Chapter 5 for real: token files and the loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
+    "text.part_writing": "write_parts",
     "text.token_parts": "TokenPart",
     "text.token_rows": "TokenRows",
     "text.token_header": "TokenFileError",
@@ -294,6 +295,7 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.weights.export import export_huggingface as export_huggingface
     from llm_scratch.weights.gguf_export import export_gguf as export_gguf
     from llm_scratch.text.token_file import TokenFile as TokenFile, write_tokens as write_tokens
+    from llm_scratch.text.part_writing import write_parts as write_parts
     from llm_scratch.text.token_parts import TokenPart as TokenPart
     from llm_scratch.text.token_rows import TokenRows as TokenRows
     from llm_scratch.text.token_header import TokenFileError as TokenFileError

@@ -1,12 +1,13 @@
 """Files of rows (JSON, JSON Lines, CSV, TSV), read by one rule wherever data is read.
 
-Lines end at a line feed, with a carriage return before it or without, and nowhere else. Each row
-knows where it stands, counted from 1 as people do: its line in an editor, or in a JSON list, whose
-entries may share a line, its number.
+A file may be compressed (`.jsonl.gz`). Lines end at a line feed, with a carriage return before it
+or without, and nowhere else. Each row knows where it stands, counted from 1 as people do: its line
+in an editor, or in a JSON list, whose entries may share a line, its number.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_scratch.files import FileError, PathLike, first_line, open_text
+from llm_scratch.compressed import plain_suffix
+from llm_scratch.files import FileError, PathLike, Span, first_line, open_text
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
@@ -74,7 +76,14 @@ class Columns(NamedTuple):
 
 def holds_rows(path: PathLike) -> bool:
     """Say whether a file's ending, in any case, is that of a file of rows."""
-    return Path(path).suffix.lower() in ENDINGS
+    return plain_suffix(path) in ENDINGS
+
+
+def rows_can_be_cut(path: PathLike) -> bool:
+    """Say whether each line of a file is a row: of JSON Lines that are not a list after all."""
+    if Path(path).suffix.lower() not in LINES:
+        return False
+    return not _start_of(path).startswith("[")
 
 
 def file_rows(
@@ -124,21 +133,36 @@ def file_rows(
         raise FileError(path, f"holds no row; rows of {' and '.join(columns.needed)} are needed")
 
 
-def file_texts(path: PathLike, name: str = "text") -> Iterator[tuple[str, str]]:
+def file_texts(source: PathLike | Span, name: str = "text") -> Iterator[tuple[str, str]]:
     """Yield where each row of a file stands, and the text under one name in it.
 
     JSON may have texts in the place of objects.
+
+    Args:
+        source: the file, or a span of whole lines where `rows_can_be_cut`.
+        name: the field that holds the text.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: as `file_rows`, or naming the row that has no such text.
     """
-    for where, values in file_rows(path, Columns((name,)), item=name):
+    columns = Columns((name,))
+    if isinstance(source, Span):
+        rows = (FileRow(w, _values(w, found, columns, name)) for w, found in _span_lines(source))
+    else:
+        rows = (row for row in file_rows(source, columns, item=name))
+    for where, values in rows:
         text = values.get(name)
         if not isinstance(text, str):
             has = ", ".join(map(repr, values)) or "nothing"
             raise ValueError(f"{where} has no text under {name!r}; it has {has}")
         yield where, text
+
+
+def _start_of(path: PathLike) -> str:
+    """Return the first line of a file that is not blank."""
+    with open_text(path) as file:
+        return next((line for line in file if line.strip()), "").lstrip()
 
 
 def _found(
@@ -150,9 +174,7 @@ def _found(
     """
     if path.is_dir():
         raise FileError(path, "is a folder; name a file in it")
-    ending = path.suffix.lower()
-    with open_text(path) as file:
-        start = next((line for line in file if line.strip()), "").lstrip()
+    ending, start = plain_suffix(path), _start_of(path)
     is_json = ending not in SEPARATORS if holds_rows(path) else start.startswith(("[", "{"))
     if not is_json and not tables:
         raise FileError(path, "is not JSON; a list of objects, or an object per line, is needed")
@@ -163,12 +185,21 @@ def _found(
             yield from _table(path, file.read(), separator, columns, bare, log)
         elif start[:1] == "[":
             yield from _json_list(path, file.read())
-        elif ending in LINES or _is_json(start) or not _is_json(text := file.read()):
-            file.seek(0)
+        elif ending in LINES or _is_json(start):
             yield from _json_lines(path, file)
+        elif not _is_json(text := file.read()):
+            yield from _json_lines(path, io.StringIO(text, newline="\n"))
         else:
             where = f"{path}: row 1"
             yield where, _parsed(where, text, _after_blanks(text, 0))[0]
+
+
+def _span_lines(span: Span) -> Iterator[tuple[str, Any]]:
+    """Yield where each row in a part of a file of JSON Lines stands, and the value."""
+    # How many lines come before the span, only reading all of them would tell.
+    behind = f" after byte {span.start:,}" if span.start else ""
+    with open_text(span) as file:
+        yield from _json_lines(span.path, file, behind)
 
 
 def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[str, Any]:
@@ -189,10 +220,10 @@ def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[
     return values
 
 
-def _json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _json_lines(path: Path, file: Iterable[str], behind: str = "") -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            where = f"{path}: line {number}"
+            where = f"{path}: line {number}{behind}"
             try:
                 value, end = _parsed(where, line, _after_blanks(line, 0))
                 if _after_blanks(line, end) < len(line):

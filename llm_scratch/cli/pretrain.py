@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
     add_command,
     add_device,
+    add_foreign_ids,
     add_model,
     add_option,
     add_precision,
@@ -56,11 +58,12 @@ def add_pretrain(subparsers: Any) -> None:
     )
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="FILE",
-                      help="the token file, which llm-scratch prepare makes; needed, but "
-                           "for a mix and --print-config")  # fmt: skip
+                      help="the token file or the folder of parts, which llm-scratch prepare "
+                           "makes; needed, but for a mix and --print-config")  # fmt: skip
     data.add_argument("--mix", metavar="FILE:SHARE", nargs="+",
-                      help="several token files, each with its share of the tokens, as "
+                      help="several of them, each with its share of the tokens, as "
                            "a.bin:0.9 b.bin:0.1; default: one file")  # fmt: skip
+    add_foreign_ids(parser)
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
     add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
@@ -147,7 +150,8 @@ def open_data(args: argparse.Namespace) -> TokenFile | MixedFiles:
     from llm_scratch.text.mixed_files import MixedFiles
     from llm_scratch.text.token_file import TokenFile
 
-    return TokenFile(args.data) if args.mix is None else MixedFiles(args.mix)
+    open_file = partial(TokenFile, tokenizer=args.tokenizer, dtype=args.dtype)
+    return open_file(args.data) if args.mix is None else MixedFiles(args.mix, open_file)
 
 
 def first_model(
@@ -174,7 +178,9 @@ def add_eval(subparsers: Any) -> None:
     parser = add_command(subparsers, "eval", about, example, run_eval)
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes")  # fmt: skip
+                        help="the token file or the folder of parts, which llm-scratch prepare "
+                             "makes; others are read with the model's tokenizer")  # fmt: skip
+    add_foreign_ids(parser, tokenizer=False)
     parser.add_argument("--part", choices=("val", "train", "all"),
                         help="part of the file; default: val where the run was trained on this "
                              "file, else all")  # fmt: skip
@@ -189,8 +195,8 @@ def run_eval(args: argparse.Namespace) -> int:
     from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.measuring import check_vocabularies, measure, part_to_measure
 
-    data = TokenFile(args.data)
     model, tokenizer = open_asked(args, need_tokenizer=False)
+    data = TokenFile(args.data, tokenizer=tokenizer, dtype=args.dtype)
     check_vocabularies(model, tokenizer, data)
     length = args.length or model.cfg.context_length
     name, part = part_to_measure(data, length, name=args.part, run=args.model)

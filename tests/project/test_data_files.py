@@ -230,8 +230,8 @@ def test_many_quotations_and_separators_take_no_longer_than_others(read):
 
 
 def test_holds_rows_tells_by_the_ending():
-    assert all(map(holds_rows, ("a.JSON", "b/a.jsonl", "a.Csv", "a.tsv", "a.ndjson")))
-    assert not any(map(holds_rows, ("a.txt", "json", "a.json.gz", "csv/a")))
+    assert all(map(holds_rows, ("a.JSON", "b/a.jsonl", "a.Csv", "a.tsv", "a.ndjson", "a.json.gz")))
+    assert not any(map(holds_rows, ("a.txt", "json", "a.txt.gz", "gz", "csv/a")))
 
 
 @pytest.mark.parametrize("quotes", [True, False])
