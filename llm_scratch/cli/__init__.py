@@ -18,6 +18,7 @@ from llm_scratch.cli import (
     environment,
     finetune,
     generation,
+    memory,
     notebook,
     prepare,
     pretrain,
@@ -35,7 +36,7 @@ EXAMPLE = """example:
   llm-scratch generate RUN --prompt "The clock"
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, compare, weights, generation,
-          chat, serve, conversations, finetune, distributed, selfcheck)  # fmt: skip
+          chat, serve, conversations, finetune, distributed, memory, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 

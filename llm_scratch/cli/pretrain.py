@@ -21,7 +21,12 @@ from llm_scratch.cli.options import (
     save_picture,
 )
 from llm_scratch.cli.outlook import print_outlook
-from llm_scratch.cli.processes import add_processes, in_processes, training_options
+from llm_scratch.cli.processes import (
+    add_processes,
+    add_snapshot,
+    in_processes,
+    training_options,
+)
 from llm_scratch.cli.settings import LLAMA_SIZES, SETTINGS, SIZES, add_settings, shown_defaults
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.families import FAMILIES
@@ -40,7 +45,7 @@ def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
     add_pretrain(subparsers)
     add_eval(subparsers)
-    about = "draw loss, learning rate and gradient norm of runs"
+    about = "draw loss, learning rate and gradient norm of runs, and logged memory"
     parser = add_command(subparsers, "plot", about, "plot runs/one runs/two", run_plot)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     add_option(parser, "--out FILE", "the picture", "runs.png")
@@ -78,6 +83,7 @@ def add_pretrain(subparsers: Any) -> None:
     add_device(parser)
     add_precision(parser)
     add_processes(parser)
+    add_snapshot(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
     parser.add_argument("--estimate", action="store_true",
                         help="print tokens, steps, hours and memory of the run and stop; data is "
@@ -218,4 +224,10 @@ def run_plot(args: argparse.Namespace) -> int:
 
     runs = {str(run): read_metrics(run) for name in args.runs for run in matching(name)}
     save_picture(args.out, lambda: plot_runs(runs))
+    if any(line.get("memory") for lines in runs.values() for line in lines):
+        from llm_scratch.plotting.memory import plot_stages
+
+        out = Path(args.out)
+        picture = out.with_name(f"{out.stem}-memory{out.suffix}")
+        save_picture(str(picture), lambda: plot_stages(runs))
     return 0

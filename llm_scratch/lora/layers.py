@@ -93,7 +93,9 @@ class LinearWithLoRA(nn.Module):
         self.linear = linear
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
         # Drawn on the CPU whatever the device: the same seed, the same matrices.
-        self.lora.to(linear.weight.device, linear.weight.dtype)
+        like, drawn = linear.weight, self.lora.A
+        if (drawn.device, drawn.dtype) != (like.device, like.dtype):
+            self.lora.to(like.device, like.dtype)
         self.register_buffer("merged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.facts import data_facts, difference, facts_of, weights_mark
+from llm_scratch.training.memory_log import MemoryLog
 from llm_scratch.training.objective import Objective, TrainData
 from llm_scratch.training.optimizer_state import fill_optimizers
 from llm_scratch.training.optimizers import build_optimizers, describe_groups
@@ -94,6 +95,7 @@ class Run:
     whole: WholeCopy | None = None
     division: Division = WHOLE
     base: str | None = None  # a mark of what is frozen, of a model with more than its family has
+    memory: MemoryLog | None = None  # where each stage of a step is noted
     counted: bool = False  # whether `held.json` is written, which the first step does
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
