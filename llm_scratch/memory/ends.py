@@ -123,3 +123,4 @@ def _products(step: TrainingStep, ways: Ways) -> str:
     if step.device == "cuda":
         return "a V C"
     return f"a {min(2 * SLAB, step.cfg.vocab_size)} C"
+

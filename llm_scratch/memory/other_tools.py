@@ -133,7 +133,9 @@ def _zero3(counted: Counted, letters: Letters, gpus: int, nodes: int) -> Iterato
             yield OtherRow(what, host, letters.value(formula), formula)
 
 
-def _zero2(total: int, letters: Letters, gpus: int, nodes: int, version: str) -> Iterator[OtherRow]:
+def _zero2(
+    total: int, letters: Letters, gpus: int, nodes: int, version: str
+) -> Iterator[OtherRow]:
     """Yield the two rows of ZeRO-2."""
     offloaded = "2 P"
     host = total * max(4 * gpus * nodes, 16) * HOST_FACTOR
