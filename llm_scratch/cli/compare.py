@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from llm_scratch.cli.memory_tables import table
 from llm_scratch.cli.options import add_command, add_option, matching, save_picture
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _run_table(runs: Sequence[RunRecord]) -> list[str]:
         ]
         for run in runs
     ]
-    return _aligned([heads, *rows])
+    return [table([heads, *rows], left=1)]
 
 
 def _settings(runs: Sequence[RunRecord]) -> list[str]:
@@ -110,7 +111,7 @@ def _group_table(found: Comparison) -> list[str]:
         ]
         for group in found.groups
     ]
-    return _aligned([heads, *rows])
+    return [table([heads, *rows], left=1)]
 
 
 def _differences(found: Comparison) -> list[str]:
@@ -173,15 +174,3 @@ def _group_as_json(group: Group) -> dict[str, Any]:
 
 def _number(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else format(value, form)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with their columns below one another, the first one to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for row in rows
-    ]

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from llm_scratch.cli.memory_tables import gib
 from llm_scratch.cli.processes import in_processes
 from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from llm_scratch.training.timing import StepTime
 
 DAY = 24.0  # hours
+LEAST = 2**30 / 200  # bytes: what is less is 0.00 GiB
 
 
 @in_processes
@@ -55,6 +57,7 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
         said, rate = "as given", args.rate
     print(f"rate    {rate:,.0f} tokens per second, {said}")
     print(f"time    {in_hours(tokens / rate)}, without evaluations and checkpoints")
+    print(f"memory  {_memory(args, config, sizes, plan, device)}")
     return 0
 
 
@@ -84,6 +87,36 @@ def _passes(data: Any, rows: int, length: int) -> list[str]:
 
     own = part.num_rows(length)
     return [f"will be read {times(rows / own)} times: the training part has {own:,} windows"]
+
+
+def _memory(
+    args: argparse.Namespace, config: TrainConfig, sizes: Any, plan: StepPlan, device: torch.device
+) -> str:
+    """Return what each process will hold at its peak, largest kinds first."""
+    from llm_scratch.memory.estimate import estimate_memory
+    from llm_scratch.memory.moments import KINDS
+    from llm_scratch.memory.step import TrainingStep
+    from llm_scratch.training.precision import pick_precision
+
+    precision: Any = str(pick_precision(config.precision, device)).removeprefix("torch.")
+    step = TrainingStep(
+        sizes,
+        rows=plan.rows,
+        length=plan.length,
+        precision=precision,
+        optimizer=config.optimizer,
+        accumulation=plan.accumulation,
+        checkpoint_blocks=config.checkpoint_blocks,
+        loss_chunk=config.loss_chunk,
+        ranks=plan.ranks,
+        division=args.division,
+        device="cpu" if device.type == "cpu" else "cuda",
+    )
+    peak = estimate_memory(step).peak
+    found = sorted(((peak.of_kind(kind), kind) for kind in KINDS), reverse=True)
+    kinds = ", ".join(f"{kind} {gib(size)}" for size, kind in found if size > LEAST)
+    each = "" if plan.ranks == 1 else " of each process"
+    return f"{gib(peak.bytes)} at the peak{each} on {step.device}: {kinds}"
 
 
 def _measured(

@@ -117,8 +117,8 @@ def test_compare_prints_runs_and_the_settings_that_differ(planted, capsys):
     assert lines[0].split() == [
         *("run", "steps", "best", "loss", "at", "step", "training", "loss", "tokens/s")
     ]
-    assert lines[1].split()[:6] == ["base-1", "200", "of", "200", "3.6100", "180"]
-    assert lines[1].split()[-1] == "2,560"
+    assert lines[2].split()[:6] == ["base-1", "200", "of", "200", "3.6100", "180"]
+    assert lines[2].split()[-1] == "2,560"
     at = lines.index("settings that differ")
     assert [line.split(maxsplit=1) for line in lines[at + 1 :]] == [
         ["learning_rate", "0.003 (base-1); 0.001 (low-2)"],
@@ -130,7 +130,7 @@ def test_compare_of_groups_says_what_is_larger_than_the_noise(planted, capsys):
     assert main(["compare", str(planted / "*"), "--group"]) == 0
     lines = capsys.readouterr().out.splitlines()
     (table,) = (i for i, line in enumerate(lines) if line.startswith("group"))
-    assert lines[table + 1].split() == ["base-1", "3", "3.6200", "±", "0.0100", "2,560"]
+    assert lines[table + 2].split() == ["base-1", "3", "3.6200", "±", "0.0100", "2,560"]
     (low,) = (line for line in lines if line.startswith("low-1 (learning_rate 0.001) against"))
     assert "against base-1: difference -0.2000, 95 % interval -0.2227 to -0.1773" in low
     assert "larger than the noise (Welch's t interval, 4.0 degrees of freedom)" in low
@@ -173,7 +173,7 @@ def test_compare_writes_a_picture(planted, tmp_path, capsys):
 
 def test_compare_of_a_mixed_run_shows_the_losses_of_its_parts(mixed, planted, capsys):
     assert main(["compare", str(mixed), str(planted / "base-1")]) == 0
-    head, own, other = capsys.readouterr().out.splitlines()[:3]
+    head, _, own, other = capsys.readouterr().out.splitlines()[:4]
     assert ["tide", "clock"] == [word for word in head.split() if word in ("tide", "clock")]
     assert len(own.split()) == len(other.split()) == 10
     assert other.split().count("-") == 2

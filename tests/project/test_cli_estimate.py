@@ -6,9 +6,12 @@ import pytest
 
 from llm_scratch.cli import main
 from llm_scratch.cli.outlook import in_hours
+from llm_scratch.memory.estimate import estimate_memory
+from llm_scratch.memory.step import TrainingStep
 from llm_scratch.text.token_file import write_tokens
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.training import timing
+from llm_scratch.training.presets import PRESETS
 
 SMALL = ["--emb-dim", "16", "--n-heads", "2", "--context-length", "16"]
 
@@ -19,13 +22,29 @@ def lines_of(capsys) -> dict[str, str]:
 
 def test_estimate_of_the_series_base_model_at_its_rate(capsys):
     """The series' card took 19,921 tokens per second, and 44 hours or a little more."""
-    assert main(["pretrain", "--preset", "163M", "--estimate", "--rate", "19921"]) == 0
+    words = ["pretrain", "--preset", "163M", "--estimate", "--rate", "19921", "--device", "cpu"]
+    assert main([*words, "--precision", "float32"]) == 0
     found = lines_of(capsys)
     assert found["model"] == "163,009,536 parameters, a vocabulary of 50,257"
     assert found["run"] == "33,165 steps of 16 x 6 x 1024 = 98,304 tokens"
     assert found["tokens"] == "3,260,252,160, 20 for each parameter"
     assert found["rate"] == "19,921 tokens per second, as given"
     assert found["time"] == "45.5 hours, without evaluations and checkpoints"
+
+
+def test_estimate_has_the_memory_of_the_step(capsys):
+    """What `memory estimate` says of the same step; the states alone take 16 bytes a parameter."""
+    words = ["pretrain", "--preset", "163M", "--estimate", "--rate", "1", "--device", "cpu"]
+    assert main([*words, "--precision", "float32", "--micro-batch", "2"]) == 0
+    said = lines_of(capsys)["memory"]
+    step = TrainingStep(PRESETS["163M"].model, rows=2, accumulation=48, device="cpu")
+    found = estimate_memory(step).bytes
+    assert found > 16 * 163_009_536
+    assert said.startswith(f"{found / 2**30:,.2f} GiB at the peak on cpu: ")
+    assert "parameters 0.61 GiB" in said
+    assert main([*words, "--precision", "float32", "--micro-batch", "4"]) == 0
+    more = float(lines_of(capsys)["memory"].split()[0])
+    assert more > found / 2**30
 
 
 @pytest.fixture(scope="module")

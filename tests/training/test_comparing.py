@@ -241,7 +241,9 @@ def test_runs_before_their_end_or_without_validation_are_noted(tmp_path):
 
 
 def test_read_runs_refuses(planted, tmp_path):
-    with pytest.raises(ValueError, match="base-1 is given twice; a run is compared with other runs"):
+    with pytest.raises(
+        ValueError, match="base-1 is given twice; a run is compared with other runs"
+    ):
         read_runs([planted / "base-1", planted / "base-1"])
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         read_runs([tmp_path])
