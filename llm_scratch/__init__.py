@@ -1,6 +1,6 @@
 """A GPT written from scratch in PyTorch: the public names, in the order of the book it follows.
 
-A name is imported from its module when it is first used: `import llm_scratch` itself costs nothing.
+Each name is imported from its module when it is first used, so `import llm_scratch` costs nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAMES = {
         "CausalAttention MultiHeadAttention MultiHeadAttentionWrapper SelfAttention_v1 "
         "SelfAttention_v2 attention_by_hand attention_weights causal_mask"
     ),
-    # Chapter 4: the model, and text out of it
+    # Chapter 4: the model, and generating text with it
     "model.config": "GPT2_CONFIGS GPT_CONFIG_124M ConfigError GPTConfig as_config gpt2_config",
     "model.layers": "GELU FeedForward LayerNorm gelu_by_hand layer_norm_by_hand",
     "model.cache": "KVCache",
@@ -55,7 +55,7 @@ _NAMES = {
     "weights.folder": "load_model save_model",
     "weights.export": "export_huggingface",
     "weights.gguf_export": "export_gguf",
-    # The front door: any model, with its tokenizer
+    # One call that opens any model, with its tokenizer
     "opening": "OpenModel open_model",
     # Real open models: Llama, Qwen, SmolLM2, Mistral
     "model.llama_config": "LlamaConfig RopeScaling as_llama_config",
@@ -71,7 +71,7 @@ _NAMES = {
     "model.grouped_attention": "GroupedQueryAttention window_mask",
     "model.llama": "Llama3Model LlamaBlock LlamaModel Qwen3Model",
     "weights.llama": "load_weights_into_llama load_weights_into_qwen",
-    # Conversations: formats, files that other people wrote, and what a model learns of them
+    # Conversations: formats, data sets in other layouts, and which tokens a model learns from
     "conversations.messages": "ConversationError Message",
     "conversations.encoding": "EncodedConversation Segment encode_conversation encode_prompt",
     "conversations.layout": "ConversationFormat",
@@ -82,13 +82,12 @@ _NAMES = {
     "conversations.writers": "write_conversations",
     "conversations.display": "show_conversation",
     "conversations.measuring": "ConversationLengths measure_conversations",
-    # Chat: a conversation with a model, which remembers
+    # Chat: a conversation with a model that remembers it
     "chat.session": "ChatSession",
     "chat.replies": "Reply",
     "chat.saved": "read_chat",
-    # Chapter 5 for real: token files and the loop that can be stopped and resumed
+    # Chapter 5 for real: token files, and a training loop that can be stopped and resumed
     "text.token_file": "TokenFile write_tokens",
-    "text.part_writing": "write_parts",
     "text.token_parts": "TokenPart",
     "text.token_rows": "TokenRows",
     "text.token_header": "TokenFileError",
@@ -120,7 +119,7 @@ _NAMES = {
     "finetuning.instruction_rows": "show_mask",
     "text.packed_rows": "PackedRows",
     "finetuning.instruction_tuning": "answer finetune_instructions stopped_share",
-    # Conversations: a model that answers and stops
+    # Conversations: fine-tuning a model that answers and stops
     "finetuning.conversation_tuning": "answer_conversations finetune_conversations",
     "judging.judge": "exact_match token_f1",
     "judging.ollama": "check_if_running generate_model_scores query_model",
@@ -144,13 +143,13 @@ _NAMES = {
     "lora.loading": "adapter_base load_adapter",
     # Appendix A: the small network of the introduction to PyTorch
     "appendix_a": "NeuralNetwork ToyDataset compute_accuracy",
-    # Beside the book: the same checks for a reader's own code
+    # Beyond the book: the same checks for a reader's own code
     "selfcheck.run": "check",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = list(_MODULE_OF)
 
-if TYPE_CHECKING:  # the same once more, for type checkers and editors
+if TYPE_CHECKING:  # the same names again, for type checkers and editors
     # isort: off
     # fmt: off
     from llm_scratch.tokenizers.simple import (
@@ -295,7 +294,6 @@ if TYPE_CHECKING:  # the same once more, for type checkers and editors
     from llm_scratch.weights.export import export_huggingface as export_huggingface
     from llm_scratch.weights.gguf_export import export_gguf as export_gguf
     from llm_scratch.text.token_file import TokenFile as TokenFile, write_tokens as write_tokens
-    from llm_scratch.text.part_writing import write_parts as write_parts
     from llm_scratch.text.token_parts import TokenPart as TokenPart
     from llm_scratch.text.token_rows import TokenRows as TokenRows
     from llm_scratch.text.token_header import TokenFileError as TokenFileError
@@ -394,7 +392,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = found  # the next look-up finds it at once
+    globals()[name] = found  # the next lookup finds it directly
     return found
 
 

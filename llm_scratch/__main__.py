@@ -1,4 +1,4 @@
-"""`python -m llm_scratch`: the same as the command `llm-scratch`."""
+"""The entry point of `python -m llm_scratch`, equal to the command `llm-scratch`."""
 
 from __future__ import annotations
 

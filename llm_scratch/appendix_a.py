@@ -44,7 +44,7 @@ class ToyDataset(Dataset[tuple[Tensor, Tensor]]):
     """Examples and their classes: item i is (X[i], y[i]).
 
     Args:
-        X: features, an example a row.
+        X: features, one example per row.
         y: the class of each example.
 
     Raises:
@@ -73,17 +73,17 @@ def compute_accuracy(
     dataloader: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str | None = None,
 ) -> float:
-    """The share of examples whose likeliest class is the right one, 0.0 to 1.0.
+    """Return the share of examples whose most likely class is correct, 0.0 to 1.0.
 
-    The modes of the model are left as found (the book leaves it in eval mode).
+    The model keeps the mode it was in (the book leaves it in eval mode).
 
     Args:
         model: maps (B, ...) features to (B, N) logits.
-        dataloader: gives (features, classes).
+        dataloader: yields (features, classes).
         device: where the batches are moved to; None leaves them where they are.
 
     Raises:
-        ValueError: if the loader gives no example.
+        ValueError: if the loader yields no examples.
 
     Source:
         Book A.7 and A.9.2.
@@ -95,5 +95,5 @@ def compute_accuracy(
             correct += int((model(features).argmax(dim=1) == labels).sum())
             total += len(labels)
     if not total:
-        raise ValueError("the loader gives no example, so there is no accuracy")
+        raise ValueError("the loader yields no examples, so there is no accuracy")
     return correct / total

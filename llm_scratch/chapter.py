@@ -1,4 +1,4 @@
-"""What every chapter script needs: settings, a story to work on, pictures, commands to run.
+"""Common parts of the chapter scripts: settings, a story to work on, pictures, commands to run.
 
 A chapter is a script and a notebook in one file; these functions do the right thing in both.
 """
@@ -19,14 +19,14 @@ BOOK_STORY, OWN_STORY = "the-verdict", "the-tide-clock"
 
 
 def settings(doc: str | None, **defaults: Any) -> argparse.Namespace:
-    """Return a chapter's settings: from the command line of a script, the defaults in a notebook.
+    """Return a chapter's settings: a script's from its command line, a notebook's defaults.
 
-    `quick` (finish in seconds) and `out` (the folder for pictures) are always there.
+    `quick` (finish in seconds) and `out` (the folder for pictures) are always among them.
 
     Args:
         doc: The chapter's docstring, shown by `--help`.
-        defaults: Each keyword becomes an option of its type (`epochs=10` gives `--epochs 10`),
-            a bool a flag.
+        defaults: Each keyword becomes an option of its type (`epochs=10` gives `--epochs 10`);
+            a bool becomes a flag.
     """
     never_fail_to_print()
     defaults = {"quick": False, "out": "chapter-output", **defaults}
@@ -41,7 +41,7 @@ def settings(doc: str | None, **defaults: Any) -> argparse.Namespace:
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
-    """Give the parser an option of the default's type; without a default it takes text."""
+    """Add an option of the default's type to the parser; without a default it takes text."""
     option = "--" + name.replace("_", "-")
     if default is True:
         parser.add_argument(option, default=True, action=argparse.BooleanOptionalAction)
@@ -58,21 +58,21 @@ def _add_option(parser: argparse.ArgumentParser, name: str, default: Any) -> Non
 
 
 def story() -> tuple[str, str]:
-    """Return (title, text) of the story to work on: the book's where it is found, else ours."""
+    """Return (title, text) of the story to work on: the book's if it is found, else ours."""
     from llm_scratch.text.corpora import CORPORA, load_text  # the command starts without it
 
     title, own_title = (CORPORA[name].title for name in (BOOK_STORY, OWN_STORY))
     try:
         return title, load_text(BOOK_STORY)
     except FileNotFoundError:
-        missing(title, f"llm-scratch fetch {BOOK_STORY}", f"going on with our own {own_title}")
+        missing(title, f"llm-scratch fetch {BOOK_STORY}", f"continuing with our own {own_title}")
     return own_title, load_text(OWN_STORY)
 
 
 def missing(what: str, command: str, instead: str = "") -> None:
-    """Print the one line that says what is not here and which command brings it."""
+    """Print one line that says what is missing and which command fetches it."""
     tail = f"; {instead}" if instead else ""
-    print(f"{what} is not here; {command} brings it{tail}")
+    print(f"{what} is missing; {command} gets it{tail}")
 
 
 def show(
@@ -84,10 +84,10 @@ def show(
 ) -> None:
     """Draw a picture: inline in a notebook, else to `name`.png in the folder `settings.out`.
 
-    Without matplotlib, or where nothing can be written, one line says what to do.
+    Without matplotlib, or where the folder cannot be written to, one line says what to do.
 
     Args:
-        settings: What `settings(...)` returned.
+        settings: The settings that `settings(...)` returned.
         name: The picture's name, without a suffix.
         draw: A function of `llm_scratch.plotting`, called with the other arguments.
         args: Positional arguments for `draw`.
@@ -108,13 +108,13 @@ def show(
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except OSError as error:
-        print(f"Picture not saved: {path} ({error.strerror}); --out names another folder")
+        print(f"Picture not saved: {path} ({error.strerror}); use --out to name another folder")
     else:
         print(f"Picture: {path}")
 
 
 def _show_inline(figure: Any) -> None:
-    """Show a figure as an image: without pyplot, a notebook knows no other way to draw it."""
+    """Show a figure as an image, since a notebook cannot draw it otherwise without pyplot."""
     from IPython.display import Image, display  # type: ignore[import-not-found,unused-ignore]
 
     buffer = io.BytesIO()
@@ -123,28 +123,28 @@ def _show_inline(figure: Any) -> None:
 
 
 def in_notebook() -> bool:
-    """Return whether this runs in a notebook's kernel, where the command line is the kernel's."""
+    """Return whether this runs in a notebook, where the command line belongs to the kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return hasattr(shell, "kernel")
 
 
 def never_fail_to_print() -> None:
-    """Let the console replace characters that it can't show, instead of ending the program."""
+    """Let the console replace characters it cannot show, instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def has_processes() -> bool:
-    """Return whether several processes can train together here; where not, say so in one line."""
+    """Return whether several processes can train together here; if not, print one line."""
     import torch.distributed
 
     if sys.platform != "win32" and torch.distributed.is_available():
         return True
     print(
-        "Several processes train together on Linux and macOS, with a PyTorch that has "
-        "torch.distributed; going on without them"
+        "Training in several processes needs Linux or macOS, and a PyTorch that has "
+        "torch.distributed; continuing without it"
     )
     return False
 
@@ -152,15 +152,15 @@ def has_processes() -> bool:
 def run_command(
     words: Sequence[str], folder: Path, processes: int = 1, threads: int | None = None
 ) -> None:
-    """Run a command of llm-scratch in a folder, by torchrun where it is to be several processes.
+    """Run an llm-scratch command in a folder, under torchrun if `processes` is above 1.
 
-    It is printed as one would type it; what it says is shown only if it fails.
+    The command is printed as you would type it; its output is shown only if it fails.
 
     Args:
-        words: the command's words, "pretrain" the first of them, say.
-        folder: where it runs.
-        processes: how many.
-        threads: of each process; None leaves that to PyTorch.
+        words: the command's words, such as "pretrain" and its options.
+        folder: the working directory of the command.
+        processes: number of processes.
+        threads: threads per process; None leaves the choice to PyTorch.
 
     Raises:
         RuntimeError: if it fails.
@@ -169,7 +169,7 @@ def run_command(
     if processes > 1:
         count = ["--standalone", "--nproc-per-node", str(processes)]
         shown = " ".join(["torchrun", *count, *start])
-        # A laptop's own name often leads nowhere; localhost always does.
+        # A laptop's own host name often does not resolve; localhost always does.
         start = ["-m", "torch.distributed.run", "--local-addr", "localhost", *count, *start]
     print(f"$ {shown} {shlex.join(words)}", flush=True)
     variables = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}

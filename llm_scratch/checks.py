@@ -1,4 +1,4 @@
-"""Numbers that callers give, refused by name before any work is done."""
+"""Checks of numbers from callers: a wrong one is refused by name before any work is done."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def check_count(name: str, value: Any, least: int = 1, note: str = "") -> None:
-    """Refuse what is no whole number, or too small a one.
+    """Refuse a value that is not a whole number, or is too small.
 
     Args:
-        name: what the caller calls it.
-        value: what was given.
-        least: the smallest that makes sense.
-        note: the end of the sentence, such as "None is no limit".
+        name: the caller's name for the value.
+        value: the value that was given.
+        least: the smallest value that makes sense.
+        note: the end of the sentence, such as "None means unlimited".
 
     Raises:
         ValueError: naming the value.
@@ -26,9 +26,9 @@ def check_count(name: str, value: Any, least: int = 1, note: str = "") -> None:
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    """Whether a value is a finite real number from `low` to `high`, both included."""
+    """Return whether a value is a finite real number from `low` to `high`, both included."""
     sound = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         return sound and math.isfinite(value) and low <= value <= high
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         return False

@@ -1,8 +1,8 @@
-"""Files of rows (JSON, JSON Lines, CSV, TSV), read by one rule wherever data is read.
+"""Files of rows (JSON, JSON Lines, CSV, TSV), read by the same rules wherever data is read.
 
-A file may be compressed (`.jsonl.gz`). Lines end at a line feed, with a carriage return before it
-or without, and nowhere else. Each row knows where it stands, counted from 1 as people do: its line
-in an editor, or in a JSON list, whose entries may share a line, its number.
+A file may be compressed (`.jsonl.gz`). Lines end at a line feed, with or without a carriage return
+before it, and nowhere else. Each row has a position, counted from 1: its line in an editor or, in a
+JSON list, whose entries may share a line, its number.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Log = Callable[[str], object]
 
 
 class RowError(ValueError):
-    """A row that can't be read, while those beside it may be sound.
+    """A row that cannot be read, while other rows may be sound.
 
     Args:
-        reason: what is wrong, in the few words that all rows with this fault share.
-        text: what is said of this one.
+        reason: the fault in a few words, the same for all rows with this fault.
+        text: the message about this row.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -49,8 +49,8 @@ class FileRow(NamedTuple):
     """One row of a file.
 
     Args:
-        where: what errors call it: "rows.jsonl: line 17".
-        values: its fields by name; those of a table are texts.
+        where: its position for error messages: "rows.jsonl: line 17".
+        values: its fields by name; fields of a table are strings.
     """
 
     where: str
@@ -58,29 +58,32 @@ class FileRow(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The names that fields may have; upper case and blanks around do not matter in a file.
+    """The names that fields may have; case and surrounding spaces do not matter in a file.
 
     Args:
-        needed: those that a table must have.
-        also: those that it may have.
+        needed: the fields that a table must have.
+        also: the fields that it may have.
     """
 
     needed: tuple[str, ...]
     also: tuple[str, ...] = ()
 
     def spelled(self, names: Iterable[str]) -> list[str]:
-        """Return names as they are spelled here, where they are known."""
+        """Return names in the spelling used here, if they are known."""
         known = {name.lower(): name for name in (*self.needed, *self.also)}
         return [known.get(name.strip().lower(), name) for name in names]
 
 
 def holds_rows(path: PathLike) -> bool:
-    """Say whether a file's ending, in any case, is that of a file of rows."""
+    """Return whether a file's extension, in upper or lower case, is that of a file of rows.
+
+    Compressed files have a second extension, which does not count.
+    """
     return plain_suffix(path) in ENDINGS
 
 
 def rows_can_be_cut(path: PathLike) -> bool:
-    """Say whether each line of a file is a row: of JSON Lines that are not a list after all."""
+    """Return whether each line of a file is a row: JSON Lines that are not a list after all."""
     if Path(path).suffix.lower() not in LINES:
         return False
     return not _start_of(path).startswith("[")
@@ -96,26 +99,26 @@ def file_rows(
     bad: Callable[[RowError], object] | None = None,
     log: Log | None = None,
 ) -> Iterator[FileRow]:
-    """Yield the rows of a file in its order.
+    """Yield the rows of a file in order.
 
-    JSON is a list of objects, or one object alone; JSON Lines has one object per line; a table
-    (CSV, TSV) names its columns in its first line. The ending says which, in any case; where it is
-    another one, "[" or "{" at the start is JSON, and the rest a table, of tabs if its first line
-    has one.
+    JSON is a list of objects, or a single object; JSON Lines has one object per line; a table
+    (CSV, TSV) names its columns in its first line. The extension decides, in upper or lower case.
+    With any other extension, "[" or "{" at the start means JSON, and anything else a table,
+    separated by tabs if its first line has one.
 
     Args:
         path: the file, in UTF-8.
         columns: the names of the fields.
-        item: the name for texts that stand in JSON in the place of objects; None refuses them.
-        bare: whether a table of tabs may come without a head line, with the needed columns in
-            their order, and with quotation marks that are text like any other.
-        tables: whether it may be a table.
-        bad: gets the error of a row of JSON that the others can do without; None raises it.
-        log: gets a line where a bare table does have a head line.
+        item: the field name for strings in JSON in place of objects; None refuses them.
+        bare: whether a table separated by tabs may lack a header line. Its columns are then the
+            needed ones in their order, and quotation marks are ordinary text.
+        tables: whether the file may be a table.
+        bad: receives the error of a JSON row that can be skipped; None raises it.
+        log: receives a line if a bare table does have a header line.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file and row, if one can't be read, or if there is none.
+        ValueError: naming the file and the row, if a row cannot be read or there are none.
     """
     path = Path(path)
     empty = True
@@ -130,13 +133,13 @@ def file_rows(
         else:
             yield FileRow(where, values)
     if empty:
-        raise FileError(path, f"holds no row; rows of {' and '.join(columns.needed)} are needed")
+        raise FileError(path, f"has no rows; rows with {' and '.join(columns.needed)} are needed")
 
 
 def file_texts(source: PathLike | Span, name: str = "text") -> Iterator[tuple[str, str]]:
-    """Yield where each row of a file stands, and the text under one name in it.
+    """Yield the position of each row of a file, and the text in one of its fields.
 
-    JSON may have texts in the place of objects.
+    JSON may have strings in place of objects.
 
     Args:
         source: the file, or a span of whole lines where `rows_can_be_cut`.
@@ -144,7 +147,7 @@ def file_texts(source: PathLike | Span, name: str = "text") -> Iterator[tuple[st
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: as `file_rows`, or naming the row that has no such text.
+        ValueError: as in `file_rows`, or naming the row that has no such text.
     """
     columns = Columns((name,))
     if isinstance(source, Span):
@@ -168,16 +171,16 @@ def _start_of(path: PathLike) -> str:
 def _found(
     path: Path, columns: Columns, bare: bool, tables: bool, log: Log | None
 ) -> Iterator[tuple[str, Any]]:
-    """Yield where each row stands, and what stands there: a value of JSON, or a tuple of fields.
+    """Yield the position of each row, and its content: a JSON value, or a tuple of fields.
 
-    In the place of what can't be read comes its error, where the rows behind it can be.
+    If a row cannot be read but later rows can, its error takes the place of the content.
     """
     if path.is_dir():
         raise FileError(path, "is a folder; name a file in it")
     ending, start = plain_suffix(path), _start_of(path)
     is_json = ending not in SEPARATORS if holds_rows(path) else start.startswith(("[", "{"))
     if not is_json and not tables:
-        raise FileError(path, "is not JSON; a list of objects, or an object per line, is needed")
+        raise FileError(path, "is not JSON; it must be a list of objects, or one object per line")
     with open_text(path) as file:
         if not is_json:
             separator = SEPARATORS.get(ending, "\t" if "\t" in start else ",")
@@ -211,7 +214,7 @@ def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[
     if isinstance(found, dict):
         found = tuple(found.items())
     elif not isinstance(found, tuple):
-        raise RowError("not an object", f"{where} is a {type(found).__name__}, an object is needed")
+        raise RowError("not an object", f"{where} is a {type(found).__name__}, not an object")
     names = columns.spelled(name for name, _ in found)
     values = dict(zip(names, (value for _, value in found), strict=True))
     if len(values) < len(names):
@@ -227,7 +230,7 @@ def _json_lines(path: Path, file: Iterable[str], behind: str = "") -> Iterator[t
             try:
                 value, end = _parsed(where, line, _after_blanks(line, 0))
                 if _after_blanks(line, end) < len(line):
-                    text = f"{where} goes on after its object; give each object its line"
+                    text = f"{where} continues after its object; put each object on its own line"
                     raise RowError(NOT_JSON, text)
             except RowError as err:
                 value = err
@@ -253,11 +256,11 @@ def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         if not ended:
             at = _after_blanks(text, at + 1)
     if _after_blanks(text, at + 1) < len(text):
-        raise FileError(path, f"goes on after its list, which has {number} rows")
+        raise FileError(path, f"continues after its list, which has {number} rows")
 
 
 def _is_json(text: str) -> bool:
-    """Say whether a text is one value of JSON."""
+    """Return whether a text is a single JSON value."""
     try:
         return _after_blanks(text, _parsed("", text, _after_blanks(text, 0))[1]) == len(text)
     except RowError:
@@ -265,13 +268,13 @@ def _is_json(text: str) -> bool:
 
 
 def _parsed(where: str, text: str, at: int) -> tuple[Any, int]:
-    """Return the JSON value that begins at a place, and where it ends.
+    """Return the JSON value that begins at a position, and the position where it ends.
 
-    In the place of a value with half a character comes the error that says so.
+    For a value with half a character, an error takes the place of the value.
     """
     try:
         value, end = _DECODER.raw_decode(text, at)
-        halved = _half_character(value) if "\\u" in text[at:end] else ""  # no other way to it
+        halved = _half_character(value) if "\\u" in text[at:end] else ""  # only by escapes
     except json.JSONDecodeError as err:
         raise RowError(
             NOT_JSON,
@@ -283,7 +286,7 @@ def _parsed(where: str, text: str, at: int) -> tuple[Any, int]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, whose keys may each occur once: the last would hide the others."""
+    """Return a JSON object whose keys are distinct; the last of two would hide the first."""
     values = dict(pairs)
     if len(values) < len(pairs):
         name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
@@ -295,11 +298,11 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _after_blanks(text: str, at: int) -> int:
-    return _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing as well
+    return _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # matches "" too
 
 
 def _half_character(value: Any) -> str:
-    """Return what is wrong with the first text that has a lone surrogate, "" if none has."""
+    """Describe the lone surrogate in the first string that has one; return "" if none has."""
     fields = value.items() if isinstance(value, dict) else [("it", value)]
     for name, field in fields:
         for text in (
@@ -319,23 +322,23 @@ def _half_character(value: Any) -> str:
 def table_rows(
     path: PathLike, text: str, separator: str, *, quotes: bool = True, loose: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a table, lines that are blank left out: line number and fields.
+    """Yield the line number and the fields of each row of a table, skipping blank lines.
 
     Args:
-        path: what errors call the table.
-        text: all of it.
-        separator: stands between two fields.
+        path: the table's name in errors.
+        text: the whole text of the table.
+        separator: the character between two fields.
         quotes: whether a quotation mark at the start of a field opens a quotation, which may hold
-            separators and line ends, and two marks for one.
-        loose: whether a field may go on after its quotation, as spreadsheets and pandas read it.
+            separators and line ends, and in which two marks stand for one.
+        loose: whether a field may continue after its quotation, as spreadsheets and pandas allow.
 
     Raises:
-        ValueError: naming the line, if a quotation is never closed, or a field goes on after it.
+        ValueError: naming the line, if a quotation is never closed, or a field continues after it.
     """
     at, number, line_end = 0, 1, -1
     while at < len(text):
         start, fields = number, []
-        while True:  # a field each turn
+        while True:  # one field per iteration
             quoted = quotes and text.startswith(QUOTE, at)
             field = ""
             if quoted:
@@ -350,7 +353,7 @@ def table_rows(
             if quoted and rest and not loose:
                 raise ValueError(
                     f"{path}: line {start} has {rest[:SHOWN]!r} after a quotation; a mark "
-                    "inside of one is written twice"
+                    "inside one must be doubled"
                 )
             fields.append(field + rest)
             at = (line_end if last else field_end) + 1
@@ -362,7 +365,7 @@ def table_rows(
 
 
 def _quotation(where: str, text: str, start: int) -> tuple[str, int]:
-    """Return the quotation whose first character is at `start`, and where it ends."""
+    """Return the quotation that begins at `start`, and the position where it ends."""
     at = start
     while (end := text.find(QUOTE, at)) >= 0:
         if not text.startswith(QUOTE, end + 1):
@@ -370,14 +373,14 @@ def _quotation(where: str, text: str, start: int) -> tuple[str, int]:
         at = end + 2
     raise ValueError(
         f"{where}: the quotation mark that opens {text[start : start + SHOWN]!r} is never closed; "
-        "close it, or leave it out"
+        "close it, or remove it"
     )
 
 
 def _table(
     path: Path, text: str, separator: str, columns: Columns, bare: bool, log: Log | None
 ) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
-    """Yield where each row of a table stands, and its fields with their names."""
+    """Yield the position of each row of a table, and its fields with their names."""
     rows = table_rows(path, text, separator, quotes=not bare)
     first = next(rows, None)
     if first is None:
@@ -388,11 +391,11 @@ def _table(
         if not bare:
             raise ValueError(
                 f"{path} has no column {' and no column '.join(missing)}; its first line must name "
-                f"{wanted}, with {separator!r} between"
+                f"{wanted}, separated by {separator!r}"
             )
         if names[0] == columns.needed[0]:
             raise ValueError(
-                f"{path}: line {line} looks like the names of columns but has no "
+                f"{path}: line {line} looks like a header but has no "
                 f"{' and no '.join(missing)}; name {wanted}, or remove the line"
             )
         names, rows = list(columns.needed), chain([first], rows)
@@ -401,10 +404,9 @@ def _table(
     for number, fields in rows:
         where = f"{path}: line {number}"
         if len(fields) != len(names):
-            hint = "" if bare else "; a text with separators or line ends needs quotation marks"
+            hint = "" if bare else "; quote texts that have separators or line ends"
             raise ValueError(
-                f"{where} has {len(fields)} fields, {len(names)} are needed "
-                f"({', '.join(names)}){hint}"
+                f"{where} has {len(fields)} fields, not {len(names)} ({', '.join(names)}){hint}"
             )
         pairs = list(zip(names, fields, strict=True))
         if any(field.strip() and not name.strip() for name, field in pairs):

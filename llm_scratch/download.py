@@ -1,4 +1,4 @@
-"""Fetch one file once: mirrors in order, checked by SHA-256, written whole or not at all."""
+"""Downloads of single files: from mirrors in order, checked by SHA-256, written atomically."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from typing import Any, NamedTuple
 from llm_scratch.files import file_sha256, part_beside
 
 CHUNK_BYTES = 1 << 18
-KEPT_BYTES = 1 << 20  # less is not worth going on from
+KEPT_BYTES = 1 << 20  # a smaller part is not worth resuming
 STALE_SECONDS = 24 * 3600
 MOST_ROUNDS = 20
 PAUSE_SECONDS = 0.5
-# A server must send this much in this time, or it counts as silent.
+# A server that sends less than this in this time counts as silent.
 STALL_BYTES, STALL_SECONDS = 1 << 10, 30.0
 
 
 class DownloadError(OSError):
-    """No address gave the file; the message names each one, why, and where to put it by hand."""
+    """A failure of all addresses; the message gives the reasons, and where to put a copy."""
 
 
 def cache_folder() -> Path:
-    """Return the folder that fetched files are kept in; it need not exist yet.
+    """Return the folder for downloaded files, which need not exist yet.
 
-    The environment variable `LLM_SCRATCH_CACHE` names it; without it, it is the platform's cache
+    The environment variable `LLM_SCRATCH_CACHE` names it; the default is the platform's cache
     folder for this user.
     """
     chosen = os.environ.get("LLM_SCRATCH_CACHE")
@@ -52,9 +52,9 @@ def cache_folder() -> Path:
 
 
 def state_folder() -> Path:
-    """Return the folder for what this user has typed; it need not exist yet.
+    """Return the folder for the user's input history, which need not exist yet.
 
-    It is the platform's folder for the state of programs.
+    It is in the platform's folder for the state of programs.
     """
     if sys.platform == "win32":
         return (
@@ -75,30 +75,30 @@ def download_file(
     size: int | None = None,
     timeout: float = 30.0,
 ) -> Path:
-    """Return `destination` once it holds the whole file, from the first address that gives it.
+    """Fetch a file to `destination` from the first address that has it, and return the path.
 
-    A file that is there with the right SHA-256 and size (without either: any file) costs no
-    request. The bytes go to a temporary name beside the target and are renamed when they are
-    complete, so that half a file never counts. A transfer that breaks off goes on where it
-    stopped; with `sha256` also at the next address, or in the next call. Proxies and certificates
-    are those of the platform (`HTTPS_PROXY`, `SSL_CERT_FILE`).
+    An existing file with the right SHA-256 and size (without either: any file) needs no request.
+    The bytes go to a temporary file next to the target, which is renamed when complete, so that a
+    partial file never counts. An interrupted transfer resumes where it stopped; with `sha256`, also
+    from the next address or in the next call. Proxies and certificates are those of the platform
+    (`HTTPS_PROXY`, `SSL_CERT_FILE`).
 
     Args:
-        url: One address, or several that are tried in order.
-        destination: The file to write; its folder is made when missing.
+        url: One address, or several to try in order.
+        destination: The file to write; a missing folder is created.
         backup_url: One more address, tried last.
-        sha256: What the content must hash to, in hexadecimal.
-        size: How many bytes it must have.
-        timeout: Seconds that a server may take to answer, or stay silent in between.
+        sha256: The required hash of the content, in hexadecimal.
+        size: The required number of bytes.
+        timeout: Seconds that a server may take to answer, or pause in between.
 
     Raises:
-        DownloadError: if no address gives the file.
-        OSError: if the folder can't be written to, or the disk is full.
+        DownloadError: if no address provides the file.
+        OSError: if the folder is not writable, or the disk is full.
     """
     addresses = [url] if isinstance(url, str) else list(url)
     addresses += [backup_url] if backup_url else []
     if not addresses:
-        raise ValueError("url is an empty list; give at least one address")
+        raise ValueError("url is an empty list; pass at least one address")
     target = Path(destination)
     if holds(target, sha256, size):
         return target
@@ -112,20 +112,19 @@ def download_file(
             return target
         reasons = "; ".join(f"{address} ({reason})" for address, reason in failures.items())
         raise DownloadError(
-            f"could not fetch {target.name}: {reasons}; "
-            f"a copy from elsewhere can be put there by hand: {target}"
+            f"could not fetch {target.name}: {reasons}; put a copy from elsewhere at {target}"
         )
 
 
 def holds(path: Path, sha256: str | None, size: int | None = None) -> bool:
-    """Return whether `path` is a file with this SHA-256 and size; None takes any."""
+    """Return whether `path` is a file with this SHA-256 and size; None allows any."""
     if not path.is_file() or size not in (None, path.stat().st_size):
         return False
     return sha256 is None or file_sha256(path) == sha256.lower()
 
 
 class _Wanted(NamedTuple):
-    """What the file must be, how long a server may take, and whose bytes we have (ETag by URL)."""
+    """The required file, a server's time limit, and the source of our bytes (ETag by URL)."""
 
     sha256: str | None
     size: int | None
@@ -134,11 +133,11 @@ class _Wanted(NamedTuple):
 
 
 class _MirrorError(Exception):
-    """This address did not give the file: go on to the next one.
+    """A failure of one address, after which the next one is tried.
 
     Args:
-        reason: In a few words, for the message.
-        passing: Whether the same address may well give it the next time.
+        reason: The reason in a few words, for the message.
+        passing: Whether the same address may well succeed the next time.
     """
 
     def __init__(self, reason: str, passing: bool = False) -> None:
@@ -148,11 +147,11 @@ class _MirrorError(Exception):
 
 @contextmanager
 def _kept_for_later(part: Path, target: Path, wanted: _Wanted) -> Iterator[None]:
-    """Take up what an earlier call left of this file, and leave what this one gets.
+    """Resume the partial file of an earlier call, and keep this call's partial file for the next.
 
-    Only with a checksum: nothing else tells whether two parts belong together. The file that is
-    left has a name of its own, and whoever renames it first has it to himself: two processes
-    never write to one file.
+    This needs a checksum: nothing else shows whether two parts belong together. The kept file has a
+    name of its own, and the process that renames it first owns it: two processes never write to
+    the same file.
     """
     rest = target.with_name(f"{target.name}.resume")
     if wanted.sha256 is not None:
@@ -170,7 +169,7 @@ def _kept_for_later(part: Path, target: Path, wanted: _Wanted) -> Iterator[None]
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove what killed processes left of this file more than a day ago."""
+    """Remove partial files that killed processes left more than a day ago."""
     for old in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE_SECONDS:
@@ -178,10 +177,10 @@ def _remove_stale(target: Path) -> None:
 
 
 def _from_any(addresses: Sequence[str], part: Path, wanted: _Wanted) -> dict[str, str]:
-    """Fetch to `part` from the first address that gives the file; else why each did not.
+    """Fetch to `part` from the first address that works; else return the reason for each address.
 
-    The addresses are gone through again as long as that brings more bytes, and once more where
-    the failure may pass.
+    The addresses are tried again as long as that yields more bytes, and once more if the failure
+    may be temporary.
     """
     failures: dict[str, str] = {}
     most = _size_of(part)
@@ -206,14 +205,14 @@ def _size_of(path: Path) -> int:
 
 
 def _fetch(address: str, part: Path, wanted: _Wanted) -> None:
-    """Write what the address sends to `part`, behind what is there; or raise `_MirrorError`."""
-    with open(part, "ab") as file:  # before any request: the folder may be closed to us
+    """Append what the address sends to `part`, or raise `_MirrorError`."""
+    with open(part, "ab") as file:  # before any request: the folder may not be writable
         same = wanted.sha256 is not None or address in wanted.etags
         have = file.tell() if same else 0
         with _open(address, have, wanted) as response:
             start = _start_of(response)
             if start not in (0, have):
-                raise _MirrorError("sent another part of the file than was asked for")
+                raise _MirrorError("sent another part of the file than requested")
             have = start
             file.truncate(have)
             _note_etag(address, response, wanted.etags)
@@ -226,14 +225,14 @@ def _fetch(address: str, part: Path, wanted: _Wanted) -> None:
         raise _MirrorError(sent, passing=have + received > 0)
     if complaint := _complaint(part, wanted):
         os.truncate(part, 0)
-        if have:  # the part that was there may be what is wrong
+        if have:  # the earlier part may be at fault
             _fetch(address, part, wanted)
             return
         raise _MirrorError(complaint)
 
 
 def _complaint(part: Path, wanted: _Wanted) -> str:
-    """Say what is wrong with a complete file; empty when nothing is."""
+    """Return what is wrong with a complete file, "" if nothing is."""
     size = part.stat().st_size
     if wanted.size not in (None, size):
         return f"sent another file: {size:,} bytes, not {wanted.size:,}"
@@ -243,7 +242,7 @@ def _complaint(part: Path, wanted: _Wanted) -> str:
 
 
 def _note_etag(address: str, response: Any, etags: dict[str, str]) -> None:
-    """Remember which edition of the file our bytes are from, where the server names it."""
+    """Remember which version of the file our bytes are from, if the server names it."""
     etags.clear()
     etag = response.headers.get("ETag", "")
     if etag.startswith('"'):  # a weak one (W/) does not promise the same bytes
@@ -251,7 +250,7 @@ def _note_etag(address: str, response: Any, etags: dict[str, str]) -> None:
 
 
 def _start_of(response: Any) -> int:
-    """Return the position in the file at which the response begins, -1 where that is unclear."""
+    """Return the position in the file at which the response begins, -1 if it is unknown."""
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         return 0
     found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
@@ -259,11 +258,11 @@ def _start_of(response: Any) -> int:
 
 
 def _open(address: str, have: int, wanted: _Wanted) -> Any:
-    """Return the response to a request for everything behind the first `have` bytes."""
+    """Return the response to a request for everything after the first `have` bytes."""
     headers = {"User-Agent": "llm-scratch"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if wanted.sha256 is None:  # another edition comes whole then
+        if wanted.sha256 is None:  # another version is then sent whole
             headers["If-Range"] = wanted.etags[address]
     request = urllib.request.Request(address, headers=headers)
     watch = _Watch(wanted.timeout)
@@ -281,10 +280,10 @@ def _open(address: str, have: int, wanted: _Wanted) -> Any:
 
 
 class _Watch:
-    """Ends a connection whose headers are not complete in time.
+    """A timer that ends a connection whose headers are not complete in time.
 
-    A socket's own timeout starts anew with every byte: a server that sends one a second would
-    keep us for hours.
+    A socket's own timeout restarts with every byte: a server that sends one byte per second could
+    keep us waiting for hours.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -307,7 +306,7 @@ class _Watch:
 
 
 def _opener(watch: _Watch) -> urllib.request.OpenerDirector:
-    """Return what opens addresses as `urlopen` does, with connections that the watch can end."""
+    """Return an opener that works as `urlopen` does, with connections that the watch can end."""
 
     def made(kind: Any, *args: Any, **options: Any) -> Any:
         watch.connection = kind(*args, **options)
@@ -334,13 +333,13 @@ def _copy(response: Any, file: Any, total: int | None, name: str) -> int:
             bar.update(len(chunk))
             if time.monotonic() - last_look > STALL_SECONDS:
                 if received - at_last_look < STALL_BYTES:
-                    raise _MirrorError("no more than a trickle of bytes", passing=True)
+                    raise _MirrorError("sent only a trickle of bytes", passing=True)
                 at_last_look, last_look = received, time.monotonic()
     return received
 
 
 def _read(response: Any) -> bytes:
-    """Read a piece; only what the network does wrong is the mirror's fault, a full disk is not."""
+    """Read a piece; network errors are the mirror's fault, a full disk is not."""
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
@@ -348,12 +347,12 @@ def _read(response: Any) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words what went wrong, with the way out where it is the same for everybody."""
+    """Describe an error in a few words, with the way out if it is the same for all users."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"certificate not trusted: {cause.verify_message}; SSL_CERT_FILE names other ones"
+        return f"certificate not trusted: {cause.verify_message}; set SSL_CERT_FILE to trust others"
     if isinstance(cause, TimeoutError):
         return "no answer in time"
     if isinstance(cause, OSError) and cause.strerror:
@@ -362,7 +361,7 @@ def _reason(error: Exception) -> str:
 
 
 def _progress_bar(total: int | None, name: str) -> Any:
-    """Return a bar, which shows when somebody watches standard error."""
+    """Return a progress bar, which shows only if standard error is a terminal."""
     from tqdm import tqdm
 
     look: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024, "leave": False}
@@ -370,6 +369,6 @@ def _progress_bar(total: int | None, name: str) -> Any:
 
 
 def _absolute_or_none(variable: str) -> Path | None:
-    """Return the folder in an environment variable; a relative one does not count."""
+    """Return the folder in an environment variable, None if it is missing or relative."""
     path = Path(os.environ.get(variable, ""))
     return path if path.is_absolute() else None

@@ -1,4 +1,4 @@
-"""Files on disk, once for everybody: written whole or not at all, checksums, texts, JSON."""
+"""Files on disk, for the whole package: atomic writing, checksums, texts, JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm_scratch.compressed import DAMAGED, open_bytes
 
 PathLike = str | os.PathLike[str]
 
-LONGEST_JSON = 1 << 20  # bytes: configurations and notes; callers name more where a format has more
-PART = ".part"  # ends the names of files and folders that are not complete yet
+LONGEST_JSON = 1 << 20  # bytes: enough for configurations; callers of larger formats name more
+PART = ".part"  # the suffix of files and folders that are not complete yet
 
 
 class FileError(ValueError):
-    """A file that is damaged, or holds something else than what was asked for.
+    """A file that is damaged, or does not hold what was asked for.
 
     Args:
         path: the file or folder at fault.
@@ -39,15 +39,15 @@ class FileError(ValueError):
 
 
 def part_beside(path: Path) -> Path:
-    """Return a name beside `path` that nobody else uses, for what is not complete yet."""
+    """Return a unique name next to `path`, for a file or folder that is not complete yet."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 @contextmanager
 def written_whole(path: PathLike) -> Iterator[BinaryIO]:
-    """Open a file that takes its place when all of it is on the disk, or never.
+    """Open a file for writing that appears under its name only when all of it is on disk.
 
-    The bytes go to a file beside it, which is renamed last; its folder is made when missing.
+    The bytes go to a temporary file next to it, which is renamed last. A missing folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,18 +63,18 @@ def written_whole(path: PathLike) -> Iterator[BinaryIO]:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    r"""Write a text file in UTF-8, whole or not at all; its lines end as `text` has them."""
+    r"""Write a text file in UTF-8, atomically; line ends stay as they are in `text`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
-    """Write a file of bytes, whole or not at all."""
+    """Write bytes to a file, atomically."""
     with written_whole(path) as file:
         file.write(data)
 
 
 def write_json(path: PathLike, content: Any, *, indent: int = 1) -> None:
-    """Write a JSON file for people to read, whole or not at all."""
+    """Write a JSON file that people can read, atomically."""
     write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")
 
 
@@ -85,17 +85,17 @@ def file_sha256(path: Path) -> str:
 
 
 def read_text(path: PathLike) -> str:
-    """Return the text of a UTF-8 file, line ends as they are, without a byte order mark.
+    """Return the text of a UTF-8 file with its line ends unchanged, without a byte order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: if it is not UTF-8; UTF-16 is called by its name.
+        FileError: if it is not UTF-8; the message names UTF-16 where that is what it is.
     """
     return decode_text(path, Path(path).read_bytes())
 
 
 def decode_text(path: PathLike, data: bytes) -> str:
-    """Return the text in a file's bytes; see `read_text`."""
+    """Decode a file's bytes as text; see `read_text`."""
     _refuse_utf16(path, data)
     try:
         return data.decode("utf-8-sig")
@@ -119,16 +119,16 @@ class Span(NamedTuple):
 
 @contextmanager
 def open_text(path: PathLike | Span) -> Iterator[TextIO]:
-    """Open a text file of any size, to be read in pieces as `read_text` reads it whole.
+    """Open a text file of any size, to be read in pieces by the rules of `read_text`.
 
-    Its lines end at line feeds alone. One that is compressed is unpacked as it is read.
+    Only line feeds end its lines. A compressed file is decompressed as it is read.
 
     Args:
-        path: the file, or a span of one that begins and ends with a character.
+        path: the file, or a span of one that begins and ends between characters.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: at the piece that is not UTF-8, or is damaged.
+        FileError: on reaching a piece that is damaged or not UTF-8.
     """
     span, path = (path, path.path) if isinstance(path, Span) else (None, path)
     try:
@@ -172,28 +172,28 @@ class _SpanFile(io.RawIOBase):
 
 
 def _refuse_utf16(path: PathLike, start: bytes) -> None:
-    zeros = [byte == 0 for byte in start[:4]]  # every second byte, where there is no mark
+    zeros = [byte == 0 for byte in start[:4]]  # every other byte, in a file without a mark
     marked = start[:2] in (b"\xff\xfe", b"\xfe\xff")
     if marked or zeros in ([False, True] * 2, [True, False] * 2):
         raise FileError(path, "is UTF-16, not UTF-8; save it as UTF-8")
 
 
 def _not_utf8(path: PathLike, lines: Iterable[bytes]) -> FileError:
-    """Return the error that names the first byte, in the lines of a file, that is not UTF-8."""
+    """Return an error that names the first byte of a file's lines that is not UTF-8."""
     for number, line in enumerate(lines, 1):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as err:
             byte = f"byte 0x{line[err.start]:02x} at position {err.start} of line {number}"
             return FileError(path, f"is not UTF-8: {byte}; save it as UTF-8")
-    return FileError(path, "is not UTF-8, or was changed meanwhile; save it as UTF-8")
+    return FileError(path, "is not UTF-8, or changed while it was read; save it as UTF-8")
 
 
 def lines_of(text: str) -> list[str]:
-    r"""Return the lines of a text, which end at "\n" (or "\r\n") and nowhere else.
+    r"""Split a text into lines, which end at "\n" (or "\r\n") and nowhere else.
 
-    `str.splitlines` also cuts at U+2028 and others, which JSON and ordinary texts hold inside of a
-    line.
+    `str.splitlines` also splits at U+2028 and others, which can occur inside a line of JSON or of
+    ordinary text.
     """
     lines = text.split("\n")
     if not lines[-1]:
@@ -207,16 +207,16 @@ def read_json(
     most_bytes: int = LONGEST_JSON,
     error: type[FileError] = FileError,
 ) -> dict[str, Any]:
-    """Return the object in a JSON file of bounded size.
+    """Read the object in a JSON file of bounded size.
 
     Args:
         path: the file.
-        most_bytes: a larger file is refused before it is parsed.
-        error: what to raise, for callers with an error class of their own.
+        most_bytes: the size above which a file is refused before it is parsed.
+        error: the class to raise, for callers with an error class of their own.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: if it is too large, damaged, or holds something else than an object.
+        FileError: if it is too large or damaged, or does not hold an object.
     """
     return parse_json(path, read_bytes(path, most_bytes=most_bytes, error=error), error=error)
 
@@ -224,18 +224,18 @@ def read_json(
 def read_bytes(
     path: PathLike, *, most_bytes: int = LONGEST_JSON, error: type[FileError] = FileError
 ) -> bytes:
-    """Return the bytes of a file of bounded size; see `read_json`."""
+    """Read the bytes of a file of bounded size; see `read_json`."""
     with open(path, "rb") as file:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
-        raise error(path, f"has more than {most_bytes:,} bytes, which no file of its kind has")
+        raise error(path, f"has more than {most_bytes:,} bytes, too many for such a file")
     return data
 
 
 def parse_json(
     path: PathLike, data: bytes, *, error: type[FileError] = FileError
 ) -> dict[str, Any]:
-    """Return the object in the JSON of a file's bytes; see `read_json`."""
+    """Parse a file's bytes as a JSON object; see `read_json`."""
     value = parse_any_json(path, data, error=error)
     if not isinstance(value, dict):
         raise error(path, "is damaged: its JSON is not an object; download or save it again")
@@ -243,7 +243,7 @@ def parse_json(
 
 
 def parse_any_json(path: PathLike, data: bytes, *, error: type[FileError] = FileError) -> Any:
-    """Return what the JSON of a file's bytes holds, an object or not; see `read_json`."""
+    """Parse a file's bytes as JSON of any type; see `read_json`."""
     try:
         return json.loads(decode_text(path, data))
     except FileError as err:
@@ -253,7 +253,7 @@ def parse_any_json(path: PathLike, data: bytes, *, error: type[FileError] = File
 
 
 def first_line(err: BaseException) -> str:
-    """Return the first line of what an error says, or its type where it says nothing."""
+    """Return the first line of an error's message, or the error's type if there is none."""
     return (str(err).strip() or type(err).__name__).splitlines()[0][:200]
 
 

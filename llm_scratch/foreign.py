@@ -1,6 +1,6 @@
-"""The settings in files of other programs: each is used, changes nothing, or is refused by name.
+"""Settings in files of other programs: each is used, has no effect, or is refused by name.
 
-Each reader of a foreign format keeps one table from the format's keys to what becomes of them.
+Each reader of a foreign format has one table that says how each of the format's keys is treated.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from llm_scratch.files import FileError, PathLike
 
 USED = "used"  # the reader takes the value, and checks it
-NOTHING = "nothing"  # no value of it changes what comes out here
-OFF = "off"  # only null, false, 0 and what is empty are fine
+NOTHING = "nothing"  # no value of it changes the results of this library
+OFF = "off"  # only null, false, 0 and empty values are accepted
 
 Rule = str | tuple[Any, ...]
-"""One of the three words, or the values that are fine."""
+"""One of the three words, or the values that are accepted."""
 
 
 def check_settings(
@@ -28,21 +28,20 @@ def check_settings(
     error: type[FileError] = FileError,
     where: str = "",
 ) -> dict[str, Any]:
-    """Return the settings of a foreign file without those to ignore, once all are understood.
+    """Return the settings of a foreign file, all understood, without those to ignore.
 
-    A key that no rule knows passes where its value says "no"; one warning names all of them.
+    A key without a rule passes if its value switches it off; one warning names all such keys.
 
     Args:
         path: the file.
-        settings: what stands in it.
-        rules: what becomes of each key.
-        ignore_keys: keys to pass over, whatever they say; a key inside of a part is named as
-            "part.key".
-        error: what to raise.
+        settings: the file's keys and values.
+        rules: how each key is treated.
+        ignore_keys: keys to skip, whatever their values; a key inside a part is named "part.key".
+        error: the class to raise.
         where: the part of the file that the settings are from.
 
     Raises:
-        FileError: if keys have values that would need something else than this library computes.
+        FileError: if keys have values that need a computation which this library does not have.
     """
     if isinstance(ignore_keys, str):
         raise TypeError(f"ignore_keys takes several keys: ignore_keys=({ignore_keys!r},)")
@@ -62,11 +61,11 @@ def check_settings(
         raise error(
             path,
             f"needs what this library does not compute: {', '.join(refused)[:400]}; "
-            f"ignore_keys=({keys},) opens it all the same, with other results",
+            f"ignore_keys=({keys},) opens it anyway, with different results",
         )
     if unknown:
         names = ", ".join(name[:60] for name in unknown[:20])
-        warnings.warn(f"{path} has settings that are unknown here, all off: {names}", stacklevel=2)
+        warnings.warn(f"{path} has unknown settings, all switched off: {names}", stacklevel=2)
     return kept
 
 

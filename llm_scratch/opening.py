@@ -1,4 +1,4 @@
-"""The front door: one call that opens any model, with the tokenizer that belongs to it."""
+"""One call that opens any model, together with its tokenizer."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class OpenModel:
     """An opened model, which unpacks: `model, tokenizer = open_model(...)`.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the one that it was trained with; None only with `need_tokenizer=False`.
+        model: the model, in evaluation mode.
+        tokenizer: the tokenizer it was trained with; None only with `need_tokenizer=False`.
         format: how a conversation becomes text for it: a built-in `ConversationFormat`, or a
-            `TemplateFormat` of the Jinja text that came with it; None where nothing says so.
-        chat_template: the same as Jinja text; None without one.
+            `TemplateFormat` of the Jinja text that came with it; None if it is unknown.
+        chat_template: the format as Jinja text; None without one.
     """
 
     model: Any
@@ -63,41 +63,42 @@ def open_model(
     lora_alpha: float | None = None,
     ignore_keys: Collection[str] = (),
 ) -> OpenModel:
-    """Open a model and its tokenizer, whatever holds them.
+    """Open a model and its tokenizer from any source.
 
-    The tokenizer is the one beside the weights, never one guessed from the size of a vocabulary.
+    The tokenizer is the one stored with the weights, never a guess from the size of a vocabulary.
 
     Args:
-        source: a run's folder, one of `save_model`, of Hugging Face's or OpenAI's files, or of an
-            adapter (its base is opened too); a file (safetensors, `.pth`, GGUF); a name, as "gpt2";
-            or "hub:ORG/NAME", a model on the Hugging Face hub, with "@REVISION" for a branch, a tag
-            or a commit, and with "/FILE.gguf" for one of several files. What is missing of it in
-            huggingface_hub's cache is fetched, and no code of it is run. A folder that is called
-            like a model is given as a `Path` or as "./gpt2".
-        device: where the model goes, also "auto"; None means the CPU.
-        dtype: None keeps the file's.
-        tokenizer: for a source without one: a tokenizer, "gpt2", or the path of a tokenizer's file.
-        need_tokenizer: False opens a source without a tokenizer too.
-        config: a configuration, or a dict of its options, for weights beside which there is none.
-        n_heads: attention heads, for weights of an unknown width that no file tells it of.
-        lora_alpha: for a state dict with LoRA matrices, which are added to the weights.
-        ignore_keys: settings in files of other programs that are passed over although this library
-            does not compute what they say: results differ then.
+        source: the folder of a run, of `save_model`, of Hugging Face's or OpenAI's files, or of an
+            adapter (whose base is opened too); a file (safetensors, `.pth`, GGUF); a name such as
+            "gpt2"; or "hub:ORG/NAME", a model on the Hugging Face hub, with "@REVISION" for a
+            branch, tag or commit, and with "/FILE.gguf" for one of several files. Parts missing
+            from huggingface_hub's cache are fetched, and none of the model's code is run. To open a
+            folder with the name of a model, pass a `Path` or "./gpt2".
+        device: the model's device, or "auto"; None means the CPU.
+        dtype: the type of the weights; None keeps the file's.
+        tokenizer: for a source without one: a tokenizer, "gpt2", or the path of a tokenizer file.
+        need_tokenizer: False also opens a source without a tokenizer.
+        config: a configuration, or a dict of its options, for weights stored without one.
+        n_heads: the number of attention heads, for weights of unknown width stored without it.
+        lora_alpha: the alpha for a state dict with LoRA matrices, which are merged into the
+            weights.
+        ignore_keys: settings in files of other programs to ignore although this library does not
+            implement them; results then differ.
 
     Raises:
-        FileNotFoundError: if there is nothing of this name.
-        ValueError: if there is no tokenizer, the one given is not the source's own, or has more ids
-            than the model; or if an adapter does not say which model it belongs to.
+        FileNotFoundError: if nothing has this name.
+        ValueError: if there is no tokenizer, if the given one is not the source's own or has more
+            ids than the model, or if an adapter does not name its base model.
         WeightsError: if a file is damaged, holds code, or does not fit.
-        PermissionError: if a model on the hub wants a login, or its licence accepted.
-        DownloadError: if a model can't be fetched.
+        PermissionError: if a model on the hub needs a login, or acceptance of its licence.
+        DownloadError: if a model cannot be fetched.
     """
     given = open_tokenizer(tokenizer) if isinstance(tokenizer, str | os.PathLike) else tokenizer
     place = pick_device(device) if isinstance(device, str) else device
     path = find_source(source, ignore_keys)
     saved = template = None
     if (path / CONFIG_FILE).is_file() and config is not None:
-        raise ValueError(f"{source} is an adapter, whose base states the configuration")
+        raise ValueError(f"{source} is an adapter; its base states the configuration")
     if (path / CONFIG_FILE).is_file():
         model, own, saved, template = _open_adapter(path, ignore_keys)
         model.to(device=place, dtype=dtype)
@@ -115,8 +116,8 @@ def open_model(
     found = given if own is None else own
     if found is None and need_tokenizer:
         raise ValueError(
-            f"{source} has no tokenizer beside its weights; say which one it was trained with: "
-            'tokenizer="gpt2" (--tokenizer gpt2), or the path of a tokenizer\'s file'
+            f"{source} has no tokenizer with its weights; name the one it was trained with: "
+            'tokenizer="gpt2" (--tokenizer gpt2), or the path of a tokenizer file'
         )
     if found is not None:
         check_vocabulary(model, found)
@@ -128,10 +129,10 @@ def open_model(
 
 
 def bring_model(source: str | os.PathLike[str]) -> Path:
-    """Return where a model is, after bringing what is missing of it, and of an adapter's base.
+    """Return a model's path, after fetching what is missing of it and of an adapter's base.
 
     Raises:
-        FileNotFoundError: if there is nothing of this name; see `open_model` for the others.
+        FileNotFoundError: if nothing has this name; see `open_model` for the others.
     """
     path = find_source(source)
     base = base_source(path) if (path / CONFIG_FILE).is_file() else None
@@ -141,29 +142,28 @@ def bring_model(source: str | os.PathLike[str]) -> Path:
 
 
 def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any, Any, str | None]:
-    """Open an adapter's base, in the type it was trained on, and put the adapter onto it."""
+    """Open an adapter's base, in the type it was trained on, and apply the adapter to it."""
     base = base_source(folder, ignore_keys=ignore_keys)
     if base is None:
         raise ValueError(
-            f"{folder} does not say which model it belongs to; open that one, and "
-            "load_adapter(model, folder) puts the adapter onto it"
+            f"{folder} does not name its base model; open the base, and apply the adapter with "
+            "load_adapter(model, folder)"
         )
     named = adapter_base(folder, ignore_keys=ignore_keys) if isinstance(base, Path) else base
     if isinstance(base, Path) and base.resolve() == folder.resolve():
-        raise ValueError(f"{folder} names itself as the model that it belongs to, in {CONFIG_FILE}")
+        raise ValueError(f"{folder} names itself as its base model in {CONFIG_FILE}")
     try:
         found = find_source(base, ignore_keys)
         if (found / CONFIG_FILE).is_file():
             raise ValueError(
-                f"{folder} belongs to {named}, which is an adapter itself; open that one, make a "
-                "whole model of it (merge_lora(model, unwrap=True), save_model), and name that as "
-                "the base"
+                f"the base of {folder} is {named}, which is itself an adapter; open and merge that "
+                "one (merge_lora(model, unwrap=True), save_model), and name the result as the base"
             )
-        source = found if is_hub_name(base) else base  # the hub is asked once
+        source = found if is_hub_name(base) else base  # the hub is asked only once
         opened = open_model(source, need_tokenizer=False, ignore_keys=ignore_keys)
     except FileNotFoundError as err:
         raise FileNotFoundError(
-            f"the model that the adapter in {folder} belongs to is not at {named}: {err}"
+            f"the base model of the adapter in {folder} is not at {named}: {err}"
         ) from err
     own = load_adapter(opened.model, folder, ignore_keys=ignore_keys)
     tokenizer = own or find_tokenizer(folder, ignore_keys) or opened.tokenizer
@@ -174,7 +174,7 @@ def _open_adapter(folder: Path, ignore_keys: Collection[str]) -> tuple[Any, Any,
 
 
 def _adapter_format(folder: Path) -> Any:
-    """Return the format that was saved with an adapter; PEFT's own files say nothing of it."""
+    """Return the format that was saved with an adapter; PEFT's own files have none."""
     return saved_format(folder, WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
 
 
@@ -189,9 +189,9 @@ def _open_whole(
     optional: bool,
     config: Any,
 ) -> tuple[Any, Any, Any, str | None]:
-    """Open a whole model, and the tokenizer and the format that lie beside it or are in it.
+    """Open a whole model, with the tokenizer and the format stored in it or next to it.
 
-    A format is one that was saved with it, or the Jinja text of a template.
+    The format is one that was saved with it, or the Jinja text of a template.
     """
     if is_saved_model(path) and config is not None:
         raise ValueError(f"{source} states its own configuration; leave config= out")
@@ -213,15 +213,15 @@ def _open_whole(
         own = load_tokenizer(description, folder) if isinstance(description, dict) else None
     elif path.is_dir() or (folder / "config.json").is_file():
         own = find_tokenizer(folder, ignore_keys)
-    saved = described_format(opened.metadata.get(FORMAT_KEY))  # of a file without its folder
+    saved = described_format(opened.metadata.get(FORMAT_KEY))  # for a file without its folder
     return build_model(opened, config, device=device, dtype=dtype), own, saved, template
 
 
 def _tokenizer_in(opened: Source, optional: bool) -> BytePairTokenizer | None:
-    """Return the tokenizer inside of a GGUF file, None without one.
+    """Return the tokenizer in a GGUF file, None without one.
 
     Raises:
-        TokenizerFileError: if it is of a kind that is not read, and nobody gave another one.
+        TokenizerFileError: if its kind is not supported, and no other one was given.
     """
     if "tokenizer.ggml.model" not in opened.gguf_keys:
         return None

@@ -31,6 +31,7 @@ def add_commands(subparsers: Any) -> None:
     add_option(parser, "--out FILE", "the token file; of parts, the folder",
                usual=f"{OUT}; of parts, {OUT_FOLDER}")  # fmt: skip
     add_tokenizer(parser)
+    parser.set_defaults(tokenizer=None)  # a file to verify may bring its own
     add_option(parser, "--field NAME", "what the text of a row is called", usual="text")
     parser.add_argument(
         "--empty",
@@ -50,8 +51,8 @@ def add_commands(subparsers: Any) -> None:
     )
     group = parser.add_argument_group("parts, which a folder holds and training opens as one file")
     group.add_argument("--part", metavar="I/N", type=_part_of,
-                       help="make part I of N here: others come from other processes or "
-                            "machines")  # fmt: skip
+                       help="make part I of N here, and others elsewhere; default: one file, "
+                            "not parts")  # fmt: skip
     add_option(group, "--workers N", "make all parts here, by so many processes",
                usual="1 with --parts")  # fmt: skip
     add_option(group, "--parts N", "how many parts to make here",
@@ -77,9 +78,7 @@ def run_prepare(args: argparse.Namespace) -> int:
         return _write_parts(args) if in_parts else _write_file(args)
     if not args.verify:
         raise ValueError(f"no text to prepare: give files, folders or names: llm-scratch {EXAMPLE}")
-    TokenFile(args.out).verify(progress=True)
-    print(f"{args.out}: whole, as it was written")
-    return 0
+    return _verified(args, TokenFile(args.out, tokenizer=args.tokenizer))
 
 
 def _write_file(args: argparse.Namespace) -> int:
@@ -94,7 +93,8 @@ def _write_file(args: argparse.Namespace) -> int:
 def _verified(args: argparse.Namespace, file: TokenFile) -> int:
     if args.verify:
         file.verify(progress=True)
-        print(f"{args.out}: whole, as it was written")
+        known = "as it was written" if file.sha256 else "every id is in the vocabulary"
+        print(f"{args.out}: whole, {known}")
     return 0
 
 
@@ -110,9 +110,9 @@ def write(args: argparse.Namespace) -> TokenFile:
                 "--field names the text of a row, and bare ids have none; leave it out"
             )
         paths = data_paths(args.texts)
-        return write_bare_ids(args.out, paths, open_tokenizer(args.tokenizer))
+        return write_bare_ids(args.out, paths, open_tokenizer(args.tokenizer or "gpt2"))
     paths, field = _texts(args)
-    tokenizer = open_tokenizer(args.tokenizer)
+    tokenizer = open_tokenizer(args.tokenizer or "gpt2")
     return write_tokens(args.out, paths, tokenizer, empty=args.empty, field=field)
 
 
@@ -131,7 +131,7 @@ def _write_parts(args: argparse.Namespace) -> int:
     write_parts(
         args.out,
         paths,
-        open_tokenizer(args.tokenizer),
+        open_tokenizer(args.tokenizer or "gpt2"),
         parts=count,
         part=part,
         workers=args.workers or 1,

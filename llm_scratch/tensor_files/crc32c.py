@@ -59,7 +59,7 @@ def _past_zeros(state: Words, n_bytes: int) -> Words:
 
 @cache
 def _half_tables() -> tuple[Words, Words]:
-    """Four bytes in two look-ups: the tables of the low and of the high half of a word."""
+    """Four bytes in two lookups: the tables of the low and of the high half of a word."""
     halves = np.arange(1 << 16, dtype=np.uint32)
     return _past_zeros(halves, 4), _past_zeros(halves << np.uint32(16), 4)
 

@@ -139,7 +139,7 @@ def find_data(name: str) -> Path:
             return path
     others = ", ".join(str(path) for path in candidates if path.is_file())
     remark = f" (the SHA-256 of {others} differs)" if others else ""
-    raise FileNotFoundError(f"{corpus.file} is not here{remark}; {_way_out(known, corpus)}")
+    raise FileNotFoundError(f"{corpus.file} is missing{remark}; {_way_out(known, corpus)}")
 
 
 def load_text(name: str) -> str:
@@ -194,7 +194,7 @@ def _known_as(name: str) -> str | None:
 
 def _way_out(known: str | None, corpus: Corpus) -> str:
     if known and corpus.urls:
-        return f"llm-scratch fetch {known} brings it"
+        return f"llm-scratch fetch {known} gets it"
     if known:
         return "it is a part of this project: install it again"
     folder = (*_chosen_folders(), cache_folder())[0]

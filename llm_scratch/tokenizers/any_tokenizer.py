@@ -1,6 +1,6 @@
-"""Working with any tokenizer: one way to encode, decode, stream and tell tokenizers apart.
+"""Functions for any tokenizer: encode, decode, stream, and tell tokenizers apart.
 
-Everything here takes this library's tokenizers, tiktoken's, Hugging Face's, or any object with
+They take this library's tokenizers, tiktoken's, Hugging Face's, or any object with
 `encode(text)` and `decode(ids)`.
 """
 
@@ -31,14 +31,14 @@ PROBE_TEXT = (
 def encode(tokenizer: Any, text: str, special: Special = "allow") -> list[int]:
     """Encode a text with any tokenizer: str -> list of ids.
 
-    The signature of `tokenizer.encode` decides how it is called. A start or end mark that the
-    tokenizer would add on its own is left out: the ids are those of the text.
+    The signature of `tokenizer.encode` decides how it is called. Start and end marks that the
+    tokenizer would add are left out: the ids are those of the text alone.
 
     Args:
         tokenizer: anything with `encode(text)`.
         text: the text.
-        special: what a special token written in the text becomes. "allow": its one id (right for
-            a corpus); "text": ordinary characters (right for what a user types); "raise": an error.
+        special: how to treat a special token written in the text. "allow": as its one id (right
+            for a corpus); "text": as ordinary characters (right for user input); "raise": an error.
 
     Raises:
         ValueError: if `special` is "raise" and the text holds a special token, or "text" and
@@ -66,7 +66,7 @@ _TIKTOKEN_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Decode ids with any tokenizer: list of ids -> str, special tokens kept, blanks untouched."""
+    """Decode ids with any tokenizer: list of ids -> str, special tokens and spaces kept."""
     names = _parameters(tokenizer.decode)
     options: dict[str, Any] = {}
     if "skip_special_tokens" in names:
@@ -77,7 +77,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def vocab_size_of(tokenizer: Any) -> int | None:
-    """Return the number of ids that a model for this tokenizer needs, None where it is not told."""
+    """Return the number of ids that a model for this tokenizer needs, None if it is unknown."""
     if isinstance(size := getattr(tokenizer, "n_vocab", None), int):
         return size
     if callable(count := getattr(tokenizer, "get_vocab_size", None)):  # tokenizers
@@ -93,7 +93,7 @@ def vocab_size_of(tokenizer: Any) -> int | None:
 
 
 def special_tokens_of(tokenizer: Any) -> set[str]:
-    """Return the special tokens that a tokenizer knows, an empty set where it names none."""
+    """Return the special tokens that a tokenizer knows; the set may be empty."""
     if (names := getattr(tokenizer, "special_tokens_set", None)) is not None:
         return set(names)
     if (names := getattr(tokenizer, "all_special_tokens", None)) is not None:  # transformers
@@ -104,10 +104,10 @@ def special_tokens_of(tokenizer: Any) -> set[str]:
 
 
 def end_of_text_id(tokenizer: Any) -> int | None:
-    """Return the id that ends a document in a tokenizer's vocabulary, None where there is none.
+    """Return the end-of-text id of a tokenizer's vocabulary, None if there is none.
 
-    It is the tokenizer's own end of a text, as transformers names it, else `<|endoftext|>`, where
-    that is a special token.
+    It is the end-of-sequence id, as transformers calls it, that the tokenizer states, or else the
+    id of `<|endoftext|>` if that is a special token.
     """
     if isinstance(token_id := getattr(tokenizer, "eos_token_id", None), int):
         return token_id
@@ -117,7 +117,7 @@ def end_of_text_id(tokenizer: Any) -> int | None:
 
 
 def begin_of_text_id(tokenizer: Any) -> int | None:
-    """Return the id that a tokenizer puts in front of a text, None where it puts none."""
+    """Return the id that a tokenizer puts before a text, None if it puts none."""
     if hasattr(tokenizer, "begin_of_text_id"):  # this library's
         return tokenizer.begin_of_text_id
     if "add_special_tokens" not in _parameters(tokenizer.encode):
@@ -127,11 +127,11 @@ def begin_of_text_id(tokenizer: Any) -> int | None:
 
 
 def fingerprint(tokenizer: Any) -> str:
-    """Return 64 hex digits that tell a tokenizer from one with another vocabulary or other rules.
+    """Return 64 hex digits that distinguish tokenizers with other vocabularies or other rules.
 
-    Taken over the bytes of every token in id order, the special tokens and the ids of a fixed
-    text: equal for this library's GPT-2 tokenizers and tiktoken's. Hugging Face's names its tokens
-    by other characters and has its own.
+    The hash covers the bytes of every token in id order, the special tokens, and the ids of a
+    fixed text. It is equal for this library's GPT-2 tokenizers and tiktoken's. Hugging Face's
+    tokenizer spells its tokens with other characters and has another fingerprint.
     """
     if (known := vars(type(tokenizer)).get("FINGERPRINT")) is not None:
         return known
@@ -145,17 +145,17 @@ def fingerprint(tokenizer: Any) -> str:
     digest.update(getattr(tokenizer, "rules_beyond_tokens", b""))
     try:
         ids = encode(tokenizer, PROBE_TEXT)
-    except (KeyError, ValueError):  # a vocabulary of words that lacks one of the probe's
+    except (KeyError, ValueError):  # a vocabulary of words that lacks a word of the probe
         ids = []
     digest.update(f"probe {ids}".encode())
     return digest.hexdigest()
 
 
 class IncrementalDecoder:
-    """Turns ids into text one at a time and never gives half a character.
+    """A decoder that turns ids into text one at a time and never returns half a character.
 
     `push` returns the text that an id completes ("" while a character is unfinished), `flush` the
-    rest. The pieces joined are the text that decoding all ids at once gives.
+    rest. The joined pieces equal the text of all ids decoded at once.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -169,13 +169,13 @@ class IncrementalDecoder:
         self._given = ""
 
     def push(self, token_id: int) -> str:
-        """Take the next id and return the text that is complete with it, often "" or a word."""
+        """Take the next id and return the text that it completes, often "" or a word."""
         token_id = int(token_id)
         if self._bytes_of is not None:
             return self._utf8.decode(self._bytes_of(token_id))
         text = decode(self._tokenizer, [*self._ids, token_id])
         self._ids.append(token_id)
-        # Characters at the end that may still change come out of `decode` as U+FFFD.
+        # `decode` returns U+FFFD for characters at the end that may still change.
         finished = text.rstrip("\ufffd")
         if len(finished) <= len(self._given) or not text.startswith(self._given):
             return ""
@@ -184,7 +184,7 @@ class IncrementalDecoder:
         return piece
 
     def flush(self) -> str:
-        """Return what is left, an unfinished character as U+FFFD, and start afresh."""
+        """Return the rest, with U+FFFD for an unfinished character, and start over."""
         if self._bytes_of is not None:
             rest = self._utf8.decode(b"", final=True)
         else:
@@ -207,7 +207,7 @@ def token_ids_to_text(token_ids: Tensor, tokenizer: Any) -> str | list[str]:
     """Decode ids: (1, T), (T,) or () -> the text; (B, T) with another B -> a list of B texts.
 
     Source:
-        Book 5.1.1 (there for a batch of one).
+        Book 5.1.1 (which has it for a batch of one).
     """
     ids = torch.as_tensor(token_ids)
     if ids.is_floating_point() and ids.numel() > 0:
@@ -225,7 +225,7 @@ def check_special_tokens(
     allowed_special: Literal["all"] | Collection[str],
     disallowed_special: Literal["all"] | Collection[str],
 ) -> set[str]:
-    """Return the special tokens to look for in a text, after tiktoken's rule.
+    """Return the special tokens to look for in a text, by tiktoken's rule.
 
     Raises:
         ValueError: if the text holds one of the disallowed tokens.
@@ -245,21 +245,21 @@ def check_special_tokens(
 
 
 def check_surrogates(text: str, name: str = "") -> None:
-    """Raise a ValueError that names the first surrogate in a text: UTF-8 has no bytes for it."""
+    """Raise a ValueError that names a text's first surrogate, for which UTF-8 has no bytes."""
     try:
-        if not text.isascii():  # asked first, since it costs nothing
+        if not text.isascii():  # checked first, since it costs nothing
             text.encode("utf-8")
     except UnicodeEncodeError as err:
         raise ValueError(
-            f"{name}lone surrogate {text[err.start]!r} at position {err.start} can't be encoded; "
+            f"{name}lone surrogate {text[err.start]!r} at position {err.start} cannot be encoded; "
             "read the text as UTF-8, or drop it with text.encode('utf-8', 'ignore').decode('utf-8')"
         ) from err
 
 
 @lru_cache(maxsize=64)
 def any_of(tokens: frozenset[str]) -> re.Pattern[str]:
-    """Return the pattern that finds one of some tokens, in a group for `split`."""
-    # The longest first: a token may begin with another one.
+    """Return a pattern that finds any of some tokens, as a group for `split`."""
+    # Longest first: a token may begin with another one.
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
@@ -272,7 +272,7 @@ def _parameters(method: Any) -> frozenset[str]:
 def _parameters_of(function: Any) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # a compiled method that does not tell
+    except (TypeError, ValueError):  # a compiled method without a signature
         return frozenset()
 
 
@@ -304,8 +304,8 @@ def _encode_plain(
         options["allowed_special"] = allowed if special == "allow" else set()
     elif special == "text" and specials and (found := any_of(frozenset(specials)).search(text)):
         raise ValueError(
-            f"{type(tokenizer).__name__} can't read its special token {found.group()!r} at "
-            f"position {found.start()} as ordinary text; take it out, or pass special='allow'"
+            f"{type(tokenizer).__name__} cannot read its special token {found.group()!r} at "
+            f"position {found.start()} as ordinary text; remove it, or pass special='allow'"
         )
     return tokenizer.encode(text, **options)
 
@@ -319,9 +319,9 @@ def _as_list(ids: Any) -> list[int]:
 
 
 def token_bytes(tokenizer: Any, token_id: int) -> bytes | None:
-    """Return the bytes of one token; None where the tokenizer gives text only, or has no such id.
+    """Return the bytes of one token; None if the tokenizer has only text, or no such id.
 
-    The text of a token that is part of a character is not exact, its bytes are.
+    For a token that is part of a character, the text is not exact, but the bytes are.
     """
     bytes_of = _bytes_getter(tokenizer)
     try:
@@ -331,7 +331,7 @@ def token_bytes(tokenizer: Any, token_id: int) -> bytes | None:
 
 
 def _bytes_getter(tokenizer: Any) -> Callable[[int], bytes] | None:
-    """Return what gives the bytes of an id, None for a tokenizer that gives text only."""
+    """Return a function from an id to its bytes, None for a tokenizer that has only text."""
     if hasattr(tokenizer, "decode_single_token_bytes"):
         return tokenizer.decode_single_token_bytes
     if hasattr(tokenizer, "decode_bytes"):

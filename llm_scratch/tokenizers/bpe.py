@@ -1,9 +1,9 @@
-"""Byte-pair encoding from scratch: the tokenizer of GPT-2, trained and run in plain Python.
+"""Byte-pair encoding from scratch: GPT-2's tokenizer, trained and run in plain Python.
 
-Read it in this order: `bpe_pieces` splits a text into words and marks, `bpe_training` learns
-which bytes belong together, `bpe_vocabulary` numbers the tokens, `bpe_merging` applies what was
-learned, and this file puts them together. `bpe_files`, `tokenizer_json` and `bpe_display` are for
-keeping and seeing, `bpe_foreign` is what other people's vocabularies need beyond that.
+Read it in this order: `bpe_pieces` splits a text into words and punctuation, `bpe_training` learns
+which bytes belong together, `bpe_vocabulary` numbers the tokens, `bpe_merging` applies the learned
+merges, and this file combines them. `bpe_files` and `tokenizer_json` save and load, `bpe_display`
+shows, and `bpe_foreign` holds what vocabularies from elsewhere need beyond that.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ if TYPE_CHECKING:
 
 
 class BytePairTokenizer(TiktokenMethods):
-    """A byte-level BPE: text -> ids -> the same text, for every text that UTF-8 can write.
+    """A byte-level BPE: text -> ids -> the same text, for every text that UTF-8 can encode.
 
-    Every byte is a token, so nothing is ever unknown; merges make longer tokens out of pairs.
-    A piece of text that is a token as it stands is taken as it stands.
+    Every byte is a token, so no text is ever unknown. Merges make longer tokens out of pairs.
+    A piece of text that is itself a token becomes that token.
 
     Args:
         merges: pairs of tokens in the order of learning, as bytes: [(b"t", b"h"), (b"th", b"e")].
-        special_tokens: names, whose ids follow the merges, or {name: id}; the other tokens then
-            take the ids that are free, in order.
+        special_tokens: names, which get the ids after the merges, or {name: id}; the other tokens
+            then get the free ids, in order.
         pattern: the regular expression that splits a text into pieces.
-        name: what to call it.
-        added_words: {word: id} of words that are one id wherever they stand, in what a user types
-            too; unlike special tokens, they mean nothing.
+        name: the tokenizer's name.
+        added_words: {word: id} of words that become one id wherever they occur, in user input too.
+            Unlike special tokens, they have no meaning of their own.
 
     Raises:
-        ValueError: if a merge builds on a token that is not there yet, or something stands twice.
+        ValueError: if a merge uses a token that does not exist yet, or something is given twice.
 
     Source:
         Book 2.5 and its bonus on BPE; Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019.
@@ -72,7 +72,7 @@ class BytePairTokenizer(TiktokenMethods):
     ) -> None:
         if not isinstance(name, str) or not isinstance(pattern, str):
             raise TypeError(f"name and pattern must be str, got {name!r} and {pattern!r}")
-        find_pieces("", pattern)  # raises if it is no regular expression
+        find_pieces("", pattern)  # raises if it is not a regular expression
         vocabulary = build_vocabulary(list(merges), special_tokens, added_words)
         self._set_up(name, vocabulary, Splitting.by(pattern))
 
@@ -97,7 +97,7 @@ class BytePairTokenizer(TiktokenMethods):
         numbers = vocabulary.ordinary, vocabulary.pairs, vocabulary.made
         self._cache = PieceCache(*numbers, whole=foreign is None or foreign.whole)
 
-    # Where tokenizers come from. A file that can't be read is a TokenizerFileError in all of them.
+    # Constructors. All of them raise TokenizerFileError for a file that cannot be read.
 
     @classmethod
     def train(
@@ -110,22 +110,24 @@ class BytePairTokenizer(TiktokenMethods):
         name: str = "bpe",
         progress: bool = True,
     ) -> BytePairTokenizer:
-        """Learn a vocabulary: again and again, the most frequent pair of tokens becomes a token.
+        """Learn a vocabulary by repeatedly merging the most frequent pair of tokens into a token.
 
-        Of equally frequent pairs the one with the lowest ids is taken: every machine learns the
-        same. With GPT-2's pattern, memory grows with the number of different words only.
+        Among equally frequent pairs, the one with the lowest ids wins, so that every machine
+        learns the same merges. With GPT-2's pattern, memory grows only with the number of
+        distinct words.
 
         Args:
             texts: a text, a `Path` (UTF-8, read in blocks), or several of them.
-            vocab_size: 256 bytes + merges + special tokens. If the texts give fewer, learning
-                stops early with a warning; `n_vocab` is the true size.
+            vocab_size: 256 bytes + merges + special tokens. If the texts have too few pairs,
+                learning stops early with a warning; `n_vocab` is the true size.
             special_tokens: as above; they are cut out of the texts first.
             pattern: as above.
             name: as above.
-            progress: show a bar when it takes longer than a second.
+            progress: show a progress bar if it takes longer than a second.
 
         Raises:
-            ValueError: if there is no text, or `vocab_size` has no room for bytes and specials.
+            ValueError: if there is no text, or `vocab_size` has no room for the bytes and the
+                special tokens.
         """
         merges = learn_merges(texts, vocab_size, special_tokens, pattern, progress=progress)
         return cls(merges, special_tokens, pattern, name)
@@ -159,8 +161,8 @@ class BytePairTokenizer(TiktokenMethods):
 
         Args:
             data: the bytes.
-            path: what to call the file in errors.
-            ends: `ends` of the tokenizer, which a file of another program does not hold.
+            path: the file's name in errors.
+            ends: the tokenizer's `ends`, which files of other programs do not hold.
         """
         with bpe_files.file_errors(path, "saved tokenizer"):
             content = parse_json(path, data)
@@ -183,7 +185,7 @@ class BytePairTokenizer(TiktokenMethods):
         encoder_json: PathLike,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
     ) -> BytePairTokenizer:
-        """Read GPT-2's `vocab.bpe` and `encoder.json` (merges.txt and vocab.json elsewhere)."""
+        """Read GPT-2's `vocab.bpe` and `encoder.json` (elsewhere: merges.txt and vocab.json)."""
         with bpe_files.file_errors(f"{vocab_bpe} with {encoder_json}", "pair of BPE files"):
             return cls(*bpe_files.read_openai_files(vocab_bpe, encoder_json, special_tokens))
 
@@ -195,7 +197,7 @@ class BytePairTokenizer(TiktokenMethods):
 
         Args:
             path: the file.
-            ignore_keys: settings in it to pass over although they would change the ids.
+            ignore_keys: settings in it to ignore although they would change the ids.
         """
         with bpe_files.file_errors(path, "tokenizer.json"):
             return cls._of_foreign(tokenizer_json.read_tokenizer_json(path, ignore_keys))
@@ -208,11 +210,11 @@ class BytePairTokenizer(TiktokenMethods):
 
         Args:
             metadata: the pairs.
-            path: what to call the file in errors.
+            path: the file's name in errors.
 
         Raises:
-            TokenizerFileError: if it is a tokenizer of another kind, or splits text by a rule that
-                is unknown here.
+            TokenizerFileError: if it is a tokenizer of another kind, or splits text by an
+                unknown rule.
         """
         with bpe_files.file_errors(path, "vocabulary"):
             return cls._of_foreign(gguf_tokenizer.foreign_of_gguf(path, metadata))
@@ -229,14 +231,14 @@ class BytePairTokenizer(TiktokenMethods):
             return cls(*bpe_files.read_tiktoken(path, special_tokens, pattern))
 
     def save(self, path: PathLike) -> None:
-        """Write the tokenizer as JSON with a version and a checksum, whole or not at all.
+        """Write the tokenizer as JSON with a version and a checksum, atomically.
 
-        One that came from another program's file is written as that file had it, byte by byte.
+        A tokenizer from another program's file is written as that file, byte for byte.
         """
         write_bytes(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """Return what `save` writes."""
+        """Return the bytes that `save` writes."""
         if self._foreign is not None:
             return self._foreign.source
         return bpe_files.saved_text(self.recipe).encode("utf-8")
@@ -245,21 +247,21 @@ class BytePairTokenizer(TiktokenMethods):
         """Write `vocab.bpe` and `encoder.json` as OpenAI's release of GPT-2 has them.
 
         Raises:
-            ValueError: if there are rules that the two files can't hold.
+            ValueError: if the tokenizer has rules that the two files cannot hold.
         """
         if self.rules_beyond_tokens:
             raise ValueError(f"{self!r} has rules that only a tokenizer.json can hold")
         bpe_files.write_openai_files(self._vocabulary, vocab_bpe, encoder_json)
 
     def to_tokenizer_json(self, path: PathLike) -> None:
-        """Write a file that `tokenizers.Tokenizer.from_file` loads, with equal ids."""
+        """Write a file that `tokenizers.Tokenizer.from_file` loads, with the same ids."""
         if self._foreign is not None:
             write_bytes(path, self._foreign.source)
         else:
             tokenizer_json.write_tokenizer_json(self.recipe, path)
 
     def to_gguf(self, n_ids: int) -> dict[str, Any]:
-        """Return what `from_gguf` reads, for a model of n_ids ids; ValueError where it can't be."""
+        """Return the pairs that `from_gguf` reads, for n_ids ids; ValueError if there are none."""
         parts = self._vocabulary, self._splitting, self._foreign
         return gguf_tokenizer.keys_of_bpe(*parts, self.ends, n_ids)
 
@@ -283,7 +285,7 @@ class BytePairTokenizer(TiktokenMethods):
         ids: list[int] = []
         ids_of = self._cache.__getitem__
         for i, part in enumerate(self._split(text, allowed)):
-            if i % 2:  # ordinary text and special tokens take turns
+            if i % 2:  # ordinary text and special tokens alternate
                 ids.append(self._added_ids[part])
                 continue
             for block in self._splitting.blocks(nfc(part) if self._normal_form else part):
@@ -291,11 +293,11 @@ class BytePairTokenizer(TiktokenMethods):
         return ids
 
     def _split(self, text: str, allowed: set[str]) -> list[str]:
-        """Cut out special tokens that are allowed and added words: [text, token, ..., text]."""
+        """Split off allowed special tokens and added words: [text, token, ..., text]."""
         if not self._added_words:
             return split_specials(text, allowed)
         parts = [""]
-        # A special token that is not allowed is text, and the words in it are not looked for.
+        # A special token that is not allowed is text; added words are not looked for in it.
         found = split_specials(text, self._added_ids)
         for i, part in enumerate(found):
             if i % 2 and (part in allowed or part in self._added_words):
@@ -312,7 +314,7 @@ class BytePairTokenizer(TiktokenMethods):
         try:
             return list(map(self._vocabulary.tokens.__getitem__, map(index, ids)))
         except (KeyError, TypeError):
-            # The slow way finds the id that is to blame.
+            # The slow way finds the offending id.
             return [self._vocabulary.bytes_of(i, f" at position {at}") for at, i in enumerate(ids)]
 
     def token_bytes(self, token: int) -> bytes:
@@ -325,37 +327,37 @@ class BytePairTokenizer(TiktokenMethods):
 
     @property
     def pattern(self) -> str | None:
-        """The pattern that splits a text into pieces, None where several rules do it in a row."""
+        """The pattern that splits a text into pieces, None if several rules do it in turn."""
         return self._splitting.pattern
 
     @cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """The pairs of tokens that merge, those that merge first in front."""
+        """The pairs of tokens that merge, in the order in which they merge."""
         return self._vocabulary.merges
 
     @property
     def recipe(self) -> bpe_files.Recipe:
-        """What makes the tokenizer: the arguments of its class.
+        """The arguments of the class that make this tokenizer.
 
         Raises:
-            ValueError: if they can't make it, since it came from a file with rules of its own.
+            ValueError: if no arguments make it, because its file has rules of its own.
         """
         pattern, foreign = self.pattern, self._foreign
         if pattern is None or (foreign is not None and foreign.differences()):
             raise ValueError(
-                f"{self!r} follows rules that only its own file can say; save and "
-                "to_tokenizer_json write that"
+                f"{self!r} follows rules that only its own file can express; "
+                "use save or to_tokenizer_json"
             )
         made = bpe_files.Recipe(
             self.merges, self.special_tokens, pattern, self.name, self.added_words
         )
         if foreign is not None and made.vocabulary().tokens != self._vocabulary.tokens:
-            raise ValueError(f"{self!r} has ids of its own; save and to_tokenizer_json keep them")
+            raise ValueError(f"{self!r} has ids of its own; use save or to_tokenizer_json")
         return made
 
     @property
     def rules_beyond_tokens(self) -> bytes:
-        """What tells it from a tokenizer of this library with the same tokens, b"" if nothing."""
+        """The differences from this library's tokenizer with the same tokens, b"" if none."""
         return b"" if self._foreign is None else self._foreign.differences()
 
     @property
@@ -370,19 +372,19 @@ class BytePairTokenizer(TiktokenMethods):
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits, equal for tokenizers that give equal ids; kept beside token files."""
+        """The 64 hex digits stored with token files, equal for tokenizers that give equal ids."""
         return fingerprint(self)
 
-    # Seeing it at work.
+    # Showing how it works.
 
     def explain(self, text: str) -> Iterator[MergeStep]:
-        """Yield, for each word of a text, its bytes and then what it is after each merge."""
+        """Yield the bytes of each word of a text, and then its tokens after each merge."""
         check_text(text)
         pieces = self._splitting.pieces(text)
         return merge_steps(pieces, self.merges, self._mergeable_ranks)
 
     def show(self, text: str, special: Special = "allow") -> TokenDisplay:
-        """Return a text in its tokens, for the eye: colours and ids, in terminals and notebooks."""
+        """Return a text split into coloured tokens with their ids, for terminals and notebooks."""
         ids = encode(self, text, special)
         return TokenDisplay(tuple(ids), tuple(self.decode_tokens_bytes(ids)))
 

@@ -1,4 +1,4 @@
-"""Seeing a tokenizer at work: tokens in colours, and the merges of a word step by step."""
+"""Displays of a tokenizer at work: coloured tokens, and the merges of a word step by step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-# Five pale backgrounds that take turns, for a terminal (256 colours) and for a web page.
+# Five pale backgrounds in rotation, for a terminal (256 colours) and for a web page.
 _TERMINAL = (153, 157, 223, 218, 183)
 _PAGE = ("#bfdcff", "#c3f0c3", "#ffdfae", "#ffc9dd", "#dccbff")
 
 
 def token_text(token: bytes) -> str:
-    r"""Return a token as text that can be shown: half characters as `\xe2`, line breaks as ↵."""
+    r"""Return a token as printable text: partial characters as `\xe2`, line breaks as ↵."""
     text = token.decode("utf-8", errors="backslashreplace")
     signs = {"\n": "↵", "\r": "␍", "\t": "⇥"}
     return "".join(
@@ -23,10 +23,10 @@ def token_text(token: bytes) -> str:
 
 @dataclass(frozen=True)
 class TokenDisplay:
-    """A text cut into its tokens, to look at: colours in a notebook and in a terminal.
+    """A text split into its tokens for display, coloured in a notebook and in a terminal.
 
-    Where output is no terminal, or the environment variable NO_COLOR is set, bars stand between
-    the tokens instead.
+    If the output is not a terminal, or the environment variable NO_COLOR is set, bars separate the
+    tokens instead.
 
     Args:
         ids: the id of each token.
@@ -46,7 +46,7 @@ class TokenDisplay:
         return "|".join(map(token_text, self.tokens)) + "\n" + " ".join(map(str, self.ids))
 
     def coloured(self) -> str:
-        """Return one line for a terminal: each token on its colour, its id behind it."""
+        """Return one line for a terminal: each token on its colour, followed by its id."""
         cells = []
         for i, (token_id, token) in enumerate(zip(self.ids, self.tokens, strict=True)):
             background = f"\x1b[30;48;5;{_TERMINAL[i % len(_TERMINAL)]}m"
@@ -63,7 +63,7 @@ class TokenDisplay:
                 f'<span style="background:{_PAGE[i % len(_PAGE)]};color:#222;padding:1px 0;'
                 f'border-radius:3px" title="id {token_id}: {html.escape(repr(token))}">{text}'
                 f'<sub style="color:#666">{token_id}</sub></span>'
-                # A line break in the text breaks the line here too.
+                # A line break in the text also breaks the line here.
                 + ("<br>" if token.endswith(b"\n") else "")
             )
         return (
@@ -74,7 +74,7 @@ class TokenDisplay:
 
 
 def terminal_has_colours() -> bool:
-    """Say whether standard output is a terminal that shows colours, and NO_COLOR is not set."""
+    """Return whether standard output is a terminal that shows colours, and NO_COLOR is not set."""
     if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
         return False
     return bool(getattr(sys.stdout, "isatty", lambda: False)())
@@ -85,7 +85,7 @@ class MergeStep:
     """One step on the way from the bytes of a word to its tokens.
 
     Args:
-        tokens: what the word consists of after the step.
+        tokens: the tokens of the word after the step.
         merged: the two tokens that this step joined, None at the start.
         token_id: the id of the token that they became, None at the start.
     """
@@ -105,11 +105,11 @@ class MergeStep:
 def merge_steps(
     pieces: Iterable[str], merges: Iterable[tuple[bytes, bytes]], ids: Mapping[bytes, int]
 ) -> Iterator[MergeStep]:
-    """Yield the way of each piece from its bytes to its tokens, one merge per step.
+    """Yield the steps from each piece's bytes to its tokens, one merge per step.
 
     Args:
-        pieces: what a text is split into.
-        merges: in the order of learning.
+        pieces: the pieces of a text.
+        merges: the merges in the order of learning.
         ids: the id of each token.
     """
     ranks = {pair: rank for rank, pair in enumerate(merges)}

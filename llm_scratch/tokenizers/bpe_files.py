@@ -1,7 +1,7 @@
 """Vocabularies as files: this library's JSON and OpenAI's two formats.
 
-Each writer takes a `Recipe`, and each reader gives one, from which `BytePairTokenizer(*recipe)` is
-made. `tokenizer_json` has Hugging Face's format.
+Each writer takes a `Recipe`, and each reader returns one; `BytePairTokenizer(*recipe)` is the
+tokenizer. `tokenizer_json` has Hugging Face's format.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 LONGEST_FILE = 256 << 20
-# The second version has added words, which a reader of the first would leave out without a word.
+# The second version has added words, which a reader of the first would silently omit.
 FORMAT, VERSION, VERSION_WITH_WORDS = "llm_scratch.BytePairTokenizer", 1, 2
 
 
 class TokenizerFileError(FileError):
-    """A tokenizer file that is damaged, incomplete, or of another kind than asked for."""
+    """A tokenizer file that is damaged, incomplete, or not of the requested kind."""
 
 
 class Recipe(NamedTuple):
-    """What makes a tokenizer: the arguments of `BytePairTokenizer`."""
+    """The arguments of `BytePairTokenizer` that make a tokenizer."""
 
     merges: list[tuple[bytes, bytes]]
     special_tokens: SpecialTokens
@@ -55,18 +55,18 @@ class Recipe(NamedTuple):
     added_words: Mapping[str, int] = MappingProxyType({})
 
     def vocabulary(self) -> Vocabulary:
-        """Return the numbers of the tokens."""
+        """Number the tokens."""
         return build_vocabulary(self.merges, self.special_tokens, self.added_words)
 
 
 def read_tokenizer_file(path: PathLike) -> dict[str, Any]:
-    """Return the object in a tokenizer's JSON file; those of large vocabularies have 17 MB."""
+    """Read the object in a tokenizer's JSON file; large vocabularies take 17 MB."""
     return read_json(path, most_bytes=LONGEST_FILE)
 
 
 @contextmanager
 def file_errors(path: PathLike, kind: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes its reader raise into one `TokenizerFileError`."""
+    """Turn any error that a damaged file causes in its reader into a `TokenizerFileError`."""
     try:
         yield
     except (OSError, TokenizerFileError):
@@ -75,7 +75,7 @@ def file_errors(path: PathLike, kind: str) -> Iterator[None]:
         raise TokenizerFileError(err.path, err.hint) from err
     except Exception as err:  # a foreign file can break its reader in any way
         cause = f"key {err} is missing" if type(err) is KeyError else first_line(err)
-        hint = f"is not a whole {kind}: {cause}; save or download it again"
+        hint = f"is not a complete {kind}: {cause}; save or download it again"
         raise TokenizerFileError(path, hint) from err
 
 
@@ -83,7 +83,7 @@ def file_errors(path: PathLike, kind: str) -> Iterator[None]:
 
 
 def saved_text(recipe: Recipe) -> str:
-    """Return a tokenizer as JSON: merges as pairs of token numbers, tokens spelled for the eye."""
+    """Return a tokenizer as JSON: merges as pairs of token numbers, tokens in readable spelling."""
     vocabulary = recipe.vocabulary()
     numbers = {token: i for i, token in enumerate(vocabulary.ordinary)}
     content = {
@@ -102,21 +102,21 @@ def saved_text(recipe: Recipe) -> str:
 
 
 def saved_recipe(path: PathLike, content: dict[str, Any]) -> Recipe:
-    """Return what `saved_text` made a text of, from its JSON, checked against its checksum."""
+    """Return the recipe in the JSON that `saved_text` wrote, after verifying its checksum."""
     if content.get("format") != FORMAT:
         hint = f"{FORMAT!r} is not in it"
         if isinstance(content.get("model"), dict):
             hint = "from_tokenizer_json reads Hugging Face's files"
         raise TokenizerFileError(path, f"was not written by BytePairTokenizer.save: {hint}")
     if (version := content["version"]) not in (VERSION, VERSION_WITH_WORDS):
-        hint = f"has version {version!r}, this library reads {VERSION_WITH_WORDS}: update it"
+        hint = f"has version {version!r}, this library reads {VERSION_WITH_WORDS}; update it"
         raise TokenizerFileError(path, hint)
     if content.pop("sha256", None) != _checksum(content):
-        raise TokenizerFileError(path, "was changed since it was saved: its checksum is wrong")
+        raise TokenizerFileError(path, "was changed after it was saved: its checksum is wrong")
     tokens = [unspell(word) for word in content["tokens"]]
     merges = [(tokens[left], tokens[right]) for left, right in content["merges"]]
     if tokens != [*BYTE_TOKENS, *(left + right for left, right in merges)]:
-        raise ValueError("its tokens are not those that its merges make")
+        raise ValueError("its tokens do not match its merges")
     words = content["added_words"] if version == VERSION_WITH_WORDS else {}
     return Recipe(merges, content["special_tokens"], content["pattern"], content["name"], words)
 
@@ -125,8 +125,8 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# tiktoken: one line per token, its bytes in base64 and its rank. The file holds neither the pattern
-# nor the special tokens.
+# tiktoken's format: one line per token, with its bytes in base64 and its rank. The file has neither
+# the pattern nor the special tokens.
 
 
 def write_tiktoken(recipe: Recipe, path: PathLike) -> None:
@@ -137,21 +137,21 @@ def write_tiktoken(recipe: Recipe, path: PathLike) -> None:
 
 
 def mergeable_ranks(recipe: Recipe) -> dict[bytes, int]:
-    """Return the table that tiktoken works from: bytes -> rank of all ordinary tokens.
+    """Return tiktoken's table: bytes -> rank of all ordinary tokens.
 
     Raises:
-        ValueError: if tiktoken would read other merges out of it, or there are added words.
+        ValueError: if tiktoken would derive other merges from it, or there are added words.
     """
     if recipe.added_words:
         raise ValueError(
-            f"tiktoken knows no added words that are not special, as {min(recipe.added_words)!r}; "
-            "to_tokenizer_json keeps them"
+            f"{min(recipe.added_words)!r} is an added word that is not special, which tiktoken "
+            "cannot hold; use to_tokenizer_json"
         )
     ranks = recipe.vocabulary().ordinary
     if recover_merges(list(ranks)) != recipe.merges:
         raise ValueError(
-            "these merges can't be written for tiktoken, which knows the tokens only and would "
-            "merge other pairs; to_tokenizer_json keeps the merges themselves"
+            "these merges cannot be written for tiktoken, which stores only the tokens and would "
+            "merge other pairs; use to_tokenizer_json, which stores the merges"
         )
     return ranks
 
@@ -173,13 +173,13 @@ def read_tiktoken(
         raise TokenizerFileError(
             path,
             f"has rank {found[at]} where {expected[at]} was expected: either lines are missing, "
-            "or that number is a special token's (then give it with its id: "
+            "or that number is the id of a special token (then pass it: "
             f"special_tokens={{{END_OF_TEXT!r}: {expected[at]}}})",
         )
     return Recipe(merges, special_tokens, pattern, Path(path).stem)
 
 
-# GPT-2's own two files: the merges, one a line, and the ids of all tokens, special ones included.
+# GPT-2's own two files: the merges, one per line, and the ids of all tokens, special ones included.
 
 
 def write_openai_files(vocabulary: Vocabulary, vocab_bpe: PathLike, encoder_json: PathLike) -> None:
@@ -190,7 +190,7 @@ def write_openai_files(vocabulary: Vocabulary, vocab_bpe: PathLike, encoder_json
 
 
 def spelled_ids(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return token -> id in the order of the ids: ordinary tokens spelled, others as such.
+    """Return token -> id in the order of the ids: ordinary tokens spelled, others unchanged.
 
     Raises:
         ValueError: if a special token looks like the spelling of an ordinary one.
@@ -198,13 +198,13 @@ def spelled_ids(vocabulary: Vocabulary) -> dict[str, int]:
     ids = {spell(token): i for token, i in vocabulary.ordinary.items()}
     if twice := ids.keys() & vocabulary.special.keys():
         raise ValueError(
-            f"{min(twice)!r} is a special token and an ordinary one, a file of words holds one only"
+            f"{min(twice)!r} is a special token and an ordinary one; a file of words holds only one"
         )
     known = set(ids.values())
     words = {word: i for word, i in vocabulary.words.items() if i not in known}
     if twice := ids.keys() & words.keys():
         raise ValueError(
-            f"{min(twice)!r} is an added word and spells another token, a file of words holds one"
+            f"{min(twice)!r} is an added word and spells another token; a file of words holds one"
         )
     return dict(sorted({**ids, **vocabulary.special, **words}.items(), key=lambda item: item[1]))
 
@@ -235,14 +235,14 @@ def recipe_of_words(
     name: str,
     added_words: Mapping[str, int] = MappingProxyType({}),
 ) -> Recipe:
-    """Put together what formats of words hold, and check that ids and merges belong together.
+    """Combine the parts of a format of words, and check that ids and merges belong together.
 
     Args:
-        vocab: token as it is spelled -> id, special tokens too.
-        merges: pairs of spelled tokens, or both with a blank between them.
+        vocab: spelled token -> id, special tokens included.
+        merges: pairs of spelled tokens, or strings of two with a space between them.
         special: special token -> id.
         pattern: the regular expression that splits a text into pieces.
-        name: what to call the tokenizer.
+        name: the tokenizer's name.
         added_words: added word that is not special -> id.
 
     Raises:
@@ -255,8 +255,8 @@ def recipe_of_words(
     if missing := [token for token in plain if token not in vocab]:
         raise ValueError(f"token {min(missing)!r} has no id")
     if unmade := vocab.keys() - plain - special.keys() - added_words.keys():
-        raise ValueError(f"token {min(unmade)!r} is made by no merge and is not a special token")
-    # Some files list several ways to one token; the one that its bytes merge into counts.
+        raise ValueError(f"no merge makes token {min(unmade)!r}, which is not a special token")
+    # Some files list several ways to make a token; the one by which its bytes merge counts.
     tokens = [unspell(token) for token in sorted(plain, key=vocab.__getitem__)]
     recovered = recover_merges(tokens)
     used = set(recovered)

@@ -1,4 +1,4 @@
-"""A byte-level BPE as another program's file describes it: any ids, any order of merging."""
+"""A byte-level BPE as described by another program's file: any ids, any order of merging."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MOST_IDS = 1 << 24
 
 @dataclass(frozen=True)
 class ForeignBPE:
-    """What a tokenizer of another program is made of.
+    """The parts of a tokenizer of another program.
 
     Args:
-        source: its file as it came, which is also how it is saved.
-        name: what to call it.
+        source: the bytes of its file, which are also what is saved.
+        name: the tokenizer's name.
         vocabulary: the numbers of its tokens.
         splitting: how it splits a text.
-        whole: it takes a piece that is a token as it is, though merges may not make it.
-        nfc: it brings a text into Unicode's form NFC first.
-        ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
-        begins: the file asks for the mark bos_token_id in front of every text.
+        whole: whether a piece that is a token becomes it, even if merges would not make it.
+        nfc: whether it first normalises a text to Unicode's form NFC.
+        ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, if known.
+        begins: whether the file asks for bos_token_id before every text.
     """
 
     source: bytes
@@ -42,12 +42,12 @@ class ForeignBPE:
 
     @property
     def marks(self) -> dict[str, int]:
-        """What `ends` has, and the mark in front of every text as begin_of_text_id."""
+        """The ids in `ends`, and the one before every text as begin_of_text_id."""
         begin = {"begin_of_text_id": self.ends["bos_token_id"]} if self.begins else {}
         return {**self.ends, **begin}
 
     def differences(self) -> bytes:
-        """Return what tells it from a tokenizer of this library with the same tokens, else b""."""
+        """Return a digest of what differs from this library's rules for the same tokens, or b""."""
         vocabulary, splitting, parts = self.vocabulary, self.splitting, []
         made = vocabulary.made
         if any(first >= second for first, second in zip(made, made[1:], strict=False)):
@@ -66,11 +66,11 @@ def foreign_vocabulary(
     special: Mapping[str, int],
     words: Mapping[str, int],
 ) -> Vocabulary:
-    """Number the tokens of a file: the ids are the file's, the ranks the places of the merges.
+    """Number the tokens of a file: ids as in the file, ranks in the order of the merges.
 
     Args:
-        vocab: token as it is spelled -> id; special tokens and added words may be among them.
-        merges: pairs of spelled tokens, or both with a blank between them, in order.
+        vocab: spelled token -> id; special tokens and added words may be among them.
+        merges: pairs of spelled tokens, or strings of two with a space between them, in order.
         special: special token -> id.
         words: added word that is not special -> id.
 
@@ -121,6 +121,6 @@ def _ordinary(
     """Return bytes -> id of the tokens that are single bytes or made by merges."""
     plain = results.union(map(spell, BYTE_TOKENS))
     if unmade := vocab.keys() - plain - added.keys():
-        raise ValueError(f"token {min(unmade)!r} is made by no merge and is not a special token")
+        raise ValueError(f"no merge makes token {min(unmade)!r}, which is not a special token")
     names = [name for name in vocab if name in plain]
     return dict(zip(unspell_all(names), map(vocab.__getitem__, names), strict=True))

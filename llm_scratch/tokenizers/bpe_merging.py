@@ -1,8 +1,8 @@
-"""From the bytes of a piece to its tokens: the merges themselves.
+"""Merging of a piece's bytes into its tokens.
 
-A byte-level BPE knows one thing: which pairs of tokens become one token, and in which order that
-was learned. Encoding repeats the training: of all neighbours that can merge, those learned first
-merge first, from left to right, until no pair is known.
+A byte-level BPE knows one thing: which pairs of tokens become one token, and in which order it
+learned them. Encoding repeats the training: of all neighbours that can merge, those learned first
+merge first, from left to right, until no neighbours form a known pair.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from operator import neg
 
-# (left id, right id) -> the rank of their merge, where lower ranks merge first. `made[rank]` is the
-# id of the token that they become. In a vocabulary that was learned here, ids grow in the order of
-# learning, so the id serves as the rank; other people's vocabularies have ids of any order.
+# (left id, right id) -> the rank of their merge; lower ranks merge first. `made[rank]` is the id of
+# the token that they become. In a vocabulary learned by this library, ids grow in the order of
+# learning, so the id serves as the rank; other vocabularies have ids in any order.
 Pairs = dict[tuple[int, int], int]
 RANKS_ARE_IDS = range(sys.maxsize)
 
 NEVER = sys.maxsize  # the rank of a pair that does not merge
-SHORT = 128  # tokens: up to here searching the list is faster than keeping books
+SHORT = 128  # tokens: up to this length, searching the list is faster than bookkeeping
 
 
 def merge_piece(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS) -> list[int]:
-    """Merge the bytes of one piece as far as they go: list of ids -> shorter list of ids."""
+    """Merge the bytes of one piece as far as possible: list of ids -> shorter list of ids."""
     merge = merge_short if len(ids) <= SHORT else merge_long
     return merge(ids, pairs, made)
 
@@ -33,7 +33,7 @@ def merge_short(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_ID
     """Merge a short piece, in place: find the lowest rank, merge there, look again.
 
     `ranks[i]` is the rank of the pair `ids[i], ids[i + 1]`. A merge shortens both lists by one
-    and changes the ranks on its two sides only. Time grows with the square of the length.
+    and changes only the ranks on its two sides. Time grows with the square of the length.
     """
     rank_of, never = pairs.get, NEVER  # local names are found faster
     ranks = [rank_of(pair, never) for pair in zip(ids, ids[1:], strict=False)]
@@ -49,11 +49,11 @@ def merge_short(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_ID
 
 
 def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS) -> list[int]:
-    """Merge a piece of any length: as `merge_short`, in about the time that sorting it takes.
+    """Merge a piece of any length like `merge_short`, in about the time it takes to sort it.
 
     The tokens form a chain: each place knows the place `before` and `after` it. `places` lists,
-    for each rank, where its pair begins; a heap gives the lowest rank that is left. A place whose
-    pair was broken up in the meantime is passed over.
+    for each rank, where its pair begins; a heap yields the lowest remaining rank. A place whose
+    pair was broken up in the meantime is skipped.
     """
     tokens = [*ids, NEVER]  # the mark at the end merges with nothing
     end = len(ids)
@@ -64,14 +64,14 @@ def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS
             places.setdefault(rank, []).append(place)
     ranks = list(places)
     heapify(ranks)
-    begun: set[int] = set()  # the ranks whose places are in order, the leftmost at the end
+    begun: set[int] = set()  # the ranks whose places are sorted, leftmost last
     while ranks:
         lowest = ranks[0]
         line = places[lowest]
         if lowest not in begun:
             line.sort(reverse=True)
             begun.add(lowest)
-        while line and ranks[0] == lowest:  # a merge may make a pair that comes first
+        while line and ranks[0] == lowest:  # a merge may make a pair of lower rank
             place = line.pop()
             right = after[place]
             if pairs.get((tokens[place], tokens[right])) != lowest:
@@ -96,14 +96,14 @@ def merge_long(ids: list[int], pairs: Pairs, made: Sequence[int] = RANKS_ARE_IDS
 
 
 class SelfMade:
-    """Says of a token that its bytes merge into it, without merging them, where that is sure.
+    """The set of tokens whose bytes certainly merge into them, found without merging.
 
-    It is sure of a token when it is sure of both parts, and no merge across the seam between the
-    parts comes first. What stands on both sides of the seam is followed back in time: the younger
-    side falls into its parts, and a merge of the two must not be older than that.
+    A token belongs to it if both of its parts do, and no merge across the seam between the parts
+    comes first. The tokens on both sides of the seam are traced back in time: the younger side
+    splits into its parts, and no merge of the two sides may be older than that.
 
     Args:
-        pairs: what merges.
+        pairs: the pairs that merge.
         made: the id that each rank makes.
     """
 
@@ -112,7 +112,7 @@ class SelfMade:
         self._known: dict[int, bool] = {}
         self._parts = {made[rank]: pair for pair, rank in pairs.items()}
         self._ranks = ranks = {made[rank]: rank for rank in pairs.values()}
-        # Otherwise there are several ways to a token, or it is younger than what it is made of.
+        # Otherwise there are several ways to make a token, or it is older than its parts.
         self._usable = len(ranks) == len(pairs) and all(
             ranks.get(left, -1) < rank and ranks.get(right, -1) < rank
             for (left, right), rank in pairs.items()
@@ -141,21 +141,21 @@ class SelfMade:
 
 
 class PieceCache(dict[str, tuple[int, ...]]):
-    """Piece -> its ids, worked out when a piece is asked for the first time.
+    """A cache from a piece to its ids, which are computed when the piece is first asked for.
 
-    English repeats itself: a million characters hold some fifteen thousand different pieces, so
-    nearly every look-up finds its answer. Half of the others are tokens as they are (merging
-    their bytes would come to the same), the rest is merged. Pieces above `longest` characters
-    are not kept, and a full cache starts afresh: memory stays bounded whatever is encoded. A byte
-    that no token stands for is left out, as Hugging Face's library does.
+    English repeats itself: a million characters hold some fifteen thousand distinct pieces, so
+    nearly every lookup is a hit. Half of the others are themselves tokens (merging their bytes
+    would give the same), and the rest are merged. Pieces above `longest` characters are not kept,
+    and a full cache is emptied, so that memory stays bounded whatever is encoded. A byte without a
+    token is left out, as in Hugging Face's library.
 
     Args:
         ids: the id of each token, by its bytes.
-        pairs: what merges.
+        pairs: the pairs that merge.
         made: the id that each rank makes.
-        whole: take a piece that is a token as it is, though its bytes may merge to others.
-        most: pieces to keep.
-        longest: characters of the longest piece to keep.
+        whole: whether a piece that is a token becomes it, even if its bytes merge into others.
+        most: the number of pieces to keep.
+        longest: the length in characters of the longest piece to keep.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One way to name a tokenizer: "gpt2", or a file of whatever format."""
+"""One way to name a tokenizer: "gpt2", or a file in any of the formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 
 def open_tokenizer(source: str | os.PathLike[str]) -> BytePairTokenizer | WrappedTokenizer:
-    """Return the tokenizer that a name or a path means.
+    """Open the tokenizer that a name or a path stands for.
 
     Args:
         source: "gpt2", or the path of a file: saved by `BytePairTokenizer.save`, a `.tiktoken`
@@ -40,11 +40,11 @@ def open_tokenizer(source: str | os.PathLike[str]) -> BytePairTokenizer | Wrappe
 def open_tokenizer_json(
     path: PathLike, ignore_keys: Collection[str] = ()
 ) -> BytePairTokenizer | WrappedTokenizer:
-    """Return the tokenizer in a `tokenizer.json`: a byte-level BPE of ours, or a wrapped one.
+    """Open the tokenizer in a `tokenizer.json`: our own byte-level BPE, or a wrapped one.
 
     Args:
         path: the file.
-        ignore_keys: for a byte-level BPE, settings to pass over.
+        ignore_keys: for a byte-level BPE, settings to ignore.
     """
     with file_errors(path, "tokenizer.json"):
         ours = is_byte_level(read_tokenizer_file(path))
@@ -56,7 +56,7 @@ def open_tokenizer_json(
 def tokenizer_of_bytes(
     data: bytes, path: PathLike = "the tokenizer"
 ) -> BytePairTokenizer | WrappedTokenizer:
-    """Return the tokenizer in the bytes of a file that `save` wrote; `path` is for errors."""
+    """Open the tokenizer in the bytes of a file that `save` wrote; `path` is for errors."""
     with file_errors(path, "tokenizer file"):
         content = parse_json(path, data)
         wrapped = "model" in content and not is_byte_level(content)

@@ -1,7 +1,7 @@
-"""From a text to pieces: the split that happens before any merge.
+"""The split of a text into pieces, which happens before any merge.
 
-Byte-pair encoding never joins across pieces. GPT-2's pattern cuts a text into words, numbers and
-marks, each with the one blank before it, so that no token ever spans two words.
+Byte-pair encoding never merges across pieces. GPT-2's pattern splits a text into words, numbers and
+punctuation, each with the one space before it, so that no token ever spans two words.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from llm_scratch.tokenizers.known_patterns import ASCII_FORMS
 
 Texts = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
-# Unicode grows, and whether a character is a letter must not depend on the version of a library:
-# GPT-2's ids, as tiktoken gives them, are those of Unicode 16. These are the letters and digits
-# that came later, which `regex` may know already. They are split like any unknown character.
+# Unicode grows, but whether a character is a letter must not depend on the version of a library:
+# GPT-2's ids, as tiktoken computes them, follow Unicode 16. These are the letters and digits that
+# were added later, which `regex` may already know. They are split like any unknown character.
 _LATER_BELOW = (
     "\u0558\u058b-\u058c\u088f\u0c5c\u0cdc\u208f\u209d-\u209f\ua7ce-\ua7cf\ua7d2\ua7d4\ua7dd-\ua7f1"
     "\uab6c-\uab6d"
@@ -43,8 +43,8 @@ _LATER = re.compile(f"[{_LATER_BELOW}{_LATER_ABOVE}]")
 _PERHAPS_LATER = re.compile(f"[{_LATER_BELOW}{_LATER_ABOVE[0]}-{_LATER_ABOVE[-1]}]")  # found faster
 _UNKNOWN = "\uffff"
 
-# White space that follows something else always begins a new piece of GPT-2's pattern, so a text
-# cut in front of it splits into the same pieces. (A cut *after* a line break would not.)
+# White space after anything else always begins a new piece of GPT-2's pattern, so a text cut
+# before it splits into the same pieces. (A text cut *after* a line break would not.)
 _CUT = regex.compile(r"\S(?=\s)")
 _LAST_CUT = regex.compile(r"\S(?=\s)", regex.REVERSE)
 
@@ -53,7 +53,7 @@ BLOCK = 1 << 15  # characters: long enough to be fast, short enough that most bl
 
 @lru_cache(maxsize=32)
 def piece_finder(pattern: str) -> Callable[[str], list[str]]:
-    """Return the function that splits a text into pieces after a pattern: str -> list of str.
+    """Return the function that splits a text into pieces by a pattern: str -> list of str.
 
     Raises:
         ValueError: if the pattern is not a regular expression.
@@ -84,7 +84,7 @@ def match_spans(text: str, pattern: str) -> Iterator[tuple[int, int]]:
 
 
 def _whole_matches(compiled: regex.Pattern[str], text: str) -> list[str]:
-    """Return what the whole pattern matched; `findall` would give the groups in it."""
+    """Return the matches of the whole pattern; `findall` would return the groups in it."""
     return [match.group() for match in compiled.finditer(text)]
 
 
@@ -92,7 +92,7 @@ def find_pieces(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
     """Split a text into pieces: str -> list of str whose concatenation is the text.
 
     Raises:
-        ValueError: if the pattern leaves a part of the text out.
+        ValueError: if the pattern leaves out part of the text.
     """
     pieces = piece_finder(pattern)(text)
     if pattern == GPT2_PATTERN:
@@ -107,9 +107,9 @@ def find_pieces(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
 
 
 def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
-    """Return a long text in blocks of about `size` characters that split into the same pieces.
+    """Yield a long text in blocks of about `size` characters that split into the same pieces.
 
-    Only GPT-2's pattern is known to allow it; a text for another pattern comes whole.
+    Only GPT-2's pattern is known to allow this; for another pattern, the text is one block.
     """
     if pattern == GPT2_PATTERN:
         return blocks_before(_CUT, text, size)
@@ -117,7 +117,7 @@ def text_blocks(text: str, pattern: str, size: int = BLOCK) -> Iterator[str]:
 
 
 def blocks_before(cut: Any, text: str, size: int) -> Iterator[str]:
-    """Yield a text in blocks of about `size` characters that end where a pattern's match does."""
+    """Yield a text in blocks of about `size` characters that end where a pattern matches."""
     start = 0
     while len(text) - start > size:
         if not (found := cut.search(text, start + size - 1)):
@@ -128,21 +128,21 @@ def blocks_before(cut: Any, text: str, size: int) -> Iterator[str]:
 
 
 class Text(NamedTuple):
-    """A text, or the file of one or a part of it, and what to call it: number and place."""
+    """A text, a text file or a span of one, with the name that errors use: its number and place."""
 
     name: str
     source: str | Path | Span
 
 
 def text_sources(texts: Any) -> Iterable[str | Path]:
-    """Return texts and the paths of files, from one of them or any number.
+    """Return the texts and paths in one text, one path, or any number of either.
 
-    A folder stands for the files in it whose names end in .txt, in any case. Of texts that are a
-    sequence, files that are missing are named at once.
+    A folder stands for the files in it whose names end in .txt, in any case. If the texts are a
+    sequence, a missing file is an error at once.
 
     Raises:
-        TypeError: if it is something else.
-        FileNotFoundError: if a file is not there.
+        TypeError: if it is anything else.
+        FileNotFoundError: if a file is missing.
         ValueError: if a folder has no text.
     """
     if isinstance(texts, bytes) or not isinstance(texts, (str, os.PathLike, Iterable)):
@@ -169,21 +169,21 @@ def _sources(text: Any) -> list[str | Path]:
         raise TypeError(f"a text must be a str or a path, got {type(text).__name__}")
     if len(text) < 256 and os.path.isfile(text):
         warnings.warn(
-            f"{text!r} is taken as a text; Path({text!r}) reads the file of that name",
+            f"{text!r} is used as a text; to read the file of that name, pass Path({text!r})",
             stacklevel=6,
         )
     return [text]
 
 
 def each_text(sources: Iterable[str | Path | Span], field: str = "text") -> Iterator[Text]:
-    """Yield texts and files of one text; of a file of rows (JSON, CSV, ...), one field of each.
+    """Yield each text and text file, and one field of each row of a file of rows (JSON, CSV, ...).
 
     Args:
         sources: see `text_sources`; of a large file, spans may come in its place.
         field: what the text of a row is called.
 
     Raises:
-        ValueError: naming the text, or file and row, that holds a lone surrogate or has no text.
+        ValueError: naming the text, or the file and row, with a lone surrogate or without text.
     """
     number = 0
     for source in sources:
@@ -201,12 +201,12 @@ def each_text(sources: Iterable[str | Path | Span], field: str = "text") -> Iter
 
 
 def blocks_of(source: str | Path | Span, whole: bool, size: int = 1 << 20) -> Iterator[str]:
-    """Yield a text, or that of a file, in blocks that split into the same pieces as the whole.
+    """Yield a text, or a file's text, in blocks that split into the same pieces as the whole.
 
     Args:
-        source: the text, the path of its file, or a span of that.
-        whole: yield everything at once, where `can_be_cut` says no.
-        size: about how many characters a block has.
+        source: the text, the path of its file, or a span of that file.
+        whole: yield everything at once, as needed if `can_be_cut` is false.
+        size: the approximate number of characters per block.
     """
     if isinstance(source, str):
         yield from [source] if whole else text_blocks(source, GPT2_PATTERN, size)
@@ -216,9 +216,9 @@ def blocks_of(source: str | Path | Span, whole: bool, size: int = 1 << 20) -> It
 
 
 def can_be_cut(pattern: Any, special_tokens: Iterable[str]) -> bool:
-    """Say whether a text may be cut into blocks: known for GPT-2's pattern only.
+    """Return whether a text may be cut into blocks, which only GPT-2's pattern is known to allow.
 
-    A cut before white space could also fall into a special token that has some.
+    A cut before white space could also split a special token that contains some.
     """
     blank = any(char.isspace() for name in special_tokens for char in name)
     return pattern == GPT2_PATTERN and not blank
@@ -228,14 +228,14 @@ def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Itera
     """Yield an open text file in blocks that split into the same pieces as the whole.
 
     Args:
-        file: the file, open for reading text.
+        file: the file, opened for reading text.
         whole: yield everything at once, for patterns or special tokens that a cut could break.
-        size: characters that are read at a time.
+        size: the number of characters to read at a time.
     """
     if whole:
         yield file.read()
         return
-    held: list[str] = []  # what was read since the last cut
+    held: list[str] = []  # the text read since the last cut
     while chunk := file.read(size):
         if found := _LAST_CUT.search(chunk):
             yield "".join([*held, chunk[: found.end()]])
@@ -246,8 +246,8 @@ def file_blocks(file: TextIO, whole: bool = False, size: int = 1 << 20) -> Itera
 
 
 def split_specials(text: str, special_tokens: Collection[str]) -> list[str]:
-    """Cut special tokens out of a text: [text, special, text, special, ..., text].
+    """Split a text at its special tokens: [text, special, text, special, ..., text].
 
-    Where one special token begins with another one, the longer one is taken.
+    If one special token begins with another, the longer one is taken.
     """
     return any_of(frozenset(special_tokens)).split(text) if special_tokens else [text]

@@ -1,7 +1,7 @@
-"""From a text to pieces by the rules of any byte-level BPE: one split, or several in a row.
+"""The split of a text into pieces by the rules of any byte-level BPE: one or several in turn.
 
-A tokenizer of this library has one pattern, and `bpe_pieces` applies it. Files of other programs
-name more: each rule of theirs is a `Step`, and a step splits what the one before it left.
+A tokenizer of this library has one pattern, which `bpe_pieces` applies. Files of other programs
+can name more: each rule is a `Step`, and a step splits the pieces that the one before it made.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from llm_scratch.tokenizers.known_patterns import DIGIT, LLAMA3_PATTERN, QWEN2_P
 
 Span = tuple[int, int, bool]  # where a part of a text begins and ends, and whether it was matched
 
-# No piece of these patterns goes on with a blank behind something that is not white space, and none
-# looks back, so that a text cut there splits into the same pieces.
+# No piece of these patterns continues with a space after anything but white space, and none looks
+# back, so a text that is cut there splits into the same pieces.
 _CUT = re.compile(r"\S(?= )")
 _MAY_BE_CUT = frozenset({DIGIT, GPT2_PATTERN, LLAMA3_PATTERN, QWEN2_PATTERN})
 
@@ -35,9 +35,9 @@ class Step(NamedTuple):
 
     Args:
         pattern: the regular expression to look for; None splits nothing.
-        behavior: what becomes of the matches and of what stands between them, one of `BEHAVIORS`.
-        invert: take what stands between the matches for the matches, and these for the rest.
-        prefix_space: put a blank in front of a text that does not begin with one.
+        behavior: how to treat the matches and the text between them, one of `BEHAVIORS`.
+        invert: swap the matches and the text between them.
+        prefix_space: put a space before a text that does not begin with one.
     """
 
     pattern: str | None
@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 
 class Splitting:
-    """A split: `pieces` applies its steps, `blocks` cuts long texts where that changes nothing.
+    """A split: `pieces` applies its steps, `blocks` cuts long texts where that is safe.
 
     Args:
         steps: the rules, in order.
@@ -69,14 +69,14 @@ class Splitting:
 
     @property
     def pattern(self) -> str | None:
-        """The one pattern that does the whole split, None where there are more rules."""
+        """The one pattern that does the whole split, None if there are more rules."""
         if len(self.steps) != 1 or self.steps[0].prefix_space:
             return None
         covers = self.steps[0].behavior == "Isolated" or self.steps[0][1:3] == ("Removed", True)
         return self.steps[0].pattern if covers else None
 
     def blocks(self, text: str) -> Iterator[str]:
-        """Yield a long text in blocks that split into the same pieces, where that is known."""
+        """Yield a long text in blocks that split into the same pieces, if that is known."""
         if self._may_be_cut:
             return blocks_before(_CUT, text, BLOCK)
         return text_blocks(text, self.pattern or "")
@@ -97,7 +97,7 @@ def _splitter(step: Step) -> Callable[[str], list[str]]:
     elif step.behavior == "Isolated":
         split = partial(_isolated, piece_finder(step.pattern), step.pattern)
     elif step[1:3] == ("Removed", True):
-        piece_finder(step.pattern)  # raises if it is no regular expression
+        piece_finder(step.pattern)  # raises if it is not a regular expression
         split = partial(find_pieces, pattern=step.pattern)
     else:
         piece_finder(step.pattern)
@@ -114,7 +114,7 @@ def _whole(text: str) -> list[str]:
 
 
 def _isolated(find: Callable[[str], list[str]], pattern: str, text: str) -> list[str]:
-    """Return the matches and what stands between them, each a piece of its own."""
+    """Return the matches and the text between them as separate pieces."""
     pieces = find(text)
     if sum(map(len, pieces)) == len(text):
         return pieces if all(pieces) else [piece for piece in pieces if piece]
@@ -124,18 +124,18 @@ def _isolated(find: Callable[[str], list[str]], pattern: str, text: str) -> list
 def _joined(
     pattern: str, join: Callable[[list[Span]], list[Span]], invert: bool, text: str
 ) -> list[str]:
-    """Return the matches and what stands between them, joined by a behavior's rule."""
+    """Return the matches and the text between them, joined by a behavior's rule."""
     spans = join(_parts(text, pattern, invert))
     return [text[start:end] for start, end, _ in spans if start < end]
 
 
 def _parts(text: str, pattern: str, invert: bool) -> list[Span]:
-    """Return a text's matches and what stands between them, in order."""
+    """Return a text's matches and the parts between them, in order."""
     parts: list[Span] = []
     done = 0
     for start, end in match_spans(text, pattern):
         if start == end == done and parts:
-            continue  # nothing, right behind a match
+            continue  # an empty match right after another match
         if start > done:
             parts.append((done, start, invert))
         parts.append((start, end, not invert))
@@ -146,7 +146,7 @@ def _parts(text: str, pattern: str, invert: bool) -> list[Span]:
 
 
 def _with_previous(spans: list[Span]) -> list[Span]:
-    """Join a match to the part before it, unless that is a match as well."""
+    """Join each match to the part before it, unless that is also a match."""
     joined: list[Span] = []
     before = False
     for start, end, matched in spans:
@@ -159,7 +159,7 @@ def _with_previous(spans: list[Span]) -> list[Span]:
 
 
 def _with_next(spans: list[Span]) -> list[Span]:
-    """Join a match to the part behind it, unless that is a match as well."""
+    """Join each match to the part after it, unless that is also a match."""
     joined: list[Span] = []
     behind = False
     for start, end, matched in reversed(spans):
@@ -172,7 +172,7 @@ def _with_next(spans: list[Span]) -> list[Span]:
 
 
 def _contiguous(spans: list[Span]) -> list[Span]:
-    """Join neighbours that are both matches or both none."""
+    """Join neighbours that are both matches or both not."""
     joined: list[Span] = []
     before = False
     for start, end, matched in spans:

@@ -1,12 +1,12 @@
-"""Learning merges from text: byte-pair encoding as it is trained.
+"""Training of byte-pair encoding: learning merges from text.
 
 The idea fits in `train_by_hand`: count how often each pair of neighbours occurs, make the most
-frequent pair a token, replace it everywhere, start again. `learn_merges` does exactly this and is
-thousands of times faster, by three observations:
+frequent pair a token, replace it everywhere, start again. `learn_merges` does exactly this, but
+thousands of times faster, thanks to three observations:
 
-1. A text repeats its words, so it is enough to keep every *different* piece once, with a number.
-2. A merge changes few words, so only the pairs in those words are counted anew.
-3. The most frequent pair is at the top of a heap; nothing else needs looking at.
+1. A text repeats its words, so it is enough to keep each *distinct* piece once, with its count.
+2. A merge changes few words, so only the pairs in those words need to be counted again.
+3. The most frequent pair is at the top of a heap; nothing else needs to be looked at.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def train_by_hand(
 ) -> list[tuple[bytes, bytes]]:
     """Learn merges by counting everything again after each one: str -> pairs of bytes, in order.
 
-    The plain method, to be read; `BytePairTokenizer.train` learns the same merges quickly. Of
-    pairs that are equally frequent, the one with the lowest ids is taken.
+    This is the plain method, for reading; `BytePairTokenizer.train` learns the same merges quickly.
+    Among equally frequent pairs, the one with the lowest ids wins.
 
     Source:
         Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019 (GPT-2).
@@ -72,7 +72,7 @@ def replace_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     out: list[int] = []
     for token in ids:
         if out and (out[-1], token) == pair:
-            out[-1] = new  # a token made here can't be the left part again: it is new
+            out[-1] = new  # a new token cannot be the left part of the pair
         else:
             out.append(token)
     return out
@@ -86,29 +86,29 @@ def learn_merges(
     *,
     progress: bool = True,
 ) -> list[tuple[bytes, bytes]]:
-    """Learn merges from texts or files: -> pairs of bytes, in the order of learning.
+    """Learn merges from texts or files; return pairs of bytes in the order of learning.
 
     Args:
         texts: a text, a path (read as UTF-8, in blocks), or several of them; see `text_sources`.
         vocab_size: bytes + merges + special tokens.
         special_tokens: cut out of the texts first, and never merged.
         pattern: the regular expression that splits a text into pieces.
-        progress: show a bar when it takes longer than a second.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
-        ValueError: if there is no text, or `vocab_size` leaves no room for bytes and specials.
+        ValueError: if there is no text, or `vocab_size` has no room for bytes and special tokens.
     """
     specials = list(number_special_tokens(special_tokens, first=0))
     _check_size(vocab_size, len(specials))
     counts = count_pieces(texts, specials, pattern, progress=progress)
     if not counts:
-        raise ValueError("there is no text to learn from: give at least one that is not empty")
+        raise ValueError("there is no text to learn from; pass at least one that is not empty")
     words = _Words(counts)
     tokens, merges = list(BYTE_TOKENS), []
     for new in _with_bar(range(_BYTES, vocab_size - len(specials)), "merges", progress):
         if (pair := words.most_frequent_pair()) is None:
             warnings.warn(
-                f"the text has no pair left to merge: the vocabulary has {new + len(specials)} "
+                f"the text has no pairs left to merge: the vocabulary has {new + len(specials)} "
                 f"tokens, not {vocab_size}; take the model's vocab_size from n_vocab",
                 stacklevel=3,
             )
@@ -126,7 +126,7 @@ def _check_size(vocab_size: int, num_special: int) -> None:
     if not _BYTES + num_special <= vocab_size <= _MOST_TOKENS:
         raise ValueError(
             f"{vocab_size=} must be at least {_BYTES + num_special} (256 bytes and {num_special} "
-            f"special tokens) and at most {_MOST_TOKENS}; what is above the least are merges"
+            f"special tokens) and at most {_MOST_TOKENS}; the rest are merges"
         )
 
 
@@ -139,7 +139,7 @@ def count_pieces(
 ) -> Counter[str]:
     """Count how often each piece occurs: texts or files -> {piece: count}.
 
-    Memory grows with the number of different pieces, not with the length of the texts.
+    Memory grows with the number of distinct pieces, not with the length of the texts.
     """
     specials = list(special_tokens)
     whole = not can_be_cut(pattern, specials)
@@ -161,11 +161,11 @@ def _with_bar(items: Iterable[Any], unit: str, progress: bool) -> Iterable[Any]:
 
 
 class _Words:
-    """Every different word once, with its number, and the pairs in all of them, counted.
+    """The distinct words with their counts, and the counts of all pairs in them.
 
-    A word is a str with one character a token: the character whose number is the token's id.
-    Then a pair is a str of two, a merge is `str.replace` (from left to right, without overlap),
-    and pairs compare like their ids.
+    A word is a str with one character per token: the character whose number is the token's id.
+    So a pair is a str of two characters, a merge is `str.replace` (from left to right, without
+    overlap), and pairs compare like their ids.
     """
 
     def __init__(self, counts: Counter[str]) -> None:
@@ -180,15 +180,15 @@ class _Words:
             for left, right in zip(word, word[1:], strict=False):
                 self.pair_counts[left + right] += number
                 self.words_with[left + right].add(i)
-        # The smallest entry is the highest count and, among equals, the lowest pair of ids.
+        # The smallest entry has the highest count and, among equals, the lowest pair of ids.
         self.heap = [(-number, pair) for pair, number in self.pair_counts.items()]
         heapify(self.heap)
 
     def most_frequent_pair(self) -> str | None:
-        """Return the next pair to merge, None if there is none left.
+        """Return the next pair to merge, None if none is left.
 
-        Counts fall as other pairs merge. The heap learns of it here, when such an entry comes to
-        the top: it goes back with its true count.
+        Counts fall as other pairs merge. The heap is corrected here, when an entry with an outdated
+        count reaches the top: it goes back with its true count.
         """
         while self.heap:
             count, pair = self.heap[0]
@@ -202,7 +202,7 @@ class _Words:
         return None
 
     def merge(self, pair: str, new: str) -> None:
-        """Replace a pair by a new token in the words that hold it, and count their pairs anew."""
+        """Replace a pair by a new token in the words that hold it, and update the counts."""
         changes: defaultdict[str, int] = defaultdict(int)
         for i in self.words_with.pop(pair):
             word = self.words[i].replace(pair, new)
@@ -217,7 +217,7 @@ class _Words:
     def _count_around(
         self, word: str, i: int, pair: str, new: str, changes: defaultdict[str, int]
     ) -> None:
-        """Add to `changes` which pairs a word lost and gained on both sides of each new token."""
+        """Add to `changes` the pairs that a word lost and gained beside each new token."""
         left, right = pair[0], pair[1]
         number = self.numbers[i]
         last = len(word) - 1
@@ -225,7 +225,7 @@ class _Words:
         while at >= 0:
             if at > 0:
                 neighbour = word[at - 1]
-                # Where the neighbour is new as well, its right half stood here before.
+                # If the neighbour is also new, its right half was here before.
                 changes[(right if neighbour == new else neighbour) + left] -= number
                 changes[neighbour + new] += number
                 self.words_with[neighbour + new].add(i)

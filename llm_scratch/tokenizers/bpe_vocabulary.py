@@ -1,4 +1,4 @@
-"""Which number means which bytes: the order of the bytes, the merges and the special tokens."""
+"""The numbers of the tokens: the order of the bytes, the merges and the special tokens."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _bytes_in_order() -> list[int]:
     return [*visible, *(byte for byte in range(256) if byte not in visible)]
 
 
-# GPT-2 numbers the bytes that Latin-1 prints as visible letters first, then the others.
+# GPT-2 first numbers the bytes that Latin-1 prints as visible characters, then the others.
 BYTE_TOKENS = [bytes([byte]) for byte in _bytes_in_order()]
 
-# Text files spell a token with one letter a byte. A visible byte is its own letter, the others
-# take the letters from U+0100 on, so a blank is 'Ġ' (U+0120) and a line break 'Ċ' (U+010A).
+# Text files spell a token with one letter per byte. A visible byte is its own letter, the others
+# get the letters from U+0100 on, so a space is 'Ġ' (U+0120) and a line break 'Ċ' (U+010A).
 _LETTERS = [chr(token[0]) if i < 188 else chr(256 + i - 188) for i, token in enumerate(BYTE_TOKENS)]
 _LETTER_OF_BYTE = {token[0]: letter for token, letter in zip(BYTE_TOKENS, _LETTERS, strict=True)}
 _BYTE_OF_LETTER = {letter: byte for byte, letter in _LETTER_OF_BYTE.items()}
@@ -33,7 +33,7 @@ _LATIN_1 = str.maketrans({letter: chr(byte) for letter, byte in _BYTE_OF_LETTER.
 
 
 def spell(token: bytes) -> str:
-    """Write a token with one printable letter a byte, as GPT-2's files do: b" a" -> "Ġa"."""
+    """Spell a token with one printable letter per byte, as GPT-2's files do: b" a" -> "Ġa"."""
     return "".join([_LETTER_OF_BYTE[byte] for byte in token])
 
 
@@ -41,18 +41,18 @@ def unspell(word: str) -> bytes:
     """Read a token from its letters: "Ġa" -> b" a".
 
     Raises:
-        ValueError: if a letter stands for no byte.
+        ValueError: if a letter does not stand for a byte.
     """
     try:
         return bytes([_BYTE_OF_LETTER[letter] for letter in word])
     except KeyError as err:
-        raise ValueError(f"{err.args[0]!r} in {word!r} stands for no byte") from None
+        raise ValueError(f"{err.args[0]!r} in {word!r} does not stand for a byte") from None
 
 
 def unspell_all(words: Sequence[str]) -> list[bytes]:
-    """Read many tokens from their letters, as `unspell` does, but in a fraction of the time."""
+    """Read many tokens from their letters as `unspell` does, in a fraction of the time."""
     if not set("".join(words)) <= _BYTE_OF_LETTER.keys():
-        return [unspell(word) for word in words]  # finds the word that is to blame
+        return [unspell(word) for word in words]  # finds the offending word
     return [word.translate(_LATIN_1).encode("latin-1") for word in words]
 
 
@@ -62,7 +62,7 @@ class Vocabulary:
 
     Args:
         tokens: id -> bytes of every token, special ones included, in the order of the ids.
-        pairs: what merges: (left id, right id) -> rank.
+        pairs: the pairs that merge: (left id, right id) -> rank.
         ordinary: bytes -> id of the tokens that are not special.
         special: special token -> id.
         words: added word -> id.
@@ -104,13 +104,13 @@ def build_vocabulary(
 ) -> Vocabulary:
     """Number bytes, merges and special tokens.
 
-    The bytes come first, in GPT-2's order, then what each merge makes, then the special tokens.
-    Special tokens that bring their own ids keep them, as added words do, and the others fill the
-    free numbers. An added word that is an ordinary token too has that token's id.
+    The bytes come first, in GPT-2's order, then the tokens that the merges make, then the special
+    tokens. Special tokens and added words with ids of their own keep them, and the others fill the
+    free numbers. An added word that is also an ordinary token has that token's id.
 
     Raises:
-        ValueError: if a merge uses a token that no earlier merge made, or makes a token twice, or
-            an added word is a special token or has another's id.
+        ValueError: if a merge uses a token that no earlier merge made, or makes an existing token,
+            or if an added word is a special token or has another token's id.
     """
     special = number_special_tokens(special_tokens, first=len(BYTE_TOKENS) + len(merges))
     words = number_special_tokens(dict(added_words or {}), first=0)
@@ -134,7 +134,7 @@ def build_vocabulary(
 
 
 def _ids_of_ordinary(words: Mapping[str, int], merges: Merges) -> set[int]:
-    """The ids of the added words that are ordinary tokens too."""
+    """Return the ids of the added words that are also ordinary tokens."""
     if not words:
         return set()
     made = {left + right for left, right in merges}
@@ -152,31 +152,31 @@ def _parts(merge: Any, number: int, known: Mapping[bytes, int]) -> tuple[bytes, 
         if part not in known:
             raise ValueError(
                 f"merge {number} joins {left!r} and {right!r}, but {part!r} is not a byte and no "
-                "earlier merge makes it; give the merges in the order in which they were learned"
+                "earlier merge makes it; pass the merges in the order in which they were learned"
             )
     if left + right in known:
-        raise ValueError(f"merge {number} makes {left + right!r}, which is a token already")
+        raise ValueError(f"merge {number} makes {left + right!r}, which is already a token")
     return left, right
 
 
 def number_special_tokens(special_tokens: SpecialTokens, first: int) -> dict[str, int]:
-    """Give each special token its id: its own, or numbers from `first` on.
+    """Give each special token its id: its own, or the next number from `first` on.
 
     Raises:
-        ValueError: if a token or an id comes twice, or a token is empty.
+        ValueError: if a token or an id is given twice, or a token is empty.
         TypeError: if a token is not a str.
     """
-    if not isinstance(special_tokens, (tuple, list, Mapping)):  # a set has no order to number by
+    if not isinstance(special_tokens, (tuple, list, Mapping)):  # a set has no order for the ids
         raise TypeError(
             "special_tokens must be a tuple or list of names, or {name: id}, "
-            f"got {special_tokens!r}; a single one is written ({END_OF_TEXT!r},)"
+            f"got {special_tokens!r}; write a single one as ({END_OF_TEXT!r},)"
         )
     names = list(special_tokens)
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a special token must be a str, got {name!r}")
         if not name:
-            raise ValueError("a special token can't be empty: it would be found everywhere")
+            raise ValueError("a special token must not be empty: it would be found everywhere")
         check_surrogates(name)
     _refuse_twice(names, "special token")
     if isinstance(special_tokens, Mapping):
@@ -192,13 +192,13 @@ def number_special_tokens(special_tokens: SpecialTokens, first: int) -> dict[str
 def _refuse_twice(values: Sequence[Any], what: str) -> None:
     if len(set(values)) < len(values):
         twice = next(value for value in values if list(values).count(value) > 1)
-        raise ValueError(f"{what} {twice!r} is given twice; each may stand once only")
+        raise ValueError(f"{what} {twice!r} is given twice; each may occur only once")
 
 
 def recover_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Find the merges behind a list of tokens in the order of learning, bytes first.
+    """Recover the merges from a list of tokens in the order of learning, bytes first.
 
-    A token was made from the two tokens that its bytes merge into when only the merges before it
+    A token was made from the two tokens into which its bytes merge when only the earlier merges
     are known.
 
     Raises:

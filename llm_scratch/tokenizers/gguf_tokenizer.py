@@ -1,7 +1,7 @@
-"""The byte-level BPE inside of a GGUF file, read and written.
+"""The byte-level BPE in a GGUF file, read and written.
 
-It is read as the `tokenizer.json` that says the same. Both ways go by one table of the names that
-llama.cpp has for the rules by which texts are split.
+It is read as the equivalent `tokenizer.json`. Reading and writing share one table of llama.cpp's
+names for the rules that split texts.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def _by_pattern(pattern: str) -> list[dict[str, Any]]:
 
 _LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")
 
-# What the names of splitting rules stand for: the steps of a split, whether a text is brought into
-# the form NFC first, and whether a piece that is a token is taken as it is. Files hold no more than
-# the name, so that an unknown one can't be guessed. Of several names for a rule, the first is
-# written. (NFC is what the models' own tokenizers do; llama.cpp never does it.)
+# The meaning of the names of splitting rules: the steps of a split, whether a text is first
+# normalised to NFC, and whether a piece that is a token becomes it without merging. Files hold only
+# the name, so an unknown one cannot be guessed. Of several names for a rule, the first is written.
+# (The models' own tokenizers normalise to NFC; llama.cpp never does.)
 SPLITS: dict[str, tuple[list[dict[str, Any]], bool, bool]] = {
     **dict.fromkeys(("gpt-2", "phi-2"), (_GPT2, False, False)),
     "olmo": (_GPT2, True, False),
@@ -52,7 +52,7 @@ SPLITS: dict[str, tuple[list[dict[str, Any]], bool, bool]] = {
     "grok-2": (_by_pattern(QWEN2_PATTERN), False, False),
 }
 
-# Special tokens that begin or end a text wherever they are in a vocabulary that says nothing of it.
+# Special tokens that begin or end a text if a vocabulary has them and does not say otherwise.
 _BEGINS_OF_TEXT = ("<|begin_of_text|>", "<s>")
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 
@@ -60,7 +60,7 @@ _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>")
 def foreign_of_gguf(path: PathLike, metadata: Mapping[str, Any]) -> ForeignBPE:
     """Return the tokenizer in a GGUF file's key-value pairs.
 
-    Tokens that are marked as unused are left out.
+    Tokens marked as unused are left out.
     """
     content = tokenizer_json_of(path, metadata)
     data = json.dumps(content, ensure_ascii=False).encode("utf-8")
@@ -68,7 +68,7 @@ def foreign_of_gguf(path: PathLike, metadata: Mapping[str, Any]) -> ForeignBPE:
 
 
 def tokenizer_json_of(path: PathLike, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of the `tokenizer.json` that says what a GGUF file says.
+    """Return the content of the `tokenizer.json` that is equivalent to a GGUF file's keys.
 
     Raises:
         TokenizerFileError: if the tokenizer is of another kind, or its splitting rule is unknown.
@@ -76,24 +76,24 @@ def tokenizer_json_of(path: PathLike, metadata: Mapping[str, Any]) -> dict[str, 
     if (kind := metadata.get(KEY + "model")) != "gpt2":
         raise TokenizerFileError(
             path,
-            f"has a tokenizer of the kind {kind!r} ({KEY}model), which is not read here; 'gpt2', "
-            "byte-level BPE, is: give the model's tokenizer.json as tokenizer=",
+            f"has a tokenizer of the kind {kind!r} ({KEY}model), which is not supported; 'gpt2', "
+            "byte-level BPE, is: pass the model's tokenizer.json as tokenizer=",
         )
     if (rule := metadata.get(KEY + "pre")) not in SPLITS:
         raise TokenizerFileError(
             path,
-            f"splits text by the rule {rule!r} ({KEY}pre), which is unknown here (known: "
-            f"{', '.join(SPLITS)}); give the model's tokenizer.json as tokenizer=",
+            f"splits text by the unknown rule {rule!r} ({KEY}pre; known: "
+            f"{', '.join(SPLITS)}); pass the model's tokenizer.json as tokenizer=",
         )
     steps, nfc, whole = SPLITS[rule]
     tokens = [str(token) for token in metadata[KEY + "tokens"]]
     types = list(map(int, metadata.get(KEY + "token_type") or [NORMAL] * len(tokens)))
     if len(types) != len(tokens):
-        raise ValueError(f"{len(types)} types of {len(tokens)} tokens")
+        raise ValueError(f"it has {len(types)} token types for {len(tokens)} tokens")
     ids = {token: i for i, token in enumerate(tokens) if types[i] in KINDS}
     added = [(i, token) for i, token in enumerate(tokens) if types[i] in (CONTROL, USERS_OWN)]
     if len(ids) + types.count(UNUSED) < len(tokens):
-        raise ValueError("a token stands there twice, or is of an unknown type")
+        raise ValueError("it lists a token twice, or one of an unknown type")
     return {
         "version": "1.0",
         "truncation": None,
@@ -123,7 +123,7 @@ def _added(number: int, content: str, special: bool) -> dict[str, Any]:
 
 
 def _ends(metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Return the ids of the marks that the file names, under the names that tokenizers have."""
+    """Return the ids of the marks that the file names, under the names that tokenizers use."""
     keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     ids = {name: metadata.get(f"{KEY}{mark}_token_id") for name, mark in keys.items()}
     count = len(metadata[KEY + "tokens"])
@@ -131,7 +131,7 @@ def _ends(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _post_processor(tokens: list[str], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template that puts a mark in front of a text, where the file asks for it."""
+    """Return the template that puts a mark before a text, if the file asks for it."""
     bos = _ends(metadata).get("bos_token_id")
     if bos is None or not metadata.get(KEY + "add_bos_token"):
         return {**BYTE_LEVEL, "trim_offsets": False, "use_regex": True}
@@ -152,23 +152,23 @@ def keys_of_bpe(
     ends: Mapping[str, int],
     n_ids: int,
 ) -> dict[str, Any]:
-    """Return a GGUF file's key-value pairs that say what a byte-level BPE is.
+    """Return the key-value pairs that describe a byte-level BPE in a GGUF file.
 
     Args:
         vocabulary: the numbers of its tokens.
         splitting: how it splits a text.
-        foreign: what it came from, None for one of this library.
-        ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, where known.
-        n_ids: how many ids the model has; those without a token are filled.
+        foreign: the foreign tokenizer it came from, None for one of this library.
+        ends: the ids under the names bos_token_id, eos_token_id and pad_token_id, if known.
+        n_ids: the model's number of ids; those without a token are filled.
 
     Raises:
-        ValueError: if llama.cpp has no name for its splitting rule, or its tokens, marks or merges
-            are such as a file can't hold.
+        ValueError: if llama.cpp has no name for its splitting rule, or a file cannot hold its
+            tokens, marks or merges.
     """
     if not vocabulary.pairs:
         raise ValueError(
-            "a vocabulary of bytes alone has no merges, and llama.cpp opens no file without them; "
-            "take a tokenizer with at least one"
+            "a vocabulary of bytes alone has no merges, and llama.cpp does not open a file without "
+            "them; use a tokenizer with at least one merge"
         )
     if n_ids <= (highest := max(vocabulary.tokens)):
         raise ValueError(f"{n_ids=} must be above {highest}, the highest id of a token")
@@ -177,7 +177,7 @@ def keys_of_bpe(
     eos = _first(ends.get("eos_token_id"), *map(special.get, _ENDS_OF_TEXT))
     if eos is None:
         raise ValueError(
-            "no special token ends a text, and llama.cpp would take the one with id 11 for it; "
+            "no special token ends a text, and llama.cpp would use the one with id 11; "
             f"train the tokenizer with special_tokens=({END_OF_TEXT!r},)"
         )
     begins = map(special.get, (*_BEGINS_OF_TEXT, END_OF_TEXT))
@@ -201,7 +201,7 @@ def _first(*ids: int | None) -> int | None:
 
 
 def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]]:
-    """Return the text and the kind of every id; ids without a token are unused ones."""
+    """Return the text and the kind of every id; ids without a token count as unused."""
     special, words = vocabulary.special, vocabulary.words
     texts = {i: spell(token) for token, i in vocabulary.ordinary.items()}
     kinds = dict.fromkeys(texts, NORMAL)
@@ -209,8 +209,8 @@ def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]
         for text, i in added.items():
             if texts.setdefault(i, text) != text:
                 raise ValueError(
-                    f"{text!r} is an added token and made by merges too, where GGUF files spell it "
-                    f"{texts[i]!r}: they can't hold both; take a tokenizer without it"
+                    f"{text!r} is an added token and also made by merges, which GGUF files spell "
+                    f"{texts[i]!r}; they cannot hold both, so use a tokenizer without it"
                 )
             kinds[i] = kind
     taken = set(texts.values())
@@ -218,7 +218,7 @@ def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]
         twice = next(t for t in (*special, *words) if list(texts.values()).count(t) > 1)
         raise ValueError(
             f"the added token {twice!r} is spelled like another token, which llama.cpp refuses; "
-            "take a tokenizer that spells it otherwise"
+            "use a tokenizer that spells it differently"
         )
     for i in range(n_ids):
         if i not in texts:
@@ -230,7 +230,7 @@ def _tokens_of(vocabulary: Vocabulary, n_ids: int) -> tuple[list[str], list[int]
 
 
 def rule_of(vocabulary: Vocabulary, splitting: Splitting, foreign: ForeignBPE | None) -> str:
-    """Return llama.cpp's name of the rule by which a tokenizer splits texts.
+    """Return llama.cpp's name for the rule by which a tokenizer splits texts.
 
     Raises:
         ValueError: if it has none.
@@ -246,12 +246,12 @@ def rule_of(vocabulary: Vocabulary, splitting: Splitting, foreign: ForeignBPE | 
         form = " after NFC" if nfc else ""
         raise ValueError(
             f"texts are split by {str(split)[:200]}{form}, for which llama.cpp has no name "
-            f"(known here: {', '.join(SPLITS)}); take a tokenizer with one of these rules"
+            f"(it has {', '.join(SPLITS)}); use a tokenizer with one of these rules"
         )
     if whole not in names and (unmade := _unmade(vocabulary)):
         taken, name = next(iter(names.items()))
         raise ValueError(
-            f"{len(unmade)} tokens, as {unmade[0]!r}, are not what their bytes merge to, and "
+            f"{len(unmade)} tokens, such as {unmade[0]!r}, are not what their bytes merge to, and "
             f"llama.cpp's rule {name!r} {'takes' if taken else 'does not take'} them whole, unlike "
             "this tokenizer"
         )
@@ -259,14 +259,14 @@ def rule_of(vocabulary: Vocabulary, splitting: Splitting, foreign: ForeignBPE | 
 
 
 def _split_of(steps: list[dict[str, Any]]) -> Any:
-    """Return what tells a split from others: its pattern, or its steps."""
+    """Return what identifies a split: its pattern, or its steps."""
     sequence = {"type": "Sequence", "pretokenizers": steps}
     split = Splitting(read_steps("a rule", sequence, partial(check_settings, "a rule")))
     return split.pattern or split.steps
 
 
 def _unmade(vocabulary: Vocabulary) -> list[bytes]:
-    """Return the tokens that the merges do not make of their bytes."""
+    """Return the tokens that the merges do not make from their bytes."""
     sure, ids = SelfMade(vocabulary.pairs, vocabulary.made), vocabulary.ordinary
     return [
         token

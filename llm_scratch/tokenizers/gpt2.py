@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer without a network: its table ships with this package, tiktoken runs it."""
+"""GPT-2's tokenizer without a network: this package ships its table, and tiktoken runs it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from llm_scratch.tokenizers.tiktoken_methods import TiktokenMethods, as_ids
 if TYPE_CHECKING:
     import tiktoken
 
-# GPT-2's split into pieces: contractions, words, numbers and other marks, each with one blank
-# before it, and blanks. Possessive (++) where going back can't help: long runs stay linear.
+# GPT-2's split into pieces: contractions, words, numbers and other marks, each with one space
+# before it, and white space. Possessive (++) where backtracking cannot help: long runs stay linear.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
 TABLE_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
 
 def load_gpt2_ranks() -> dict[bytes, int]:
-    """Return GPT-2's table: the bytes of each of the 50,256 tokens -> its id, in order of merging.
+    """Load GPT-2's table: the bytes of each of the 50,256 tokens -> its id, in order of merging.
 
     Raises:
         FileNotFoundError: if the table is not in the package.
@@ -33,11 +33,11 @@ def load_gpt2_ranks() -> dict[bytes, int]:
     try:
         lines = table.read_bytes().replace(b"\r\n", b"\n")  # git may have changed the line ends
     except FileNotFoundError as err:
-        raise FileNotFoundError(f"{table} is missing: install llm_scratch again") from err
+        raise FileNotFoundError(f"{table} is missing; reinstall llm_scratch") from err
     if (found := hashlib.sha256(lines).hexdigest()) != TABLE_SHA256:
         raise ValueError(
-            f"{table} is damaged (SHA-256 {found[:12]}..., not {TABLE_SHA256[:12]}...): "
-            "install llm_scratch again"
+            f"{table} is damaged (SHA-256 {found[:12]}..., not {TABLE_SHA256[:12]}...); "
+            "reinstall llm_scratch"
         )
     pairs = (line.split() for line in lines.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in pairs}
@@ -60,8 +60,8 @@ def _gpt2_encoding() -> tiktoken.Encoding:
 class GPT2Tokenizer(TiktokenMethods):
     """GPT-2's byte-level BPE, a drop-in for `tiktoken.get_encoding("gpt2")` that works offline.
 
-    It gives tiktoken's ids and differs in its errors, which name what is wrong and where. All
-    instances share one table.
+    It returns tiktoken's ids. Its errors differ: they name what is wrong and where. All instances
+    share one table.
 
     Source:
         Book 2.5; Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".

@@ -1,4 +1,4 @@
-"""Tokenizers with more special tokens than they came with; all other ids stay as they are."""
+"""Tokenizers with additional special tokens; all other ids stay the same."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ def free_ids(tokenizer: Tokenizer, size: int) -> list[int]:
 
 
 def with_special_tokens(tokenizer: Tokenizer, ids: Mapping[str, int]) -> Tokenizer:
-    """Return a tokenizer that has some special tokens more, under ids that are free.
+    """Return a tokenizer with additional special tokens, under free ids.
 
     Args:
-        tokenizer: stays as it is.
+        tokenizer: the tokenizer to extend, which stays unchanged.
         ids: special token -> id.
 
     Raises:
-        ValueError: if a token is empty, or is an added word of the tokenizer's, or if a vocabulary
-            of its kind can't have these ids.
+        ValueError: if a token is empty, or is an added word of the tokenizer, or if a vocabulary
+            of its kind cannot have these ids.
     """
     for token in ids:
         if not token.strip():
-            raise ValueError(f"the special token {token!r} is empty; give it a text, as <|end|>")
+            raise ValueError(f"the special token {token!r} is empty; use a text such as <|end|>")
         if token in tokenizer.added_words:
             raise ValueError(
-                f"{token!r} is a word of the vocabulary already, which texts may hold; choose a "
-                "special token with another text"
+                f"{token!r} is already a word of the vocabulary, which texts may hold; choose "
+                "another text for the special token"
             )
     content = parse_json(tokenizer.name, tokenizer.to_bytes())
     if isinstance(tokenizer, BytePairTokenizer) and "model" not in content:
@@ -48,16 +48,16 @@ def with_special_tokens(tokenizer: Tokenizer, ids: Mapping[str, int]) -> Tokeniz
         return BytePairTokenizer.from_bytes(data, tokenizer.name, tokenizer.ends)
     made = WrappedTokenizer(data, tokenizer.name, tokenizer.ends)
     if wrong := [token for token, i in ids.items() if made.special_tokens.get(token) != i]:
-        raise ValueError(f"{tokenizer!r} can't give {wrong[0]!r} the id {ids[wrong[0]]}")
+        raise ValueError(f"{tokenizer!r} cannot give {wrong[0]!r} the id {ids[wrong[0]]}")
     return made
 
 
 def _with_added(content: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
-    """Return what a `tokenizer.json` holds, with more special tokens."""
+    """Return the content of a `tokenizer.json` with additional special tokens."""
     plainly = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     more = [{"id": i, "content": token, **plainly, "special": True} for token, i in ids.items()]
     before, model = content.get("added_tokens") or [], content["model"]
-    if isinstance(model.get("vocab"), dict):  # which alone may have gaps between ids
+    if isinstance(model.get("vocab"), dict):  # only this kind may have gaps between ids
         model = {**model, "vocab": {**model["vocab"], **ids}}
     added = sorted([*before, *more], key=lambda each: each["id"])
     return {**content, "added_tokens": added, "model": model}

@@ -1,8 +1,7 @@
-r"""The patterns that well-known vocabularies split text by, and their forms for plain ASCII.
+r"""The patterns by which well-known vocabularies split text, and their forms for plain ASCII.
 
-A pattern written for all of Unicode has a twin for texts of plain ASCII, where a letter is [A-Za-z]
-and a digit [0-9]: the standard library reads it twice as fast as the tables of Unicode are
-searched.
+A pattern written for all of Unicode has a twin for plain ASCII, in which a letter is [A-Za-z] and a
+digit [0-9]: the standard library applies it twice as fast as a search in the tables of Unicode.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 DIGIT = r"\p{N}"
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"  # with one character before them, be it a blank or a mark
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"  # each with one character before it, a space or a mark
 _MARKS_AND_BLANKS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-# Llama 3 splits numbers into three digits at a time, Qwen 2 and 3 into single ones.
+# Llama 3 splits numbers into groups of three digits, Qwen 2 and 3 into single digits.
 LLAMA3_PATTERN = "|".join([_CONTRACTIONS, _WORDS, r"\p{N}{1,3}", _MARKS_AND_BLANKS])
 QWEN2_PATTERN = "|".join([_CONTRACTIONS, _WORDS, DIGIT, _MARKS_AND_BLANKS])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
-# That library's tables are those of Unicode 9. To it, the marks that came later are letters like
-# any others, which stay where they are and let nothing pass.
+# That library has the tables of Unicode 9. It treats the combining marks added later as ordinary
+# letters, which stay in place and are not reordered.
 _LATER_MARKS = re.compile(
     "([\u07fd\u0898-\u089f\u08ca-\u08d3\u09fe\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1ace"
     "\u1df6-\u1dfa\ua82c\U00010d24-\U00010d27\U00010eab-\U00010eac\U00010f46-\U00010f50"
@@ -18,7 +18,7 @@ _LATER_MARKS = re.compile(
 
 
 def nfc(text: str) -> str:
-    """Return a text in the form NFC: an accent and its letter become one character, and so on."""
+    """Normalise a text to NFC: a letter and its accent become one character, and so on."""
     if text.isascii():
         return text
     return "".join([normalize("NFC", part) for part in _LATER_MARKS.split(text)])

@@ -1,11 +1,11 @@
-"""Words as tokens: the two tokenizers that chapter 2 begins with."""
+"""Words as tokens: the first two tokenizers of chapter 2."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-# A piece is a mark of punctuation, a double dash, a blank, or what stands between them.
+# A piece is a punctuation mark, a double dash, white space, or the text between them.
 WORD_PATTERN = r"""([,.:;?_!"()']|--|\s)"""
 
 END_OF_TEXT = "<|endoftext|>"
@@ -15,8 +15,8 @@ UNKNOWN = "<|unk|>"
 class UnknownIdError(ValueError, KeyError, OverflowError):
     """An id that the vocabulary does not hold.
 
-    It is a `ValueError`, and also what tiktoken raises in its place, so that code written for
-    tiktoken still catches it.
+    It is a `ValueError`, and also the errors that tiktoken raises instead, so that code written
+    for tiktoken still catches it.
     """
 
     def __str__(self) -> str:
@@ -31,12 +31,12 @@ class UnknownTokenError(ValueError, KeyError):
 
 
 def split_words(text: str, keep_spaces: bool = False) -> list[str]:
-    r"""Split a text into words and marks: str -> list of str.
+    r"""Split a text into words and punctuation: str -> list of str.
 
     Args:
         text: the text.
-        keep_spaces: keep each blank and line break as a piece of its own, so that the pieces
-            joined are the text; the book drops them.
+        keep_spaces: keep each space and line break as a piece of its own, so that the joined
+            pieces are the text; the book drops them.
 
     Source:
         Book 2.2.
@@ -58,15 +58,15 @@ def build_vocab(tokens: Iterable[str], special_tokens: Sequence[str] = ()) -> di
 
 
 class SimpleTokenizerV1:
-    """Words to ids and back, for texts made of known words only.
+    """A tokenizer of words, for texts made of known words only.
 
-    Decoding puts one blank between words and none before `, . ? ! " ( ) '`, so line breaks and
-    the blanks around dashes and quotes are not those of the text. With `keep_spaces=True` (and a
+    Decoding puts one space between words and none before `, . ? ! " ( ) '`, so line breaks and
+    the spaces around dashes and quotes are not those of the text. With `keep_spaces=True` (and a
     vocabulary built from `split_words(text, keep_spaces=True)`) decode(encode(text)) is the text.
 
     Args:
         vocab: {token: id}, from `build_vocab`.
-        keep_spaces: treat blanks as tokens; nothing is lost then.
+        keep_spaces: treat white space as tokens, so that nothing is lost.
 
     Source:
         Book 2.3.
@@ -119,14 +119,14 @@ class SimpleTokenizerV1:
 
 
 class SimpleTokenizerV2(SimpleTokenizerV1):
-    """Words to ids and back, where an unknown word becomes `<|unk|>`.
+    """A tokenizer of words that encodes an unknown word as `<|unk|>`.
 
-    It knows `<|endoftext|>` where that stands alone between blanks. Decoding works as in
-    `SimpleTokenizerV1`, and also leaves no blank before `:` and `;`.
+    It recognises `<|endoftext|>` between spaces. Decoding works as in `SimpleTokenizerV1`, and also
+    puts no space before `:` and `;`.
 
     Args:
         vocab: {token: id} with `<|unk|>` in it, from `build_vocab(tokens, special_tokens)`.
-        keep_spaces: treat blanks as tokens; only unknown words are lost then.
+        keep_spaces: treat white space as tokens, so that only unknown words are lost.
 
     Source:
         Book 2.4.

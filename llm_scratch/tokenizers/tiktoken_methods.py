@@ -1,4 +1,4 @@
-"""What both BPE tokenizers offer under the names that tiktoken's `Encoding` has for it."""
+"""The methods of tiktoken's `Encoding`, which both BPE tokenizers offer under the same names."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ Out = TypeVar("Out")
 
 
 class TiktokenMethods(ABC):
-    """The methods of tiktoken's `Encoding`, out of a table of tokens and two methods of a subclass.
+    """The methods of tiktoken's `Encoding`, built on a table of tokens and two abstract methods.
 
-    They are called as tiktoken's and do the same, except that a lone surrogate, which tiktoken
-    replaces, is a `ValueError` with its position, and an id or a token that is unknown an
-    `UnknownIdError` or an `UnknownTokenError` that names it. Ids may come as a tensor or an array.
+    They have tiktoken's signatures and results, with two exceptions. A lone surrogate, which
+    tiktoken replaces, is a `ValueError` with its position. An unknown id or token is an
+    `UnknownIdError` or an `UnknownTokenError` that names it. Ids may be a tensor or an array.
     """
 
-    # What code that extends a tiktoken encoding by tokens of its own reads from it.
+    # Attributes read by code that extends a tiktoken encoding with tokens of its own.
     _mergeable_ranks: dict[bytes, int]
     _special_tokens: dict[str, int]
     _added_words: Mapping[str, int] = MappingProxyType({})
 
-    # The id that belongs in front of every text: other programs add it, `encode` here never does.
+    # The id that belongs before every text: other programs add it, `encode` here never does.
     begin_of_text_id: int | None = None
-    # The ids that begin a text, end one, and fill up rows, where known.
+    # The ids that begin a text, end one, and pad rows, if known.
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
 
     @abstractmethod
     def _ids(self, text: str, allowed: set[str]) -> list[int]:
-        """Encode a text that was checked; the special tokens that are allowed become one id."""
+        """Encode a checked text; each allowed special token becomes one id."""
 
     @abstractmethod
     def decode_tokens_bytes(self, tokens: Iterable[int]) -> list[bytes]:
@@ -65,8 +65,8 @@ class TiktokenMethods(ABC):
         Args:
             text: the text.
             allowed_special: special tokens that become their one id, or "all".
-            disallowed_special: tokens whose text is an error; "all" are those not allowed,
-                () takes special tokens as ordinary text.
+            disallowed_special: tokens whose text is an error; "all" means those not allowed,
+                () reads special tokens as ordinary text.
 
         Raises:
             ValueError: if the text holds a disallowed token or a lone surrogate.
@@ -77,12 +77,12 @@ class TiktokenMethods(ABC):
         return self._ids(text, allowed & special.keys())
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Encode a text without special tokens: `<|endoftext|>` is text like any other."""
+        """Encode a text without special tokens: `<|endoftext|>` is ordinary text."""
         check_text(text)
         return self._ids(text, set())
 
     def encode_to_numpy(self, text: str, **specials: Any) -> np.ndarray:
-        """Encode a text like `encode`, with its options, as a uint32 array: (T,)."""
+        """Encode a text as `encode` does, with its options, to a uint32 array: (T,)."""
         import numpy as np
 
         return np.array(self.encode(text, **specials), dtype=np.uint32)
@@ -90,11 +90,11 @@ class TiktokenMethods(ABC):
     def encode_batch(
         self, text: list[str], *, num_threads: int = 8, **specials: Any
     ) -> list[list[int]]:
-        """Encode several texts side by side, as `encode` does, with its options."""
+        """Encode several texts in parallel, as `encode` does, with its options."""
         return _in_threads(partial(self.encode, **specials), text, num_threads)
 
     def encode_ordinary_batch(self, text: list[str], *, num_threads: int = 8) -> list[list[int]]:
-        """Encode several texts side by side, as `encode_ordinary` does."""
+        """Encode several texts in parallel, as `encode_ordinary` does."""
         return _in_threads(self.encode_ordinary, text, num_threads)
 
     def encode_single_token(self, text_or_bytes: str | bytes) -> int:
@@ -110,7 +110,7 @@ class TiktokenMethods(ABC):
         added = {**self._added_words, **self._special_tokens}
         special = {name.encode("utf-8"): i for name, i in added.items()}
         if (found := self._mergeable_ranks.get(token, special.get(token))) is None:
-            raise UnknownTokenError(f"{text_or_bytes!r} is not one token; encode() splits it")
+            raise UnknownTokenError(f"{text_or_bytes!r} is not a single token; use encode()")
         return found
 
     # Ids -> text.
@@ -120,7 +120,7 @@ class TiktokenMethods(ABC):
 
         Args:
             tokens: the ids.
-            errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+            errors: how to treat bytes that are not UTF-8, as in `bytes.decode`.
 
         Raises:
             UnknownIdError: if an id is not in the vocabulary.
@@ -134,7 +134,7 @@ class TiktokenMethods(ABC):
     def decode_with_offsets(self, tokens: Iterable[int]) -> tuple[str, list[int]]:
         """Return the text and, for each id, the index of its first character in it."""
         pieces = self.decode_tokens_bytes(tokens)
-        offsets, begun = [], 0  # characters whose first byte was seen
+        offsets, begun = [], 0  # number of characters whose first byte was seen
         for token in pieces:
             within = 0x80 <= token[0] < 0xC0  # the token begins inside a character
             offsets.append(max(0, begun - within))
@@ -144,13 +144,13 @@ class TiktokenMethods(ABC):
     def decode_batch(
         self, batch: Sequence[Sequence[int]], *, errors: str = "replace", num_threads: int = 8
     ) -> list[str]:
-        """Decode several lists of ids side by side, as `decode` does."""
+        """Decode several lists of ids in parallel, as `decode` does."""
         return _in_threads(partial(self.decode, errors=errors), batch, num_threads)
 
     def decode_bytes_batch(
         self, batch: Sequence[Sequence[int]], *, num_threads: int = 8
     ) -> list[bytes]:
-        """Decode several lists of ids side by side, as `decode_bytes` does."""
+        """Decode several lists of ids in parallel, as `decode_bytes` does."""
         return _in_threads(self.decode_bytes, batch, num_threads)
 
     # What is in the vocabulary.
@@ -163,7 +163,7 @@ class TiktokenMethods(ABC):
 
     @property
     def n_vocab(self) -> int:
-        """The number of ids that a model needs: the highest id and one."""
+        """The number of ids that a model needs: the highest id plus one."""
         return self.max_token_value + 1
 
     @cached_property
@@ -180,17 +180,17 @@ class TiktokenMethods(ABC):
 
     @property
     def ends(self) -> dict[str, int]:
-        """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known."""
+        """The ids under the names bos_token_id, eos_token_id and pad_token_id, if known."""
         return known_ends(self)
 
     @property
     def eot_token(self) -> int:
-        """The id that ends a text, which is that of `<|endoftext|>` where nothing else is said."""
+        """The id that ends a text, which is that of `<|endoftext|>` unless stated otherwise."""
         end = self.eos_token_id
         return self.encode_single_token(END_OF_TEXT) if end is None else end
 
     def is_special_token(self, token: int) -> bool:
-        """Say whether an id is a special token's."""
+        """Return whether an id belongs to a special token."""
         return token in self._special_tokens.values()
 
     def token_byte_values(self) -> list[bytes]:
@@ -199,24 +199,24 @@ class TiktokenMethods(ABC):
 
 
 def known_ends(tokenizer: Any) -> dict[str, int]:
-    """Return the ids of a tokenizer's marks by the names of their attributes, where known."""
+    """Return the ids of a tokenizer's marks by the names of their attributes, if known."""
     ids = {name: getattr(tokenizer, name) for name in ENDS}
     return {name: i for name, i in ids.items() if i is not None}
 
 
 def as_ids(tokens: Any) -> list[int]:
-    """Return ids as a list, out of a list, a tensor, an array or what else gives them in turn."""
+    """Return ids as a list, from a list, a tensor, an array or any other iterable."""
     if hasattr(tokens, "tolist"):
         tokens = tokens.tolist()
     return tokens if isinstance(tokens, list) else list(tokens)
 
 
 def check_text(text: Any) -> None:
-    """Refuse what is not a text, or has no bytes in UTF-8.
+    """Refuse a value that is not a text, or that UTF-8 cannot encode.
 
     Raises:
         TypeError: if it is not a str.
-        ValueError: if it holds a lone surrogate; names its position.
+        ValueError: if it holds a lone surrogate; the message names its position.
     """
     if not isinstance(text, str):
         raise TypeError(f"the text to encode must be a str, got {type(text).__name__}")

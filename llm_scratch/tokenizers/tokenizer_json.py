@@ -1,6 +1,6 @@
 """Hugging Face's `tokenizer.json`, for byte-level BPE: read and written.
 
-`tokenizer_json_parts` reads how a file splits texts and what it does around them.
+`tokenizer_json_parts` reads how a file splits texts and what it does before and after.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from llm_scratch.tokenizers.tokenizer_json_parts import (
     without,
 )
 
-# What becomes of each key. (What cuts or fills up texts is no part of the ids of a text:
-# transformers leaves it out as well. Of what puts marks around them, the one that begins a text is
-# noted, and never added. Where every byte has a token, none is unknown, so `unk_token` and its like
-# do nothing.)
+# How each key is treated. (Truncation and padding do not belong to the ids of a text; transformers
+# leaves them out too. Of the marks that are put around texts, the one that begins a text is noted,
+# and never added. Since every byte has a token, none is unknown, so `unk_token` and similar keys
+# have no effect.)
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("added_tokens", "pre_tokenizer", "post_processor", "model", "decoder"), USED),
     **dict.fromkeys(("version", "truncation", "padding"), NOTHING),
@@ -112,13 +112,14 @@ def foreign_of_json(
 ) -> ForeignBPE:
     """Return the tokenizer that a file's content describes.
 
-    What a template puts around a text is left out: `encode` gives the ids of the text alone.
+    The marks that a template puts around a text are left out: `encode` returns the ids of the text
+    alone.
 
     Args:
-        path: what to call the file in errors.
+        path: the file's name in errors.
         data: the file's bytes.
-        content: what the bytes hold, as JSON.
-        ignore_keys: settings to pass over; what is saved later is then without them.
+        content: the JSON in the bytes.
+        ignore_keys: settings to ignore; a file saved later does not contain them.
         ends: ids of marks under the names bos_token_id, eos_token_id and pad_token_id.
     """
     if ignore_keys:
@@ -154,7 +155,7 @@ def _added_tokens(
     """Return the special tokens and the other added words with their ids."""
     keys = {key for token in added for key in token}
     having = {key: [t["content"] for t in added if t.get(key)] for key in sorted(keys)}
-    # A word that is looked for in the normal form may be found where the text as it came has none.
+    # A search in the normal form may find a word that the text as given does not contain.
     check(having, {**_ADDED, "normalized": OFF if nfc else USED}, where="added_tokens")
     ids = number_special_tokens({token["content"]: token["id"] for token in added}, first=0)
     special = {t["content"]: ids[t["content"]] for t in added if t.get("special")}
@@ -165,9 +166,9 @@ def _added_tokens(
 
 
 def _refuse_overlaps(path: PathLike, first: set[str], later: set[str]) -> None:
-    """Refuse added words that `tokenizers` looks for one after the other where it matters.
+    """Refuse added words that overlap and that `tokenizers` looks for in two passes.
 
-    Those without "normalized" come first, even where one with it begins earlier in the text.
+    Words without "normalized" come first, even if one with it begins earlier in the text.
     """
     for one, other in product(first, later):
         lengths = range(1, min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""The parts of a `tokenizer.json` around its BPE: what happens to a text before and after it."""
+"""The parts of a `tokenizer.json` around its BPE, which treat a text before and after it."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ _SPLIT: dict[str, Rule] = {
 }
 _DIGITS: dict[str, Rule] = {"type": ("Digits",), "individual_digits": USED}
 
-# What Hugging Face's engine reads in another way than the one here, or the one here cannot read:
-# escapes, sets inside of sets, and letters that switch the meaning of what follows (save for i).
+# Syntax that Hugging Face's engine reads differently, or that the engine here cannot read: escapes,
+# sets inside sets, and letters that switch the meaning of what follows (except for i).
 _READ_DIFFERENTLY = re.compile(r"\\[hHRXKGZzyYONk]|&&|\[\[|\(\?[a-zA-Z]*[a-hj-zA-Z][a-zA-Z-]*[:)]")
-# There, these stand for the ends of every line.
+# In that engine, these match at the ends of every line.
 _LINE_ENDS = re.compile(r"(?<![\[\\])\^|(?<!\\)\$")
 
 
 def is_byte_level(content: Mapping[str, Any]) -> bool:
-    """Say whether a file's tokens are made of bytes: what else there is, other programs run."""
+    """Return whether a file's tokens are made of bytes; other kinds are run by other programs."""
     last = [part.get("type") for part in _flat(content.get("pre_tokenizer"), "pretokenizers")][-1:]
     return last == ["ByteLevel"] and content["model"].get("type", "BPE") == "BPE"
 
 
 def is_nfc(normalizer: Mapping[str, Any] | None) -> bool | None:
-    """Say whether a file's normalizer is NFC (True) or nothing (False); None for another one."""
+    """Return True if a file's normalizer is NFC, False without one, None for any other."""
     kinds = [part.get("type") for part in _flat(normalizer, "normalizers")]
     return bool(kinds) if set(kinds) <= {"NFC"} else None
 
 
 def check_decoder(decoder: Mapping[str, Any] | None, check: Check) -> None:
-    """Refuse a decoder that does more than put the bytes of the tokens in a row."""
+    """Refuse a decoder that does more than concatenate the bytes of the tokens."""
     if decoder is not None:
         check(decoder, _DECODER, where="decoder")
 
 
 def begin_of_text(processor: Mapping[str, Any] | None) -> dict[str, int]:
-    """Return {"bos_token_id": id} where a file's template begins with a mark, else {}."""
+    """Return {"bos_token_id": id} if a file's template begins with a mark, else {}."""
     for part in _flat(processor, "processors"):
         first = part.get("single", [None])[0] if part["type"] == "TemplateProcessing" else None
         if isinstance(first, Mapping) and "SpecialToken" in first:
@@ -67,10 +67,10 @@ def begin_of_text(processor: Mapping[str, Any] | None) -> dict[str, int]:
 def read_steps(
     path: PathLike, splitter: Mapping[str, Any] | None, check: Check
 ) -> tuple[Step, ...]:
-    """Return the steps of a pre-tokenizer, the last of which goes from letters to bytes.
+    """Return the steps of a pre-tokenizer, the last of which maps letters to bytes.
 
     Raises:
-        TokenizerFileError: if there is a step of another kind, or none that gives bytes.
+        TokenizerFileError: if there is a step of another kind, or none that yields bytes.
     """
     parts = list(_flat(splitter, "pretokenizers"))
     kinds = [part.get("type") for part in parts]
@@ -79,8 +79,7 @@ def read_steps(
         raise TokenizerFileError(
             path,
             f"splits text by {' + '.join(map(str, kinds or [None]))} (pre_tokenizer), which this "
-            "library does not know; it reads any number of Split and Digits with ByteLevel behind "
-            "them",
+            "library does not know; it reads any number of Split and Digits followed by ByteLevel",
         )
     steps = [_STEPS[part["type"]](part, check) for part in parts]
     return tuple(step for step in steps if step.pattern or step.prefix_space) or (Step(None),)
@@ -99,7 +98,7 @@ def _digits(part: Mapping[str, Any], check: Check) -> Step:
 
 def _split(part: Mapping[str, Any], check: Check) -> Step:
     behavior, invert = part.get("behavior"), bool(part.get("invert"))
-    # What is thrown away could not be decoded. Inverted, a pattern that covers all throws nothing.
+    # Removed text could not be decoded. An inverted pattern that matches all text removes nothing.
     only_matches = {"behavior": ("Removed",)} if behavior == "Removed" and invert else {}
     check(part, {**_SPLIT, **only_matches}, where="pre_tokenizer")
     check(part["pattern"], {"Regex": USED, "String": USED}, where="pre_tokenizer.pattern")
@@ -121,7 +120,7 @@ _STEPS: dict[str, Callable[[Mapping[str, Any], Check], Step]] = {
 
 
 def _flat(part: Mapping[str, Any] | None, inside: str) -> Iterator[Mapping[str, Any]]:
-    """Yield a part of a file, or, of a sequence, the parts in it, also of sequences in it."""
+    """Yield a part of a file; for a sequence, yield the parts in it, nested ones included."""
     if part and part.get("type") == "Sequence":
         for each in part[inside]:
             yield from _flat(each, inside)

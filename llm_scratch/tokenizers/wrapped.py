@@ -1,4 +1,4 @@
-"""Tokenizers that are no byte-level BPE (Llama 2's, Mistral's), run by the `tokenizers` package."""
+"""Tokenizers other than byte-level BPE (Llama 2's, Mistral's), run by the `tokenizers` package."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Specials = Literal["all"] | Collection[str]
 
 
 class WrappedTokenizer:
-    """A `tokenizer.json` of any kind behind the methods that this library's tokenizers have.
+    """A `tokenizer.json` of any kind, with the methods of this library's tokenizers.
 
-    What the file puts around a text (marks, padding, a cut) is left out: `encode` gives the ids of
-    the text alone. Whether decoding gives the text back is up to the file's own rules.
+    The file's treatment of whole texts (marks, padding, truncation) is left out: `encode` returns
+    the ids of the text alone. Whether decoding returns the text depends on the file's rules.
 
     Args:
         data: the file's bytes.
@@ -38,7 +38,7 @@ class WrappedTokenizer:
         TokenizerFileError: if the file is damaged.
     """
 
-    pattern = None  # nothing is known about where texts may be cut
+    pattern = None  # it is unknown where texts may be cut
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WrappedTokenizer:
             import tokenizers
         except ImportError as err:
             raise ImportError(
-                f"{path} needs the package tokenizers; pip install tokenizers brings it"
+                f"{path} needs the package tokenizers; pip install tokenizers gets it"
             ) from err
         with file_errors(path, "tokenizer.json"):
             self._content = parse_json(path, data, error=TokenizerFileError)
@@ -78,13 +78,13 @@ class WrappedTokenizer:
         return cls(read_bytes(path, most_bytes=LONGEST_FILE, error=TokenizerFileError), path, ends)
 
     def save(self, path: PathLike) -> None:
-        """Write the file as it came, byte by byte."""
+        """Write the file unchanged, byte for byte."""
         write_bytes(path, self._data)
 
     to_tokenizer_json = save
 
     def to_bytes(self) -> bytes:
-        """Return what `save` writes."""
+        """Return the bytes that `save` writes."""
         return self._data
 
     def encode(
@@ -99,12 +99,12 @@ class WrappedTokenizer:
         Args:
             text: the text.
             allowed_special: special tokens that become their one id: "all", or none.
-            disallowed_special: tokens whose text is an error; "all" are those not allowed,
-                () takes special tokens as ordinary text.
+            disallowed_special: tokens whose text is an error; "all" means those not allowed,
+                () reads special tokens as ordinary text.
 
         Raises:
-            ValueError: if the text holds a disallowed token, or some special tokens are allowed and
-                others are not, which the package can't tell apart.
+            ValueError: if the text holds a disallowed token, or only some special tokens are
+                allowed, which the package does not support.
         """
         check_text(text)
         specials = self.special_tokens_set
@@ -119,7 +119,7 @@ class WrappedTokenizer:
             return list(self._theirs.encode(text, add_special_tokens=False).ids)
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Encode a text without special tokens: their text is like any other."""
+        """Encode a text without special tokens: their text is ordinary text."""
         return self.encode(text, disallowed_special=())
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -138,7 +138,7 @@ class WrappedTokenizer:
         return str(self._theirs.decode(ids, skip_special_tokens=False))
 
     def id_to_token(self, token: int) -> str | None:
-        """Return a token as its file writes it, None for an id that is not given out."""
+        """Return a token as its file spells it, None for an unused id."""
         return self._theirs.id_to_token(token)
 
     @cached_property
@@ -152,28 +152,28 @@ class WrappedTokenizer:
         return set(self.special_tokens)
 
     def is_special_token(self, token: int) -> bool:
-        """Say whether an id is a special token's."""
+        """Return whether an id belongs to a special token."""
         return token in self.special_tokens.values()
 
     @property
     def ends(self) -> dict[str, int]:
-        """The ids under the names bos_token_id, eos_token_id and pad_token_id, where known."""
+        """The ids under the names bos_token_id, eos_token_id and pad_token_id, if known."""
         return known_ends(self)
 
     @property
     def eot_token(self) -> int:
-        """The id that ends a text, which is that of `<|endoftext|>` where nothing else is said."""
+        """The id that ends a text, which is that of `<|endoftext|>` unless stated otherwise."""
         end = self.eos_token_id
         return self.special_tokens[END_OF_TEXT] if end is None else end
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits, equal for tokenizers that give equal ids; kept beside token files."""
+        """The 64 hex digits stored with token files, equal for tokenizers that give equal ids."""
         return fingerprint(self)
 
     @cached_property
     def rules_beyond_tokens(self) -> bytes:
-        """What tells it from a tokenizer with the same tokens and other rules."""
+        """The digest that distinguishes it from a tokenizer with the same tokens, other rules."""
         around = ("truncation", "padding", "post_processor")
         rules = {key: value for key, value in self._content.items() if key not in around}
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).digest()

@@ -29,10 +29,12 @@ ADAPTER = "LoRA"  # in the place of a model's class: the file holds an adapter
 
 def checksum(tensor: Tensor) -> int:
     """The CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
-    from llm_scratch.tensor_files.safetensors import octets
+    from llm_scratch.tensor_files.safetensors import pieces
 
-    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    return zlib.crc32(octets(tensor), zlib.crc32(kind))
+    crc = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for piece in pieces(tensor):
+        crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def write_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def find_gpt2(name: str) -> Path:
         if _is_whole(folder / "gpt2" / size):
             return folder / "gpt2" / size
     raise FileNotFoundError(
-        f"GPT-2 {size} is not here; llm-scratch weights fetch {HUB_NAMES[size]} brings it"
+        f"GPT-2 {size} is missing; llm-scratch weights fetch {HUB_NAMES[size]} gets it"
     )
 
 

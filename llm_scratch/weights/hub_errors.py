@@ -91,5 +91,5 @@ def not_here(name: HubName, unreached: Exception, missing: Collection[str] = ())
     kind = FileNotFoundError if offline else DownloadError
     return kind(
         f"{what} is not in the cache ({constants.HF_HUB_CACHE}), and {why}; "
-        f"llm-scratch fetch {name} brings it where there is a network"
+        f"llm-scratch fetch {name} gets it where there is a network"
     )

@@ -63,9 +63,7 @@ def find_model(name: str) -> Path:
     for folder in data_folders():
         if holds(folder / model.file, None, model.size):
             return folder / model.file
-    raise FileNotFoundError(
-        f"{name} ({model.about}) is not here; llm-scratch fetch {name} brings it"
-    )
+    raise FileNotFoundError(f"{name} ({model.about}) is missing; llm-scratch fetch {name} gets it")
 
 
 def fetch_model(name: str) -> Path:

@@ -15,7 +15,7 @@ PICTURES = ("warmup", "cosine", "rates", "losses", "schedules")
 
 def test_script_trains_offline_on_the_bundled_story(run):
     output = run.output
-    assert "llm-scratch fetch the-verdict brings it" in output
+    assert "llm-scratch fetch the-verdict gets it" in output
     rows = re.findall(r"Ep \d+ \(Iter \d{6}\): Train loss (\S+), Val loss (\S+)", output)
     losses = [float(train) for train, _ in rows]
     assert losses[0] > 10

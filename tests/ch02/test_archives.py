@@ -154,5 +154,5 @@ def test_find_data_takes_the_users_copy_under_either_name(name, served, cache) -
 
 def test_find_data_names_the_command_for_every_name(cache) -> None:
     for asked in ("sms-spam", MEMBER, f"{MEMBER}.tsv"):
-        with pytest.raises(FileNotFoundError, match="llm-scratch fetch sms-spam brings it"):
+        with pytest.raises(FileNotFoundError, match="llm-scratch fetch sms-spam gets it"):
             find_data(asked)

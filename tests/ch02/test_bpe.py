@@ -170,7 +170,7 @@ def test_bpe_encode_refuses_a_lone_surrogate_with_its_position(small, text):
 
 
 def test_bpe_encode_single_token_refuses_several(small):
-    with pytest.raises(UnknownTokenError, match=r"'they' is not one token; encode\(\) splits it"):
+    with pytest.raises(UnknownTokenError, match=r"'they' is not a single token; use encode\(\)"):
         small.encode_single_token("they")
     with pytest.raises(KeyError):
         BytePairTokenizer([], ()).eot_token  # noqa: B018
@@ -180,7 +180,11 @@ def test_bpe_encode_single_token_refuses_several(small):
     ("merges", "error", "message"),
     [
         ([(b"th", b"e")], ValueError, r"merge 0 joins b'th' and b'e', but b'th' is not a byte"),
-        ([(b"a", b"a"), (b"a", b"a")], ValueError, r"merge 1 makes b'aa', which is a token"),
+        (
+            [(b"a", b"a"), (b"a", b"a")],
+            ValueError,
+            r"merge 1 makes b'aa', which is already a token",
+        ),
         ([(b"a", b"b"), (b"b", b"c"), (b"a", b"bc"), (b"ab", b"c")], ValueError, "merge 3 makes"),
         ([("a", "b")], TypeError, r"merge 0 must be a pair of bytes, got \('a', 'b'\)"),
         ([(b"a",)], TypeError, "merge 0 must be a pair of bytes"),
@@ -199,7 +203,7 @@ def test_bpe_refuses_merges_that_do_not_build_on_each_other(merges, error, messa
         ({"<a>": 3, "<b>": 3}, ValueError, "the id of a special token, 3 is given twice"),
         ({"<a>": -1}, ValueError, "must be 0 or more, got -1"),
         ({"<a>": 1.5}, TypeError, "integer"),
-        (("",), ValueError, "can't be empty"),
+        (("",), ValueError, "must not be empty"),
         (("\ud800",), ValueError, "lone surrogate"),
         ((1,), TypeError, "a special token must be a str, got 1"),
         ("<a>", TypeError, "must be a tuple or list of names"),

@@ -94,7 +94,7 @@ def test_train_stops_early_with_a_warning_that_gives_the_true_size():
 
 @pytest.mark.parametrize("text", ["x", " ", "\n"])
 def test_train_keeps_going_on_a_text_of_one_letter(text):
-    with pytest.warns(UserWarning, match="no pair left to merge"):
+    with pytest.warns(UserWarning, match="no pairs left to merge"):
         tokenizer = BytePairTokenizer.train(text, 300)
     assert tokenizer.n_vocab == 257
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -187,7 +187,9 @@ def test_train_warns_about_the_name_of_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("corpus.txt").write_text(TEXT, encoding="utf-8")
     for texts in ("corpus.txt", ["corpus.txt"]):
-        with pytest.warns(UserWarning, match=r"Path\('corpus.txt'\) reads the file of that name"):
+        with pytest.warns(
+            UserWarning, match=r"to read the file of that name, pass Path\('corpus.txt'\)"
+        ):
             assert count_pieces(texts) == {"corpus": 1, ".": 1, "txt": 1}
     assert BytePairTokenizer.train(Path("corpus.txt"), 260).n_vocab == 260
 

@@ -87,7 +87,7 @@ def test_find_data_says_which_file_has_other_content(folders, invented) -> None:
 
 
 def test_find_data_names_the_command_that_brings_it(folders, invented) -> None:
-    with pytest.raises(FileNotFoundError, match="llm-scratch fetch invented brings it"):
+    with pytest.raises(FileNotFoundError, match="llm-scratch fetch invented gets it"):
         find_data("invented")
 
 
@@ -154,7 +154,7 @@ def test_fetch_puts_the_file_into_the_cache(folders, invented, monkeypatch) -> N
 
 
 def test_fetch_says_why_and_where(folders, invented) -> None:
-    with pytest.raises(OSError, match="by hand") as caught:
+    with pytest.raises(OSError, match="put a copy from elsewhere at") as caught:
         fetch("invented")
     assert invented.urls[0] in str(caught.value)
     assert str(folders[1] / "invented.txt") in str(caught.value)

@@ -170,7 +170,7 @@ def test_gpt2_names_a_single_id_outside_its_vocabulary(tokenizer, bad_id):
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError])
 def test_gpt2_encode_single_token_names_what_is_no_token(tokenizer, kind):
-    with pytest.raises(kind, match="^'two words' is not one token"):
+    with pytest.raises(kind, match="^'two words' is not a single token"):
         tokenizer.encode_single_token("two words")
     assert issubclass(UnknownTokenError, kind)
 
@@ -190,7 +190,7 @@ def assets(tmp_path, monkeypatch):
 
 
 def test_load_gpt2_ranks_says_that_the_table_is_missing(assets):
-    with pytest.raises(FileNotFoundError, match="gpt2.tiktoken is missing: install"):
+    with pytest.raises(FileNotFoundError, match="gpt2.tiktoken is missing; reinstall"):
         load_gpt2_ranks()
 
 

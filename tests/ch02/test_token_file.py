@@ -170,7 +170,7 @@ def test_write_tokens_reads_folders(tmp_path, tokenizer):
 def test_write_tokens_warns_of_a_text_that_is_a_file_s_name(tmp_path, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("once", encoding="utf-8")
-    with pytest.warns(UserWarning, match="Path.'story.txt'. reads the file"):
+    with pytest.warns(UserWarning, match="to read the file of that name, pass Path.'story.txt'."):
         write_tokens("t.bin", "story.txt", tokenizer)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.script(SCRIPT, "--quick")
 
 def test_script_trains_offline_on_the_bundled_story(run):
     output = run.output
-    assert "llm-scratch fetch the-verdict brings it" in output
+    assert "llm-scratch fetch the-verdict gets it" in output
     rows = re.findall(r"Ep \d+ \(Step \d{6}\): Train loss (\S+), Val loss (\S+)", output)
     losses = [float(train) for train, _ in rows]
     assert losses[0] > 10

@@ -198,7 +198,7 @@ def test_save_model_leaves_the_old_one_when_it_fails(tmp_path, monkeypatch):
     def full(tensor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors, "octets", full)
+    monkeypatch.setattr(safetensors, "pieces", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(random_model(replace(CFG, n_layers=1)), tmp_path)
     monkeypatch.undo()
@@ -279,7 +279,7 @@ def test_weights_convert_takes_the_heads(tmp_path):
 def test_find_gpt2_looks_into_the_data_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("LLM_SCRATCH_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("LLM_SCRATCH_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match="llm-scratch weights fetch gpt2-xl brings it"):
+    with pytest.raises(FileNotFoundError, match="llm-scratch weights fetch gpt2-xl gets it"):
         find_gpt2("gpt2-xl (1558M)")
     for folder in ("cache", "data"):
         place = tmp_path / folder / "gpt2" / "124M"

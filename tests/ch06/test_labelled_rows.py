@@ -260,7 +260,7 @@ def test_readers_pass_over_a_byte_order_mark(tmp_path, read):
         (
             read_rows,
             "Label,Text\nham,hello, world\n",
-            "broken.csv: line 2 has 3 fields, 2 are needed",
+            "broken.csv: line 2 has 3 fields, not 2",
         ),
         (read_rows, "Label,Text\nham\n", "broken.csv: line 2 has 1 fields"),
     ],
@@ -316,7 +316,7 @@ def test_read_labelled_gives_the_same_rows_in_every_form(tmp_path, name, content
 
 def test_read_sms_sees_a_head_line_and_says_so(file_of):
     with pytest.warns(
-        UserWarning, match="messages.tsv: line 1 names the columns and is no message"
+        UserWarning, match="messages.tsv: line 1 names the columns and is not a message"
     ):
         assert read_sms(file_of("label\ttext\n ham\tthe tide\n")) == [("ham", "the tide")]
 

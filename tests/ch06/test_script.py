@@ -19,8 +19,8 @@ def share_of(output: str, what: str) -> float:
 
 def test_script_goes_on_without_the_files_of_the_book(run):
     output = run.output
-    assert "llm-scratch fetch sms-spam brings it" in output
-    assert "llm-scratch weights fetch gpt2 brings it" in output
+    assert "llm-scratch fetch sms-spam gets it" in output
+    assert "llm-scratch weights fetch gpt2 gets it" in output
 
 
 def test_script_balances_and_splits_the_messages(run):

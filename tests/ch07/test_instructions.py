@@ -115,7 +115,7 @@ def test_collate_refuses_empty_batches_and_texts(collate):
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_collate_fn_refuses_a_length_below_one(most):
-    with pytest.raises(ValueError, match="must be 1 or more; None is no limit"):
+    with pytest.raises(ValueError, match="must be 1 or more; None means no limit"):
         custom_collate_fn([[1]], allowed_max_length=most)
 
 
@@ -183,8 +183,8 @@ def test_load_instructions_takes_a_byte_order_mark(tmp_path):
         ({**GOOD, "output": 7}, "row 2: output is of type int, not a text"),
         ({**GOOD, "instruction": ["a"]}, "row 2: instruction is of type list, not a text"),
         ({**GOOD, "input": 1.5}, "row 2: input is of type float, not a text"),
-        (["a"], "row 2 is a list, an object is needed"),
-        ("a", "row 2 is a str, an object is needed"),
+        (["a"], "row 2 is a list, not an object"),
+        ("a", "row 2 is a str, not an object"),
     ],
 )
 def test_load_instructions_names_file_and_row(tmp_path, row, message):
@@ -200,7 +200,7 @@ def test_load_instructions_names_file_and_row(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "data.json: holds no row; rows of instruction and output are needed"),
+        (b"", "data.json: has no rows; rows with instruction and output are needed"),
         (b'[{"instruction": "a", "out', "data.json: row 1 is not JSON: .* is it cut short"),
         (b'[{"instruction": "a", "output": "b"}', "data.json: row 1 is followed by ''"),
         (b"instruction,output\na,b\n", "data.json: line 1 is not JSON"),
@@ -208,9 +208,9 @@ def test_load_instructions_names_file_and_row(tmp_path, row, message):
         (b"[\x00\n\x00", "data.json: is UTF-16"),
         (b"[" * 100_000, "data.json: row 1 can't be read: "),
         (b"{}", "data.json: line 1 has no instruction and no output; it has nothing"),
-        (b"[]", "data.json: holds no row"),
-        (b"null", "data.json: line 1 is a NoneType, an object is needed"),
-        (b"[] []", "data.json: goes on after its list, which has 0 rows"),
+        (b"[]", "data.json: has no rows"),
+        (b"null", "data.json: line 1 is a NoneType, not an object"),
+        (b"[] []", "data.json: continues after its list, which has 0 rows"),
     ],
 )
 def test_load_instructions_refuses_what_is_no_list(tmp_path, content, message):

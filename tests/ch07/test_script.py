@@ -45,8 +45,8 @@ def share_of(output: str, what: str) -> float:
 
 def test_script_goes_on_without_the_files_of_the_book(run):
     output = run.output
-    assert "python chapters/ch07_instruct.py --download brings it" in output
-    assert "llm-scratch weights fetch gpt2-medium brings it" in output
+    assert "python chapters/ch07_instruct.py --download gets it" in output
+    assert "llm-scratch weights fetch gpt2-medium gets it" in output
     assert "No judge: " in output
 
 

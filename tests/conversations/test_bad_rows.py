@@ -124,7 +124,7 @@ def test_rows_that_do_not_fit_are_named_and_counted(read, row, message):
         (
             "guanaco",
             {"text": GUANACO + "### Assistant: Ebb."},
-            "two turns of one role in a row: .*; or a mark stands in what is said",
+            "two turns of one role in a row: .*; or a mark is in what is said",
         ),
         ("guanaco", {"text": "### Human: ### Assistant: Ebb."}, "an empty turn: message 1"),
         ("guanaco", {"text": "### Human: Tide?"}, "nothing learned"),
@@ -210,11 +210,13 @@ def test_damaged_files_are_named(read, tmp_path):
         with pytest.raises(ValueError, match="row 1 is followed by '', .* is the file cut short"):
             read(json.dumps([GOOD])[:-1], "chat.json", skip_bad=skip_bad)
         for content in ("", "[]", "\n\n"):
-            with pytest.raises(ValueError, match="holds no row; rows of conversations are needed"):
+            with pytest.raises(ValueError, match="has no rows; rows with conversations are needed"):
                 read(content, "chat.json", skip_bad=skip_bad)
         with pytest.raises(ValueError, match="is a folder; name a file in it"):
             read_conversations(tmp_path, skip_bad=skip_bad)
-        with pytest.raises(ValueError, match="is not JSON; a list of objects, or an object per"):
+        with pytest.raises(
+            ValueError, match="is not JSON; it must be a list of objects, or one object per"
+        ):
             read("prompt,completion\na,b\n", "chat.csv", skip_bad=skip_bad)
         with pytest.raises(FileNotFoundError):
             read_conversations(tmp_path / "none.json", skip_bad=skip_bad)

@@ -108,7 +108,7 @@ def test_script_talks_for_two_turns(run):
 
 def test_script_asks_its_server(run):
     if not all(importlib.util.find_spec(name) for name in ("openai", "uvicorn")):
-        assert "OpenAI's client is not here; pip install openai uvicorn starlette" in run.output
+        assert "OpenAI's client is missing; pip install openai uvicorn starlette" in run.output
         return
     said = re.search(r"^Bot:  (.*)$", run.output, re.MULTILINE)[1]
     assert f"\nOver the API: {said[:20]}" in run.output

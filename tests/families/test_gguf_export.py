@@ -382,4 +382,4 @@ def test_options_without_effect_are_refused(saved, words, message, capsys):
 def test_the_command_asks_for_a_tokenizer(tmp_path, capsys):
     folder = str(ls.save_model(build("llama"), tmp_path / "bare"))
     assert main(["weights", "export", folder, "--to", "gguf", "--out", "x.gguf"]) == 2
-    assert "has no tokenizer beside its weights" in capsys.readouterr().err
+    assert "has no tokenizer with its weights" in capsys.readouterr().err

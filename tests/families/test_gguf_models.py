@@ -127,7 +127,9 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path, options, message):
 
 def test_an_unknown_rule_of_splitting_is_refused_unless_a_tokenizer_is_given(tmp_path, capsys):
     path = write(tmp_path / "m.gguf", build("llama"), "llama", pre="of-another-planet")
-    with pytest.raises(TokenizerFileError, match="splits text by the rule 'of-another-planet'"):
+    with pytest.raises(
+        TokenizerFileError, match="splits text by the unknown rule 'of-another-planet'"
+    ):
         open_model(path)
     assert main(["generate", str(path), "--prompt", "hi"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -136,7 +138,7 @@ def test_an_unknown_rule_of_splitting_is_refused_unless_a_tokenizer_is_given(tmp
 
 def test_a_file_without_a_tokenizer_asks_for_one(tmp_path):
     path = write(tmp_path / "m.gguf", build("llama"), "llama", tokens=False)
-    with pytest.raises(ValueError, match="has no tokenizer beside its weights"):
+    with pytest.raises(ValueError, match="has no tokenizer with its weights"):
         open_model(path)
 
 

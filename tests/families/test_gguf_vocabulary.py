@@ -116,7 +116,7 @@ def test_marks_are_written_as_the_file_that_they_came_from_has_them():
 
 
 def test_a_vocabulary_without_an_end_of_text_is_refused():
-    with pytest.raises(ValueError, match="no special token ends a text, and llama.cpp would take"):
+    with pytest.raises(ValueError, match="no special token ends a text, and llama.cpp would use"):
         BytePairTokenizer(MERGES, ("<|im_start|>",)).to_gguf(261)
     assert written(BytePairTokenizer(MERGES, ("<|end_of_text|>",)))["eos_token_id"] == 260
 
@@ -135,7 +135,7 @@ def test_a_vocabulary_without_merges_is_refused():
     ("splitter", "nfc", "message"),
     [
         (split_by(r"\w+|\W"), False, r"texts are split by \\w\+\|\\W, for which llama.cpp has no"),
-        (split_by(r"\p{N}", QWEN2_PATTERN), False, r"split by \(Step\(.*no name \(known here: gpt"),
+        (split_by(r"\p{N}", QWEN2_PATTERN), False, r"split by \(Step\(.*no name \(it has gpt"),
         (split_by(LLAMA3_PATTERN), True, r" after NFC, for which llama.cpp has no name"),
         ({**BYTE_LEVEL, "add_prefix_space": True, "use_regex": True}, False, "prefix_space=True"),
     ],
@@ -163,7 +163,9 @@ def test_pieces_that_are_tokens_are_taken_as_the_rule_does(whole):
         )  # fmt: skip
         assert bpe.encode("xyz") == ([258] if whole else [ord("x"), 256])
         if name == "grok-2" and whole:
-            with pytest.raises(ValueError, match=r"1 tokens, as b'xyz', .* 'grok-2' does not take"):
+            with pytest.raises(
+                ValueError, match=r"1 tokens, such as b'xyz', .* 'grok-2' does not take"
+            ):
                 bpe.to_gguf(260)
         else:
             assert written(bpe)["pre"] == name
@@ -183,5 +185,5 @@ def test_an_added_word_that_merges_make_too_is_written_where_it_is_spelled_as_it
     assert written(bpe)["token_type"][257] == 4
     assert made_elsewhere(bpe).encode("other") == bpe.encode("other")
     bpe = BytePairTokenizer(MERGES, {END: 260}, added_words={" the": 258})
-    with pytest.raises(ValueError, match="' the' is an added token and made by merges too"):
+    with pytest.raises(ValueError, match="' the' is an added token and also made by merges"):
         bpe.to_gguf(261)

@@ -92,7 +92,7 @@ def test_a_path_in_an_adapter_of_ours_is_never_asked_of_the_hub(hub, adapter):
     folder, _ = adapter
     notes = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["auto_mapping"]
     edit_config(folder, auto_mapping={**notes, "base_on_hub": False}, revision=None)
-    with pytest.raises(FileNotFoundError, match="belongs to is not at org/model"):
+    with pytest.raises(FileNotFoundError, match="is not at org/model"):
         ls.open_model(folder)
     assert hub.asked == []
 

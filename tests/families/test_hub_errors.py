@@ -143,7 +143,7 @@ def test_no_connection_and_nothing_here_is_said(hub, published, tmp_path):
     said = refusal(DownloadError)
     assert f"and the connection to {hub.url} failed: " in said
     assert f"is not in the cache ({tmp_path / 'huggingface' / 'hub'})" in said
-    assert "llm-scratch fetch hub:org/model brings it where there is a network" in said
+    assert "llm-scratch fetch hub:org/model gets it where there is a network" in said
 
 
 def test_an_endpoint_that_is_no_address_is_said(hub, monkeypatch):

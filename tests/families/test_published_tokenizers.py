@@ -110,17 +110,17 @@ def test_a_gguf_file_may_ask_for_a_mark_in_front_that_encode_leaves_out(trained)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"model": "llama"}, r"kind 'llama' \(tokenizer.ggml.model\), which is not read here"),
+        ({"model": "llama"}, r"kind 'llama' \(tokenizer.ggml.model\), which is not supported"),
         (
             {"pre": "tekken2"},
-            "rule 'tekken2' .tokenizer.ggml.pre., which is unknown here .known: g",
+            "unknown rule 'tekken2' .tokenizer.ggml.pre; known: g",
         ),
         ({"pre": None}, "rule None"),
-        ({"token_type": [1]}, "1 types of 604 tokens"),
-        ({"token_type": [2] * 604}, "a token stands there twice, or is of an unknown type"),
-        ({"merges": ["a b c"]}, "not a whole vocabulary"),
+        ({"token_type": [1]}, "1 token types for 604 tokens"),
+        ({"token_type": [2] * 604}, "lists a token twice, or one of an unknown type"),
+        ({"merges": ["a b c"]}, "not a complete vocabulary"),
         ({"merges": ["a \u0100"]}, "has no id"),
-        ({"tokens": []}, "603 types of 0 tokens|604 types of 0 tokens"),
+        ({"tokens": []}, "603 token types for 0|604 token types for 0"),
     ],
 )
 def test_a_gguf_vocabulary_of_another_kind_is_refused(trained, more, message):

@@ -167,7 +167,7 @@ def test_merges_go_by_their_list_whatever_the_ids_are(trained, tmp_path):
         assert_same(ours, theirs, [*awkward_texts(300), load_text("the-tide-clock")[:20_000]])
         long_piece = "thetidewaterclock" * 200
         assert_same(ours, theirs, [long_piece])
-        with pytest.raises(ValueError, match="rules that only its own file can say"):
+        with pytest.raises(ValueError, match="rules that only its own file can express"):
             ours.to_tiktoken()
 
 
@@ -266,7 +266,7 @@ def test_keys_that_are_passed_over_are_gone_from_what_is_saved(trained, tmp_path
         ({"far": 1 << 40}, "is not the id of a token"),
         ({"half": 1.5}, "1.5 is not the id of a token"),
         ({START: 3}, "has the ids 3 and 0|have the same id"),
-        ({"<unmade>": 2000}, "'<unmade>' is made by no merge"),
+        ({"<unmade>": 2000}, "no merge makes token '<unmade>'"),
     ],
 )
 def test_numbers_that_do_not_belong_together_are_refused(trained, tmp_path, change, message):

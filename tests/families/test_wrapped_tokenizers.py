@@ -143,5 +143,5 @@ def test_wrong_use_is_named(ours, path, tmp_path, monkeypatch):
         with pytest.raises(TokenizerFileError, match=r"bad\.json"):
             ls.open_tokenizer(tmp_path / "bad.json")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ImportError, match="pip install tokenizers brings it"):
+    with pytest.raises(ImportError, match="pip install tokenizers gets it"):
         ls.open_tokenizer(path)

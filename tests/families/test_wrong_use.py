@@ -62,7 +62,7 @@ def test_a_configuration_that_is_not_understood_is_refused_by_name(folder, chang
 
 
 def test_what_is_missing_is_named(folder, capsys):
-    with pytest.raises(ValueError, match="has no tokenizer beside its weights"):
+    with pytest.raises(ValueError, match="has no tokenizer with its weights"):
         open_model(folder)
     assert main(["generate", str(folder), "--prompt", "hi"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -110,7 +110,7 @@ def test_a_bare_state_dict_opens_with_its_configuration(tmp_path):
 def test_a_named_model_that_is_not_here_names_its_command(monkeypatch, tmp_path):
     monkeypatch.setenv("LLM_SCRATCH_CACHE", str(tmp_path))
     monkeypatch.setenv("LLM_SCRATCH_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="llm-scratch fetch smollm2 brings it"):
+    with pytest.raises(FileNotFoundError, match="llm-scratch fetch smollm2 gets it"):
         open_model("smollm2")
 
 

@@ -106,12 +106,12 @@ def test_story_is_ours_with_one_line_where_the_books_is_missing(
     assert len(text) >= 20_000
     shown = capsys.readouterr().out
     assert shown.count("\n") == 1
-    assert "is not here; llm-scratch fetch the-verdict brings it; going on with our own" in shown
+    assert "is missing; llm-scratch fetch the-verdict gets it; continuing with our own" in shown
 
 
 def test_missing_prints_one_line(capsys) -> None:
     chapter.missing("GPT-2", "llm-scratch fetch gpt2")
-    assert capsys.readouterr().out == "GPT-2 is not here; llm-scratch fetch gpt2 brings it\n"
+    assert capsys.readouterr().out == "GPT-2 is missing; llm-scratch fetch gpt2 gets it\n"
 
 
 def test_show_saves_the_picture_and_prints_its_path(tmp_path, capsys) -> None:

@@ -169,7 +169,7 @@ def test_fetch_without_a_name_lists_the_texts(empty_folders, capsys) -> None:
     assert cli.main(["fetch"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*CORPORA, *MODELS]
-    assert "llm-scratch fetch the-verdict brings it" in lines[0]
+    assert "llm-scratch fetch the-verdict gets it" in lines[0]
 
 
 def test_fetch_prints_the_path_and_the_size(empty_folders, capsys) -> None:

@@ -146,7 +146,7 @@ def test_tokenizer_train_refuses_a_folder_as_its_file_before_it_learns(capsys, t
     ("words", "message"),
     [
         ([], "no text to prepare: give files, folders or names"),
-        (["none.txt"], "none.txt is not here"),
+        (["none.txt"], "none.txt is missing"),
         (["folder/none.txt"], "no text at folder/none.txt"),
         (["--verify", "--out", "none.bin"], "no token file at none.bin"),
         (["the-tide-clock", "--tokenizer", "none.json"], "no tokenizer at none.json"),

@@ -94,7 +94,9 @@ def test_errors_of_rows_survive_a_pickle():
 
 def test_tables_and_folders_are_refused_where_rows_are_json(read, tmp_path):
     for name, content in (("a.csv", TABLE), ("a.txt", TABLE), ("a", TABS)):
-        with pytest.raises(ValueError, match=f"{name}: is not JSON; a list of objects, or an"):
+        with pytest.raises(
+            ValueError, match=f"{name}: is not JSON; it must be a list of objects, or one"
+        ):
             read(name, content, tables=False)
     assert read("a.txt", LIST, tables=False)
     with pytest.raises(ValueError, match="is a folder; name a file in it"):
@@ -151,7 +153,7 @@ def test_bare_table_of_tabs_needs_no_head_and_takes_quotes_as_they_stand(read):
         assert lines.pop().endswith(f"{name}: line 1 names the columns label, text")
     headed = read("a.tsv", "text\tid\tlabel\nbell\t1\tham\n", bare=True, log=lines.append)
     assert headed == [("line 2", {"text": "bell", "id": "1", "label": "ham"})]
-    with pytest.raises(ValueError, match="line 1 looks like the names of columns but has no text"):
+    with pytest.raises(ValueError, match="line 1 looks like a header but has no text"):
         read("a.tsv", "label\tmessage\nham\tbell\n", bare=True)
 
 
@@ -178,15 +180,15 @@ def test_texts_may_stand_in_the_place_of_objects(tmp_path):
         ("a.jsonl", r'{"x": [{"y": "a\udc00"}]}', "line 1: 'x' has a lone surrogate"),
         ("a.jsonl", '{}\n{"text": "a", "text": "b"}', "line 2 .* has 'text' twice"),
         ("a.jsonl", '{"text": "a", "Text": "b"}', "line 1 has 'text' twice; leave one out"),
-        ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1 goes on after its object"),
+        ("a.jsonl", '{"text": "a"} {"text": "b"}', "line 1 continues after its object"),
         ("a.jsonl", '\n{"text": "a', "line 2 is not JSON: Unterminated string"),
         ("a.json", '{\n "text": "a"', "line 1 is not JSON"),
         ("a.jsonl", '{\n "text": "a"\n}', "line 1 is not JSON"),
         ("a.json", '{\n "text": "a"\n}\n{}', "line 1 is not JSON"),
         ("a.json", '{\n "text": "\\ud800"\n}', "row 1: 'text' has a lone surrogate"),
         ("a.json", '[{"text": "a"}\n{}]', "row 1 is followed by '{}]', not by a comma"),
-        ("a.json", "[3]", "row 1 is a int, an object is needed"),
-        ("a.json", '["a"]', "row 1 is a str, an object is needed"),
+        ("a.json", "[3]", "row 1 is a int, not an object"),
+        ("a.json", '["a"]', "row 1 is a str, not an object"),
         ("a.jsonl", "1" * 5000, "line 1 can't be read: Exceeds the limit"),
         ("a.jsonl", '{"a":' * 100_000, "line 1 can't be read"),
         (
@@ -199,12 +201,12 @@ def test_texts_may_stand_in_the_place_of_objects(tmp_path):
             'label,text\nham,"open\nspam,two\nham,"x"\n',
             "line 2 has 'x\"' after a quotation",
         ),
-        ("a.csv", "label,text\nham,a,b\n", r"line 2 has 3 fields, 2 are needed \(label, text\)"),
+        ("a.csv", "label,text\nham,a,b\n", r"line 2 has 3 fields, not 2 \(label, text\)"),
         ("a.csv", "label;text\nham;a\n", "has no column label and no column text; its first line"),
         ("a.csv", "label,text,text\nham,a,b\n", "line 2 has 'text' twice"),
-        ("a.csv", "label,text\n", "holds no row; rows of label and text are needed"),
-        ("a.csv", "", "holds no row"),
-        ("a.csv", " \n\n", "holds no row"),
+        ("a.csv", "label,text\n", "has no rows; rows with label and text are needed"),
+        ("a.csv", "", "has no rows"),
+        ("a.csv", " \n\n", "has no rows"),
         (
             "a.csv",
             b"label,text\nham,a\nham,caf\xe9\n",

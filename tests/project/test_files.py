@@ -189,7 +189,7 @@ class OwnError(FileError):
         (b'{"a": 1', "is damaged: .*; download or save it again"),
         (b"[1, 2]", "is damaged: its JSON is not an object"),
         (b'{"a": "\xe9"}', "is not UTF-8: byte 0xe9 at position 7 of line 1"),
-        (b" " * 200_000, "has more than 150,000 bytes, which no file of its kind has"),
+        (b" " * 200_000, "has more than 150,000 bytes, too many for such a file"),
     ],
     ids=["deep", "half", "list", "latin", "large"],
 )

@@ -114,10 +114,10 @@ def test_open_model_opens_a_state_dict_with_a_tokenizer_that_is_given(model, log
 
 def test_open_model_guesses_no_tokenizer_from_a_size(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r'no tokenizer beside its weights; .*tokenizer="gpt2"'):
+    with pytest.raises(ValueError, match=r'no tokenizer with its weights; .*tokenizer="gpt2"'):
         ls.open_model(tmp_path / "model.pth", n_heads=2)
     folder = ls.export_huggingface(model, tmp_path / "hub")
-    with pytest.raises(ValueError, match="no tokenizer beside its weights"):
+    with pytest.raises(ValueError, match="no tokenizer with its weights"):
         ls.open_model(folder)
 
 
@@ -205,10 +205,10 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
         (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth is not there"),
         (empty, {}, FileNotFoundError, "empty holds no model: neither model.safetensors"),
         (code, {}, WeightsError, "refused: it holds code"),
-        (lost, {}, FileNotFoundError, "adapter in .*lost belongs to is not at nowhere"),
-        (nameless, {}, ValueError, "does not say which model it belongs to"),
-        (itself, {}, ValueError, "names itself as the model"),
-        (first, {}, ValueError, r"belongs to ../second, which is an adapter itself; .*merge_lora"),
+        (lost, {}, FileNotFoundError, "adapter in .*lost is not at nowhere"),
+        (nameless, {}, ValueError, "does not name its base model"),
+        (itself, {}, ValueError, "names itself as its base model"),
+        (first, {}, ValueError, r"is ../second, which is itself an adapter; .*merge_lora"),
         (saved, {"tokenizer": "gpt2"}, ValueError, "has a tokenizer of its own"),
         (saved, {"device": "quantum"}, ValueError, "'quantum' is not a device"),
         (saved, {"tokenizer": "nowhere.json"}, FileNotFoundError, "no tokenizer at nowhere.json"),

@@ -173,7 +173,7 @@ def test_fetch_gpt2_replaces_a_file_that_is_cut_off(mirrors, monkeypatch, known)
     monkeypatch.setattr(gpt2_files, "HUB_SHA256", {"124M": SHA256} if known else {})
     path = gpt2_files.fetch_gpt2("gpt2") / "model.safetensors"
     path.write_bytes(BODY[:-1])
-    with pytest.raises(FileNotFoundError, match="is not here"):
+    with pytest.raises(FileNotFoundError, match="is missing"):
         gpt2_files.find_gpt2("gpt2")
     assert gpt2_files.fetch_gpt2("gpt2") == path.parent
     assert path.read_bytes() == BODY
@@ -193,5 +193,5 @@ def test_fetch_gpt2_names_each_address_and_what_to_do(mirrors, server):
     message = str(caught.value)
     for part in ("gpt2/nothing (HTTP 404", "124M/checkpoint/broken (HTTP 503", "checkpoint/short"):
         assert part in message
-    assert "put there by hand" in message
+    assert "put a copy from elsewhere at" in message
     assert "model.safetensors" in message

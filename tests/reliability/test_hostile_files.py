@@ -40,7 +40,7 @@ WRITER = runpy.run_path(str(FIXTURES / "bundle_writer.py"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
     pytest.mark.filterwarnings("ignore:invalid escape sequence"),
-    pytest.mark.filterwarnings("ignore:.* has settings that are unknown here, all off"),
+    pytest.mark.filterwarnings("ignore:.* has unknown settings, all switched off"),
 ]
 
 CFG = GPTConfig(20, 6, 4, 2, 1, qkv_bias=True, tie_weights=True)
