@@ -97,10 +97,10 @@ def test_every_setting_has_a_help_text() -> None:
 
 def test_defaults_name_the_presets_that_differ(parsers) -> None:
     shown = shown_defaults({name: preset.train for name, preset in PRESETS.items()}, SETTINGS)
-    assert shown["steps"] == "tiny 300, small 3000, 124M 20000"
-    assert shown["micro_batch"] == "4 (small 8)"
+    assert shown["steps"] == "tiny 300, small 3000, 124M 20000, 163M 33165"
+    assert shown["micro_batch"] == "4 (small 8, 163M 6)"
     assert shown["warmup_steps"] == "a twentieth of the run (124M 700)"
-    assert shown["beta2"] == "0.95"
+    assert shown["beta2"] == "0.95 (163M 0.999)"
     assert shown["tune_allocator"] == "on"
     assert shown["sample_prompt"] == "a line break"
 
