@@ -18,7 +18,7 @@ ESTIMATE = "memory estimate llama3-8b --length 2048 --gpus 8 --shard full"
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "say what a run will need, measure what it needed, and what to do if that is too much"
+    about = "say what a run will need, and measure what it needs"
     commands = add_group(subparsers, "memory", about, ESTIMATE)
     add_estimate(commands)
     about = "follow the tensors of a step at full size without memory for them, beside the estimate"

@@ -86,7 +86,8 @@ def add_sweep(commands: Any) -> None:
                        help="search the largest that fits, by halving")  # fmt: skip
     group.add_argument("--vary", action="append", default=[], metavar="NAME=LIST",
                        help="sweep with each of these values of an option, as "
-                            "checkpoint-blocks=0,1; of several, with each combination")  # fmt: skip
+                            "checkpoint-blocks=0,1; of several, with each combination; "
+                            "default: none")  # fmt: skip
     add_option(group, "--processes N", "processes of each point", 1)
     add_option(group, "--repeats N", "starts of each point", 1)
     add_option(group, "--retries N", "further starts of one that crashed", 3)

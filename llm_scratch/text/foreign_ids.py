@@ -1,8 +1,8 @@
 """Ids that other programs have written, opened in place.
 
 datatrove writes a file of ids (`.ds`), beside it the ends of its documents (`.ds.index`) and the
-name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin with
-1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
+name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin
+with 1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
 
 Source:
     huggingface/datatrove, `DocumentTokenizer` and `TokenizedFile`.

@@ -145,11 +145,8 @@ def train(
     if config.log_memory and folder is None:
         raise ValueError("log_memory=True writes into the log of a run; give the folder of one")
     with ExitStack() as stack:
-        if memory_snapshot is not None:
-            place = device_of(model) if device is None else device
-            stack.enter_context(
-                recorded_allocations(memory_snapshot, place, ranks.rank, ranks.count)
-            )
+        place = device_of(model) if device is None else device
+        stack.enter_context(recorded_allocations(memory_snapshot, place, ranks.rank, ranks.count))
         run_folder = None
         if folder is not None and ranks.first:
             run_folder = RunFolder(folder, resume=resume)
