@@ -31,7 +31,7 @@ SWEEP = "memory sweep gpt2 --length 64:1024:64 --batch 1 --out gpt2.csv"
 
 def add_measuring(commands: Any) -> None:
     """Add these commands to the group `memory`."""
-    about = "take some steps of training, and print what they hold and how long one takes"
+    about = "take some steps of training: what they hold, and how long one takes"
     example = "memory measure gpt2 --batch 2 --length 256"
     parser = add_command(commands, "measure", about, example, run_measure, USAGE)
     add_step(parser)
