@@ -72,7 +72,7 @@ def add_sweep(commands: Any) -> None:
     """Add `sweep`."""
     about = "measure many such steps, each by a process of its own, into a file"
     parser = add_command(commands, "sweep", about, SWEEP, run_sweep,
-                         "MODEL --out FILE [--length LIST] [--batch LIST] [options]")  # fmt: skip
+                         "MODEL --out FILE [--length LIST] [options]")  # fmt: skip
     add_step(parser, lists=True)
     add_measured(parser)
     group = parser.add_argument_group("the sweep")
