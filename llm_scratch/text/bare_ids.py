@@ -1,7 +1,7 @@
-"""Files of bare token ids, as other training code writes them, into token files.
+"""Conversion of bare token ids, as other training code writes them, to token files.
 
-nanoGPT's `train.bin` holds ids of 16 bits and nothing else, llm.c's files have 1,024 bytes in front
-of them, and NumPy's name their type. None of them says which tokenizer made the ids.
+nanoGPT's `train.bin` holds 16-bit ids and nothing else, llm.c's files have 1,024 bytes before the
+ids, and NumPy's state their type. None of them says which tokenizer made the ids.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ BLOCK = 1 << 20  # ids
 def write_bare_ids(
     path: str | os.PathLike[str], files: Iterable[Path], tokenizer: Any, *, progress: bool = True
 ) -> TokenFile:
-    """Write the ids of some files into a token file and return it, opened.
+    """Write the ids of some files to a token file and return it, opened.
 
     A document ends with each `<|endoftext|>`, and with each file.
 
     Args:
-        path: where to write; only a token file is written over.
-        files: bare ids of 16 bits (of 32 where the vocabulary is above 65,536), with llm.c's header
-            or without one, or NumPy's `.npy`.
-        tokenizer: the one that made the ids.
-        progress: show a bar when it takes longer than a second.
+        path: the token file to write; only an existing token file is overwritten.
+        files: files of bare 16-bit ids (32-bit if the vocabulary is above 65,536), with or without
+            llm.c's header, or NumPy's `.npy`.
+        tokenizer: the tokenizer that made the ids.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
-        ValueError: if a file is not made of ids, or has one outside the tokenizer's vocabulary.
+        ValueError: if a file does not consist of ids, or has one outside the vocabulary.
         FileNotFoundError: if a file is missing.
     """
     path = Path(path)
@@ -72,10 +72,10 @@ def write_bare_ids(
 
 
 def map_ids(path: Path, vocab_size: int) -> np.ndarray:
-    """Return the ids in a file, mapped: (n,) of 16 or 32 bits.
+    """Map the ids of a file into memory: (n,) of 16 or 32 bits.
 
     Raises:
-        ValueError: if its size is no whole number of ids, or NumPy's file holds something else.
+        ValueError: if its size is not a whole number of ids, or NumPy's file holds anything else.
         FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
@@ -92,14 +92,14 @@ def map_ids(path: Path, vocab_size: int) -> np.ndarray:
     count, rest = divmod(size - offset, dtype.itemsize)
     if rest or count < 1:
         raise ValueError(
-            f"{path} has {size} bytes, which is no whole number of ids of {dtype.itemsize} bytes; "
+            f"{path} has {size} bytes, not a whole number of ids of {dtype.itemsize} bytes; "
             "are they ids of this tokenizer?"
         )
     return np.memmap(path, dtype, "r", offset, (count,))
 
 
 def refuse_bare_ids(paths: Iterable[Path]) -> None:
-    """Refuse files that seem to hold ids where texts are wanted.
+    """Refuse files that seem to hold ids instead of text.
 
     Raises:
         ValueError: naming the file and the option.
@@ -110,6 +110,6 @@ def refuse_bare_ids(paths: Iterable[Path]) -> None:
                 start = file.read(HEADER_BYTES)
             if looks_bare(start, path.stat().st_size):
                 raise ValueError(
-                    f"{path} is no text; if it holds bare ids, as nanoGPT's train.bin does, "
-                    "--bare-ids makes a token file of them (--tokenizer names what made them)"
+                    f"{path} is not a text; if it holds bare ids, as nanoGPT's train.bin does, "
+                    "use --bare-ids to make a token file (and --tokenizer to name their tokenizer)"
                 )

@@ -187,7 +187,7 @@ def test_what_can_not_be_added_is_refused():
     with pytest.raises(ValueError, match="special token ' ' is empty"):
         add_tokens(model, tokenizer, [" "])
     words = BytePairTokenizer([], ("<|endoftext|>",), added_words={"<think>": 257})
-    with pytest.raises(ValueError, match="'<think>' is a word of the vocabulary already"):
+    with pytest.raises(ValueError, match="'<think>' is already a word of the vocabulary"):
         add_tokens(model, words, ["<think>"])
     with pytest.raises(ValueError, match="they do not belong together"):
         add_tokens(model_of(100, tie=True), tokenizer, NEW)

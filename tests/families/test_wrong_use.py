@@ -103,7 +103,7 @@ def test_a_bare_state_dict_opens_with_its_configuration(tmp_path):
     save_model(model, tmp_path / "own")
     with pytest.raises(ValueError, match="states its own configuration; leave config= out"):
         open_model(tmp_path / "own", config=model.cfg, need_tokenizer=False)
-    with pytest.raises(TypeError, match="a int is no configuration"):
+    with pytest.raises(TypeError, match="a int is not a configuration"):
         open_model(tmp_path / "llama.pth", config=3, need_tokenizer=False)
 
 

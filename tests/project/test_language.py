@@ -30,11 +30,10 @@ PENDING = (
     "llm_scratch/judging/",
     "llm_scratch/lora/",
     "llm_scratch/memory/",
-    "llm_scratch/model/",
     "llm_scratch/plotting/",
     "llm_scratch/selfcheck/",
     "llm_scratch/tensor_files/",
-    "llm_scratch/text/",
+    "llm_scratch/text/token_",
     "llm_scratch/training/",
     "llm_scratch/weights/",
 )

@@ -256,5 +256,5 @@ def test_a_model_of_a_module_that_was_loaded_anew_is_told_from_others(tmp_path, 
     again = importlib.import_module("llm_scratch.model.gpt")
     model = module.GPTModel(GPTConfig(20, 4, 4, 2, 1))
     assert again.GPTModel is not module.GPTModel
-    with pytest.raises(TypeError, match="got a GPTModel; its module was loaded anew since, so"):
+    with pytest.raises(TypeError, match="got a GPTModel; its module was reloaded since, so"):
         ls.save_model(model, tmp_path)
