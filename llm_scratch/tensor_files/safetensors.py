@@ -1,10 +1,10 @@
 """Safetensors files, read and written.
 
-The `safetensors` package is not used: this reader gives tensors that stay mapped in the file, with
-their place in it, from which parts of a matrix are read without taking memory twice; this writer
-takes one tensor at a time and lets each begin at a multiple of 64 bytes. Every length and offset
-that comes from a file is checked before it is used. The format has no checksums: a flipped bit in
-the numbers is seen in this library's own files only, which have theirs in the header.
+The `safetensors` package is not used. This reader returns tensors that stay mapped in the file,
+with their place in it, so that parts of a matrix can be read without taking memory twice. This
+writer takes one tensor at a time and aligns each to a multiple of 64 bytes. Every length and offset
+from a file is checked before it is used. The format has no checksums: a flipped bit in the numbers
+is detected only in this library's own files, which have checksums in the header.
 
 Source:
     The format's description in the repository huggingface/safetensors.
@@ -44,7 +44,7 @@ MOST_DIMS = 32
 
 
 def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
-    """Return the tensors of a file, mapped or read now, and the texts in its header.
+    """Read the tensors of a file, mapped or at once, and the strings in its header.
 
     Raises:
         WeightsError: if it is damaged.
@@ -59,12 +59,12 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
         header = parse_json(path, file.read(length), error=WeightsError)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise WeightsError(path, "damaged: its metadata are no texts; download it again")
+        raise WeightsError(path, "damaged: its metadata are not texts; download it again")
     start = 8 + length
     places = {name: _place(path, name, entry) for name, entry in header.items()}
     _check_no_holes(path, places, size - start)
     if mapped and places:
-        # Mode "c": pages are shared with the file until somebody writes to them.
+        # Mode "c": pages are shared with the file until they are written to.
         whole: np.ndarray = np.memmap(path, dtype=np.uint8, mode="c")
     else:
         whole = fresh_memory(size)
@@ -73,14 +73,14 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
     tensors = {}
     for name, (dtype, shape, begin, end) in places.items():
         data = torch.from_numpy(whole[start + begin : start + end])
-        if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
+        if data.data_ptr() % dtype.itemsize:  # some writers do not align, but kernels may need it
             data = data.clone()
         tensors[name] = Stored(data.view(dtype).view(shape), path, start + begin)
     return TensorFile(tensors, metadata)
 
 
 def _place(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    """Type, shape, first and last byte of a tensor, from its entry in the header."""
+    """Return type, shape, first and last byte of a tensor, from its entry in the header."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -103,21 +103,21 @@ def _check_no_holes(path: Path, places: Mapping[str, tuple[Any, ...]], size: int
     end = 0
     for _, _, begin, its_end in sorted(places.values(), key=lambda place: place[2:]):
         if begin != end:
-            raise WeightsError(path, f"damaged: tensors overlap or leave a hole at byte {end}")
+            raise WeightsError(path, f"damaged: tensors overlap or leave a gap at byte {end}")
         end = its_end
     if end != size:
         raise WeightsError(
-            path, f"its header speaks of {end} bytes, the file holds {size}: cut off or damaged"
+            path, f"its header claims {end} bytes, the file holds {size}: cut off or damaged"
         )
 
 
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors to a file, one at a time, beside the target; renamed when it is complete.
+    """Write tensors to a file atomically, one at a time.
 
     The header is padded, and tensors of odd sizes come last, so that the others begin at multiples
-    of 64 bytes: what products of them give does not depend on where they lie.
+    of 64 bytes: results of products with them then do not depend on their place in memory.
     """
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
@@ -139,5 +139,5 @@ def write_safetensors(
 
 
 def octets(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, row after row."""
+    """Return the bytes of a tensor, row after row."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

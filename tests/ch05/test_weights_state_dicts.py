@@ -176,7 +176,7 @@ def test_load_gpt2_sees_the_sizes_of_a_released_model(tmp_path):
     """The heads of GPT-2 of this width and depth are taken, and said; of no other depth."""
     cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4)
     path = saved(GPTModel.empty(cfg).state_dict(), tmp_path)
-    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are taken, as in"):
+    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are assumed, as in"):
         assert load_gpt2(path).cfg == cfg
     state = torch.load(path, weights_only=True)
     shallow = {n: t for n, t in state.items() if not n.startswith("trf_blocks.11.")}

@@ -26,16 +26,11 @@ PENDING = (
     "llm_scratch/cli/",
     "llm_scratch/conversations/",
     "llm_scratch/finetuning/",
-    "llm_scratch/generation/",
     "llm_scratch/judging/",
-    "llm_scratch/lora/",
     "llm_scratch/memory/",
-    "llm_scratch/plotting/",
     "llm_scratch/selfcheck/",
-    "llm_scratch/tensor_files/",
     "llm_scratch/text/token_",
     "llm_scratch/training/",
-    "llm_scratch/weights/",
 )
 
 # "1 token a step", "a file a chapter": a count, a noun, and the unit that it is counted by.
