@@ -1,1 +1,1 @@
-"""Weights: read from TensorFlow's, Hugging Face's, GGUF and the book's files, and exported (5.5)."""
+"""Weights: read from TensorFlow, Hugging Face, GGUF and the book's files, and exported (5.5)."""

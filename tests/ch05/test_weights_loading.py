@@ -131,7 +131,10 @@ def hub_folder(tmp_path, model=None, **changes):
             {"transformer__h__7__ln_1__weight": torch.ones(12)},
             "blocks are not numbered from 0 on: 0, 1, 7",
         ),
-        ({"transformer__ln_f__bias": torch.ones(12, dtype=torch.int32)}, "no floating numbers"),
+        (
+            {"transformer__ln_f__bias": torch.ones(12, dtype=torch.int32)},
+            "not floating-point numbers",
+        ),
         ({"transformer__wte__weight": torch.ones(31, 12)}, "vocab_size=31, the file says 30"),
     ],
 )
@@ -210,9 +213,9 @@ def test_load_gpt2_unties_on_request(tmp_path):
 
 def test_load_gpt2_refuses_to_tie_a_head_that_differs(tmp_path):
     path = saved(random_model().state_dict(), tmp_path)
-    with pytest.raises(WeightsError, match="tie_weights=False uses the head"):
+    with pytest.raises(WeightsError, match="tie_weights=False uses the file's head"):
         load_gpt2(path, config=CFG, tie_weights=True)
-    with pytest.raises(WeightsError, match="tie_weights=False uses the head"):
+    with pytest.raises(WeightsError, match="tie_weights=False uses the file's head"):
         load_gpt2(path, config=replace(CFG, tie_weights=True))
 
 

@@ -159,7 +159,7 @@ def test_load_gpt2_reads_a_head_for_classes(tmp_path):
     assert_same(loaded, model)
     ids = torch.zeros(1, 4, dtype=torch.long)
     torch.testing.assert_close(loaded(ids), model(ids))
-    with pytest.raises(WeightsError, match="gives 2 classes"):
+    with pytest.raises(WeightsError, match="has 2 classes"):
         load_gpt2(tmp_path / "model.pth", config=CFG, tie_weights=True)
 
 
@@ -189,5 +189,5 @@ def test_only_the_released_files_have_the_heads_of_gpt2_without_a_word(tmp_path)
     shapes = parameter_shapes(GPT2_CONFIGS["355M"])
     parts = {n: Part(Stored(torch.empty(s, device="meta"), tmp_path)) for n, s in shapes.items()}
     assert config_of(Source(tmp_path, HUGGING_FACE, parts)).n_heads == 16
-    with pytest.raises(UserWarning, match="how many attention heads it has; 16 are taken"):
+    with pytest.raises(UserWarning, match="how many attention heads it has; 16 are assumed"):
         config_of(Source(tmp_path, BOOK, parts))

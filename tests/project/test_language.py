@@ -21,7 +21,6 @@ PENDING = (
     "CHANGELOG.md",
     "README.md",
     "chapters/",
-    "data/",
     "llm_scratch/chat/",
     "llm_scratch/cli/",
     "llm_scratch/conversations/",

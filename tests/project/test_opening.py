@@ -202,7 +202,7 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
     adapter("../first", "second")
     for source, options, kind, message in (
         ("no such model", {}, FileNotFoundError, "no file or folder no such model"),
-        (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth is not there"),
+        (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth does not exist"),
         (empty, {}, FileNotFoundError, "empty holds no model: neither model.safetensors"),
         (code, {}, WeightsError, "refused: it holds code"),
         (lost, {}, FileNotFoundError, "adapter in .*lost is not at nowhere"),
