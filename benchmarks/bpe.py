@@ -23,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # the peer may use all 
 
 import tiktoken
 import tokenizers
+from results import record
 from tokenizers import models, pre_tokenizers, trainers
 
 from llm_scratch.files import read_text
@@ -82,6 +83,9 @@ def report_training(text: str, vocab_size: int) -> None:
     for name, values in taken.items():
         ratios = [value / other for value, other in zip(values, peer, strict=True)]
         print(f"| {name} | {statistics.median(values):.3f} | {summary(ratios)} |")
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    record(f"training {vocab_size:,} tokens on {megabytes(text):.1f} MB", medians,
+           [("ours", "tokenizers (Rust)")], unit="s", rounds=ROUNDS, less=True)  # fmt: skip
     print()
 
 
@@ -109,6 +113,9 @@ def report_encoding(text: str) -> None:
         ratios = [other / value for value, other in zip(values, peer, strict=True)]
         rate = megabytes(text) / statistics.median(values)
         print(f"| {name} | {rate:.2f} | {summary(ratios)} |")
+    rates = {name: megabytes(text) / statistics.median(each) for name, each in taken.items()}
+    pairs = [(name, "tiktoken (Rust)") for name in ("ours, cold", "ours, warm")]
+    record("encoding with GPT-2's vocabulary", rates, pairs, unit="MB/s", rounds=ROUNDS)
     print()
 
 

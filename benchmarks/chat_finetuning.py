@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import record
 from training_step import peak_memory
 
 import llm_scratch as ls
@@ -79,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         for kind in args.kinds:
-            report(kind, measure(kind, folder, args))
+            report(kind, measure(kind, folder, args), args.rounds)
 
 
 def prepare(folder: Path) -> None:
@@ -120,7 +121,7 @@ def measure(kind: str, folder: str, args: argparse.Namespace) -> dict[str, list[
     return found
 
 
-def report(kind: str, found: dict[str, list[dict[str, float]]]) -> None:
+def report(kind: str, found: dict[str, list[dict[str, float]]], rounds: int) -> None:
     """Medians, beside TRL's rows padded alike."""
     medians = {
         case: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
@@ -135,6 +136,11 @@ def report(kind: str, found: dict[str, list[dict[str, float]]]) -> None:
             f"| {case} | {values['rate']:.1f} | {ratio} | {values['peak']:,.0f} "
             f"| {values['loss']:.3f} |"
         )
+    for what, key, unit in (("", "rate", "real tokens/s"), (", peak of memory", "peak", "MB")):
+        cases = {name: values[key] for name, values in medians.items()}
+        pairs = [(own, peer) for peer in cases if "TRL" in peer for own in cases if OURS in own]
+        work = f"fine-tuning SmolLM2-135M on chats, {kind}{what}"
+        record(work, cases, pairs, unit=unit, rounds=rounds, less=key == "peak")
 
 
 def run_case(args: argparse.Namespace) -> dict[str, float]:

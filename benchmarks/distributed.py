@@ -21,7 +21,9 @@ model, takes a short step that makes the optimizer's state, and times the next o
 
 `checkpoint`: how long training waits while a model of 124M parameters and its optimizer's state,
 divided by `--shard full`, are written by two processes, against `torch.save` of the same bytes by
-one, which is also timed with the bytes brought to the disk.
+one. Ours brings its bytes to the disk (fsync) and computes their SHA-256; torch.save is timed with
+its bytes brought to the disk, and without. The last line says how much memory each process took at
+the most while it wrote.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import record
 
 LENGTH, TOKENS = 512, 4096
 CASES = ("one", "ddp", "optimizer", "full", "bare")
 BARS = (("ddp", "one", 0.90), ("full", "one", 0.75), ("ddp", "bare", 1.0), ("full", "trainer", 1.1))
+SAVED = ("torch.save, synced", "torch.save")
 Step = Callable[[Any, int], object]
 
 
@@ -54,12 +58,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", nargs="?", choices=("steps", "checkpoint"), default="steps")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="3; 5 of checkpoint")
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a turn")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--with", dest="more", choices=("trainer",), nargs="*", default=[])
     parser.add_argument("--only", nargs="*", choices=(*CASES, "trainer"), default=[])
     args = parser.parse_args()
+    args.rounds = args.rounds or (5 if args.part == "checkpoint" else 3)
     if "RANK" not in os.environ:
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         sys.exit(subprocess.call([sys.executable, *command, __file__, *sys.argv[1:]]))
@@ -84,10 +89,10 @@ def measure_steps(args: argparse.Namespace, ranks: Any) -> None:
                 shown = ", ".join(f"{s:.2f}" for s in found)
                 print(f"round {turn + 1}, {name:9} {shown} s a step", flush=True)
     if ranks.first:
-        report({name: statistics.median(times) for name, times in seconds.items()})
+        report({name: statistics.median(times) for name, times in seconds.items()}, args)
 
 
-def report(medians: dict[str, float]) -> None:
+def report(medians: dict[str, float], args: argparse.Namespace) -> None:
     """Print speeds, as shares of one process's and of the peers'."""
     print("\n| case | s a step | tokens/s | of one process | of the bare loop |")
     print("|---|---|---|---|---|")
@@ -100,6 +105,10 @@ def report(medians: dict[str, float]) -> None:
     for own, other, bar in BARS:
         if own in medians and other in medians:
             print(f"{own} against {other}: {medians[other] / medians[own]:.2f} (asked: {bar:.2f})")
+    if not args.small:
+        pairs = [(own, other) for own, other, _ in BARS]
+        record("a step of SmolLM2's size by two processes, 4,096 tokens", medians, pairs, unit="s",
+               rounds=args.rounds, less=True)  # fmt: skip
 
 
 def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
@@ -247,25 +256,51 @@ def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
     tensors = tensors_of_run(engine.model, engine.optimizers)
     size = int(ranks.sum(sum(local(t).nbytes for t in tensors.values()))[0])
     folder = Path(ranks.gather(tempfile.mkdtemp(dir=".", prefix="checkpoint-"))[0])
-    found: dict[str, list[float]] = {"ours": [], "torch.save": [], "torch.save, synced": []}
+    found: dict[str, list[float]] = {name: [] for name in ("ours", *SAVED)}
+    more: list[float] = []
     for turn in range(args.rounds + 1):  # the first warms up
         ranks.wait()
+        before = memory_from_now()
         start = time.perf_counter()
         save_sharded(folder, turn, tensors, {"step": turn}, ranks)
         found["ours"].append(time.perf_counter() - start)
+        more.append((status_of("VmHWM") - before) / 1e6)
         if ranks.first:
             shutil.rmtree(folder / f"step-{turn:08d}")
-            for name in ("torch.save", "torch.save, synced"):
-                found[name].append(torch_save(folder / "whole.pt", size, "synced" in name))
+            for name in SAVED if turn % 2 else reversed(SAVED):
+                found[name].append(torch_save(folder / "whole.pt", size, name == SAVED[0]))
+    share = max(ranks.gather(sum(local(t).nbytes for t in tensors.values()))) / 1e6
+    peaks = ranks.gather(max(more[1:]))
     if ranks.first:
         shutil.rmtree(folder)
         medians = {name: statistics.median(times[1:]) for name, times in found.items()}
         print(f"\n{size / 1e6:,.0f} MB\n| | s | ours, by it |\n|---|---|---|")
         for name, median in medians.items():
             print(f"| {name} | {median:.2f} | {medians['ours'] / median:.2f} |")
+        shown = ", ".join(f"{peak:,.0f}" for peak in peaks)
+        print(f"MB of memory that writing took, by process: {shown}; a share has {share:,.0f} MB")
+        if not args.small:
+            pairs = [("ours", name) for name in SAVED]
+            record("saving a checkpoint of 124M divided by two processes", medians, pairs, unit="s",
+                   rounds=args.rounds, less=True)  # fmt: skip
     ranks.wait()
     if not ranks.first and folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def memory_from_now() -> int:
+    """Let the system measure this process's peak of memory anew; return the bytes it has now."""
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        reset.write_text("5", encoding="ascii")
+    return status_of("VmRSS")
+
+
+def status_of(name: str) -> int:
+    """Return what Linux says of this process's memory, in bytes; 0 elsewhere."""
+    path = Path("/proc/self/status")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def torch_save(path: Path, size: int, synced: bool) -> float:

@@ -24,6 +24,7 @@ import argparse
 import json
 import math
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from typing import Any
 
 import torch
 from generation import alternate, report
+from results import record
 from training_step import peak_memory
 
 import llm_scratch as ls
@@ -138,7 +140,8 @@ def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
         cases |= llama_cpp(opened, folder, args.threads, "decoding_seconds", ids[0].tolist(), new)
     weights = torch.randn(opened.model.num_parameters())
     cases["memory alone, float32"] = lambda: [weights.sum() for _ in range(new)]
-    report(alternate(cases, args.rounds), new, next(iter(cases)), "memory alone, float32")
+    note("tokens/s of SmolLM2-135M, one row", alternate(cases, args.rounds), new, args,
+         "memory alone, float32")  # fmt: skip
 
 
 def steps(opened: Any, folder: Path, args: argparse.Namespace) -> None:
@@ -198,7 +201,7 @@ def prefill(opened: Any, folder: Path, args: argparse.Namespace) -> None:
         cases[f"ours, {name}"] = lambda model=model: ls.generate(model, ids, 1)
     if "llama.cpp" not in args.without:
         cases |= llama_cpp(opened, folder, args.threads, "reading_seconds", ids[0].tolist())
-    report(alternate(cases, args.rounds, turns=3), 512, next(iter(cases)))
+    note("SmolLM2-135M reads 512 tokens", alternate(cases, args.rounds, turns=3), 512, args)
 
 
 def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:
@@ -217,7 +220,12 @@ def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:
         cases[f"ours, {name}"] = lambda model=model: ls.generate(
             model, ids, new, attention_mask=mask
         )
-    report(alternate(cases, args.rounds), 8 * new, next(iter(cases)))
+    note(
+        "SmolLM2-135M, eight rows of different lengths",
+        alternate(cases, args.rounds),
+        8 * new,
+        args,
+    )
 
 
 def training(opened: Any, folder: Path, args: argparse.Namespace) -> None:
@@ -231,12 +239,43 @@ def training(opened: Any, folder: Path, args: argparse.Namespace) -> None:
             results[name].append(json.loads(child.stdout.splitlines()[-1]))
             print(f"round {turn + 1}, {name}: {results[name][-1]}", flush=True)
     print("\n| case | seconds a step | peak MB | loss |\n|---|---|---|---|")
-    for name, found in results.items():
-        seconds, peak, loss = (
-            sorted(each[key] for each in found)[len(found) // 2]
-            for key in ("seconds", "peak", "loss")
-        )
+    medians = {
+        key: {
+            name: statistics.median(each[key] for each in found) for name, found in results.items()
+        }
+        for key in ("seconds", "peak", "loss")
+    }
+    for name in results:
+        seconds, peak, loss = (medians[key][name] for key in medians)
         print(f"| {name} | {seconds:.2f} | {peak:,.0f} | {loss:.4f} |")
+    pairs = [("ours", "transformers")]
+    work = "training step of SmolLM2-135M, 4 x 256, float32"
+    record(work, medians["seconds"], pairs, unit="s", rounds=args.rounds, less=True)
+    record(
+        f"{work}, peak of memory", medians["peak"], pairs, unit="MB", rounds=args.rounds, less=True
+    )
+
+
+PAIRS = (
+    ("ours, float32", "transformers, float32"),
+    ("ours, bfloat16", "transformers, bfloat16"),
+    ("ours, int8", "transformers, float32"),
+    ("ours, float32", "llama.cpp, f32"),
+    ("ours, bfloat16", "llama.cpp, f16"),
+    ("ours, int8", "llama.cpp, q8_0"),
+)
+
+
+def note(
+    work: str,
+    times: dict[str, list[float]],
+    tokens: int,
+    args: argparse.Namespace,
+    limit: str | None = None,
+) -> None:
+    """Print the table of a part, and record ours beside the peers."""
+    rates = report(times, tokens, next(iter(times)), limit)
+    record(work, rates, PAIRS, unit="tokens/s", rounds=args.rounds)
 
 
 def training_steps(name: str) -> dict[str, float]:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from results import record
 from torch import Tensor
 
 from llm_scratch.finetuning.instruction_rows import instruction_rows
@@ -114,6 +115,9 @@ def run_size(entries: Any, tokenizer: Any, rows: int, args: argparse.Namespace) 
             f"| {name} | {speed:.0f} | {speed / medians[BOOK]:.2f} "
             f"| {speed / medians['no padding']:.2f} | {statistics.mean(padding[name]):.1%} |"
         )
+    pairs = [(name, BOOK) for name in ("buckets", "packing", "everything")]
+    record(f"instruction tuning, batches of {rows}", medians, pairs, unit="real tokens/s",
+           rounds=args.rounds)  # fmt: skip
 
 
 def real_tokens(batch: Batch) -> int:

@@ -207,13 +207,16 @@ def seconds(case: Case) -> float:
     return found if isinstance(found, float) else time.perf_counter() - start
 
 
-def report(times: dict[str, list[float]], tokens: int, peer: str, limit: str | None = None) -> None:
-    """Medians as tokens a second, beside the peer and the limit."""
+def report(
+    times: dict[str, list[float]], tokens: int, peer: str, limit: str | None = None
+) -> dict[str, float]:
+    """Print medians as tokens a second, beside the peer and the limit; return the tokens."""
     medians = {name: statistics.median(runs) for name, runs in times.items()}
     print(f"\n| case | tokens/s | x {peer} | of the limit |\n|---|---|---|---|")
     for name, median in medians.items():
         of_limit = f"{medians[limit] / median:.0%}" if limit else ""
         print(f"| {name} | {tokens / median:.1f} | {medians[peer] / median:.2f} | {of_limit} |")
+    return {name: tokens / median for name, median in medians.items()}
 
 
 def memory(args: argparse.Namespace) -> None:

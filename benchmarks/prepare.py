@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import record
 
 from llm_scratch.text.corpora import find_data
 from llm_scratch.text.token_file import TokenFile
@@ -95,6 +96,12 @@ def report_writing(text: Path, folder: Path, args: argparse.Namespace) -> Path:
         rate = statistics.median(megabytes / seconds for seconds, _ in taken)
         peak = max(peak for _, peak in taken) / 1e6
         print(f"| {way} | {megabytes:.0f} | {rate:.1f} | {peak:.0f} |")
+    rates = {
+        way: statistics.median(sources[way].stat().st_size / 1e6 / seconds for seconds, _ in taken)
+        for way, taken in results.items()
+    }
+    record("writing a token file", rates, [("ours", "all at once")], unit="MB/s",
+           rounds=args.rounds)  # fmt: skip
     return targets["ours"]
 
 

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from results import record
 
 from llm_scratch.chat.engine import Engine
 from llm_scratch.chat.requests import Failed, Finished, Piece, Request
@@ -136,7 +137,7 @@ def engine(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
             f"{n} concurrent": partial(by_engine, running, asked[:n], args.new)
             for n in args.clients
         }
-        report(alternate(cases, args.rounds), f"{args.clients[0]} concurrent")
+        report(alternate(cases, args.rounds), f"{args.clients[0]} concurrent", args)
 
 
 def overhead(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
@@ -147,7 +148,7 @@ def overhead(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
             "TextStream": partial(by_stream, model, tokenizer, ids, args.new),
             "engine": partial(by_engine, running, [ids], args.new),
         }
-        report(alternate(cases, args.rounds), "TextStream")
+        report(alternate(cases, args.rounds), "TextStream", args)
 
 
 def long(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
@@ -180,12 +181,16 @@ def alternate(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def report(found: dict[str, list[float]], base: str) -> None:
+def report(found: dict[str, list[float]], base: str, args: argparse.Namespace) -> None:
     """Median tokens a second, and their ratio to one case."""
     medians = {name: statistics.median(each) for name, each in found.items()}
     print(f"\n| case | tokens/s | x {base} |\n|---|---|---|")
     for name, median in medians.items():
         print(f"| {name} | {median:.1f} | {median / medians[base]:.2f} |")
+    if not args.tiny:
+        pairs = [(name, base) for name in medians if name != base]
+        record("SmolLM2-135M, the engine of the server", medians, pairs, unit="tokens/s",
+               rounds=args.rounds)  # fmt: skip
 
 
 if __name__ == "__main__":

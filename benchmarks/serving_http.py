@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from results import record
 
 import llm_scratch as ls
 
@@ -62,7 +63,7 @@ def main() -> None:
                 for count in (1, len(TOPICS)):
                     rates = [rate(ask, TOPICS[:count]) for _ in range(args.rounds)]
                     found[f"{name}, {count} at once"] = statistics.median(rates)
-    report(found)
+    report(found, args.rounds)
 
 
 def measured_here(folder: str, args: argparse.Namespace) -> dict[str, float]:
@@ -143,7 +144,7 @@ def rate(ask: Callable[[str], int], topics: tuple[str, ...]) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def report(found: dict[str, float]) -> None:
+def report(found: dict[str, float], rounds: int) -> None:
     print("\n| case | tokens/s |\n|---|---|")
     for name, value in found.items():
         print(f"| {name} | {value:.1f} |")
@@ -154,6 +155,9 @@ def report(found: dict[str, float]) -> None:
         if f"transformers, {count}" in found:
             ratio = found[f"ours, {count}"] / found[f"transformers, {count}"]
             print(f"{count}, over transformers serve: {ratio:.2f}")
+    pairs = [("ours, 1 at once", "a session"), (f"ours, {eight}", "ours, 1 at once")]
+    pairs += [(f"ours, {count}", f"transformers, {count}") for count in ("1 at once", eight)]
+    record("SmolLM2-135M over HTTP", found, pairs, unit="tokens/s", rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import time
 from typing import Any
 
 import torch
+from results import record
 from torch.nn import functional as F
 from training import make_stick
 
@@ -73,6 +74,12 @@ def main() -> None:
     for name, runs in results.items():
         seconds, loss = (statistics.median(run[i] for run in runs) for i in (0, 1))
         print(f"| {name} | {seconds:.1f} | {loss:.4f} | {seconds / recipe:.2f} |")
+    if args.steps is None:
+        medians = {
+            name: statistics.median(run[0] for run in runs) for name, runs in results.items()
+        }
+        record("a small model as good as nanoGPT's recipe makes it", medians,
+               [("ours", "the recipe")], unit="s", rounds=args.rounds, less=True)  # fmt: skip
 
 
 def read_parts() -> tuple[TokenPart, TokenPart]:

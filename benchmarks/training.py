@@ -31,6 +31,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from results import record
+
 SETTINGS = ("bfloat16:4x256", "bfloat16:2x1024", "float32:4x256", "float32:2x1024")
 STICK = "nanoGPT's design"
 CASES = (
@@ -75,7 +77,7 @@ def main() -> None:
         if args.where:
             where_time_goes(setting, args)
         else:
-            report(run_rounds(setting, args))
+            report(run_rounds(setting, args), setting, args)
 
 
 def run_rounds(setting: str, args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -98,7 +100,7 @@ def run_rounds(setting: str, args: argparse.Namespace) -> dict[str, list[dict]]:
     return {case: runs for case, runs in results.items() if runs}
 
 
-def report(results: dict[str, list[dict]]) -> None:
+def report(results: dict[str, list[dict]], setting: str, args: argparse.Namespace) -> None:
     """Medians of the rounds, beside the measuring stick."""
     speeds = {
         case: runs[0]["tokens"] / statistics.median(s for run in runs for s in run["seconds"])
@@ -111,6 +113,11 @@ def report(results: dict[str, list[dict]]) -> None:
     for case, speed in speeds.items():
         ratios = (speed / speeds[STICK], peaks[case] / peaks[STICK]) if STICK in speeds else (0, 0)
         print(f"| {case} | {speed:.0f} | {ratios[0]:.2f} | {peaks[case]:,.0f} | {ratios[1]:.2f} |")
+    if not args.tiny:
+        pairs = [("ours", case) for case in speeds if case != "ours"]
+        work = f"GPT-2 124M, training, {setting}"
+        record(work, speeds, pairs, unit="tokens/s", rounds=args.rounds)
+        record(f"{work}, peak of memory", peaks, pairs, unit="MB", rounds=args.rounds, less=True)
 
 
 def parse(setting: str) -> tuple[str, int, int]:

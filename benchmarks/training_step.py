@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from results import record
+
 CASES = {
     "ours": "llm_scratch, tied, chunked head",
     "ours-simple": "llm_scratch, tied, calc_loss_batch",
@@ -61,7 +63,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(run_case(args)))
     else:
-        report(run_rounds(args))
+        report(run_rounds(args), args)
 
 
 def run_rounds(args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -95,7 +97,7 @@ def run_child(case: str) -> dict | None:
     return None
 
 
-def report(results: dict[str, list[dict]]) -> None:
+def report(results: dict[str, list[dict]], args: argparse.Namespace) -> None:
     """Best and median of all steps, the peak of memory, and how many times faster ours is."""
     if "ours" not in results:
         sys.exit("llm_scratch itself could not be imported")
@@ -115,6 +117,11 @@ def report(results: dict[str, list[dict]]) -> None:
             f"| {peaks[case]:,.0f} | {best / min(seconds['ours']):.2f}, "
             f"{median / medians['ours']:.2f} |"
         )
+    if not args.small:
+        pairs = [("ours", case) for case in medians if case != "ours"]
+        work = f"GPT-2 124M, one training step of {args.batch} x {args.length}, float32"
+        record(work, medians, pairs, unit="s", rounds=args.rounds, less=True)
+        record(f"{work}, peak of memory", peaks, pairs, unit="MB", rounds=args.rounds, less=True)
 
 
 def run_case(args: argparse.Namespace) -> dict:

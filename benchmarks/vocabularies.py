@@ -24,6 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import tiktoken
 import tokenizers
+from results import record
 
 from llm_scratch.files import read_text
 from llm_scratch.text.corpora import load_text
@@ -91,6 +92,10 @@ def report(path: Path, text: str) -> None:
         ratios = [other / value for value, other in zip(values, taken[first], strict=True)]
         rate = len(text.encode()) / 1e6 / statistics.median(values)
         print(f"| {name} | {rate:.2f} | {statistics.median(ratios):.2f} |")
+    megabytes = len(text.encode()) / 1e6
+    rates = {name: megabytes / statistics.median(values) for name, values in taken.items()}
+    pairs = [(own, peer) for own in ("ours, cold", "ours, warm") for peer in rates if "(" in peer]
+    record(f"encoding with a vocabulary of {ours.n_vocab:,}", rates, pairs, unit="MB/s", rounds=5)
     print()
 
 

@@ -24,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from results import record
+
 ROOT = Path(__file__).resolve().parents[1]
 WRITER = ROOT / "tests" / "fixtures" / "tensorflow" / "bundle_writer.py"
 PEERS = {"ours": "hub", "transformers": "hub", "the book's way": "hub"}
@@ -156,6 +158,14 @@ def report(results: dict[str, list[dict]]) -> None:
     print(f"                   {book['total'] / ours['total']:.1f} times as fast as the book's way")
     print(f"cold start:        {ours['process'] / peer['process']:.2f} of transformers' time")
     print(f"peak:              {ours['peak'] / ours['file']:.3f} times the file")
+    names = ("ours", "transformers", "the book's way")
+    rounds = len(results["ours"])
+    for what, key, unit in (("loading GPT-2 and a first pass", "total", "s"),
+                            ("loading GPT-2, peak of memory", "peak", "bytes"),
+                            ("cold start to GPT-2's first token", "process", "s")):  # fmt: skip
+        found = {name: row[key] for name, row in zip(names, (ours, peer, book), strict=True)}
+        pairs = [("ours", name) for name in names[1:]]
+        record(what, found, pairs, unit=unit, rounds=rounds, less=True)
 
 
 def take_turn(who: str, file: str) -> dict[str, float]:

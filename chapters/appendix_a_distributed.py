@@ -47,7 +47,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def read_place() -> tuple[int, int, int]:
-    """This process's rank, its rank on this machine, and how many processes there are."""
+    """Return this process's rank, its rank on this machine, and how many processes there are."""
     found = [name for name in VARIABLES if name in os.environ]
     if not found:
         return 0, 0, 1
@@ -68,7 +68,7 @@ def read_place() -> tuple[int, int, int]:
 
 # %%
 def pick_backend(world_size: int) -> tuple[str, str]:
-    """How the processes talk, "nccl" or "gloo", and what they compute on, "cuda" or "cpu"."""
+    """Return the backend ("nccl" or "gloo") and the device ("cuda" or "cpu")."""
     has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= world_size
     if not has_gpus or not dist.is_nccl_available():
         return "gloo", "cpu"
@@ -99,7 +99,7 @@ def ddp_setup(rank: int, world_size: int, local_rank: int = 0) -> torch.device:
 
 # %%
 def prepare_dataset(rank: int, world_size: int) -> tuple[DataLoader, DataLoader]:
-    """Loaders of this process's share of the training examples, and of all test examples."""
+    """Return loaders of this process's share of the training examples, and of all test examples."""
     X_train = torch.tensor([[-1.2, 3.1], [-0.9, 2.9], [-0.5, 2.6], [2.3, -1.1], [2.7, -1.5]])
     train_ds = ToyDataset(X_train, torch.tensor([0, 0, 0, 1, 1]))
     test_ds = ToyDataset(torch.tensor([[-0.8, 2.8], [2.6, -1.6]]), torch.tensor([0, 1]))
@@ -117,7 +117,7 @@ def prepare_dataset(rank: int, world_size: int) -> tuple[DataLoader, DataLoader]
 
 # %%
 def average(value: Tensor, world_size: int) -> Tensor:
-    """The mean of a tensor over all processes, in a new one."""
+    """Return the mean of a tensor over all processes, in a new one."""
     total = value.detach().clone()
     if world_size > 1:
         dist.all_reduce(total)

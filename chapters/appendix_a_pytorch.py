@@ -286,7 +286,7 @@ predictions = torch.argmax(probas, dim=1)
 print(predictions)
 
 # %% [markdown]
-# The largest score and the largest probability stand in the same place, so softmax can be left out.
+# The largest score and the largest probability are in the same place, so softmax can be left out.
 
 # %%
 predictions = torch.argmax(outputs, dim=1)
@@ -374,7 +374,7 @@ print("By hand:", (2 * 30 + 30) + (30 * 20 + 20) + (20 * 2 + 2))
 
 # %%
 def microseconds(device: torch.device, runs: int) -> float:
-    """The shortest time of some products of a 100 x 200 and a 200 x 300 matrix."""
+    """Return the shortest time of some products of a 100 x 200 and a 200 x 300 matrix."""
     first, second = torch.rand(100, 200, device=device), torch.rand(200, 300, device=device)
     times = []
     for _ in range(runs):

@@ -314,8 +314,8 @@ for name, train, val in (
 # `train_model` is the book's to the letter. For one's own texts there is `llm_scratch.train`, with
 # the same three additions put right: gradients are clipped at every step, warm-up included, and
 # the norm is logged; the last step has exactly the smallest rate; the peak comes from the settings,
-# so that an interrupted run goes on with the rate it would have had. It writes checkpoints and goes
-# on from them to the bit.
+# so that an interrupted run goes on with the rate it would have had. It writes checkpoints and
+# resumes from them with exactly the same numbers.
 #
 # Its schedules are functions of the step, which counts from 1. Besides the cosine there are a
 # line, and a rate that stays at the peak and falls only in the last fifth: with that one a run can

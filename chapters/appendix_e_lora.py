@@ -138,7 +138,7 @@ print(f"{len(test_loader)} test batches")
 
 # %%
 def pretrained():
-    """A small model that has read the story and the messages, without their labels."""
+    """Return a small model that has read the story and the messages, without their labels."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 4}  # fmt: skip
     sizes |= {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.1}
@@ -282,7 +282,7 @@ for name, loader in loaders.items():
 # %% [markdown]
 # # Beyond the book: adapters on disk
 #
-# What was learned is small, and can be kept without the model that it stands in. `save_adapter`
+# What was learned is small, and can be kept without the model that it belongs to. `save_adapter`
 # writes it in the form of the PEFT library, which can load it, too. The head was new, so it is kept
 # as well. In the file's header is a fingerprint of the base.
 
@@ -314,8 +314,8 @@ except ValueError as error:
 # # Beyond the book: merging
 #
 # Beside each other the two paths cost time at every token. `merge_lora` adds the product to the
-# weights. The sums are taken in another order, so the last digit may differ; `unmerge_lora` brings
-# back the base to the bit, since its weights were never touched.
+# weights. The sums are taken in another order, so the last digit may differ; `unmerge_lora`
+# restores the base exactly, since its weights were never touched.
 
 # %%
 with torch.no_grad():

@@ -376,7 +376,7 @@ for bpe in (BytePairTokenizer([], name="bytes"), ours, gpt2):
 print(ours.decode(ours.encode("漢字 and 🔥 were in no story.")))
 
 # %% [markdown]
-# `train_by_hand` is the plain method in twenty lines, worth reading: it counts every pair anew
+# `train_by_hand` is the plain method in twenty lines, worth reading: it counts every pair again
 # after each merge. `BytePairTokenizer.train` only recounts the words that a merge has changed.
 
 # %%

@@ -95,9 +95,9 @@ print("Sum:", attn_weights_2_tmp.sum())
 
 # %%
 def softmax_naive(x: torch.Tensor) -> torch.Tensor:
-    """Weights that are positive and sum to 1 over the first dimension: same shape.
+    """Return weights that are positive and sum to 1 over the first dimension: same shape.
 
-    The formula as it stands in a textbook. A score of 100 is too much for it: `exp` overflows.
+    The formula as in a textbook. A score of 100 is too much for it: `exp` overflows.
     """
     return torch.exp(x) / torch.exp(x).sum(dim=0)
 

@@ -353,7 +353,7 @@ for use_cache in (False, True):
 
 # %%
 def count(module: nn.Module) -> int:
-    """How many parameters a module has."""
+    """Return how many parameters a module has."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -374,7 +374,7 @@ print(f"  output projection: {count(block.att.out_proj):,}")
 
 # %%
 def get_config(base_config: dict, model_name: str = "gpt2-small") -> dict:
-    """A configuration like `base_config` with the width, depth and heads of a GPT-2."""
+    """Return a configuration like `base_config` with the width, depth and heads of a GPT-2."""
     size = gpt2_config(model_name)
     return {**base_config, **{name: size[name] for name in ("emb_dim", "n_layers", "n_heads")}}
 

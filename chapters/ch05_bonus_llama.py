@@ -178,7 +178,7 @@ compare(rope_by_hand(queries, angles), apply_rope(queries, rope))
 
 # %%
 def score(query, key, query_at, key_at):
-    """The score of a query and a key (D,) that stand at two positions."""
+    """Return the score of a query and a key (D,) that stand at two positions."""
     places = torch.tensor([query_at, key_at])
     query, key = apply_rope(torch.stack([query, key]), rope_tables(cfg64, places, places.device))
     return (query @ key / math.sqrt(len(key))).item()
@@ -252,7 +252,7 @@ change("Grouped queries", lambda model: use_rope(model, groups=G))
 
 
 def cache_bytes(cfg, tokens=1, number=2):
-    """Bytes of the keys and values of one text; a number of bfloat16 takes 2."""
+    """Return bytes of the keys and values of one text; a number of bfloat16 takes 2."""
     return 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * number * tokens
 
 
@@ -298,7 +298,7 @@ published = {
 
 
 def count(cfg, used=1.0):
-    """The parameters of a model, a tied head once; of its experts only the share that is used."""
+    """Return the number of parameters, a tied head once; of experts only the share in use."""
     shapes = parameter_shapes(cfg)
     if cfg.tie_weights:
         del shapes["out_head.weight"]
@@ -328,7 +328,7 @@ chapter.show(settings, "ch05-bonus-cache", pictures.plot_cache_memory, caches)
 
 # %%
 def built(number):
-    """A model with so many of the changes."""
+    """Return a model with so many of the changes."""
     model = GPTModel(gpt_cfg)
     for _, function in changes[:number]:
         function(model)
@@ -337,7 +337,7 @@ def built(number):
 
 
 def trained_loss(number, seed):
-    """The validation loss after one pass over overlapping windows of the story."""
+    """Return the validation loss after one pass over overlapping windows of the story."""
     torch.manual_seed(seed)
     model = built(number)
     torch.manual_seed(seed)
@@ -365,9 +365,9 @@ for number, name in enumerate(["GPT", *(name for name, _ in changes)]):
 # helps at once, since nobody has to learn what position 37 means. What may not: which change is
 # good. SwiGLU tends to start slowly here, and is in every large model because it ended lower in
 # long trainings. RMSNorm, grouped queries and the tied head are there for their cost, and the best
-# that one can hope for is no difference. Dropout is of use where a text is read again and again,
-# which a run this short does not do. A small model, a short text and a few dozen steps can't judge
-# any of them.
+# that one can hope for is to see no difference. Dropout is of use where a text is read again and
+# again, which a run this short does not do. A small model, a short text and a few dozen steps can't
+# judge any of them.
 #
 # ## Longer contexts: the base, and Llama 3.1's scaling
 #
@@ -507,7 +507,7 @@ if smollm2 is not None:
 # not needed again until the next token: two operations for each number read. Processors could do
 # dozens in that time. So the memory sets the limit:
 #
-#     tokens a second <= bytes a second / (bytes of weights + bytes of the cache)
+#     tokens per second <= bytes per second / (bytes of weights + bytes of the cache)
 #
 # and smaller numbers are faster numbers: bfloat16 halves the bytes of float32, int8 quarters them.
 # First, what the memory of this machine gives: a product of one vector with a large matrix. (Close
@@ -516,14 +516,14 @@ if smollm2 is not None:
 
 # %%
 def bandwidth(megabytes):
-    """The most bytes a second that a matrix-vector product reads, of several tries."""
+    """Return the most bytes per second that a matrix-vector product reads, of several tries."""
     layer, vector = Linear(1024, megabytes * 2**20 // 4096, bias=False), torch.randn(1, 1024)
     with torch.no_grad():
         return megabytes * 2**20 / min(timeit.repeat(lambda: layer(vector), number=1, repeat=12))
 
 
 def measure(model, tokens):
-    """Tokens a second in each precision, and the limits: two dicts by precision."""
+    """Return tokens per second in each precision, and the limits: two dicts by precision."""
     found, limits = {}, {}
     for name, number, variant in (
         ("float32", 4, model), ("bfloat16", 2, deepcopy(model).bfloat16()),

@@ -233,7 +233,7 @@ chapter.show(settings, "ch05-losses", plot_losses, *curves)
 # %% [markdown]
 # # 5.3 Decoding strategies to control randomness
 #
-# Greedy decoding gives the same text every time, and after this training much of it stands in the
+# Greedy decoding gives the same text every time, and after this training much of it is in the
 # story word for word.
 
 # %%
@@ -281,7 +281,7 @@ print_sampled_tokens(probas)
 
 # %%
 def softmax_with_temperature(logits, temperature):
-    """Probabilities of a temperature: (V,) logits -> (V,), flatter as the temperature grows."""
+    """Return probabilities, flatter as the temperature grows: (V,) logits -> (V,)."""
     return torch.softmax(logits / temperature, dim=0)
 
 
@@ -367,7 +367,7 @@ save_checkpoint(checkpoint, model, optimizer)
 print(f"Saved: {checkpoint} ({checkpoint.stat().st_size / 1e6:,.0f} MB)")
 print("Validation loss when saved:", calc_loss_loader(val_loader, model, device))
 
-del model, optimizer  # so that they do not stand in memory twice
+del model, optimizer  # so that they are not in memory twice
 model = GPTModel.empty(config).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
 load_checkpoint(checkpoint, model, optimizer)

@@ -121,7 +121,7 @@ print("Training, validation, test:", len(train_rows), len(val_rows), len(test_ro
 
 # %%
 def words_of(text):
-    """The words and marks of a message, in lower case."""
+    """Return the words and marks of a message, in lower case."""
     return split_words(text.lower())
 
 
@@ -193,12 +193,12 @@ print(f"{len(test_loader)} test batches")
 
 # %%
 def next_token_row(ids):
-    """Inputs and targets of a text, which ends with the end-of-text token."""
+    """Return inputs and targets of a text, which ends with the end-of-text token."""
     return ids, [*ids[1:], pad_id]
 
 
 def pretrained():
-    """A small model that has read what there is to read, and nothing else."""
+    """Return a small model that has read what there is to read, and nothing else."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 4}  # fmt: skip
     context = max(128, length)
@@ -320,7 +320,7 @@ epochs = 2 if settings.quick else settings.epochs
 def fine_tuned(
     train="last block", loaders=(train_loader, val_loader), log=print, epochs=epochs, **options
 ):
-    """The book's training run on a new copy of the pretrained model."""
+    """Return the book's training run on a new copy of the pretrained model."""
     torch.manual_seed(123)
     model = replace_head(deepcopy(base), 2, train)
     torch.manual_seed(123)
@@ -357,7 +357,7 @@ for name, loader in loaders.items():
 
 # %%
 def spam_probability(text, padding):
-    """How sure the model is that a message is spam, behind so much padding."""
+    """Return how sure the model is that a message is spam, behind so much padding."""
     ids = encode(tokenizer, text, "text")
     row = torch.tensor([ids + [pad_id] * padding], device=device)
     with torch.no_grad():

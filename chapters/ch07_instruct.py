@@ -211,7 +211,7 @@ collate = partial(custom_collate_fn, pad_token_id=pad_id, allowed_max_length=102
 
 
 def loader_of(dataset, shuffle=False, collate_fn=collate):
-    """Batches of 8, as in the book."""
+    """Return batches of 8, as in the book."""
     return DataLoader(dataset, 8, shuffle=shuffle, drop_last=shuffle, collate_fn=collate_fn)
 
 
@@ -239,7 +239,7 @@ print(targets[0])
 
 # %%
 def said_twice(words, generator):
-    """Two lines with the same words, drawn at random; the one or the other may be in capitals."""
+    """Return two lines of the same random words; either may be in capitals."""
     count = int(torch.randint(2, 6, (), generator=generator))
     chosen = torch.randint(len(words), (count,), generator=generator).tolist()
     line = " ".join(words[i] for i in chosen)
@@ -248,7 +248,7 @@ def said_twice(words, generator):
 
 
 def plain_text(num_tokens):
-    """The training entries in ever new order, with such lines between them, as ids in a row."""
+    """Return the ids of the training entries in ever new order, with such lines between them."""
     generator = torch.Generator().manual_seed(123)
     entries = [[entry[part] for part in PARTS if entry.get(part)] for entry in train_data]
     words = sorted({word for entry in train_data for word in entry.get("input", "").split()
@@ -262,7 +262,7 @@ def plain_text(num_tokens):
 
 
 def pretrained():
-    """A small model that has read the plain text once, and nothing else."""
+    """Return a small model that has read the plain text once, and nothing else."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 3}  # fmt: skip
     config = {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.0}
@@ -324,7 +324,7 @@ limit = 40 if gpt2_folder is None else 256  # tokens of an answer
 
 
 def tuned(model, name, passes=epochs, peak=rate, log=lambda line: None, **options):
-    """Fine-tune a model in place, and give it back with the log of its run."""
+    """Tune a model in place, and give it back with the log of its run."""
     per_epoch = len(train_data) // batch_size // (4 if settings.quick else 1)
     run = TrainConfig(
         steps=passes * per_epoch, micro_batch=batch_size, learning_rate=peak,

@@ -171,10 +171,10 @@ for processes in (2, 8):
     print(f"{processes} processes: each sends {share * 4 * published_numbers / 1e9:.1f} GB a step")
 
 # %% [markdown]
-# At 5 steps a second that is some 16 GB a second from each of eight GPUs: little for what connects
-# the GPUs of one machine, and out of the question for most networks between machines. There it
-# helps to send less often: with accumulation, the gradients of several micro batches are added up
-# first, and sent with the last one.
+# At 5 steps per second that is some 16 GB per second from each of eight GPUs: little for what
+# connects the GPUs of one machine, and out of the question for most networks between machines.
+# There it helps to send less often: with accumulation, the gradients of several micro batches are
+# added up first, and sent with the last one.
 #
 # ## How much faster
 #
@@ -187,7 +187,7 @@ for processes in (2, 8):
 
 # %%
 def read_speeds(table):
-    """The table of `distributed scale`: processes -> steps, tokens a second, efficiency."""
+    """Return the table of `distributed scale`: processes -> steps, tokens/s, efficiency."""
     with open(table, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tokens_per_s"]]
     names = ("its_per_s", "tokens_per_s", "efficiency")
@@ -195,13 +195,13 @@ def read_speeds(table):
 
 
 def speed_of(lines, processes):
-    """The same of one run, from its metrics: the median over the steps, without the first two."""
+    """Return the same for one run: the medians over its steps, without the first two."""
     seconds = statistics.median(line["seconds"] for line in lines[2:])
     return 1 / seconds, (lines[-1]["tokens"] - lines[-2]["tokens"]) / seconds / processes
 
 
 def show_speeds(speeds):
-    """Print a table: processes, steps a second of each, tokens a second of all, efficiency."""
+    """Print a table: processes, steps per second of each, tokens per second of all, efficiency."""
     print("processes   it/s each   tokens/s in all   efficiency")
     for count, (rate, tokens, efficiency) in speeds.items():
         print(f"{count:>9}   {rate:>9.2f}   {tokens:>15,.0f}   {efficiency:>10.0%}")
@@ -223,11 +223,11 @@ show_speeds(measured)
 # %% [markdown]
 # The table of part 3, on A100s of 40 GB with one sequence of 2,048 tokens in each process (gpjt,
 # *Messing around with fine-tuning LLMs*, part 3, 15 May 2024). Started by plain `python`, one
-# process took 6.24 steps a second, by `torchrun` 5.81. From 1 to 8 processes the run went from 56
+# process took 6.24 steps per second, by `torchrun` 5.81. From 1 to 8 processes the run went from 56
 # minutes to 8, and the eight GPUs were 7.3 times as fast as one: 91 % of what they could be.
 
 # %%
-RATES = (5.81, 5.48, 5.39, 5.38, 5.33, 5.32, 5.30, 5.29)  # steps a second, of each process
+RATES = (5.81, 5.48, 5.39, 5.38, 5.33, 5.32, 5.30, 5.29)  # steps per second, of each process
 MINUTES = (56, 30, 20, 15, 12, 10, 9, 8)
 published = {  # the tokens are those of full rows, padding included
     count: (rate, rate * count * 2048, rate / RATES[0]) for count, rate in enumerate(RATES, 1)

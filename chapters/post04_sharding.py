@@ -74,7 +74,7 @@ options += [f"--steps={steps}", f"--eval-every={steps}", "--device=cpu", "--prec
 
 
 def run(name, processes, *how):
-    """Train as a command does, 8 rows a step: the losses, and what each process held."""
+    """Train as a command does, 8 rows per step: the losses, and what each process held."""
     words = ["pretrain", "--data=tokens.bin", f"--out={name}", f"--micro-batch={8 // processes}"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     chapter.run_command([*words, *options, *how], folder, processes, threads)
@@ -150,7 +150,7 @@ RING = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "broadcast": 1, "
 
 
 def per_parameter(held, processes):
-    """The bytes that a process sends in a step, by parameter of the model."""
+    """Return the bytes that a process sends in a step, by parameter of the model."""
     kinds = [pair for phase in held["sent"].values() for pair in phase.items()]
     size = sum(RING[kind] * size for kind, (_, size) in kinds)
     return size * (processes - 1) / processes / (whole["parameters"] / 4)
@@ -265,8 +265,8 @@ for N in range(1, 65):
         break
 
 # %% [markdown]
-# **2.** How many bytes does a GPU send in a step of that, N = 8 and 2 bytes a number, by DDP and by
-# full sharding?
+# **2.** How many bytes does a GPU send in a step of that, N = 8 and 2 bytes per number, by DDP and
+# by full sharding?
 
 # %%
 for name, times in (("DDP", 2), ("full sharding", 3)):

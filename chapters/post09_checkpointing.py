@@ -38,7 +38,7 @@ settings = chapter.settings(__doc__)
 # the checkpoints that a run saves.)
 #
 # In this library it is one setting, `--checkpoint-blocks K`: every K-th block computes twice, 0 is
-# none. It stands in `model.checkpoint_blocks`.
+# none. It is `model.checkpoint_blocks`.
 #
 # Letters: B texts, T tokens, C the width of the stream, V the vocabulary.
 
@@ -56,7 +56,7 @@ batch = torch.randint(0, 512, (2, B, T), generator=torch.Generator().manual_seed
 
 
 def step(model, every):
-    """The loss and gradients of a batch, the bytes kept in between, and the seconds it took."""
+    """Return loss and gradients of a batch, the bytes kept in between, and the seconds taken."""
     model.checkpoint_blocks = every
     model.zero_grad()
     torch.manual_seed(123)  # for dropout
@@ -70,7 +70,7 @@ def step(model, every):
 
 
 def new(cfg):
-    """A model with its first weights, as it trains."""
+    """Return a model with its first weights, as it trains."""
     model = empty_model(cfg)
     model.init_weights(generator=torch.Generator().manual_seed(123))
     return model.train()
@@ -79,7 +79,7 @@ def new(cfg):
 # %% [markdown]
 # ## The same numbers
 #
-# The loss and every gradient are the same to the bit, dropout included: before a block computes
+# The loss and every gradient are exactly the same, dropout included: before a block computes
 # again, the state of the random generators is what it was the first time.
 
 # %%
@@ -204,9 +204,9 @@ chapter.show(settings, "post09-batches", pictures.plot_batches, memory, speeds, 
 
 # %% [markdown]
 # Checkpointing made six times the rows fit, 12 in place of 2, and still the run was slower with it:
-# 10.3 sequences a second against 11.4. With two rows a GPU of this kind was busy already, and more
-# rows cannot make up for a forward pass more. **It pays where a model does not fit without it, and
-# not where it does.**
+# 10.3 sequences per second against 11.4. With two rows a GPU of this kind was busy already, and
+# more rows cannot make up for a forward pass more. **It pays where a model does not fit without it,
+# and not where it does.**
 #
 # Why do 8 billion parameters still need 3.4 GiB for each sequence, when blocks keep their inputs
 # alone? The logits. A vocabulary of 128,256 takes, in float32, 4 bytes for each token's logits,

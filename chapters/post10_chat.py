@@ -85,7 +85,7 @@ print(summary)
 
 
 def size(messages):
-    """How many characters are said."""
+    """Return how many characters are said."""
     return sum(len(message.content) for message in messages)
 
 
@@ -95,7 +95,7 @@ for message in shortest:
     print(f"  {message.role}: {message.content}")
 
 # %% [markdown]
-# A text without marks is no conversation. The series' conversion puts a sentence in its place,
+# A text without marks is not a conversation. The series' conversion puts a sentence in its place,
 # which begins with "Error:", stays in the data set, and is learned. Here the reader names file,
 # line and reason, or leaves the row out and counts it (`skip_bad=True`).
 
@@ -128,7 +128,7 @@ print(f"{len(taught)} to learn from, {len(measured)} to measure with, {len(held_
 
 # %%
 def pretrained(tokenizer, text):
-    """A small model that has read a text, and nothing else."""
+    """Return a small model that has read a text, and nothing else."""
     width, layers, steps = (64, 2, 60) if settings.quick else (128, 4, 300)
     sizes = {"emb_dim": width, "n_layers": layers, "n_heads": 4, "n_kv_groups": 2}
     torch.manual_seed(123)
@@ -262,7 +262,7 @@ chapter.show(settings, "post10-lengths", plot_lengths, lengths.tokens, lengths.l
 # series pads all to 2,048 tokens. To the longest of the batch costs less, less still where batches
 # are made of rows of about the same length (buckets, the default here), and least where several
 # conversations share a row (`packing=True`): no token looks across the wall between two of them,
-# and positions begin anew.
+# and positions begin again.
 
 # %%
 pairs = len(taught) // 2
@@ -284,7 +284,7 @@ for name, tokens in computed.items():
 #
 # All parameters learn, with the settings of the series' final run: batches of 2 (on each of its
 # eight GPUs), a rate that rises to 8e-5 in the first tenth and falls as a cosine, a weight decay of
-# 0.01, nine epochs at the most. The small model, which has everything to learn, gets a higher rate
+# 0.01, at most nine epochs. The small model, which has everything to learn, gets a higher rate
 # of its own. After each epoch the validation loss is measured and some held-out questions are
 # answered. A patience of 1 ends the run at the first epoch that is worse than the best one, whose
 # model comes back.

@@ -31,7 +31,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 # One core is the tests', the others are for the scripts that run beside them.
 torch.set_num_threads(1)
 
-# A busy machine is no fault of the code under test.
+# A busy machine is not a fault of the code under test.
 hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("tests")
 

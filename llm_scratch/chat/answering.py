@@ -24,7 +24,7 @@ from llm_scratch.tokenizers.any_tokenizer import (
 
 @dataclass
 class Clock:
-    """What an answer, or a part of it, took.
+    """The time that an answer, or a part of it, took.
 
     Args:
         prompt_tokens: ids that it follows.
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Answer:
-    """What the assistant says to one prompt, as far as it has been written.
+    """The assistant's answer to one prompt, as far as it has been written.
 
     `write` goes on from the very ids that were written, with the same generator and what penalties
     remember: an answer that is stopped and gone on with is the one that was never stopped.

@@ -165,7 +165,7 @@ COMMANDS = {
     "system": Asked("/system [TEXT]", "show the system text, or set it", _system),
     "set": Asked("/set NAME VALUE", "change a setting, as /set temperature 0.8", _set),
     "show": Asked("/show [PART]", f"show {', '.join(PARTS)}", _show),
-    "regen": Asked("/regen", "have the last question answered anew", _regen),
+    "regen": Asked("/regen", "have the last question answered again", _regen),
     "undo": Asked("/undo", "take the last question and its answer back", _undo),
     "save": Asked("/save FILE", "write the conversation to a file", _save),
     "load": Asked("/load FILE", "go on with the conversation in a file", _load),

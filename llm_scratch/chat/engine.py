@@ -183,7 +183,7 @@ class Engine:
 
     @property
     def counters(self) -> EngineCounters:
-        """What was done so far."""
+        """The counts of what was done so far."""
         with self._changed:
             return replace(self._counters, running=len(self._rows), waiting=len(self._waiting))
 

@@ -34,12 +34,12 @@ class NoRoomError(ValueError):
 
 NEWEST = ("the message and the system text have", "shorten them, or ask for shorter answers")
 WHOLE = ("the conversation has", "take turns back, clear it, or let the oldest turns go")
-OPEN = ("question and answer have", "ask anew, or clear the conversation")
+OPEN = ("question and answer have", "ask again, or clear the conversation")
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What went from a conversation, so that the rest fits.
+    """The part of a conversation that was dropped so that the rest fits.
 
     Args:
         messages: the messages, oldest first.
@@ -53,7 +53,7 @@ class Forgotten:
 
     @property
     def turns(self) -> int:
-        """How many questions, with their answers."""
+        """The number of questions, with their answers."""
         return sum(message.role == "user" for message in self.messages)
 
     def __str__(self) -> str:

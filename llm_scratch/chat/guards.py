@@ -38,7 +38,7 @@ def host_of(header: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is given by number, so that no name server can point it elsewhere."""
+    """Return whether a host is given by number, so that no name server can point it elsewhere."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -34,7 +34,7 @@ class Choice:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why it ended, in OpenAI's words: one that ran out of time was long enough."""
+        """The reason why it ended, in OpenAI's words; running out of time counts as "length"."""
         if self.finished is None:
             return None
         return "stop" if self.finished.reason in ("eos", "stop") else "length"
@@ -149,7 +149,7 @@ class Offsets:
 
 
 class ChatAnswers:
-    """What `/v1/chat/completions` answers.
+    """The answers of `/v1/chat/completions`.
 
     Args:
         model: the name that it was asked by.
@@ -193,7 +193,7 @@ class ChatAnswers:
 
 
 class TextAnswers:
-    """What `/v1/completions` answers.
+    """The answers of `/v1/completions`.
 
     Args:
         model: the name that it was asked by.

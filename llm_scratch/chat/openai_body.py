@@ -28,7 +28,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as err:
         raise _broken(f"byte {err.start} is not UTF-8") from err
     except UnicodeEncodeError as err:
-        raise _broken("it holds half of a surrogate pair, which is no character") from err
+        raise _broken("it holds half of a surrogate pair, which is not a character") from err
     except RecursionError as err:
         raise _broken("it is nested too deeply") from err
     except ValueError as err:
@@ -43,7 +43,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:40]!r} stands in it twice")
+        raise ValueError(f"the key {twice[:40]!r} is in it twice")
     return found
 
 

@@ -50,7 +50,7 @@ class Fields:
         self._values = {name: value for name, value in values.items() if value is not None}
 
     def __contains__(self, name: str) -> bool:
-        """Whether a field was given, and is not null."""
+        """Return whether a field was given, and is not null."""
         return name in self._values
 
     def names(self) -> list[str]:
@@ -95,7 +95,7 @@ class Fields:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for beside its prompt.
+    """The settings of a request, besides its prompt.
 
     Args:
         settings: how tokens are chosen.

@@ -18,7 +18,7 @@ NOT_DONE = ("tool_calls", "function_call", "audio")
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """How much one request may say.
+    """The limits on what one request may contain.
 
     Args:
         messages: of a chat.

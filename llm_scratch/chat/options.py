@@ -19,7 +19,7 @@ SEEDS = 1 << 63  # below
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How a session answers.
+    """The settings by which a session answers.
 
     Args:
         settings: how each token is chosen.

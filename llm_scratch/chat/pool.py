@@ -21,7 +21,7 @@ class PrefixPool:
         self._prefixes: list[ReadPrefix] = []
 
     def __len__(self) -> int:
-        """How many prefixes are kept."""
+        """Return how many prefixes are kept."""
         return len(self._prefixes)
 
     @property

@@ -35,7 +35,7 @@ class ReadPrefix:
 
     @property
     def length(self) -> int:
-        """How many tokens have been read."""
+        """The number of tokens read."""
         return len(self._ids)
 
     def first(self, tokens: int) -> ReadPrefix:

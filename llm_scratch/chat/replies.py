@@ -15,7 +15,7 @@ _COLOURS = {"system": "#888", "user": "#2563eb", "assistant": "#15803d"}
 
 
 class Reply:
-    """What the assistant says, piece by piece: nothing is written before it is asked for.
+    """A reply of the assistant, piece by piece: nothing is written before it is asked for.
 
     A loop over it gives the pieces, `str(reply)` reads to the end and gives all, and in a notebook
     it streams into the cell that it ends. It can be left at any place: what has been said stays in
@@ -60,7 +60,7 @@ class Reply:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why the answer ended: "eos", "stop", "length", or "interrupted", also before its end."""
+        """The reason for the end: "eos", "stop", "length", or "interrupted", also before it."""
         return self._answer.finish_reason
 
     @property

@@ -103,7 +103,7 @@ class Row:
 
     @property
     def unread(self) -> int:
-        """How many ids of the prompt are left to be read."""
+        """The number of ids of the prompt still to be read."""
         return len(self.request.ids) - (self.cache.length if self.begun else 0)
 
     @property
@@ -161,7 +161,7 @@ class Row:
         return [] if self._answer is None else self._piece(self._answer.finish("interrupted"))
 
     def _piece(self, text: str) -> list[Event]:
-        """The text as an event, with the scores not told yet; they wait for text, or the end."""
+        """Return the text as an event, with the scores that waited for text or the end."""
         if not text and not (self._untold and self.ended):
             return []
         piece = Piece(text, tuple(self._untold))
@@ -169,7 +169,7 @@ class Row:
         return [piece]
 
     def finished(self) -> Finished:
-        """How the answer has ended; "interrupted" where it has not."""
+        """Return how the answer has ended; "interrupted" where it has not."""
         reason = self._answer.finish_reason if self._answer is not None else None
         return Finished(
             reason or "interrupted",
@@ -179,7 +179,7 @@ class Row:
         )
 
     def given_back(self) -> ReadPrefix | None:
-        """What was read of prompt and answer, for a later request."""
+        """Return what was read of prompt and answer, for a later request."""
         if not self.begun:
             return None
         self.prefix.note([*self.request.ids, *self.written])

@@ -30,7 +30,7 @@ class ChatFileError(FileError):
 
 @dataclass(frozen=True)
 class SavedChat:
-    """A conversation as it stands in a file; no model is needed to look at it.
+    """A conversation as saved in a file; no model is needed to look at it.
 
     Args:
         messages: perhaps a system text, then user and assistant in turn.
@@ -58,7 +58,7 @@ def weights_mark(model: Any) -> str:
 
 
 def write_chat(path: PathLike, chat: SavedChat) -> None:
-    """Write a conversation as JSON, whole or not at all."""
+    """Write a conversation as JSON, atomically."""
     messages = [{"role": each.role, "content": each.content} for each in chat.messages]
     values = (VERSION, chat.model, chat.weights_sha256, chat.format, dict(chat.settings), messages)
     write_json(path, dict(zip(KEYS, values, strict=True)))
@@ -73,7 +73,7 @@ def read_chat(path: PathLike) -> SavedChat:
     """
     content = read_json(path, most_bytes=LONGEST, error=ChatFileError)
     if missing := [key for key in KEYS if key not in content]:
-        raise ChatFileError(path, f"is no saved chat: it has no {missing[0]!r}")
+        raise ChatFileError(path, f"is not a saved chat: it has no {missing[0]!r}")
     if content["format_version"] != VERSION:
         version = shown(content["format_version"])
         raise ChatFileError(path, f"is a chat of version {version}, this library reads {VERSION}")
@@ -138,5 +138,5 @@ def check_order(path: PathLike, messages: Sequence[Message]) -> None:
 
 
 def _is_text(content: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which JSON can hold and UTF-8 can't."""
+    """Return whether a text has no lone surrogates, which JSON can hold and UTF-8 can't."""
     return not any("\ud800" <= character <= "\udfff" for character in content)

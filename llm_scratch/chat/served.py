@@ -27,7 +27,7 @@ class Ticket(Protocol):
 
 
 class Answering(Protocol):
-    """What the server asks of an engine."""
+    """The part of an engine that the server uses."""
 
     model: Any
     tokenizer: Any
@@ -38,7 +38,7 @@ class Answering(Protocol):
 
     @property
     def counters(self) -> Any:
-        """What it has done so far."""
+        """The counts of what it has done so far."""
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
         """Take a request."""
@@ -49,7 +49,7 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """How much one request may ask for.
+    """The limits on one request.
 
     Args:
         body_bytes: of its body.
@@ -79,7 +79,7 @@ def say(line: str) -> None:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Who may ask, and how much.
+    """The settings of a server: who may ask, and how much.
 
     Args:
         api_key: what requests must bring; None asks for none.
@@ -114,12 +114,12 @@ class ServedModel:
 
     @property
     def context_length(self) -> int:
-        """How many tokens it sees."""
+        """The number of tokens that it sees."""
         return context_length_of(self.engine.model)
 
     @property
     def vocab_size(self) -> int:
-        """How many ids it has, of those that its tokenizer knows."""
+        """The number of its ids, of those that its tokenizer knows."""
         known = vocab_size_of(self.engine.tokenizer)
         most = int(unwrapped(self.engine.model).cfg["vocab_size"])
         return most if known is None else min(most, known)

@@ -36,7 +36,7 @@ class ChatSession:
     """A conversation with a model, which reads of each turn only what it has not read yet.
 
     A prompt is always what `encode_prompt` makes of the messages, so that answers are those of a
-    session that reads everything anew. When a conversation outgrows the context, the oldest
+    session that reads everything again. When a conversation outgrows the context, the oldest
     questions go with their answers and the reply says so; system text and newest question stay.
 
     Args:
@@ -129,7 +129,7 @@ class ChatSession:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What has been said: the system text, if any is set, then questions and answers."""
+        """The messages so far: the system text, if any is set, then questions and answers."""
         system = () if self.system is None else (Message("system", self.system),)
         return (*system, *self._said())
 
@@ -170,14 +170,14 @@ class ChatSession:
         return self._answered((*self._said(), Message("user", text)))
 
     def regenerate(self) -> Reply:
-        """Have the last question answered anew; with a temperature of 0 the same comes out.
+        """Have the last question answered again; with a temperature of 0 the same comes out.
 
         Raises:
             ValueError: if nothing has been asked; see also `reply`.
         """
         said = self._said()
         if not said:
-            raise ValueError("there is no answer to write anew; ask something first")
+            raise ValueError("there is no answer to write again; ask something first")
         return self._answered(said[:-1])
 
     def continue_(self) -> Reply:
@@ -276,7 +276,7 @@ class ChatSession:
             raise
 
     def save(self, path: PathLike) -> None:
-        """Write the conversation to a file of JSON, whole or not at all."""
+        """Write the conversation to a file of JSON, atomically."""
         write_chat(
             path,
             SavedChat(

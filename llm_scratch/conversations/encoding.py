@@ -55,16 +55,16 @@ class EncodedConversation:
 
     @property
     def tokens_read(self) -> int:
-        """How many tokens a model reads to learn it: all before the last one that is learned."""
+        """The number of tokens read to learn it: all before the last learned one."""
         return len(self.learned) - 1 - self.learned[::-1].index(True)
 
 
 class Format(Protocol):
-    """How a conversation becomes text: what built-in formats and foreign templates offer alike."""
+    """The interface that built-in formats and foreign templates share."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Format(Protocol):
 
     @property
     def before_input(self) -> str:
-        """What separates an instruction from its input."""
+        """The text between an instruction and its input."""
 
     @property
     def input_system(self) -> str | None:

@@ -1,6 +1,6 @@
 """The formats of conversations that this library has, by name; a new one is an entry here.
 
-Layouts are those of the models' own templates; what a field means stands in `layout`.
+Layouts are those of the models' own templates; `layout` says what a field means.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ HOLES = ("{text}", "{system}", "{bos}", "{eos}")
 
 @dataclass(frozen=True)
 class ConversationFormat:
-    """How a conversation becomes text, as the texts around what is said.
+    """A layout of conversations: the texts around what is said.
 
     In these, `{text}` is what is said, `{eos}` the tokenizer's end of text, and `{bos}` its begin
     of text, where it puts one in front of texts.

@@ -16,7 +16,7 @@ from llm_scratch.conversations.messages import Conversation
 
 
 class Cut(NamedTuple):
-    """What conversations lose where a model sees only so many tokens at once.
+    """The loss of conversations that do not fit into a context.
 
     Whole turns are kept, from the first one up to an answer that fits with what ends it.
 

@@ -21,7 +21,7 @@ from llm_scratch.files import FileError
 
 @dataclass(frozen=True)
 class ReadSummary:
-    """What became of the rows of a file.
+    """The counts of what became of the rows of a file.
 
     Args:
         kind: what the file is, of `KINDS`.
@@ -50,7 +50,7 @@ class ReadSummary:
 
 
 class ReadConversations(NamedTuple):
-    """What `read_conversations` found; it unpacks: `conversations, summary = ...`.
+    """The result of `read_conversations`; it unpacks: `conversations, summary = ...`.
 
     Args:
         conversations: the messages of each, in the order of the file.
@@ -125,7 +125,7 @@ def _conversation(
         turns = turns_of(row.values, kind)
         messages, names = repaired(turns.messages, repair)
     except ConversationError as err:
-        hint = "; or a mark stands in what is said" if _doubled_mark(err, kind) else ""
+        hint = "; or a mark is in what is said" if _doubled_mark(err, kind) else ""
         raise RowError(err.reason, f"{row.where}: {err}{hint}") from err
     return messages, [RENAMED] * turns.renamed + names
 

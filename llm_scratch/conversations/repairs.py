@@ -32,7 +32,7 @@ def repaired(
             never learned, all the same.
 
     Raises:
-        ConversationError: if it still is no conversation, or nothing in it is learned.
+        ConversationError: if it still is not a conversation, or nothing in it is learned.
     """
     turns, names = list(messages), []
     if DROPS in repair:

@@ -19,7 +19,7 @@ def describe_format(format: Format | None) -> dict[str, Any] | None:
     """Return a format as plain data, with all its texts; None for none.
 
     Raises:
-        TypeError: if it is no format of this library.
+        TypeError: if it is not a format of this library.
     """
     if format is None:
         return None
@@ -35,7 +35,7 @@ def described_format(content: Mapping[str, Any] | None) -> Any:
     """Return the format that `describe_format` described, a built-in one itself where it is equal.
 
     Raises:
-        ValueError: if it is no such description.
+        ValueError: if it is not such a description.
     """
     if content is None:
         return None

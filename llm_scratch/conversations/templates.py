@@ -82,7 +82,7 @@ class TemplateFormat:
             variables: what else the template reads, as `enable_thinking=False`.
 
         Raises:
-            ValueError: if the template is no Jinja text, or refuses the conversation.
+            ValueError: if the template is not a Jinja text, or refuses the conversation.
         """
         said = [{"role": each.role, "content": each.content} for each in messages]
         marks = special_variables(tokenizer)
@@ -184,8 +184,8 @@ class TemplateFormat:
         """Mark what the assistant says, and what ends it, as learned.
 
         Raises:
-            ValueError: naming the format to take, where a prompt is no prefix or an answer has no
-                end.
+            ValueError: naming the format to take, where a prompt is not a prefix or an answer has
+                no end.
         """
         places: list[int] = []
         for i, segments in prompts.items():

@@ -21,7 +21,7 @@ SHOWN = 40  # characters
 
 
 class TurnForm(NamedTuple):
-    """How the turns of one kind of file are written.
+    """The way in which one kind of file writes turns.
 
     Args:
         role: the key of who speaks.

@@ -108,8 +108,7 @@ def text_row(messages: Conversation, format: Format, tokenizer: Any) -> Row:
         if specials and not piece.control and (found := any_of(specials).search(piece.text)):
             raise ConversationError(
                 "a control token in what is said",
-                f"{found[0]!r} stands in it, and in a text nothing would tell it from the "
-                "format's own",
+                f"{found[0]!r} is in it, and in a text nothing would tell it from the format's own",
             )
     return {"text": "".join(piece.text for piece in pieces)}
 

@@ -98,7 +98,7 @@ def encoded_row(encoded: EncodedConversation) -> tuple[list[int], list[int]]:
 def packed_conversations(rows: TokenRows, most: int) -> PackedRows:
     """Return rows in packs of at most 1,024 tokens, or of the longest row, and never above `most`.
 
-    No token looks at another conversation, and positions begin anew in each.
+    No token looks at another conversation, and positions begin again in each.
 
     Raises:
         ValueError: if a row is longer than `most`.

@@ -119,7 +119,7 @@ def preference_collate(
 def compute_logprobs(
     logits: Tensor, labels: Tensor, selection_mask: Tensor | None = None
 ) -> Tensor:
-    """The mean log-probability that each row of tokens has, in nats: (B,).
+    """Return the mean log-probability that each row of tokens has, in nats: (B,).
 
     A token is compared with the logits one place before it; the first has none. (The paper takes
     the sum over an answer; the book the mean, which long answers do not lower.)
@@ -159,7 +159,7 @@ def compute_dpo_loss(
     reference_rejected_logprobs: Tensor,
     beta: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss of some pairs, and the mean rewards of both answers: three scalars.
+    """Return the mean loss of some pairs, and the mean rewards of both answers: three scalars.
 
     The reward of an answer is how much likelier the model has made it. The loss is
     -log sigmoid(beta * (reward of the chosen one - reward of the rejected one)): ln 2 where the
@@ -213,7 +213,7 @@ def compute_dpo_loss_loader(
     beta: float,
     num_batches: int | None = None,
 ) -> tuple[float, float, float]:
-    """Loss and rewards of a loader, averaged over its pairs: three numbers.
+    """Return loss and rewards of a loader, averaged over its pairs: three numbers.
 
     (The book averages over batches, in which a short last one weighs too much.)
 
@@ -247,7 +247,7 @@ def evaluate_dpo_loss_loader(
     beta: float,
     eval_iter: int | None,
 ) -> dict[str, float]:
-    """Loss and rewards of both parts without dropout; modes are left as found.
+    """Return loss and rewards of both parts without dropout; modes are left as found.
 
     Returns:
         train_loss, train_chosen_reward, train_rejected_reward, and the same with val_.

@@ -47,7 +47,7 @@ REFERENCE_FILE = "reference.safetensors"
 
 @dataclass(frozen=True)
 class PreferenceScore:
-    """How far a model prefers the chosen answers.
+    """The margin by which a model prefers the chosen answers.
 
     Args:
         loss: the mean DPO loss; ln 2 before training.
@@ -63,7 +63,7 @@ class PreferenceScore:
 
 
 def dpo_objective(beta: float = 0.1, *, average: bool = False) -> Objective:
-    """The loss of `compute_dpo_loss` for the training loop, over batches of `PreferenceRows`.
+    """Return the loss of `compute_dpo_loss` as an objective, over batches of `PreferenceRows`.
 
     Args:
         beta: see `compute_dpo_loss`.
@@ -93,7 +93,7 @@ def preference_score(
     batch_size: int = 8,
     precision: Precision = "float32",
 ) -> PreferenceScore:
-    """What a model makes of pairs, measured against the reference that they hold.
+    """Return what a model makes of pairs, measured against the reference that they hold.
 
     Args:
         model: the model that was trained; its modes are left as found.
@@ -151,7 +151,7 @@ def finetune_preferences(
             `save_best=save_adapter`.
 
     Raises:
-        ValueError: if an entry is no pair; if more than a tenth of the pairs are left out; or if
+        ValueError: if an entry is not a pair; if more than a tenth of the pairs are left out; or if
             model, data and settings do not fit each other, see `training.loop.train`.
     """
     save_best = run.get("save_best", save_model)
@@ -192,7 +192,7 @@ def finetune_preferences(
 
 
 def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[str, Tensor]:
-    """The reference that a run was started with; empty where it was stopped before that."""
+    """Return the reference that a run was started with; empty where it was stopped before that."""
     path = folder / REFERENCE_FILE
     if not path.is_file():
         return {}

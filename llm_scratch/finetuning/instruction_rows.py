@@ -32,7 +32,7 @@ def instruction_rows(
     max_length: int = 1024,
     buckets: bool = True,
 ) -> TokenRows:
-    """Prompts and answers as rows to learn from, each with one end mark as its last target.
+    """Return prompts and answers as rows to learn from, each with one end mark as its last target.
 
     A row that is too long loses the beginning of its prompt, never of its answer. A row whose
     answer alone is too long is left out, as is one without output. A warning counts each.
@@ -141,19 +141,19 @@ def check_left_out(given: int, left: int) -> None:
 def answer_row(
     prompt: list[int], answer: list[int], answer_only: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Inputs and targets of a prompt and an answer; the prompt's last token has a target."""
+    """Return inputs and targets of a prompt and an answer; the prompt's last token has a target."""
     ids, hidden = prompt + answer, max(0, len(prompt) - 1) if answer_only else 0
     return ids[:-1], [IGNORE_INDEX] * hidden + ids[1 + hidden :]
 
 
 def learned_share(rows: TokenRows) -> float:
-    """The share of the tokens that are targets, between 0 and 1."""
+    """Return the share of the tokens that are targets, between 0 and 1."""
     learned = sum(int((rows[row][1] != IGNORE_INDEX).sum()) for row in range(len(rows)))
     return learned / int(rows.lengths.sum())
 
 
 def show_mask(tokenizer: Any, inputs: Tensor, targets: Tensor, *, color: bool = True) -> str:
-    """A row as text, what is learned set off from what is not.
+    """Return a row as text, what is learned set off from what is not.
 
     Args:
         tokenizer: the one that the row was made with.

@@ -49,8 +49,8 @@ def finetune_instructions(
             LoRA is kept by `save_best=save_adapter`.
 
     Raises:
-        ValueError: naming the row that is no instruction with an answer; if more than a tenth of
-            the rows have answers that do not fit; or if model, data and settings do not fit each
+        ValueError: naming the row that is not an instruction with an answer; if more than a tenth
+            of the rows have answers that do not fit; or if model, data and settings do not fit each
             other, see `training.loop.train`.
     """
     data, validated = instruction_parts(
@@ -112,7 +112,7 @@ def answer(
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
 ) -> list[Generation]:
-    """What a model answers to each instruction: `.text` is the answer as it was written.
+    """Return what a model answers to each instruction: `.text` is the answer as it was written.
 
     `.finish_reason` is "eos" or "stop" where the model ended by itself.
 
@@ -152,7 +152,7 @@ def ends_of(format: Format, tokenizer: Any) -> TextOptions:
 
 
 def stopped_share(answers: Sequence[Generation]) -> float:
-    """The share of answers that the model ended by itself, by id or stop string: 0 to 1.
+    """Return the share of answers that the model ended by itself, by id or stop string: 0 to 1.
 
     Raises:
         ValueError: if there are no answers.

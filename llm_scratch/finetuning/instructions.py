@@ -30,7 +30,7 @@ KEYS = ("instruction", "output")
 
 
 def load_instructions(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of a file (JSON, JSON Lines, CSV, TSV): dicts with instruction, input and output.
+    """Return the entries of a file (JSON, JSON Lines, CSV, TSV): instruction, input, output.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -53,7 +53,7 @@ def load_entries(path: str | os.PathLike[str], keys: Sequence[str]) -> list[dict
 
 
 def check_entry(where: str, entry: Any, keys: Sequence[str] = KEYS) -> None:
-    """Refuse an entry that is no instruction with its answers.
+    """Refuse an entry that is not an instruction with its answers.
 
     Args:
         where: what errors call it.
@@ -79,7 +79,7 @@ def check_entry(where: str, entry: Any, keys: Sequence[str] = KEYS) -> None:
 
 
 def download_and_load_file(file_path: str | os.PathLike[str], url: str) -> Any:
-    """The content of a JSON file, downloaded once if it is not there.
+    """Return the content of a JSON file, downloaded once if it is not there.
 
     Raises:
         DownloadError: if it can't be downloaded; nothing half-written stays behind.
@@ -157,7 +157,7 @@ class InstructionDatasetPhi(InstructionDataset):
 def custom_collate_draft_1(
     batch: Sequence[Sequence[int]], pad_token_id: int = 50256, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The texts of a batch, padded to the longest: (B, T).
+    """Return the texts of a batch, padded to the longest: (B, T).
 
     Source:
         Book 7.3.
@@ -168,7 +168,7 @@ def custom_collate_draft_1(
 def custom_collate_draft_2(
     batch: Sequence[Sequence[int]], pad_token_id: int = 50256, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, which are one token ahead and end with the padding token: each (B, T).
+    """Return inputs and targets, one token ahead and ending with the padding token: each (B, T).
 
     Source:
         Book 7.3.
@@ -184,7 +184,7 @@ def custom_collate_fn(
     allowed_max_length: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Inputs and targets for the loss: each (B, T). One end mark a row is learned, no padding.
+    """Return inputs and targets: each (B, T). One end mark per row is learned, padding is not.
 
     Where the padding is follows from the lengths: the same id inside of a text is learned like
     any other. (The book masks by the id.)
@@ -204,7 +204,7 @@ def custom_collate_fn(
     """
     most = allowed_max_length
     if most is not None:
-        check_count("allowed_max_length", most, note="None is no limit")
+        check_count("allowed_max_length", most, note="None means no limit")
     inputs = _pad(batch, pad_token_id)[:, :most]
     targets = _pad([[*ids[1:], pad_token_id] for ids in batch], ignore_index)[:, :most]
     return inputs.to(device), targets.to(device)
@@ -217,7 +217,7 @@ def custom_collate_with_masking_fn(
     allowed_max_length: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """The same, without the tokens of the instructions among the targets: each (B, T).
+    """Return the same, without the tokens of the instructions among the targets: each (B, T).
 
     Args:
         batch: items of `InstructionDatasetWithMasking`.
@@ -240,7 +240,7 @@ def custom_collate_with_masking_fn(
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """Rows of ids, filled up on the right: (B, T)."""
+    """Return rows of ids, filled up on the right: (B, T)."""
     if not len(rows) or not all(len(row) for row in rows):
         raise ValueError(f"a batch of {len(rows)} rows, of which one is empty, can't be padded")
     tensors = [torch.as_tensor(ids, dtype=torch.int64) for ids in rows]

@@ -47,7 +47,7 @@ def download_and_unzip_spam_data(
     *,
     log: Callable[[str], object] = print,
 ) -> Path:
-    """The path of the SMS collection, fetched and unpacked unless it is there.
+    """Return the path of the SMS collection, fetched and unpacked unless it is there.
 
     Nothing counts as there before it is whole.
 
@@ -102,7 +102,7 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
                 f"{where} has {len(fields)} fields; a label, a tab and a text are needed"
             )
         if not rows and COLUMNS.spelled(fields) == list(COLUMNS.needed):
-            warnings.warn(f"{where} names the columns and is no message", stacklevel=2)
+            warnings.warn(f"{where} names the columns and is not a message", stacklevel=2)
             continue
         row = _labelled(where, *fields)
         rows.append((row.label, row.text))
@@ -112,7 +112,7 @@ def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple
 
 
 def create_balanced_dataset(rows: Any) -> Any:
-    """As many rows of every label as the rarest has: rows in, rows out; a DataFrame likewise.
+    """Return as many rows of each label as the rarest has; a DataFrame for a DataFrame.
 
     The rarest label keeps all its rows, in their order and at the end; the others are drawn
     without replacement. The choice is the book's, the same at every call.
@@ -133,7 +133,7 @@ def create_balanced_dataset(rows: Any) -> Any:
 
 
 def balanced_positions(labels: Iterable[Any]) -> list[int]:
-    """Which rows `create_balanced_dataset` takes, in its order."""
+    """Return which rows `create_balanced_dataset` takes, in its order."""
     labels = list(labels)
     counts = Counter(labels)
     if len(counts) < 2:
@@ -195,7 +195,7 @@ def read_rows(source: Any) -> list[LabelledRow]:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a row of a file has no label and text; names file and row.
-        TypeError: if a row is no pair, or a text no text; names the row.
+        TypeError: if a row is not a pair, or a text not a text; names the row.
     """
     if isinstance(source, str | os.PathLike):
         rows = read_labelled(source)
@@ -242,7 +242,7 @@ def _labelled(where: str, label: Any, text: Any) -> LabelledRow:
 
 
 def is_frame(rows: Any) -> bool:
-    """Whether this is a DataFrame; pandas need not be there to tell."""
+    """Return whether this is a DataFrame; pandas need not be there to tell."""
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
 
 
@@ -262,5 +262,5 @@ def _checked(rows: Iterable[Any]) -> list[LabelledRow]:
 
 
 def _drawn(n: int, size: int) -> list[int]:
-    """`size` of n positions without replacement, as pandas' `sample(..., random_state=123)`."""
+    """Return `size` of n positions, drawn as pandas' `sample(..., random_state=123)` does."""
     return np.random.RandomState(SEED).choice(n, size=size, replace=False).tolist() if n else []

@@ -24,7 +24,7 @@ class ClassificationDataset(Dataset):
 
     The targets are -100 but for the last, which is the class: there the model has read the whole
     text, and nothing else. In a batch, padding stands on the right of it and is never read, so a
-    text's logits do not hang on its batch. `next_token_loss`, and with it the loop for real runs,
+    text's logits do not depend on its batch. `next_token_loss`, and with it the loop for real runs,
     learns from these batches as they are.
 
     Args:
@@ -44,7 +44,7 @@ class ClassificationDataset(Dataset):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there are no rows, a text has no token, a label is no class, or names and
+        ValueError: if there are no rows, a text has no token, a label is not a class, or names and
             numbers are mixed; names the row.
     """
 
@@ -93,7 +93,7 @@ class ClassificationDataset(Dataset):
         return f"ClassificationDataset({counts})"
 
     def counts(self) -> dict[str, int]:
-        """How many texts each class has."""
+        """Return how many texts each class has."""
         return {name: self.labels.count(number) for number, name in enumerate(self.class_names)}
 
     def loader(
@@ -104,7 +104,7 @@ class ClassificationDataset(Dataset):
         drop_last: bool = False,
         generator: torch.Generator | None = None,
     ) -> DataLoader:
-        """Batches for `train_classifier_simple` and its like: inputs and targets, (B, T) each.
+        """Return batches for training functions of the book: inputs and targets, (B, T) each.
 
         Args:
             batch_size: texts of a batch.
@@ -155,7 +155,7 @@ def _names_of(rows: Sequence[LabelledRow]) -> tuple[str, ...]:
 
 
 def _number_of(row: LabelledRow, names: Sequence[str] | None) -> int:
-    """The number of a class; without names, the label itself, which must be a number."""
+    """Return the number of a class; without names, the label itself, which must be a number."""
     label, where = row.label, row.where
     if isinstance(label, str) and names is not None:
         if label not in names:

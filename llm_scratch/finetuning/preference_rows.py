@@ -60,7 +60,7 @@ class PreferenceRows:
         return f"PreferenceRows({len(self):,} pairs of {lengths.min()} to {lengths.max()} tokens)"
 
     def num_rows(self, length: int) -> int:
-        """How many pairs an epoch has.
+        """Return how many pairs an epoch has.
 
         Raises:
             ValueError: if an answer and its prompt are longer than `length`.
@@ -76,7 +76,7 @@ class PreferenceRows:
     def batch(
         self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
+        """Return the pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
 
         Raises:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
@@ -88,13 +88,13 @@ class PreferenceRows:
         return map(self.pairs, rows_in_turn(self.num_rows(length), rows))
 
     def pairs(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Some pairs as a batch: inputs (2B, T), targets (2B, T), reference (B, 2)."""
+        """Return some pairs as a batch: inputs (2B, T), targets (2B, T), reference (B, 2)."""
         if self.reference is None:
             raise ValueError("the reference is not known yet; call measure_reference(model, rows)")
         return *self.texts(chosen), self.reference[list(chosen)]
 
     def texts(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Both answers of some pairs: inputs and targets, each (2B, T)."""
+        """Return both answers of some pairs: inputs and targets, each (2B, T)."""
         places = [2 * pair for pair in chosen] + [2 * pair + 1 for pair in chosen]
         return self._rows.padded(places)
 
@@ -116,7 +116,7 @@ def preference_rows(
     length: int,
     format: Format = BOOK,
 ) -> PreferenceRows:
-    """Pairs as rows: prompt, answer and one end token; only answer and end are targets.
+    """Return pairs as rows: prompt, answer and one end token; only answer and end are targets.
 
     A prompt that is too long loses its beginning. Pairs of two equal answers, and those with an
     answer that does not fit, are left out; a warning counts them.
@@ -128,7 +128,7 @@ def preference_rows(
         format: how an instruction and its answers become text.
 
     Raises:
-        ValueError: naming the first entry that is no pair, or if none is left; if the tokenizer
+        ValueError: naming the first entry that is not a pair, or if none is left; if the tokenizer
             can't write the format.
     """
     pairs: list[tuple[Row, Row]] = []
@@ -161,7 +161,7 @@ def preference_rows(
 def answer_logprobs(
     model: Any, inputs: Tensor, targets: Tensor, *, average: bool = False
 ) -> Tensor:
-    """The log-probability of each row's targets, in nats: (B,).
+    """Return the log-probability of each row's targets, in nats: (B,).
 
     Logits are computed where there is a target, and nowhere else.
 
@@ -190,7 +190,7 @@ def measure_reference(
     batch_size: int = 8,
     precision: Precision = "float32",
 ) -> Tensor:
-    """What a model thinks of all pairs now, kept as their reference: (n, 2) log-probabilities.
+    """Return the log-probabilities that a model gives all pairs now, as their reference: (n, 2).
 
     Args:
         model: the model that is going to be trained, before it is.
@@ -207,7 +207,7 @@ def measure_reference(
 def pair_logprobs(
     model: Any, rows: PreferenceRows, average: bool, batch_size: int, precision: Precision
 ) -> Tensor:
-    """Log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
+    """Return log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
 
     The modes of the model are left as found. Arguments as `measure_reference`.
     """

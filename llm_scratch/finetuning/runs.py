@@ -17,7 +17,7 @@ _CHAT: dict[str, Any] = {"eval_batches": None, "sample_tokens": 128}
 
 @dataclass(frozen=True)
 class Task:
-    """What the runs of a task have unless they are told otherwise.
+    """The defaults of a task's runs.
 
     Args:
         learning_rate: the peak of the schedule.
@@ -71,7 +71,7 @@ def run_config(
     processes: int = 1,
     **given: Any,
 ) -> TrainConfig:
-    """Return the settings of a run over so many rows: an evaluation and a checkpoint an epoch.
+    """Return the settings of a run over so many rows: one evaluation and one checkpoint per epoch.
 
     Args:
         task: a name in `TASKS`.

@@ -27,7 +27,7 @@ class ClassScores(NamedTuple):
 def confusion_matrix(
     labels: Sequence[int] | Tensor, predictions: Sequence[int] | Tensor, num_classes: int
 ) -> Tensor:
-    """How often each class was taken for each: (N, N) int64, rows are the true classes.
+    """Return how often each class was taken for each: (N, N) int64, rows are the true classes.
 
     Args:
         labels: the true class of each example, 0 to N - 1.
@@ -55,10 +55,10 @@ def confusion_matrix(
 
 
 def accuracy(matrix: Tensor) -> float:
-    """The share of examples on the diagonal of a confusion matrix, 0 to 1.
+    """Return the share of examples on the diagonal of a confusion matrix, 0 to 1.
 
     Raises:
-        ValueError: if it is no square matrix, or counts no example.
+        ValueError: if it is not a square matrix, or counts no example.
     """
     _check_matrix(matrix)
     return int(matrix.trace()) / int(matrix.sum())
@@ -97,7 +97,7 @@ def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> li
 
 
 def score_table(matrix: Tensor, class_names: Sequence[str] | None = None) -> str:
-    """The scores of every class and the accuracy, as lines to print; "-" where there is none."""
+    """Return a table of the scores per class and the accuracy; "-" where there is none."""
     scores = class_scores(matrix, class_names)
     width = max(len("accuracy"), *(len(score.name) for score in scores))
     lines = [f"{'':{width}}  precision  recall      F1  examples"]

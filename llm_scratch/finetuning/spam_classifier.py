@@ -1,7 +1,7 @@
 """A spam classifier as the book builds it: data, accuracy, training loop, use (book chapter 6).
 
 The book pads every message to one length and reads the answer at the end of the padded row, so
-that it depends on the padding too. What reads at the last real token stands in `labelled_texts`
+that it depends on the padding too. What reads at the last real token is in `labelled_texts`
 and `text_classifier`; `calc_accuracy_loader` and `train_classifier_simple` take both kinds of
 batches.
 """
@@ -49,7 +49,7 @@ class SpamDataset(Dataset):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there is no message, a column is missing, or a label is another one.
+        ValueError: if there is not a message, a column is missing, or a label is another one.
 
     Source:
         Book 6.3.
@@ -99,7 +99,7 @@ def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
 def class_logits(
     model: Any, inputs: Tensor, targets: Tensor, *, position: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """Logits where the rows of a batch are read, and the labels: (n, N) float32, and (n,).
+    """Return logits where the rows of a batch are read, and the labels: (n, N) float32, and (n,).
 
     Args:
         model: maps (B, T) ids to (B, T, N) logits.
@@ -132,7 +132,7 @@ def classification_loss(
 
 
 def last_position_loss(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The book's loss, read at the end of each padded row: sum and count, two scalars.
+    """Return the book's loss, read at the end of each padded row: sum and count, two scalars.
 
     `calc_loss_batch(..., loss_fn=last_position_loss)` is the book's function of that name, and
     so are `calc_loss_loader` and `evaluate_model`.
@@ -162,7 +162,7 @@ def calc_accuracy_loader(
     *,
     position: int = -1,
 ) -> float:
-    """The share of rows whose likeliest class is the right one, 0 to 1.
+    """Return the share of rows whose likeliest class is the right one, 0 to 1.
 
     The modes of the model are left as found (the book leaves it in eval mode).
 

@@ -33,7 +33,7 @@ CLASSES_FILE = "classes.json"
 
 
 class Classified(NamedTuple):
-    """What a classifier says of n texts: a class's name each, and (n, N) probabilities."""
+    """The classes of n texts: a name each, and (n, N) probabilities."""
 
     classes: list[str]
     probabilities: Tensor
@@ -47,13 +47,13 @@ class Classifier(NamedTuple):
     class_names: tuple[str, ...]
 
     def classify(self, texts: Sequence[str], *, batch_size: int = 32) -> Classified:
-        """The likeliest class of each text, and the probabilities; see `classify_texts`."""
+        """Return the likeliest class of each text, and the probabilities; see `classify_texts`."""
         return classify_texts(
             self.model, self.tokenizer, texts, self.class_names, batch_size=batch_size
         )
 
     def evaluate(self, dataset: ClassificationDataset, *, batch_size: int = 32) -> Tensor:
-        """The confusion matrix on labelled texts with the same classes; see `evaluate_classifier`.
+        """Return the confusion matrix on texts with the same classes; see `evaluate_classifier`.
 
         Raises:
             ValueError: if the data set has other classes, or has them in another order.
@@ -67,7 +67,7 @@ class Classifier(NamedTuple):
 
 
 def replace_head(model: Any, num_classes: int, train: Trained = "last block") -> Any:
-    """The same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
+    """Return the same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
 
     The head has a bias and is drawn as the book draws it: after the seed, nothing else is.
 
@@ -102,7 +102,7 @@ def replace_head(model: Any, num_classes: int, train: Trained = "last block") ->
 def class_probabilities(
     model: Any, encoded: Sequence[Sequence[int]], *, batch_size: int = 32
 ) -> Tensor:
-    """Probabilities of the classes, read at the last token of each row of ids: (n, N) float32.
+    """Return class probabilities, read at the last token of each row of ids: (n, N) float32.
 
     Rows of about the same length are computed together; the result is in the order given.
 
@@ -137,7 +137,7 @@ def classify_texts(
     *,
     batch_size: int = 32,
 ) -> Classified:
-    """The likeliest class of each text, and the probabilities of all classes.
+    """Return the likeliest class of each text, and the probabilities of all classes.
 
     A text's answer is read at its last token and does not depend on the others. What is beyond the
     model's context is not read; a warning counts such texts.
@@ -150,7 +150,7 @@ def classify_texts(
         batch_size: texts that are computed together.
 
     Raises:
-        ValueError: if there is no text, one has no token, or there is not one name a class.
+        ValueError: if there is no text, one has no token, or there is not one name per class.
         TypeError: if `texts` is one text instead of a list.
     """
     if isinstance(texts, str):
@@ -172,7 +172,7 @@ def classify_texts(
 def evaluate_classifier(
     model: Any, dataset: ClassificationDataset, *, batch_size: int = 32
 ) -> Tensor:
-    """The confusion matrix of a model on labelled texts: (N, N) counts, rows are the true classes.
+    """Return the confusion matrix on labelled texts: (N, N) counts, rows are the true classes.
 
     Raises:
         ValueError: if the model has another number of classes, or a text exceeds its context.
@@ -235,7 +235,7 @@ def save_classifier(
     tokenizer: Any,
     class_names: Sequence[str],
 ) -> Path:
-    """The folder that now holds the model, its tokenizer and the names of the classes.
+    """Return the folder that now holds the model, its tokenizer and the names of the classes.
 
     Raises:
         ValueError: if there is not one name for each class of the model.
@@ -255,7 +255,7 @@ def save_class_names(folder: Path, class_names: Sequence[str]) -> None:
 def load_classifier(
     folder: str | os.PathLike[str], *, device: torch.device | str | None = None
 ) -> Classifier:
-    """The classifier that `save_classifier` or `finetune_classifier` wrote.
+    """Return the classifier that `save_classifier` or `finetune_classifier` wrote.
 
     Raises:
         FileNotFoundError: if no model, or no names of classes, were saved there.
@@ -273,7 +273,7 @@ def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return the names of the classes that stand beside a model, where its own file has none.
 
     Raises:
-        FileNotFoundError: if there are none: the model is no classifier.
+        FileNotFoundError: if there are none: the model is not a classifier.
         WeightsError: if the file is damaged.
     """
     path = Path(folder) / CLASSES_FILE
@@ -286,7 +286,7 @@ def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def num_classes_of(model: Any) -> int:
-    """How many classes the head of a model tells apart.
+    """Return how many classes the head of a model tells apart.
 
     Raises:
         ValueError: if the model has no head for classes.

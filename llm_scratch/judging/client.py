@@ -47,7 +47,7 @@ def chat(
     retries: int = 3,
     pause: Pause = time.sleep,
 ) -> str:
-    """The reply of a model behind a chat endpoint that speaks OpenAI's protocol.
+    """Return the reply of a model behind a chat endpoint that speaks OpenAI's protocol.
 
     Args:
         messages: what was said so far, `{"role": ..., "content": ...}` each.
@@ -61,8 +61,8 @@ def chat(
         pause: what waits some seconds between tries.
 
     Raises:
-        JudgeError: if nothing answers there, the model is not there, or the reply is no chat.
-        ValueError: if `url` is no web address.
+        JudgeError: if nothing answers there, the model is not there, or the reply is not a chat.
+        ValueError: if `url` is not a web address.
     """
     address = chat_address(url)
     payload = {**(options or {}), "model": model, "messages": list(messages), "stream": False}
@@ -74,10 +74,10 @@ def chat(
 
 
 def chat_address(url: str) -> str:
-    """The address of the chat endpoint of a server.
+    """Return the address of the chat endpoint of a server.
 
     Raises:
-        ValueError: if `url` is no web address.
+        ValueError: if `url` is not a web address.
     """
     parts = _web_address(url)
     path = parts.path.rstrip("/")
@@ -90,12 +90,12 @@ def _web_address(url: str) -> urllib.parse.SplitResult:
     parts = urllib.parse.urlsplit(url)
     plain = url.isascii() and url.isprintable() and " " not in url
     if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url=} is no web address; http://localhost:11434 is Ollama's")
+        raise ValueError(f"{url=} is not a web address; http://localhost:11434 is Ollama's")
     return parts
 
 
 def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> str:
-    """What `ask` returns, at the first try that does not fail.
+    """Return what `ask` returns, at the first try that does not fail.
 
     Raises:
         JudgeError: if a failure does not pass, or every try failed.
@@ -114,7 +114,7 @@ def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> s
 def post(
     url: str, payload: Mapping[str, Any], timeout: float, api_key: str | None = None
 ) -> Iterator[bytes]:
-    """The lines of the answer to a POST of JSON, as they come; at most 16 MB.
+    """Return the lines of the answer to a POST of JSON, as they come; at most 16 MB.
 
     Raises:
         PassingError: if the next try may go better.
@@ -152,7 +152,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def is_this_machine(url: str) -> bool:
-    """Whether an address names the machine that we run on."""
+    """Return whether an address names the machine that we run on."""
     host = urllib.parse.urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -161,7 +161,7 @@ def is_this_machine(url: str) -> bool:
 
 
 def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Exception:
-    """What an HTTP error means: worth another try, or not, and what to do about it."""
+    """Return what an HTTP error means: worth another try, or not, and what to do about it."""
     said = _error_text(error)
     reason = f"HTTP {error.code} {error.reason}" + (f": {said}" if said else "")
     if error.code in PASSING:
@@ -184,7 +184,7 @@ def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Except
 
 
 def _error_text(error: urllib.error.HTTPError) -> str:
-    """What the server says itself about an error, in a few words."""
+    """Return what the server says itself about an error, in a few words."""
     try:
         found = json.loads(error.read(1 << 16))["error"]
         return str(found["message"] if isinstance(found, dict) else found)[:300]
@@ -193,7 +193,7 @@ def _error_text(error: urllib.error.HTTPError) -> str:
 
 
 def _connection_failure(error: Exception, url: str, timeout: float) -> Exception:
-    """What a failed connection means: worth another try, or not."""
+    """Return what a failed connection means: worth another try, or not."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ConnectionRefusedError):
         start = "`ollama serve` starts Ollama" if is_this_machine(url) else "is its server running?"
@@ -210,7 +210,7 @@ def _connection_failure(error: Exception, url: str, timeout: float) -> Exception
 
 
 def _message_text(body: bytes) -> str:
-    """The text in a chat completion; "" where the model said nothing."""
+    """Return the text in a chat completion; "" where the model said nothing."""
     try:
         content = json_object(body)["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
@@ -219,7 +219,7 @@ def _message_text(body: bytes) -> str:
 
 
 def json_object(text: bytes) -> dict[str, Any]:
-    """The JSON object that a server sent.
+    """Return the JSON object that a server sent.
 
     Raises:
         PassingError: if it sent something else.

@@ -39,7 +39,7 @@ ROLE = (
 
 
 def exact_match(answer: str, reference: str, *, normalise: bool = True) -> bool:
-    """Whether an answer is the reference, both normalised as SQuAD does.
+    """Return whether an answer is the reference, both normalised as SQuAD does.
 
     That is: lower case, without ASCII punctuation, without the words a, an and the, white space
     as one space. So "3.5" equals "35", and "TIDE" equals "tide"; where case, numbers or
@@ -59,7 +59,7 @@ def exact_match(answer: str, reference: str, *, normalise: bool = True) -> bool:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """The F1 score of the words of an answer against the reference's, 0 to 1.
+    """Return the F1 score of the words of an answer against the reference's, 0 to 1.
 
     Words are normalised as in `exact_match`, and counted as often as they come. If one of the two
     has no word left, it is 1 where neither has one, else 0.
@@ -75,7 +75,7 @@ def token_f1(answer: str, reference: str) -> float:
 
 
 def squad_words(text: str) -> list[str]:
-    """The words of a text, normalised as SQuAD does; see `exact_match`."""
+    """Return the words of a text, normalised as SQuAD does; see `exact_match`."""
     plain = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\b(a|an|the)\b", " ", plain).split()
 
@@ -95,7 +95,7 @@ def judge(
     pause: Pause = time.sleep,
     progress: bool = False,
 ) -> Judgement:
-    """The scores that a judge gives to the answers of some models, 0 to 100 for each item.
+    """Return the scores that a judge gives to the answers of some models, 0 to 100 for each item.
 
     One question an item: the judge sees the task, the reference, and all answers, without names
     and in a shuffled order that depends on `seed` and the item. It is asked for JSON. A score that
@@ -122,7 +122,7 @@ def judge(
     Raises:
         ValueError: if an item misses a key, the answers of a model are not one for each item, or
             the file of records holds something else.
-        JudgeError: if nothing answers there, the judge is not there, or replies are no chat.
+        JudgeError: if nothing answers there, the judge is not there, or replies are not chats.
     """
     from tqdm import tqdm
 
@@ -152,18 +152,18 @@ def judge(
 
 
 def shuffled(names: Iterable[str], seed: str) -> list[str]:
-    """The names in an order that depends on them and the seed alone, not on the Python used."""
+    """Return the names in an order that depends on them and the seed alone."""
     return sorted(names, key=lambda name: _digest([seed, name]))
 
 
 def task_of(entry: Mapping[str, str]) -> str:
-    """The task of an item: its instruction, and its input where there is one."""
+    """Return the task of an item: its instruction, and its input where there is one."""
     parts = [entry["instruction"], entry.get("input") or ""]
     return "\n\n".join(part for part in parts if part)
 
 
 def question_for(entry: Mapping[str, str], answers: Sequence[str]) -> Messages:
-    """What the judge is asked about one item, with the answers named A, B, ... in their order."""
+    """Return the question about one item, with the answers named A, B, ... in their order."""
     named = dict(zip(LABELS, answers, strict=False))
     form = ", ".join(f'"{label}": <0 to {HIGHEST}>' for label in named)
     question = (
@@ -175,9 +175,9 @@ def question_for(entry: Mapping[str, str], answers: Sequence[str]) -> Messages:
 
 
 def read_scores(reply: str, n: int) -> list[float | None]:
-    """The n scores in a judge's reply; None for each that can't be read or is out of range.
+    """Return the n scores in a judge's reply; None for each that can't be read or is out of range.
 
-    The JSON may stand in a code fence or between other words; of several the last one counts.
+    The JSON may be in a code fence or between other words; of several the last one counts.
     """
     found: Mapping[str, Any] = {}
     for candidate in _json_objects(without_thinking(reply)[-LONGEST_REPLY:]):
@@ -188,7 +188,7 @@ def read_scores(reply: str, n: int) -> list[float | None]:
 
 
 def without_thinking(reply: str) -> str:
-    """A reply without its blocks of thinking; "" where one was begun and not ended.
+    """Return a reply without its blocks of thinking; "" where one was begun and not ended.
 
     Where the mark at the end stands alone, as servers send it whose prompt ends with the other,
     all before it is thinking.
@@ -204,7 +204,7 @@ def without_thinking(reply: str) -> str:
 
 
 def score_in(text: str) -> float | None:
-    """The one number of a text, if it is from 0 to 100: "85", "85.0", "85/100", "**85**"."""
+    """Return the one number of a text, if it is from 0 to 100: "85", "85.0", "85/100", "**85**"."""
     numbers = NUMBER.findall(OUT_OF_HIGHEST.sub("", text))
     if len(numbers) != 1 or not numbers[0].isascii() or len(numbers[0]) > LONGEST_NUMBER:
         return None
@@ -213,7 +213,7 @@ def score_in(text: str) -> float | None:
 
 
 def _json_objects(text: str) -> Iterable[dict[str, Any]]:
-    """The JSON objects in a text, outermost ones only."""
+    """Return the JSON objects in a text, outermost ones only."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -236,7 +236,7 @@ def _score(value: Any) -> float | None:
 def _checked_answers(
     entries: Sequence[Mapping[str, str]], answers: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """The models' names, once everything that is to be judged is there."""
+    """Return the models' names, once everything that is to be judged is there."""
     if not entries:
         raise ValueError("there are no items to judge")
     if not 1 <= len(answers) <= len(LABELS):

@@ -48,11 +48,11 @@ class Judgement:
 
     @property
     def unreadable(self) -> dict[str, int]:
-        """How many scores of each model could not be read, and are left out of its mean."""
+        """The number of unreadable scores of each model, which its mean leaves out."""
         return {name: list(values).count(None) for name, values in self.scores.items()}
 
     def mean(self, name: str) -> MeanScore:
-        """The mean score of a model over its readable scores, with a 95 % t interval.
+        """Return the mean score of a model over its readable scores, with a 95 % t interval.
 
         Raises:
             ValueError: if there is no such model, or none of its scores could be read.
@@ -60,7 +60,7 @@ class Judgement:
         return mean_score([score for score in self._of(name) if score is not None], name)
 
     def difference(self, first: str, second: str) -> MeanScore:
-        """The mean of score of `first` minus score of `second`, item by item, 95 % t interval.
+        """Return the mean score of `first` minus `second`, item by item, with a 95 % t interval.
 
         Hard and easy items are so for both models, which is why this interval is narrower than
         those of the two means suggest. One that does not contain 0 is a difference that five
@@ -74,7 +74,7 @@ class Judgement:
         return mean_score(both, f"{first} and {second}")
 
     def table(self) -> str:
-        """A line for each model, best first: mean, interval, and what could not be read."""
+        """Return a line for each model, best first: mean, interval, and what could not be read."""
         unreadable = self.unreadable
         means = {n: self.mean(n) for n, found in self.scores.items() if unreadable[n] < len(found)}
         width, lines = max(map(len, self.scores)), []
@@ -92,7 +92,7 @@ class Judgement:
 
 
 def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
-    """The mean of some numbers, with the 95 % confidence interval of Student's t.
+    """Return the mean of some numbers, with the 95 % confidence interval of Student's t.
 
     The interval takes the items for a random sample: it says where the mean over many more such
     items may lie. On a scale with ends it may reach beyond them.
@@ -111,7 +111,7 @@ def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
 
 @lru_cache(maxsize=256)
 def t_quantile(freedom: int) -> float:
-    """The t that Student's distribution stays within, on both sides of 0, in 95 % of cases.
+    """Return the t that Student's distribution stays within, on both sides of 0, in 95 % of cases.
 
     Args:
         freedom: degrees of freedom, 1 or more.
@@ -124,7 +124,7 @@ def t_quantile(freedom: int) -> float:
 
 
 def _within(angle: float, freedom: int) -> float:
-    """The probability of |T| < tan(angle) * sqrt(freedom)."""
+    """Return the probability of |T| < tan(angle) * sqrt(freedom)."""
     odd = freedom % 2
     square = math.cos(angle) ** 2
     term = math.cos(angle) if odd else 1.0

@@ -35,7 +35,7 @@ def query_model(
     retries: int = 3,
     pause: Pause = time.sleep,
 ) -> str:
-    """The reply of a model that Ollama runs, greedy and with a fixed seed, as in the book.
+    """Return the reply of a model that Ollama runs, greedy and with a fixed seed, as in the book.
 
     Ollama reads 2,048 tokens here, prompt and reply together, and silently drops what is before
     them. The book gives up after 30 seconds, which loading the model alone may take.
@@ -50,7 +50,7 @@ def query_model(
 
     Raises:
         JudgeError: if nothing answers there, or the model is not there.
-        ValueError: if `url` is no web address.
+        ValueError: if `url` is not a web address.
 
     Source:
         Book 7.8.
@@ -76,7 +76,7 @@ def generate_model_scores(
     pause: Pause = time.sleep,
     log: Callable[[str], object] = print,
 ) -> list[int]:
-    """The scores, 0 to 100, that a model gives to the answers of some items.
+    """Return the scores, 0 to 100, that a model gives to the answers of some items.
 
     A reply without one whole number from 0 to 100 is left out, and a line says how many were:
     the list may be shorter than the data. `judge` compares models more fairly, in fewer questions.
@@ -122,7 +122,7 @@ def generate_model_scores(
 
 
 def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
-    """The text that Ollama sends piece by piece, one JSON object a line."""
+    """Return the text that Ollama sends piece by piece, one JSON object a line."""
     pieces = []
     for line in filter(bytes.strip, lines):
         part = json_object(line)
@@ -137,13 +137,13 @@ def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
 
 
 def read_score(reply: str) -> int | None:
-    """The one whole number from 0 to 100 that a reply says, as 85, 85.0 or 85/100; None if none."""
+    """Return the whole number from 0 to 100 in a reply, as 85, 85.0 or 85/100; None if none."""
     score = score_in(without_thinking(reply))
     return int(score) if score is not None and score.is_integer() else None
 
 
 def check_if_running(process_name: str) -> bool:
-    """Whether a process runs whose name contains `process_name`, as "ollama".
+    """Return whether a process runs whose name contains `process_name`, as "ollama".
 
     The names come from what the platform has: `/proc` on Linux, `tasklist` on Windows, else `ps`.
     Whether the server in it answers, the first question tells.
@@ -173,7 +173,7 @@ def _names_in_proc() -> list[str]:
     for folder in PROCESSES.glob("[0-9]*"):
         try:
             name = (folder / "comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
-            if len(name.encode()) >= COMM_LENGTH:  # the rest may stand in the command line
+            if len(name.encode()) >= COMM_LENGTH:  # the rest may be in the command line
                 command = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
                 whole = Path(command.split("\0")[0]).name
                 name = whole if whole.startswith(name) else name
@@ -184,7 +184,7 @@ def _names_in_proc() -> list[str]:
 
 
 def _output(*command: str) -> str:
-    """What a command of the platform prints; names are ASCII as a rule, the rest does not count."""
+    """Return the output of a command of the platform, of which only ASCII counts."""
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=True
     )

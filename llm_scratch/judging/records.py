@@ -35,7 +35,7 @@ class Records:
         self._read(self.path.read_bytes() if self.path.exists() else b"")
 
     def reply(self, question: str) -> str | None:
-        """What the judge replied to a question; None if it was not asked."""
+        """Return what the judge replied to a question; None if it was not asked."""
         return self._replies.get(question)
 
     def add(self, question: str, reply: str, more: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class Records:
         for number, line in enumerate(lines, 1):
             if line.strip() and not self._take(line):
                 raise ValueError(
-                    f"line {number} of {self.path} is no record of a judge; remove the line, or "
+                    f"line {number} of {self.path} is not a record of a judge; remove the line, or "
                     "give another file as records"
                 )
         if rest and self._take(rest):
@@ -80,7 +80,7 @@ class Records:
         """Cut a last line that was cut off; anything else is not ours to change."""
         if not (rest.startswith(FIRST_KEY) or FIRST_KEY.startswith(rest)):
             raise ValueError(
-                f"the end of {self.path} is no record of a judge; give another file as records"
+                f"the end of {self.path} is not a record of a judge; give another file as records"
             )
         if self.path is not None:
             os.truncate(self.path, self.path.stat().st_size - len(rest))

@@ -58,7 +58,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise every vector: (..., C) -> (..., C)."""
-        return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+        scale, shift = self.scale.to(x.dtype), self.shift.to(x.dtype)
+        return F.layer_norm(x, scale.shape, scale, shift, self.eps)
 
 
 class GELU(nn.Module):

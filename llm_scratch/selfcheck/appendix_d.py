@@ -87,7 +87,7 @@ def _leaves_gradients_alone(function: Any) -> None:
 
 
 def _takes_every_step(function: Any) -> None:
-    trained.cache_clear()  # what the function calls may have been written anew
+    trained.cache_clear()  # what the function calls may have been rewritten
     came = len(trained(function).record.rates)
     hint = hints.EPOCHS if came else hints.NO_STEP
     must(

@@ -32,7 +32,7 @@ MOST_GRADIENT = 1.0
 
 @dataclass
 class Record:
-    """What each step of an optimizer was taken with: the groups' rates, the gradients' norm."""
+    """The groups' rates and the gradients' norm at each step of an optimizer."""
 
     rates: list[list[float]] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
@@ -133,7 +133,7 @@ def _run(function: Any, make: Callable[..., Any], model: GPTModel | None) -> Run
 
 @lru_cache(maxsize=1)
 def trained(function: Any) -> Run:
-    """Return one run for all checks that look at it; the first check makes it anew."""
+    """Return one run for all checks that look at it; the first check makes it again."""
     return train(function)
 
 

@@ -282,7 +282,7 @@ def _softmax_takes_columns(function: Any) -> None:
         raise MistakeError(
             "columns that add up to 1 (the book sums over dim=0)",
             "rows that do",
-            "That is no fault: the book's function is used for one row of scores only.",
+            "That is not a fault: the book's function is used for one row of scores only.",
             counts=False,
         )
     must_equal(came, x.softmax(0), {hints.SOFTMAX: x.exp() / x.exp().sum()}, hints.SOFTMAX)

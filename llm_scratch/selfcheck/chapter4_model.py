@@ -145,7 +145,7 @@ def _assembled(
 
 @torch.no_grad()
 def _must_normalise_at_the_end(model: nn.Module, ids: Tensor) -> None:
-    """Scaling the embeddings up must not scale the scores up: the last norm sees to it."""
+    """Refuse scores that grow with the embeddings: the last norm prevents it."""
     before = model(ids).std()
     for module in model.modules():
         if isinstance(module, nn.Embedding):

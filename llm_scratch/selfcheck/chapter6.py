@@ -40,7 +40,7 @@ def _archive() -> bytes:
 
 
 def _fetch(function: Any, there: str | None) -> tuple[str, int]:
-    """Return what stands in the file of messages afterwards, and how often it was fetched."""
+    """Return what is in the file of messages afterwards, and how often it was fetched."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
         serving(Served(_archive())) as served,

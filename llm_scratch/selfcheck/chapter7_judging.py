@@ -144,6 +144,6 @@ JUDGING_CHECKS = (
     Check("7.8", "query_model", "asks for the same reply again", _asks_for_the_same_reply),
     Check("7.8", SCORES, "shows the judge what it needs", _shows_the_judge_all),
     Check("7.8", SCORES, "gives a score for each answer", _gives_a_score_each),
-    Check("7.8", SCORES, "passes over replies that are no number", _passes_over_other_replies),
+    Check("7.8", SCORES, "passes over replies that are not numbers", _passes_over_other_replies),
     Check("7.8", SCORES, "asks the judge that is named", _asks_the_judge_that_is_named),
 )

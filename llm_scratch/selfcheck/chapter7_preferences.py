@@ -127,7 +127,7 @@ def _cuts_pairs(function: Any) -> None:
     came = _collated(function, PAD, 6)
     for key in KEYS[1:]:
         expected = [(item[key] + [PAD] * LONGEST)[:6] for item in ITEMS]
-        must(came[key].shape[1] == 6, "6 ids a row", f"{came[key].shape[1]}", hints.TRUNCATION)
+        must(came[key].shape[1] == 6, "6 ids per row", f"{came[key].shape[1]}", hints.TRUNCATION)
         must_equal(came[key], torch.tensor(expected), hint=hints.TRUNCATION)
     _must_mask(came, prompt_counts=False)
 

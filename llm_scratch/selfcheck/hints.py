@@ -23,12 +23,12 @@ UNREGISTERED = (
 )
 PARAMETERS = "Count by hand, layer by layer: which weight or bias is there too much or too little?"
 ORDER_OF_CREATION = (
-    "That is no fault. The printed numbers come out only when the parameters are created with the "
-    "book's layers in the book's order after the seed; another order or another kind of layer "
+    "That is not a fault. The printed numbers come out only when the parameters are created with "
+    "the book's layers in the book's order after the seed; another order or another kind of layer "
     "draws other numbers."
 )
 STATE_NAMES = (
-    "That is no fault. Only to load weights that were saved by the book's classes, the names of "
+    "That is not a fault. Only to load weights that were saved by the book's classes, the names of "
     "the attributes must be the book's."
 )
 DROPOUT_IN_EVAL = (
@@ -147,10 +147,10 @@ REPLACEMENT = "A row was drawn twice. What does drawing do with a row that it ha
 SPLIT_ENDS = "Write down where each part begins and ends; the second end counts from row 0 as well."
 SPLIT_LOSES = "The parts together have more or fewer rows than the data. Where does each one begin?"
 SPLIT_ORDER = "The sizes are right, but belong to other parts. Which part is returned first?"
-SPLIT_LEAKS = "Some rows are in two parts and others in none, so the test is no test."
+SPLIT_LEAKS = "Some rows are in two parts and others in none, so the test tests nothing."
 SPLIT_UNMIXED = "The data may be sorted by label. What comes before cutting it into parts?"
 SPLIT_SEED = (
-    "That is no fault, but a row for testing today may be one for training tomorrow. What makes "
+    "That is not a fault, but a row for testing today may be one for training tomorrow. What makes "
     "chance repeatable?"
 )
 PADDED_LENGTH = "Print the lengths of all rows. To which length should a short message grow?"
@@ -183,7 +183,7 @@ HEADINGS = "Each part follows its heading on a line of its own. Print the prompt
 EMPTY_INPUT = "An entry without an input should have no section for one. What is asked before it?"
 ANSWER_GIVEN_AWAY = "The prompt shows the answer that the model should give."
 PROMPT_TEXT = (
-    "That is no fault: a model learns any prompt. The book's figures come from its own wording."
+    "That is not a fault: a model learns any prompt. The book's figures come from its own wording."
 )
 RESPONSE_MISSING = "The ids end where the answer should begin. What is the model to learn from?"
 RESPONSE_HEADING = "The heading of the response is missing between prompt and answer."
@@ -196,13 +196,13 @@ REPLY_PIECES = "The reply comes in pieces, a line of JSON each. Where are they p
 MODEL_NAMED = "See where the name of the model goes in the question."
 PROMPT_SENT = "The prompt should be the content of a message whose role is user."
 REPEATABLE = (
-    "That is no fault, but scores then change from run to run. Which options does the book send?"
+    "That is not a fault, but scores then change from run to run. Which options does the book send?"
 )
 JUDGE_ANSWER = "The judge is not shown the answer to grade. Under which key does it stand?"
 JUDGE_REFERENCE = "The judge is not shown the right answer, which it should compare with."
 JUDGE_TASK = "The judge is not told what the task was."
 SCORES = "Each score should be a whole number, one for each reply, in the order of the data."
-UNREADABLE_SCORE = "Some replies are no number. What does the loop do when int() fails?"
+UNREADABLE_SCORE = "Some replies are not numbers. What does the loop do when int() fails?"
 MODEL_PASSED_ON = "The question went to another model than the one that was asked for."
 
 # Chapter 7, exercises
@@ -233,10 +233,10 @@ DPO_REFERENCE = "What is the model compared with? The reference takes no part in
 DPO_SIGMOID = "Compare with the formula: which function is around beta times the difference?"
 DPO_MEAN = "The losses of the pairs become one number; look at how."
 REWARDS = "The reward of an answer: how much likelier has the model made it?"
-REWARDS_SCALED = "That is no fault: these rewards hold beta, as in the paper; the book's do not."
+REWARDS_SCALED = "That is not a fault: these rewards hold beta, as in the paper; the book's do not."
 PAIR_SWAPPED = "Chosen and rejected change places somewhere."
 MODELS_SWAPPED = "Policy and reference change places somewhere."
-REFERENCE_GRAPH = "That is no fault, but the reference never learns: what spares it a graph?"
+REFERENCE_GRAPH = "That is not a fault, but the reference never learns: what spares it a graph?"
 TRACKED = "Later code reads these names, for example to plot them."
 
 # Appendix A
@@ -251,7 +251,7 @@ HIGHEST_SMALLEST = "That is the smallest number of all gradients; which way roun
 HIGHEST_START = "All gradients are negative here. What is the first one compared with?"
 HIGHEST_LATE_SIGN = "The sign is dropped only after the comparison. When should it be dropped?"
 HIGHEST_SIGN = (
-    "That is no fault: like the book's function, yours compares with the sign, so it misses a "
+    "That is not a fault: like the book's function, yours compares with the sign, so it misses a "
     "large negative gradient."
 )
 HIGHEST_NONE = "A layer that took no part in the loss has None for a gradient; pass over it."
@@ -261,8 +261,8 @@ RATE_LATE = "Each rate comes one step late. What must happen before optimizer.st
 RATE_GROUPS = "An optimizer may have several groups of parameters, each with a rate of its own."
 RATES_TOLD = "The rates that come back should be those that the steps were taken with, in order."
 RATE_REPAIRED = (
-    "That is no fault: your schedule reaches its ends one step earlier. The book's is at the peak "
-    "right after warm-up, and just above min_lr at the last step."
+    "That is not a fault: your schedule reaches its ends one step earlier. The book's is at the "
+    "peak right after warm-up, and just above min_lr at the last step."
 )
 NO_WARMUP = "The first warmup_steps rates should rise towards the peak, by equal amounts."
 INITIAL_LR = "At which rate does warm-up start? See where initial_lr goes."
@@ -290,13 +290,13 @@ LORA_START = "At first, LoRA should change nothing. Which of the two matrices st
 LORA_STUCK = "With both matrices at zero, neither ever gets a gradient. One must start at random."
 LORA_A_START = "All columns of A are equal, so all ranks learn the same. Draw A at random."
 LORA_SWAPPED = (
-    "That is no fault: either matrix may start at zero. In the book it is B, and A is random."
+    "That is not a fault: either matrix may start at zero. In the book it is B, and A is random."
 )
 ALPHA_MISSING = "The product of the matrices is right; see where alpha enters."
 ALPHA_RANK = "alpha and rank both scale the result, but not like this: which one divides?"
 ALPHA_ALONE = (
-    "That is no fault: the book's first printing multiplies by alpha alone, too. Later ones divide "
-    "it by the rank, so that the change stays about as large for any rank."
+    "That is not a fault: the book's first printing multiplies by alpha alone, too. Later ones "
+    "divide it by the rank, so that the change stays about as large for any rank."
 )
 LORA_PRODUCT = "Follow the shapes: from in_dim to rank, then from rank to out_dim."
 LORA_UNUSED = "The result is the linear layer's alone. What should be added to it?"
@@ -305,7 +305,7 @@ LORA_SUM = "Compare term by term with the linear layer's output plus that of LoR
 LINEAR_BIAS = "The result lacks the linear layer's bias. Where is it added?"
 LINEAR_NEW = "The result is not the given layer's. Is that layer kept, or a new one made?"
 LINEAR_UNFROZEN = (
-    "A frozen weight learns again. Is the layer kept as it is, or made anew from its weights?"
+    "A frozen weight learns again. Is the layer kept as it is, or made again from its weights?"
 )
 REPLACED_NONE = (
     "The model itself should change. Is the new layer set as an attribute of its parent?"

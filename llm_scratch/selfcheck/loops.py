@@ -21,7 +21,7 @@ EVALUATE = "(model, train_loader, val_loader, device, eval_iter)"
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns in a chapter.
+    """The task that a model learns in a chapter.
 
     Args:
         model: a dropout rate -> a small model.

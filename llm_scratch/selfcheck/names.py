@@ -43,7 +43,7 @@ class Version(NamedTuple):
 
 @dataclass
 class Written:
-    """What a reader wrote.
+    """The code that a reader wrote.
 
     Args:
         label: what the report calls the source.
@@ -53,7 +53,7 @@ class Written:
         imported: name -> the library that it was only imported from.
         broken: name -> why the class or function that would have it could not be made.
         absent: name -> where it would be made, by code that is not run or that failed.
-        unreadable: parts that are no Python, a line each.
+        unreadable: parts that are not Python, one line for each.
         failed: statements that were run and failed, a line each.
         left_out: statements that are not run, a line each.
     """
@@ -275,7 +275,7 @@ def own_modules(written: Written) -> Iterator[None]:
 
 
 class _Neighbours:
-    """Finds and runs modules that lie in the reader's folder and are no installed library's."""
+    """A finder of modules in the reader's folder that no installed library has."""
 
     def __init__(self, folder: Path, written: Written) -> None:
         self.folder = folder

@@ -20,7 +20,7 @@ def code_cells(path: Path) -> list[tuple[int, str]]:
     """Return (number of the cell, its Python) of each code cell, counted from 1 over all cells.
 
     Raises:
-        SourceError: if the file is no notebook.
+        SourceError: if the file is not a notebook.
     """
     try:
         cells = parse_json(path, path.read_bytes())["cells"]
@@ -31,7 +31,7 @@ def code_cells(path: Path) -> list[tuple[int, str]]:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(
-            f"{path} is no Jupyter notebook ({type(error).__name__}: {error}); save it again as "
+            f"{path} is not a Jupyter notebook ({type(error).__name__}: {error}); save it again as "
             ".ipynb, or give the .py file"
         ) from error
     return [(number, without_magics(source)) for number, source in sources]

@@ -11,13 +11,13 @@ State = Literal["right", "wrong", "open", "waits", "note"]
 
 
 class MistakeError(Exception):
-    """What a check found, in a learner's words.
+    """A mistake that a check found, in a learner's words.
 
     Args:
         expected: what should have come.
         came: what did come.
         hint: where to look.
-        counts: False for a difference that is no fault.
+        counts: False for a difference that is not a fault.
     """
 
     def __init__(self, expected: str, came: str, hint: str = "", *, counts: bool = True) -> None:
@@ -29,7 +29,7 @@ class MistakeError(Exception):
 
 
 class WaitsError(Exception):
-    """Why a check can't be run here and now, such as a library that is not installed."""
+    """The reason why a check can't be run now, such as a library that is not installed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of one check; `detail` is the reason where nothing was checked."""
+    """The outcome of one check; `detail` is the reason where nothing was checked."""
 
     check: Check
     state: State

@@ -27,7 +27,7 @@ WAITS = "waits for the line above"
 
 @dataclass
 class Report:
-    """What came out of the checks of one chapter.
+    """The outcome of the checks of one chapter.
 
     Args:
         chapter: such as "ch03".

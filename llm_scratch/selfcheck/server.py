@@ -19,7 +19,7 @@ NO_PROXY = {"no_proxy": "*", "NO_PROXY": "*"}
 
 @dataclass
 class Served:
-    """What the server gives, and what it was asked for.
+    """The replies that the server gives, and what it was asked for.
 
     Args:
         body: the answer to every GET.

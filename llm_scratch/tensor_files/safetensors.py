@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PIECE = 4 << 20  # bytes that are written at a time
 LONGEST_HEADER = 16 << 20  # about 150,000 tensors
 MOST_DIMS = 32
 
@@ -112,13 +114,43 @@ def _check_no_holes(path: Path, places: Mapping[str, tuple[Any, ...]], size: int
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    seen: Callable[[memoryview], object] | None = None,
 ) -> None:
     """Write tensors to a file atomically, one at a time.
 
     The header is padded, and tensors of odd sizes come last, so that the others begin at multiples
     of 64 bytes: results of products with them then do not depend on their place in memory.
+
+    Args:
+        path: the file.
+        tensors: the tensors by name; a contiguous one on the CPU is never copied.
+        metadata: strings for the header.
+        seen: a function that is called with all bytes of the file in order, one piece at a time, in
+            another thread: the `update` of a hash, which may be slower than the disk.
     """
+    order, header = _laid_out(tensors, metadata)
+    thread, seeing = ThreadPoolExecutor(1), list[Future[object]]()
+    try:
+        with written_whole(path) as file:
+            for piece, is_copy in _contents(header, [tensors[name] for name in order]):
+                if seen is not None:
+                    seeing.append(thread.submit(seen, piece))
+                file.write(piece)
+                if seen is not None and is_copy:
+                    seeing[-1].result()  # copies would pile up if the disk is faster
+        for each in seeing:
+            each.result()
+    finally:
+        thread.shutdown(cancel_futures=True)  # after an error, some are left
+
+
+def _laid_out(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[list[str], bytes]:
+    """Return the order of the tensors in a file, and the header before them."""
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
         tensors, key=lambda n: (sizes[n] % ALIGNMENT != 0, -tensors[n].element_size(), n)
@@ -132,12 +164,20 @@ def write_safetensors(
         header[name] = {**entry, "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    with written_whole(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(octets(tensors[name]))
+    return order, len(text).to_bytes(8, "little") + text
 
 
-def octets(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor, row after row."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+def _contents(header: bytes, tensors: Iterable[Tensor]) -> Iterator[tuple[memoryview, bool]]:
+    """Yield the bytes of a file, one piece at a time, and whether a piece is a copy."""
+    yield memoryview(header), False
+    for tensor in tensors:
+        is_copy = not (tensor.is_cpu and tensor.is_contiguous())
+        for piece in pieces(tensor):
+            yield piece, is_copy
+
+
+def pieces(tensor: Tensor) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor, row after row, at most `PIECE` at a time."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    for piece in flat.split(PIECE):
+        yield piece.cpu().numpy().data

@@ -2,8 +2,9 @@
 
 A checkpoint is a folder with a model as `save_model` writes it (so every command that takes a
 model takes a checkpoint), `optimizer.safetensors` with what the optimizers remember, `state.json`
-with where the run stands, and `manifest.json` with the size and the SHA-256 of each file. It is
-written under another name, brought to the disk, and renamed last. No file of it can hold code.
+with where the run stands, and `manifest.json` with the size and the SHA-256 of each file; that of
+a large one is computed while it is written. It is written under another name, brought to the disk,
+and renamed last. No file of it can hold code.
 
 A model with LoRA is not written whole: the parameters that learn are in `trained.safetensors`, and
 a mark in the run's state tells whether the others are those of before.
@@ -28,7 +29,7 @@ from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.safetensors import write_safetensors
-from llm_scratch.weights.folder import load_model, save_model
+from llm_scratch.weights.folder import WEIGHTS_FILE, load_model, write_model
 from llm_scratch.weights.folder_metadata import checksum
 
 STATE_FILE, MANIFEST, TRAINED_FILE = "state.json", "manifest.json", "trained.safetensors"
@@ -71,29 +72,48 @@ def save_run(
     part.mkdir(parents=True)
     try:
         if is_plain(model):
-            save_model(model, part, tokenizer, chat_format=chat_format)
+            digest = hashlib.sha256()
+            write_model(model, part, tokenizer, chat_format, digest.update)
+            files = {WEIGHTS_FILE: entry_of(part / WEIGHTS_FILE, digest.hexdigest())}
         else:
-            write_safetensors(part / TRAINED_FILE, learning_of(model), {})
-        write_safetensors(part / OPTIMIZER_FILE, optimizers, {})
+            files = write_tensors(part / TRAINED_FILE, learning_of(model))
+        files |= write_tensors(part / OPTIMIZER_FILE, optimizers)
         write_text(part / STATE_FILE, text)
-        finish(part, target, {path.name: entry_of(path) for path in sorted(part.iterdir())})
+        finish(part, target, files)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Write a safetensors file; return its entry in the manifest, by its name."""
+    digest = hashlib.sha256()
+    write_safetensors(path, tensors, metadata or {}, digest.update)
+    return {path.name: entry_of(path, digest.hexdigest())}
+
+
 def finish(part: Path, target: Path, files: Mapping[str, Any]) -> None:
-    """Write the manifest of a checkpoint whose files are complete, and give it its name."""
-    manifest = {"version": VERSION, "step": step_of(target), "files": dict(files)}
+    """Write the manifest of a checkpoint whose files are complete, and give it its name.
+
+    Args:
+        part: where the files are.
+        target: what the checkpoint is called from now on.
+        files: their entries in the manifest, as far as they are known; others are read.
+    """
+    others = {path.name: entry_of(path) for path in part.iterdir() if path.name not in files}
+    entries = dict(sorted({**files, **others}.items()))
+    manifest = {"version": VERSION, "step": step_of(target), "files": entries}
     write_text(part / MANIFEST, json.dumps(manifest, indent=1))
     sync_folder(part)
     _take_place(part, target)
     sync_folder(target.parent)
 
 
-def entry_of(path: Path) -> dict[str, Any]:
-    """Return what the manifest says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+def entry_of(path: Path, sha256: str | None = None) -> dict[str, Any]:
+    """Return what the manifest says of a file, which is read where its SHA-256 is not known."""
+    return {"bytes": path.stat().st_size, "sha256": sha256 or file_sha256(path)}
 
 
 def learning_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,37 +1,41 @@
 """Checkpoints of several processes: each writes its part, any number of processes reads them.
 
-The tensors are in safetensors files, one for each process, written and read by PyTorch's
-distributed checkpoints: no file of a checkpoint is a pickle, and none can hold code. What else is
-in the folder is as `checkpoints` says.
+The tensors are in safetensors files, one for each process, in the form of PyTorch's distributed
+checkpoints, which also read them: the header says where in its tensor a part begins. No file of a
+checkpoint is a pickle, and none can hold code. What else is in the folder is as `checkpoints` says.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, starmap
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from llm_scratch.files import part_beside, write_json
+from llm_scratch.files import first_line, part_beside, write_text
 from llm_scratch.training.checkpoints import (
     STATE_FILE,
     CheckpointError,
-    entry_of,
     finish,
     is_plain,
     learning_of,
+    write_tensors,
 )
 from llm_scratch.training.distributed import Ranks
 from llm_scratch.training.optimizer_state import begin_optimizers, optimizer_tensors
+from llm_scratch.training.sharding import is_sharded, local
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
 Sizes = tuple[int, ...]
-SHARDS = "shard-*.safetensors"  # as PyTorch names them
+Place = tuple[str, Sizes]  # the name of a tensor, and where in it a part begins
+SHARD = "shard-{:05d}-model-00001-of-00001.safetensors"  # as PyTorch names them
+SHARDS = "shard-*.safetensors"
 
 
 def is_sharded_checkpoint(checkpoint: Path) -> bool:
@@ -58,35 +62,101 @@ def save_sharded(
         tokenizer: is written beside the tensors.
 
     Raises:
-        OSError: if it can't be written; nothing that looks like a checkpoint stays.
+        TypeError: if `state` holds something that JSON does not have.
+        OSError: in all processes, naming one that can't write its part; nothing that looks like a
+            checkpoint stays.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-
+    text = json.dumps(state, indent=1, ensure_ascii=False)
     target = folder / f"step-{step:08d}"
     part = Path(ranks.gather(str(part_beside(target)))[0])
-    part.mkdir(parents=True, exist_ok=True)
-    try:
-        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-        try:
-            dcp.save(dict(tensors), storage_writer=writer)
-        except dcp.api.CheckpointException as err:  # which no `except Exception` would see
-            raise OSError(f"{target} could not be written: {_reason(err)}") from err
-        own = part.glob(f"shard-{ranks.rank + 1:05d}-*.safetensors")
-        files: dict[str, Any] = {}
-        for entries in ranks.gather({path.name: entry_of(path) for path in own}):
-            files |= entries
+    parts = parts_of(tensors)
+    writers = writers_of(ranks.gather({place: held.nbytes for place, held in parts.items()}))
+    own = {place: held for place, held in parts.items() if writers[place] == ranks.rank}
+    files: dict[str, Any] = {}
+
+    def write() -> dict[str, Any]:
+        part.mkdir(parents=True, exist_ok=True)
+        return _write_shard(part / SHARD.format(ranks.rank + 1), own)
+
+    def complete() -> None:
         if ranks.first:
             if tokenizer is not None:
                 save_tokenizer(tokenizer, part)
-            write_json(part / STATE_FILE, state)
-            others = (path for path in part.iterdir() if path.name not in files)
-            finish(part, target, files | {path.name: entry_of(path) for path in others})
-        ranks.wait()
+            write_text(part / STATE_FILE, text + "\n")
+            finish(part, target, files)
+
+    try:
+        for entries in _by_all(ranks, target, write):
+            files |= entries
+        _by_all(ranks, target, complete)
     finally:
         if ranks.first:
             shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def parts_of(tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
+    """Return the numbers that this process holds, by name and by where they begin in a tensor."""
+    parts = {}
+    for name, tensor in tensors.items():
+        held = local(tensor)
+        if held.numel() or not tensor.numel():  # rows may be fewer than processes
+            parts[name, _offsets(tensor)] = held
+    return parts
+
+
+def _offsets(tensor: Any) -> Sizes:
+    if not is_sharded(tensor):
+        return (0,) * tensor.dim()
+    (chunk,) = tensor.__create_chunk_list__()  # as PyTorch's own checkpoints ask a tensor
+    return tuple(chunk.offsets)
+
+
+def writers_of(held: Sequence[Mapping[Place, int]]) -> dict[Place, int]:
+    """Decide which process writes each part: one that has it, so that all write as much.
+
+    Args:
+        held: by process, the parts that it has, and the bytes of each.
+    """
+    holders: dict[Place, list[int]] = {}
+    sizes: dict[Place, int] = {}
+    for rank, parts in enumerate(held):
+        for place, size in parts.items():
+            holders.setdefault(place, []).append(rank)
+            sizes[place] = size
+    loads, writers = [0] * len(held), {}
+    # Those without a choice first, then the largest.
+    for place in sorted(holders, key=lambda p: (len(holders[p]), -sizes[p], p)):
+        writers[place] = min(holders[place], key=lambda rank: loads[rank])
+        loads[writers[place]] += sizes[place]
+    return writers
+
+
+def _write_shard(path: Path, own: Mapping[Place, Tensor]) -> dict[str, Any]:
+    """Write the parts of one process; return the file's entry in the manifest."""
+    if not own:
+        return {}
+    places = {name: {"saved_offsets": offsets} for name, offsets in own}
+    metadata = {"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0"}
+    return write_tensors(path, {name: held for (name, _), held in own.items()}, metadata)
+
+
+def _by_all(ranks: Ranks, target: Path, work: Callable[[], Any]) -> list[Any]:
+    """Let each process do its work; return what each gave.
+
+    Raises:
+        OSError: in all of them where one could not write, naming it.
+    """
+    result, failure = None, None
+    try:
+        result = work()
+    except OSError as err:
+        failure = err
+    found = ranks.gather((result, failure and first_line(failure)))
+    for rank, (_, reason) in enumerate(found):
+        if reason:
+            raise OSError(f"{target} could not be written: rank {rank}: {reason}") from failure
+    return [result for result, _ in found]
 
 
 def tensors_of_run(model: nn.Module, optimizers: Any) -> dict[str, Tensor]:

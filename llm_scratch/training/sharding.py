@@ -58,13 +58,20 @@ def divided(module: nn.Module, division: Division, ranks: Ranks, device: torch.d
 
 def _shard_fully(module: Any, division: Division, ranks: Ranks, device: torch.device) -> None:
     """Divide each block, then what is left: embeddings, the last norm and the head."""
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
     options: dict[str, Any] = {"mesh": _mesh_of(division, ranks, device)}
     if division.offload:
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type != "cpu")
+    gathered: dict[str, Any] = {}
+    if module.dtype != torch.float32:
+        # In the type of the products, half is sent. Gathered in float32, autocast would copy each
+        # weight, and these copies, unlike what is gathered, would all live until the backward pass.
+        gathered["mp_policy"] = MixedPrecisionPolicy(
+            param_dtype=module.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     for block in module.model.trf_blocks:
-        fully_shard(block, reshard_after_forward=division.reshard, **options)
+        fully_shard(block, reshard_after_forward=division.reshard, **options, **gathered)
     # What a loss needs of the head, it needs again at once: never divided in between.
     fully_shard(module, reshard_after_forward=False, **options)
     if any(parameter.is_meta for parameter in module.parameters()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -54,18 +55,28 @@ def save_model(
             or fewer ids than the tokenizer.
         TypeError: if it is not a model of this library, or the tokenizer cannot be saved.
     """
+    return write_model(model, Path(folder), tokenizer, chat_format)
+
+
+def write_model(
+    model: nn.Module,
+    folder: Path,
+    tokenizer: Any | None = None,
+    chat_format: Format | None = None,
+    seen: Callable[[memoryview], object] | None = None,
+) -> Path:
+    """Save a model as `save_model` does; `seen` is called with the bytes of the file of weights."""
     inner = language_model(model)
     tensors, head = tensors_of(inner), head_of(inner)
     if tokenizer is not None:
         check_vocabulary(inner, tokenizer)
-    folder = Path(folder)
     config = replace(inner.cfg, tie_weights="out_head.weight" not in tensors)
     metadata: dict[str, Any] = {"model": family_of(config).model, "config": asdict(config)}
     metadata["head"] = head.as_dict()
     metadata["n_out"] = head.size if head.kind == "classes" else None  # for older versions
     metadata[FORMAT_KEY] = describe_format(chat_format)
     metadata["tokenizer"] = None if tokenizer is None else save_tokenizer(tokenizer, folder)
-    write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors))
+    write_safetensors(folder / WEIGHTS_FILE, tensors, write_metadata(metadata, tensors), seen)
     return folder
 
 

@@ -14,7 +14,7 @@ from llm_scratch.model.config import ConfigError
 from llm_scratch.model.families import config_of_saved
 from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
-from llm_scratch.tensor_files.safetensors import octets
+from llm_scratch.tensor_files.safetensors import pieces
 from llm_scratch.tensor_files.stored import TensorFile
 
 METADATA_KEY = "llm_scratch"
@@ -25,8 +25,10 @@ ADAPTER = "LoRA"  # in place of a model's class: the file holds an adapter
 
 def checksum(tensor: Tensor) -> int:
     """Compute the CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
-    kind = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
-    return zlib.crc32(octets(tensor), zlib.crc32(kind))
+    crc = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for piece in pieces(tensor):
+        crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def write_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:

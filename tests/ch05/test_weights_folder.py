@@ -198,7 +198,7 @@ def test_save_model_leaves_the_old_one_when_it_fails(tmp_path, monkeypatch):
     def full(tensor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors, "octets", full)
+    monkeypatch.setattr(safetensors, "pieces", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(random_model(replace(CFG, n_layers=1)), tmp_path)
     monkeypatch.undo()

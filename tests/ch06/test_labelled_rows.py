@@ -316,7 +316,7 @@ def test_read_labelled_gives_the_same_rows_in_every_form(tmp_path, name, content
 
 def test_read_sms_sees_a_head_line_and_says_so(file_of):
     with pytest.warns(
-        UserWarning, match="messages.tsv: line 1 names the columns and is no message"
+        UserWarning, match="messages.tsv: line 1 names the columns and is not a message"
     ):
         assert read_sms(file_of("label\ttext\n ham\tthe tide\n")) == [("ham", "the tide")]
 

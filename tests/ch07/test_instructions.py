@@ -115,7 +115,7 @@ def test_collate_refuses_empty_batches_and_texts(collate):
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_collate_fn_refuses_a_length_below_one(most):
-    with pytest.raises(ValueError, match="must be 1 or more; None is no limit"):
+    with pytest.raises(ValueError, match="must be 1 or more; None means no limit"):
         custom_collate_fn([[1]], allowed_max_length=most)
 
 

@@ -242,7 +242,7 @@ def test_chat_address_takes_a_server_or_the_whole_address(url, address):
 
 @pytest.mark.parametrize("url", ["localhost:11434", "file:///etc/hosts", "http://", "http://a b"])
 def test_judge_refuses_what_is_no_web_address(ask, server, url):
-    with pytest.raises(ValueError, match="is no web address"):
+    with pytest.raises(ValueError, match="is not a web address"):
         ask(url=url)
 
 

@@ -115,8 +115,8 @@ def test_judge_does_not_ask_again_for_an_unreadable_reply(ask, server):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a diary\n", "line 1 of .* is no record"),
-        ("a diary", "the end of .* is no record"),
+        ("a diary\n", "line 1 of .* is not a record"),
+        ("a diary", "the end of .* is not a record"),
         ('{"question": "x", "reply": "y"}\n{"question": 3, "reply": "y"}\n', "line 2 of"),
         ("[]\n", "line 1 of"),
     ],

@@ -143,7 +143,7 @@ USER, BOT = {"role": "user", "content": "Why?"}, {"role": "assistant", "content"
     [
         ("{", "is damaged"),
         ("[]", "not an object"),
-        ('{"text": "x"}', "is no saved chat: it has no 'format_version'"),
+        ('{"text": "x"}', "is not a saved chat: it has no 'format_version'"),
         ({"format_version": 2}, "version 2, this library reads 1"),
         ({"model": None}, "must be texts"),
         ({"settings": []}, "settings are a list"),

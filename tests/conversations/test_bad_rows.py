@@ -124,7 +124,7 @@ def test_rows_that_do_not_fit_are_named_and_counted(read, row, message):
         (
             "guanaco",
             {"text": GUANACO + "### Assistant: Ebb."},
-            "two turns of one role in a row: .*; or a mark stands in what is said",
+            "two turns of one role in a row: .*; or a mark is in what is said",
         ),
         ("guanaco", {"text": "### Human: ### Assistant: Ebb."}, "an empty turn: message 1"),
         ("guanaco", {"text": "### Human: Tide?"}, "nothing learned"),

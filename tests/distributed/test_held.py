@@ -40,10 +40,11 @@ from llm_scratch.training.loop import train
 
 with joined("cpu") as ranks:
     for name in sys.argv[2:]:
-        shard, _, kept = name.partition("-")
-        division = Division(shard, reshard=not kept)
-        train(model(), tokens(), replace(SETTINGS, micro_batch=2), folder=name, log=str,
-              ranks=ranks, division=division, device=torch.device("cpu"))
+        shard, _, way = name.partition("-")
+        division = Division(shard, reshard=way != "kept")
+        numbers = "bfloat16" if way == "half" else "float32"
+        train(model(), tokens(), replace(SETTINGS, micro_batch=2, precision=numbers), folder=name,
+              log=str, ranks=ranks, division=division, device=torch.device("cpu"))
 """
 
 
@@ -132,7 +133,8 @@ def divided(tmp_path_factory):
     """What two processes held, by the way that they divided the model."""
     if sys.platform == "win32" or not torch.distributed.is_available():
         pytest.skip("several processes need Linux or macOS, and torch.distributed")
-    folder, names = tmp_path_factory.mktemp("divided"), ("none", "optimizer", "full", "full-kept")
+    folder = tmp_path_factory.mktemp("divided")
+    names = ("none", "optimizer", "full", "full-kept", "none-half", "full-half")
     script = folder / "trains.py"
     script.write_text(TRAINS, encoding="utf-8")
     start = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
@@ -161,6 +163,16 @@ def test_two_processes_hold_what_their_division_says(divided):
     blocks = size_of(model().trf_blocks.parameters())
     one_block = whole() - blocks * 2 / 3
     assert divided["full"][0]["gathered"] == pytest.approx(one_block, rel=0.01)
+
+
+def test_blocks_are_gathered_in_the_type_of_their_products(divided):
+    blocks = size_of(model().trf_blocks.parameters())
+    one_block = blocks // 3
+    plain, half = (divided[name][0]["gathered"] for name in ("full", "full-half"))
+    assert plain - half == pytest.approx(one_block / 2, rel=0.01)
+    # No copy of a weight in 16 bits waits for the backward pass, as autocast's do.
+    copied, spared = (divided[name][0]["activations"] for name in ("none-half", "full-half"))
+    assert copied - spared == pytest.approx(blocks / 2, rel=0.1)
 
 
 def test_two_processes_send_what_their_division_says(divided):

@@ -226,13 +226,13 @@ def test_save_model_states_the_kind_of_head(model, tmp_path):
 
 
 def test_a_head_whose_classes_have_names_is_one_for_classes_at_any_size(bpe, tmp_path):
-    """As many classes as ids are no language model's head."""
+    """As many classes as ids are not a language model's head."""
     torch.manual_seed(0)
     model = ls.GPTModel(GPTConfig(bpe.n_vocab, 8, 8, 2, 1))
     model.class_names = tuple(f"class {n}" for n in range(bpe.n_vocab))
     ls.save_model(model, tmp_path, bpe)
     assert ls.open_model(tmp_path).model.class_names == model.class_names
-    with pytest.raises(ValueError, match="no language model's"):
+    with pytest.raises(ValueError, match="not a language model's"):
         ls.export_huggingface(model, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""What the README says is so."""
+"""What the README and the pages on names and files say is so."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import importlib
 import re
 from pathlib import Path
 
-import pytest
-
 import llm_scratch
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, NAMES, FILES = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/names.md", "docs/files.md")
+)
 PUBLIC = set(getattr(llm_scratch, "__all__", []))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
 def rows() -> list[tuple[str, str]]:
     """(name, module) of every name in the table of names."""
-    table = README.split("## Which name of the book is where")[1].split("\n## ")[0]
     found = []
-    for line in table.splitlines():
+    for line in NAMES.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and cells[2].startswith("`"):
             found += [(name, cells[2].strip("`")) for name in re.findall(r"`(\w+)`", cells[1])]
@@ -49,17 +49,6 @@ def test_table_has_every_public_name() -> None:
     assert PUBLIC - {"__version__"} == {name for name, _ in rows()}
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(number, marks=pytest.mark.script("-c", block))
-        for number, block in enumerate(blocks("python"))
-    ],
-)
-def test_python_block_runs(number: int, run) -> None:
-    assert run.output.strip()
-
-
 def test_ci_runs_the_readmes_test_command() -> None:
     train, test = (block.strip() for block in blocks("bash"))
     assert train.endswith("chapters/ch05_pretrain.py")
@@ -77,7 +66,7 @@ def test_windows_commands_are_the_same_ones() -> None:
 
 
 def test_every_page_of_docs_is_named() -> None:
-    pages = {f"docs/{path.name}" for path in (ROOT / "docs").iterdir()}
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
     assert pages == set(re.findall(r"docs/[\w.-]+\.md", README))
 
 
@@ -89,7 +78,7 @@ def test_pages_name_files_that_are_there() -> None:
 
 
 def test_tree_names_the_rooms_and_nothing_else() -> None:
-    (tree,) = (block for block in blocks("") if "llm_scratch/" in block)
+    (tree,) = blocks("text", FILES)
     names = re.findall(r"^(?:  )?([\w/.]+) {2,}\S", tree, flags=re.MULTILINE)
     package = ROOT / "llm_scratch"
     rooms = {f"{p.name}/" for p in package.iterdir() if p.is_dir() and p.name[0] != "_"}

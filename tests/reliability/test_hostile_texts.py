@@ -280,7 +280,7 @@ READERS = (
 )
 
 
-@pytest.mark.filterwarnings("ignore:.*names the columns and is no message")
+@pytest.mark.filterwarnings("ignore:.*names the columns and is not a message")
 def test_every_reader_gives_rows_or_our_error(tmp_path):
     """Also where a file is none that the reader knows."""
     source = random.Random(5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llm_scratch.files import file_sha256
 from llm_scratch.training import checkpoints
 from llm_scratch.training.checkpoints import (
     MANIFEST,
@@ -123,6 +124,22 @@ def test_no_file_of_a_checkpoint_is_a_pickle(saved):
     for path in saved.iterdir():
         assert path.suffix in (".json", ".safetensors"), path.name
         assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02"), path.name
+
+
+def test_recorded_checksums_are_those_of_the_files_without_reading_large_ones(
+    build, tmp_path, monkeypatch
+):
+    read: list[str] = []
+    monkeypatch.setattr(
+        checkpoints, "file_sha256", lambda path: (read.append(path.name), file_sha256(path))[1]
+    )
+    saved = save_run(tmp_path, 1, build(), STATE, MOMENTS)
+    assert read == [STATE_FILE]
+    files = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))["files"]
+    assert list(files) == ["model.safetensors", OPTIMIZER_FILE, STATE_FILE]
+    for name, entry in files.items():
+        assert entry["sha256"] == file_sha256(saved / name)
+        assert entry["bytes"] == (saved / name).stat().st_size
 
 
 def test_keep_newest_removes_the_others_and_what_was_left_behind(build, saved):
