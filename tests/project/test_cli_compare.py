@@ -55,6 +55,22 @@ def test_pretrain_mixes_files(mixed):
     assert best["val_loss"] == min(line["val_loss"] for line in measured)
 
 
+def test_pretrain_mixes_a_folder_of_parts_with_a_file(files, tmp_path, capsys):
+    texts = [tmp_path / f"{name}.txt" for name in "ab"]
+    for path in texts:
+        path.write_text("a clock counts the hours. " * 30, encoding="utf-8")
+    tokenizer = BytePairTokenizer.train("ab ab ab", vocab_size=257)
+    tokenizer.save(tmp_path / "t.json")
+    write_tokens(tmp_path / "one.bin", "the tide. " * 60, tokenizer, progress=False)
+    for part in ("1/2", "2/2"):
+        words = [*map(str, texts), "--tokenizer", str(tmp_path / "t.json"), "--part", part]
+        assert main(["prepare", *words, "--out", str(tmp_path / "parts.v1")]) == 0
+    words = mix(tmp_path, "parts.v1:0.75", "one.bin:0.25")
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    facts = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["data"]
+    assert facts["mix"] == "parts.v1:3/4 one:1/4"
+
+
 def test_pretrain_says_how_often_it_reads_each_file(mixed, files, capsys, tmp_path):
     words = mix(files, "tide.bin:0.75", "clock.bin:0.25")
     assert main([*words, "--out", str(tmp_path / "run"), "--micro-batch", "40"]) == 0
