@@ -31,7 +31,7 @@ SWEEP = "memory sweep gpt2 --length 64:1024:64 --batch 1 --out gpt2.csv"
 
 def add_measuring(commands: Any) -> None:
     """Add these commands to the group `memory`."""
-    about = "take some steps of training, and print what they hold and how long one takes"
+    about = "take some steps of training: what they hold, and how long one takes"
     example = "memory measure gpt2 --batch 2 --length 256"
     parser = add_command(commands, "measure", about, example, run_measure, USAGE)
     add_step(parser)
@@ -86,7 +86,8 @@ def add_sweep(commands: Any) -> None:
                        help="search the largest that fits, by halving")  # fmt: skip
     group.add_argument("--vary", action="append", default=[], metavar="NAME=LIST",
                        help="sweep with each of these values of an option, as "
-                            "checkpoint-blocks=0,1; of several, with each combination")  # fmt: skip
+                            "checkpoint-blocks=0,1; of several, with each combination; "
+                            "default: none")  # fmt: skip
     add_option(group, "--processes N", "processes of each point", 1)
     add_option(group, "--repeats N", "starts of each point", 1)
     add_option(group, "--retries N", "further starts of one that crashed", 3)
@@ -273,11 +274,26 @@ def _name_among(path: Path, paths: Sequence[Path]) -> str:
 
 def _drawn(path: Path, curve: Curve, number: str, label: str, estimate: bool) -> MemoryCurve:
     """Print what fits a curve, and return what is drawn of it."""
-    from llm_scratch.memory.curves import law_of, law_points, law_text, measured_points
+    from llm_scratch.memory.curves import (
+        estimated_points,
+        law_of,
+        law_points,
+        law_text,
+        measured_points,
+    )
     from llm_scratch.plotting.memory import MemoryCurve
 
     law = law_of(curve, number)
     text = law_text(law, curve.axis)
     print(f"{label}: {number}: {text}")
     points = measured_points(curve, number)
-    return MemoryCurve(points, law=law_points(curve, law), law_text=text, out=curve.out)
+    estimates = estimated_points(path, curve) if estimate else []
+    if estimates:
+        print(f"{label}: {_off_by(points, dict(estimates))}")
+    return MemoryCurve(points, estimates, law_points(curve, law), text, curve.out)
+
+
+def _off_by(points: Sequence[tuple[float, ...]], estimates: Mapping[float, float]) -> str:
+    """Say how far estimates are from what was measured, of which a mean counts."""
+    off = sorted((estimates[x] / mean - 1 for x, _, mean, _ in points), key=abs)
+    return f"estimates are off by {off[len(off) // 2]:+.1%} (median) and {off[-1]:+.1%} (most)"

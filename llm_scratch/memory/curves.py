@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from llm_scratch.files import FileError, PathLike
+from llm_scratch.memory.estimate import estimate_memory
 from llm_scratch.memory.fitting import Law, fit_law
+from llm_scratch.memory.point import point_in
 from llm_scratch.memory.sweep_files import Curve
 
 MIB = 2**20
@@ -62,3 +64,24 @@ def law_text(law: Law | None, axis: str) -> str:
     if law.floor is None or law.knee is None:
         return f"{line} {off}"
     return f"{law.floor / MIB:,.0f} MiB up to {law.knee:,.4g}, then {line} {off}"
+
+
+def estimated_points(path: PathLike, curve: Curve) -> list[Point]:
+    """Return (x, estimate in bytes) of the steps of a curve, also of those that ran out of memory.
+
+    Raises:
+        FileError: if the file does not say what its steps were.
+    """
+    found: dict[float, float] = {}
+    for reading in curve.readings:
+        if reading.row is None:
+            raise FileError(
+                path,
+                "does not say what was computed, so there are no estimates; leave --estimate out",
+            )
+        if reading.x not in found:
+            try:
+                found[reading.x] = estimate_memory(point_in(reading.row).step).bytes
+            except ValueError as err:
+                raise FileError(path, f"a row holds no step: {err}") from err
+    return sorted(found.items())

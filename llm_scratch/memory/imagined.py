@@ -17,15 +17,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm_scratch.lora.layers import freeze, replace_linear_with_lora
+from llm_scratch.memory.building import let_learn, objective_of, settings_of
 from llm_scratch.memory.processes import first_of, send_nowhere
 from llm_scratch.memory.step import TrainingStep
 from llm_scratch.model.families import empty_model
-from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.head_loss import without_numbers
-from llm_scratch.training.losses import next_token_loss
-from llm_scratch.training.objective import Batch, Objective, count_targets
+from llm_scratch.training.objective import Batch
 from llm_scratch.training.starting import build_engine
 from llm_scratch.training.steps import Engine, take_step
 
@@ -81,20 +79,14 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
 
 def engine_of(step: TrainingStep, ranks: Ranks = ONE) -> Engine:
     """Return what computes a step, as a run on a CPU builds it; weights are not set."""
-    model, settings = _model_of(step), _settings_of(step)
-    return build_engine(model, settings, _objective_of(step), ranks, step.division, CPU)
+    model, settings = _model_of(step), settings_of(step)
+    return build_engine(model, settings, objective_of(step), ranks, step.division, CPU)
 
 
 def _model_of(step: TrainingStep) -> Any:
     with _default_numbers(getattr(torch, step.weights)):
         model = empty_model(step.cfg)
-        if step.lora_rank is not None:
-            replace_linear_with_lora(model, step.lora_rank, step.lora_rank, freeze_base=True)
-    model.checkpoint_blocks = step.checkpoint_blocks
-    if step.last_blocks is not None:
-        freeze(model)
-        for part in (*model.trf_blocks[-step.last_blocks :], model.final_norm, model.out_head):
-            part.requires_grad_(True)
+        let_learn(model, step)
     return model
 
 
@@ -107,23 +99,6 @@ def _default_numbers(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _settings_of(step: TrainingStep) -> TrainConfig:
-    return TrainConfig(
-        micro_batch=step.rows,
-        length=step.tokens_a_row,
-        accumulation=step.accumulation,
-        optimizer=step.optimizer,
-        precision=step.precision,
-        checkpoint_blocks=step.checkpoint_blocks,
-        loss_chunk=step.loss_chunk or step.tokens,
-    )
-
-
-def _objective_of(step: TrainingStep) -> Objective | None:
-    """The loss: in chunks, or from the logits of all tokens."""
-    return None if step.loss_chunk else Objective(next_token_loss, count_targets)
 
 
 class _Answers(TorchDispatchMode):

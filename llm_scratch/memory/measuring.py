@@ -7,6 +7,7 @@ As a program it measures the point in a folder, and each process leaves there wh
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -30,7 +31,7 @@ from llm_scratch.memory.step import TrainingStep
 from llm_scratch.model.config import GPTConfig
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.text.token_parts import TokenPart
-from llm_scratch.training.allocator import keep_freed_memory
+from llm_scratch.training.allocator import give_back_freed_memory, keep_freed_memory
 from llm_scratch.training.config import plan_step
 from llm_scratch.training.distributed import ONE, Ranks, joined
 from llm_scratch.training.loop import micro_batches
@@ -91,6 +92,8 @@ def measure_here(point: Point, ranks: Ranks = ONE) -> dict[str, Any]:
         _take(_tiny(point), ranks, device, steps=1)
         if device.type == "cuda":
             torch.cuda.empty_cache()
+        gc.collect()
+        give_back_freed_memory()
         forget_peaks(device)
         before = memory_now(torch.device("cpu"))["resident"]
         try:
@@ -139,14 +142,12 @@ def _take(point: Point, ranks: Ranks, device: torch.device, steps: int) -> dict[
 def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
     """Build what takes the step, as a run does."""
     step = point.step
-    cfg, dtype = step.cfg, getattr(torch, step.weights)
-    if "dtype" in cfg:
-        cfg = replace(cfg, dtype=step.weights)
     partly = step.lora_rank is not None or step.last_blocks is not None
     later = step.division.shard == "full" and not partly
-    model = new_model(cfg, point.seed, later).to(dtype)
+    model = new_model(step.cfg, point.seed, later)
     with seeded(point.seed, torch.device("cpu")):  # LoRA draws
         let_learn(model, step)
+    model.to(getattr(torch, step.weights))
     if step.division.shard != "full":
         model.to(device)
     config = settings_of(step, seed=point.seed, compile=point.compile)

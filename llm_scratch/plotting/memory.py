@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY = "#777777"
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 MANY = 60  # points that are drawn without marks
 PEAK = "_peak"
 
@@ -58,19 +58,24 @@ def plot_memory(
         raise ValueError("no point was measured; there is nothing to draw")
     entries = sum(1 + bool(c.law) + bool(c.estimated) for c in curves.values())
     figure, axes = new_figure(7.5, 4.4 + 0.2 * entries)
-    highest = 0.0
+    sizes = [point[3] for curve in curves.values() for point in curve.measured]
+    sizes += [size for curve in curves.values() for _, size in curve.estimated]
+    unit, unit_name = (GIB, "GiB") if max(sizes) >= GIB else (MIB, "MiB")
+    highest = max(sizes) / unit
     for index, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        highest = max(highest, *(point[3] for point in curve.measured), 0.0)
-        _draw_measured(axes, name, curve, colour)
-        _draw_lines(axes, curve, colour)
+        _draw_measured(axes, name, curve, colour, unit)
+        _draw_lines(axes, curve, colour, unit)
+    label = "out of memory"
     for index, curve in enumerate(curves.values()):
-        top = [1.08 * highest / GIB] * len(curve.out)
-        label = "out of memory" if index == 0 and curve.out else None
-        axes.plot(curve.out, top, "x", color=COLOURS[index % len(COLOURS)], label=label)
+        if curve.out:
+            colour, top = COLOURS[index % len(COLOURS)], [1.08 * highest] * len(curve.out)
+            axes.plot(curve.out, top, "x", color=colour, label=label)
+            label = "_"  # matplotlib's word for none
     names = {"length": "Tokens of a row", "batch": "Rows of a batch"}
-    axes.set(xlabel=names.get(axis, "Length or batch"), ylabel=f"GiB {number}, at the peak")
-    axes.set_ylim(0, 1.15 * highest / GIB)
+    axes.set(xlabel=names.get(axis, "Length or batch"))
+    axes.set_ylabel(f"{unit_name} {number}, at the peak")
+    axes.set_ylim(0, 1.15 * highest)
     axes.set_xlim(left=0)
     if axis == "batch":
         axes.locator_params("x", integer=True)
@@ -79,27 +84,25 @@ def plot_memory(
     return figure
 
 
-def _draw_measured(axes: Any, name: str, curve: MemoryCurve, colour: str) -> None:
+def _draw_measured(axes: Any, name: str, curve: MemoryCurve, colour: str, unit: int) -> None:
     if not curve.measured:
         return
     x, least, mean, most = np.array(curve.measured, dtype=float).T
     size, alpha = (5, 0.8) if len(x) <= MANY else (2.5, 0.3)
-    bars = np.array([mean - least, most - mean]) / GIB
+    bars = np.array([mean - least, most - mean]) / unit
     if bars.any():
-        axes.errorbar(x, mean / GIB, bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
-    axes.plot(x, mean / GIB, "o", color=colour, markersize=size, alpha=alpha, mew=0)
+        axes.errorbar(x, mean / unit, bars, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+    axes.plot(x, mean / unit, "o", color=colour, markersize=size, alpha=alpha, mew=0)
     axes.plot([], "o", color=colour, markersize=5, label=f"{name}, measured")
 
 
-def _draw_lines(axes: Any, curve: MemoryCurve, colour: str) -> None:
-    kinds = (
-        (curve.law, (0, (5, 2)), curve.law_text),
-        (curve.estimated, (0, (1, 1.5)), "estimated"),
-    )
+def _draw_lines(axes: Any, curve: MemoryCurve, colour: str, unit: int) -> None:
+    dashed, dotted = (0, (5, 2)), (0, (1, 1.5))
+    kinds = ((curve.law, dashed, curve.law_text), (curve.estimated, dotted, "estimated"))
     for points, style, label in kinds:
         if points:
             x, y = np.array(points, dtype=float).T
-            axes.plot(x, y / GIB, color=colour, ls=style, lw=1.4, label=label)
+            axes.plot(x, y / unit, color=colour, ls=style, lw=1.4, label=label)
 
 
 def plot_stages(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -124,6 +127,7 @@ def plot_stages(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         _draw_stages(panel, lines)
         panel.set_title(name, fontsize=10)
         panel.set_ylabel("GiB")
+        panel.margins(y=0.15)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
         panel.legend(frameon=False, fontsize=8)

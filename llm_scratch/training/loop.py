@@ -21,6 +21,7 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.model.families import language_model
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
+from llm_scratch.text.mixture import Mixture
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import (
@@ -144,11 +145,8 @@ def train(
     if config.log_memory and folder is None:
         raise ValueError("log_memory=True writes into the log of a run; give the folder of one")
     with ExitStack() as stack:
-        if memory_snapshot is not None:
-            place = device_of(model) if device is None else device
-            stack.enter_context(
-                recorded_allocations(memory_snapshot, place, ranks.rank, ranks.count)
-            )
+        place = device_of(model) if device is None else device
+        stack.enter_context(recorded_allocations(memory_snapshot, place, ranks.rank, ranks.count))
         run_folder = None
         if folder is not None and ranks.first:
             run_folder = RunFolder(folder, resume=resume)
@@ -277,9 +275,11 @@ def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
 def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
     """Measure the validation loss, keep the model if it is the best, count it if it is not."""
     state = run.state
-    loss = evaluate(run.engine, validation_batches(run, validation))
+    loss, losses = _validation_losses(run, validation)
     state.val_loss = loss
     note = f"step {state.step}: validation loss {loss:.4f}"
+    if losses:
+        note += f" ({', '.join(f'{name} {value:.4f}' for name, value in losses.items())})"
     if state.best_loss is None or loss < state.best_loss:
         state.best_loss, state.best_step, state.worse = loss, state.step, 0
         _save_best(run)
@@ -287,8 +287,20 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
         state.worse += 1
         note += f", the best was {state.best_loss:.4f} after step {state.best_step}"
         state.stopped = run.config.patience is not None and state.worse >= run.config.patience
-    reporter.record({"step": state.step, "val_loss": loss})
+    own = {f"val_loss/{name}": value for name, value in losses.items()}
+    reporter.record({"step": state.step, "val_loss": loss, **own})
     reporter.line(f"{note}; stopping early" if state.stopped else note)
+
+
+def _validation_losses(run: Run, validation: TrainData) -> tuple[float, dict[str, float]]:
+    """Return the validation loss; of a mixture, the mean by shares of what its parts have, too."""
+    if not isinstance(validation, Mixture):
+        return evaluate(run.engine, validation_batches(run, validation)), {}
+    losses = {
+        name: evaluate(run.engine, validation_batches(run, part))
+        for name, part in validation.parts.items()
+    }
+    return validation.mean(losses), losses
 
 
 def _sample(run: Run, reporter: Reporter) -> None:

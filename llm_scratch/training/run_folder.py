@@ -3,7 +3,8 @@
 - config.json: model, training settings, data, tokenizer
 - environment.json: versions and machine, once for each start
 - held.json: what each process holds and sends in a step, in bytes
-- metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same
+- metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same, but for the
+  losses of a mixture's parts
 - samples.jsonl: texts that the model wrote on the way
 - checkpoints/: what the run can go on from
 - model.safetensors: the best model so far, with its tokenizer beside it
@@ -21,8 +22,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-
-import torch
 
 from llm_scratch.files import FileError, lock, parse_json, read_text, write_json, write_text
 
@@ -192,6 +191,8 @@ def table_row(values: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, as far as results depend on them."""
+    import torch  # logs are read without it
+
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -39,6 +39,7 @@ def test_sweep_until_oom_ends_at_the_first_also_without_an_end(tmp_path) -> None
     rows = sweep_into(tmp_path / "s.csv", until="oom", values=Range(1, None, 2))
     assert batches(rows) == [1, 3, 5, 7, 9, 11, 13]
     assert rows[-1]["state"] == "oom"
+    assert batches(sweep_into(tmp_path / "e.csv", until="oom")) == list(range(1, OUT_AT + 1))
     failing = dict(measure=lambda point: {"state": "failed", "reason": "no"}, until="oom")
     assert len(sweep_into(tmp_path / "f.csv", values=Range(1, None), **failing)) == 1
 
@@ -50,6 +51,26 @@ def test_sweep_finds_the_largest_in_few_starts(tmp_path, values) -> None:
     assert said[-1] == f"the largest batch that fits: {OUT_AT - 1}"
     assert len(rows) <= 8
     assert len(set(batches(rows))) == len(rows)
+
+
+@pytest.mark.parametrize("most", range(1, 20))
+def test_sweep_finds_every_largest(tmp_path, most) -> None:
+    def measure(point: Point):
+        return {"state": "ok" if point.step.rows <= most else "oom"} | {
+            name: "1" for name in ("seconds_per_step", "tokens_per_s")
+        }
+
+    for number, values in enumerate((Range(1, 20), Range(1, None), Range(1, most))):
+        said: list[str] = []
+        options = dict(measure=measure, until="largest", values=values, log=said.append)
+        rows = sweep_into(tmp_path / f"{number}.csv", **options)
+        assert said[-1] == f"the largest batch that fits: {most}"
+        assert len(set(batches(rows))) == len(rows)
+
+
+def test_sweep_measures_a_point_once_that_two_walks_have(tmp_path) -> None:
+    walks = [Walk(POINT, "batch", Range(1, 2)), Walk(POINT, "batch", Range(2, 3))]
+    assert batches(sweep_into(tmp_path / "s.csv", walks=walks)) == [1, 2, 3]
 
 
 def test_sweep_says_where_nothing_fits(tmp_path) -> None:

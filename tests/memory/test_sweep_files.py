@@ -9,17 +9,23 @@ import pytest
 from memory_points import FACTS, POINT, results
 
 from llm_scratch.files import FileError
-from llm_scratch.memory.curves import law_of, law_points, law_text, main_number
+from llm_scratch.memory.curves import (
+    estimated_points,
+    law_of,
+    law_points,
+    law_text,
+    main_number,
+)
+from llm_scratch.memory.estimate import estimate_memory
 from llm_scratch.memory.point import bytes_of, point_in
 from llm_scratch.memory.step import TrainingStep
 from llm_scratch.memory.sweep_files import read_sweep
-from llm_scratch.memory.sweep_table import COLUMNS, SweepTable, row_of
+from llm_scratch.memory.sweep_table import SweepTable, row_of
 from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
 from llm_scratch.training.division import Division
 
 MIB = 2**20
 FOLDER = "sequence-length-memory-modeling"
-OURS = [name for name in COLUMNS if name != "config"]
 
 
 def eight(x: int, rank: int, active: float, speed: float = 0.5) -> str:
@@ -189,3 +195,19 @@ def test_the_series_own_files_are_read(series_file, name, points, out, axis) -> 
     (curve,) = read_sweep(series_file(name))
     assert (len(curve.of("active")), curve.out, curve.axis) == (points, out, axis)
     assert {reading.ranks for reading in curve.readings} == {8 if "-8B" in name else 1}
+
+
+def test_estimates_stand_beside_our_rows_and_the_series_has_none(tmp_path) -> None:
+    points = [replace(POINT, step=replace(POINT.step, rows=rows)) for rows in (1, 4)]
+    table = SweepTable(tmp_path / "s.csv", {})
+    for point, found in zip(points, (results(POINT), {"state": "oom"}), strict=True):
+        table.add(row_of({**point.as_row(), **FACTS, **found, "repeat": 1}))
+    table.close()
+    (curve,) = read_sweep(tmp_path / "s.csv")
+    assert estimated_points("s.csv", curve) == [
+        (rows, estimate_memory(point.step).bytes)
+        for rows, point in zip((1, 4), points, strict=True)
+    ]
+    (series,) = read_sweep(saved(tmp_path, "1, 5, 6, 7.0"))
+    with pytest.raises(FileError, match="results.csv: does not say what was computed"):
+        estimated_points("results.csv", series)
