@@ -31,7 +31,7 @@ def plot_comparison(
 
     Args:
         groups: name -> the lines of the log of each run
-            (`llm_scratch.training.run_folder.read_metrics`). What stands in brackets at the end of
+            (`llm_scratch.training.run_folder.read_metrics`). What is in brackets at the end of
             a name is in the legend only.
         losses: name -> what each run came to, in the same order.
         intervals: name -> in which the mean of these lies; None where it is not known.

@@ -21,7 +21,7 @@ class MixedFiles:
     Raises:
         ValueError: if a word has no share, the shares are none (see `exact_shares`), a file is
             given twice, or two were made with different tokenizers.
-        TokenFileError: if one is no token file.
+        TokenFileError: if one is not a token file.
         FileNotFoundError: if there is no such file.
     """
 
