@@ -1,4 +1,4 @@
-"""The command `llm-scratch`: a file a group of commands, one function a command."""
+"""The command `llm-scratch`: one file per group of commands, one function per command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the work failed, 2 a mistake in use.
+    """Run one command and return its exit code: 0 done, 1 the work failed, 2 a usage error.
 
     Args:
         argv: The words after `llm-scratch`; None takes them from the command line.

@@ -44,12 +44,12 @@ class Ranks:
 
     @property
     def place(self) -> str:
-        """What this process does, in words."""
+        """The work of this process, in words."""
         return f"at {self.phase[-1]}"
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """A context in which errors say what the processes did."""
+        """Return a context in which errors say what the processes did."""
         if self.count == 1:  # whose errors need no place, and which many runs share
             yield
             return
