@@ -100,7 +100,7 @@ def test_a_sweep_with_a_damaged_row_is_refused_in_a_line(tmp_path) -> None:
     for old, new, message in (
         (",ok,", ",ok", "line 2 has"),
         (",ok,0.5", ",ok,half", "line 2 is no row of a sweep: .*half"),
-        ('"{', '"{"', "line 2 is no CSV"),
+        ('"{', '"{"', "line 2 is not CSV"),
     ):
         assert old in text
         (tmp_path / "d.csv").write_text(text.replace(old, new), encoding="utf-8")

@@ -230,7 +230,7 @@ def test_killed_writing_leaves_what_was_there(path, good):
 def test_writing_over_anything_but_a_token_file_is_refused(path, good, tokenizer):
     story = path.with_name("story.txt")
     story.write_text("once", encoding="utf-8")
-    with pytest.raises(ValueError, match="is there and is no token file"):
+    with pytest.raises(ValueError, match="is there and is not a token file"):
         write_tokens(story, story, tokenizer)
     assert story.read_text(encoding="utf-8") == "once"
     with pytest.raises(ValueError, match="is a folder"):
