@@ -188,6 +188,18 @@ def test_command_names_its_rank(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_wrong_interface_is_one_line_with_the_way_out(server):
+    ended = server.run(2, "command_at", "nosuch0", "distributed", "check")
+    assert ended.codes == [2, 2]
+    for rank, output in enumerate(ended.outputs):
+        (line,) = output.splitlines()
+        said, here = line.split("; choose GLOO_SOCKET_IFNAME among ")
+        assert said.startswith(f"llm-scratch: rank {rank} of 2 (at 127.0.0.1:")
+        assert said.endswith("the interface nosuch0 has no address here")
+        assert set(here.split(", ")) <= {name for _, name in socket.if_nameindex()}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["gpt-ddp", "gpt-full"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_process_that_raises_ends_all_with_its_own_error(server, tmp_path, case, rank):
