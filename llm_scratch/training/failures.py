@@ -59,7 +59,7 @@ def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: fl
     # The store's client waits for ever where the host is lost that the store is on.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(2 * patience)
+    asking.join(patience + PATIENCE)
     if found and found[0]:
         return found[0]
     host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))

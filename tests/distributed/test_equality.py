@@ -25,11 +25,12 @@ MAIN = (
     "llama-full-lora",
     "llama-mesh12-dpo",
     "gpt-optimizer-class",
+    "llama-full-few",
 )
 GO_ON = ("gpt-optimizer-tied-sampled", "gpt-full-meta-sampled")
 PLAIN = ("ddp", "optimizer", "full", "kept", "offload")
 KINDS = ("", "-tied", "-muon", "-lora", "-checkpointing", "-accumulated")
-OTHERS = ("gpt-{}-dpo", "gpt-{}-class", "gpt-{}-early-tied", "llama-{}-sampled")
+OTHERS = ("gpt-{}-dpo", "gpt-{}-class", "gpt-{}-early-tied", "llama-{}-sampled", "gpt-{}-few")
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "run_cases.py"
 
 
