@@ -216,9 +216,9 @@ def test_process_that_raises_ends_all_with_its_own_error(server, tmp_path, case,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_process_that_hangs_is_named_within_the_timeout(server, tmp_path, rank):
-    group = server.start(2, "trouble", "hang", rank, 5, "gpt-full", str(tmp_path / "run"), 15)
+@pytest.mark.parametrize(("rank", "case"), [(0, "gpt-full"), (1, "gpt-mesh12"), (0, "gpt-mesh21")])
+def test_process_that_hangs_is_named_within_the_timeout(server, tmp_path, rank, case):
+    group = server.start(2, "trouble", "hang", rank, 5, case, str(tmp_path / "run"), 15)
     wait_until(lambda: not alive(group.processes[1 - rank]), PATIENT / 3)
     group.kill(rank)
     ended = group.ended()
