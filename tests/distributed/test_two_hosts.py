@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -37,8 +38,11 @@ def whole(server, tmp_path_factory):
 @pytest.fixture
 def script(tmp_path):
     path = tmp_path / "script.py"
+    # As many as each of two processes on one host has; another number rounds in another way.
+    threads = max(1, (os.cpu_count() or 1) // 2)
     call = f"rank_jobs.go_on(sys.argv[1], '{CASE}', *map(float, sys.argv[2:]))"
-    path.write_text(f"import rank_jobs, sys\n{call}\n", encoding="utf-8")
+    lines = ["import rank_jobs, sys, torch", f"torch.set_num_threads({threads})", call, ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
