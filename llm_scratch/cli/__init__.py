@@ -26,6 +26,7 @@ from llm_scratch.cli import (
     weights,
 )
 from llm_scratch.cli.options import MISUSED
+from llm_scratch.training.failures import record
 
 DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
 EXAMPLE = """example:
@@ -97,6 +98,7 @@ def _report(error: Exception, verbose: bool) -> int:
     else:
         said = "; ".join([str(error), *getattr(error, "__notes__", ())])
         print(f"llm-scratch: {_by_rank(' '.join(said.splitlines()))}", file=sys.stderr)
+    record(error)
     return MISUSED if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
 
 

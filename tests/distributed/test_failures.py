@@ -191,6 +191,20 @@ def test_command_names_its_rank(capsys, monkeypatch, tmp_path):
     assert "llm-scratch: rank 1 of 2: a mesh of 2 x 2" in capsys.readouterr().err
 
 
+def test_command_leaves_its_error_to_torchrun(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "error.json"
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "TORCHELASTIC_ERROR_FILE": file}.items():
+        monkeypatch.setenv(name, str(value))
+    assert main(["pretrain", "--data", str(tmp_path), "--shard", "full", "--mesh", "2x2"]) == 2
+    assert "a mesh of 2 x 2 needs 4 processes, not 2" in file.read_text(encoding="utf-8")
+
+
+def test_who_lost_others_is_not_taken_for_the_cause(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    failures.record(failures.LostProcessError("rank 1 of 2 does not answer"))
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_wrong_interface_is_one_line_with_the_way_out(server):
     ended = server.run(2, "command_at", "nosuch0", "distributed", "check")
