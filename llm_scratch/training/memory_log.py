@@ -113,14 +113,15 @@ class MemoryLog:
 
 @contextmanager
 def recorded_allocations(
-    path: str | os.PathLike[str], device: torch.device, rank: int = 0, count: int = 1
+    path: str | os.PathLike[str] | None, device: torch.device, rank: int = 0, count: int = 1
 ) -> Iterator[None]:
     """A context whose allocations on a GPU are written to a file when it ends, however it ends.
 
     PyTorch's page of memory snapshots draws such a file.
 
     Args:
-        path: the file; of several processes each writes its own, with its rank in the name.
+        path: the file; of several processes each writes its own, with its rank in the name. None
+            records nothing.
         device: the GPU.
         rank: which process this is.
         count: how many there are.
@@ -128,6 +129,9 @@ def recorded_allocations(
     Raises:
         ValueError: if the device is no CUDA GPU, or the folder of the file is not there.
     """
+    if path is None:
+        yield
+        return
     path = Path(path)
     if device.type != "cuda":
         raise ValueError(
