@@ -35,7 +35,7 @@ from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.held import held_in_step
-from llm_scratch.training.memory_log import MemoryLog, recorded_allocations
+from llm_scratch.training.memory_log import recorded_allocations
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.optimizer_state import optimizer_tensors
 from llm_scratch.training.reporting import Reporter
@@ -169,8 +169,7 @@ def train(
         run = Run(*parts, write_sample, chat_format, path, whole, division, base)
         start_run(run)
         if config.log_memory:
-            run.memory = MemoryLog(engine.device)
-            engine.mark = run.memory.mark
+            run.log_memory()
         reporter = Reporter(run, progress and ranks.first)
         stack.callback(reporter.close)
         if run.ended:

@@ -100,6 +100,11 @@ class Run:
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def log_memory(self) -> None:
+        """Note what is held at each stage of the steps to come."""
+        self.memory = MemoryLog(self.engine.device)
+        self.engine.mark = self.memory.mark
+
     @property
     def ended(self) -> bool:
         """Whether there is no step left to take."""
