@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from llm_scratch.chapter import never_fail_to_print
 from llm_scratch.cli import (
     chat,
+    compare,
     conversations,
     data,
     distributed,
     environment,
     finetune,
     generation,
+    memory,
     notebook,
     prepare,
     pretrain,
@@ -33,8 +35,8 @@ EXAMPLE = """example:
   llm-scratch pretrain --data tokens.bin --out RUN
   llm-scratch generate RUN --prompt "The clock"
 """
-GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, weights, generation,
-          chat, serve, conversations, finetune, distributed, selfcheck)  # fmt: skip
+GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, compare, weights, generation,
+          chat, serve, conversations, finetune, distributed, memory, selfcheck)  # fmt: skip
 FAILED, INTERRUPTED = 1, 130
 
 

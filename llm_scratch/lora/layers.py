@@ -92,8 +92,10 @@ class LinearWithLoRA(nn.Module):
         super().__init__()
         self.linear = linear
         self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
-        # Drawn on the CPU whatever the device, so that the same seed gives the same matrices.
-        self.lora.to(linear.weight.device, linear.weight.dtype)
+        # Drawn on the CPU whatever the device: the same seed, the same matrices.
+        like, drawn = linear.weight, self.lora.A
+        if (drawn.device, drawn.dtype) != (like.device, like.dtype):
+            self.lora.to(like.device, like.dtype)
         self.register_buffer("merged_weight", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

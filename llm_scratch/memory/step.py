@@ -85,6 +85,12 @@ class TrainingStep:
             )
         self._check_pairs()
         self.division.check(self.ranks)
+        parts = self.ranks if self.division.mesh is None else self.division.mesh[1]
+        if self.division.shard == "full" and parts > self.cfg.emb_dim:
+            raise ValueError(
+                f"{parts} are more processes than the model's width of {self.cfg.emb_dim} can be "
+                "divided among; take fewer, or copies of it (--mesh)"
+            )
 
     def _check_pairs(self) -> None:
         if self.lora_rank is not None and self.last_blocks is not None:

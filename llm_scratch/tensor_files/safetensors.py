@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_scratch.files import parse_json, written_whole
+from llm_scratch.files import written_whole
 from llm_scratch.tensor_files.errors import WeightsError
+from llm_scratch.tensor_files.safetensors_header import read_header
 from llm_scratch.tensor_files.stored import ALIGNMENT, Stored, TensorFile, fill, fresh_memory
 
 DTYPES = {
@@ -41,7 +42,6 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE = 4 << 20  # bytes that are written at a time
-LONGEST_HEADER = 16 << 20  # about 150,000 tensors
 MOST_DIMS = 32
 
 
@@ -52,17 +52,7 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
         WeightsError: if it is damaged.
     """
     size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, LONGEST_HEADER):
-            raise WeightsError(
-                path, f"claims a header of {length} bytes in a file of {size}: cut off or damaged"
-            )
-        header = parse_json(path, file.read(length), error=WeightsError)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise WeightsError(path, "damaged: its metadata are not texts; download it again")
-    start = 8 + length
+    header, metadata, start = read_header(path)
     places = {name: _place(path, name, entry) for name, entry in header.items()}
     _check_no_holes(path, places, size - start)
     if mapped and places:

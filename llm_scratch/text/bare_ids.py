@@ -1,7 +1,6 @@
-"""Conversion of bare token ids, as other training code writes them, to token files.
+"""Files of bare token ids into token files: with documents, checked, and with their tokenizer.
 
-nanoGPT's `train.bin` holds 16-bit ids and nothing else, llm.c's files have 1,024 bytes before the
-ids, and NumPy's state their type. None of them says which tokenizer made the ids.
+`foreign_ids` says what kinds there are, and opens them where they lie.
 """
 
 from __future__ import annotations
@@ -11,17 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from llm_scratch.compressed import is_compressed
 from llm_scratch.files import written_whole
+from llm_scratch.text.foreign_ids import map_ids
 from llm_scratch.text.token_file import TokenFile
-from llm_scratch.text.token_header import (
-    HEADER_BYTES,
-    LLM_C_MAGIC,
-    NUMPY_MAGIC,
-    id_type,
-    looks_bare,
-)
+from llm_scratch.text.token_header import HEADER_BYTES, id_type, looks_bare
 from llm_scratch.text.token_writing import (
     TokenWriter,
     bytes_of_ids,
@@ -29,7 +22,6 @@ from llm_scratch.text.token_writing import (
     progress_bar,
 )
 
-LLM_C_HEADER = 1024  # bytes
 BLOCK = 1 << 20  # ids
 
 
@@ -56,7 +48,7 @@ def write_bare_ids(
     with written_whole(path) as out:
         writer = TokenWriter(out, tokenizer)
         sizes = bytes_of_ids(tokenizer, writer.vocab_size)
-        rows = [(file, map_ids(file, writer.vocab_size)) for file in files]
+        rows = [(file, map_ids(file, id_type(writer.vocab_size))) for file in files]
         with progress_bar(sum(len(ids) for _, ids in rows), "writing", progress) as bar:
             for file, ids in rows:
                 writer.begin(str(file))
@@ -71,33 +63,6 @@ def write_bare_ids(
     return TokenFile(path)
 
 
-def map_ids(path: Path, vocab_size: int) -> np.ndarray:
-    """Map the ids of a file into memory: (n,) of 16 or 32 bits.
-
-    Raises:
-        ValueError: if its size is not a whole number of ids, or NumPy's file holds anything else.
-        FileNotFoundError: if there is no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of ids at {path}")
-    dtype, size = id_type(vocab_size), path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(LLM_C_HEADER)
-    if start.startswith(NUMPY_MAGIC):
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-            raise ValueError(f"{path} holds {ids.dtype} {ids.shape}, not one flat row of ids")
-        return ids
-    offset = LLM_C_HEADER if start.startswith(LLM_C_MAGIC) else 0
-    count, rest = divmod(size - offset, dtype.itemsize)
-    if rest or count < 1:
-        raise ValueError(
-            f"{path} has {size} bytes, not a whole number of ids of {dtype.itemsize} bytes; "
-            "are they ids of this tokenizer?"
-        )
-    return np.memmap(path, dtype, "r", offset, (count,))
-
-
 def refuse_bare_ids(paths: Iterable[Path]) -> None:
     """Refuse files that seem to hold ids instead of text.
 
@@ -105,7 +70,7 @@ def refuse_bare_ids(paths: Iterable[Path]) -> None:
         ValueError: naming the file and the option.
     """
     for path in paths:
-        if path.is_file():
+        if path.is_file() and not is_compressed(path):
             with open(path, "rb") as file:
                 start = file.read(HEADER_BYTES)
             if looks_bare(start, path.stat().st_size):

@@ -23,6 +23,7 @@ CHUNK = 1024  # tokens
 FREE_ON_RESUME = (
     # What is kept and shown.
     {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
+    | {"log_memory"}
     # Memory for time: results change by rounding only.
     | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
     # The same, as long as a step has as many rows, which `changed_settings` compares.
@@ -70,6 +71,7 @@ class TrainConfig:
         sample_prompt: what samples begin with.
         sample_tokens: how many tokens a sample has.
         log_every: steps from one printed line to the next; 0 prints none.
+        log_memory: whether the log holds the memory of each stage of a step, of all processes.
         tune_allocator: whether freed memory is kept for the next step (Linux, CPU only).
 
     Raises:
@@ -105,6 +107,7 @@ class TrainConfig:
     sample_prompt: str = "\n"
     sample_tokens: int = 60
     log_every: int = 10
+    log_memory: bool = False
     tune_allocator: bool = True
 
     def __post_init__(self) -> None:

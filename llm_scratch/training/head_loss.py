@@ -90,12 +90,20 @@ def comes_in_pieces(head: Any) -> bool:
     return type(head) in (nn.Linear, Linear) and head.bias is None and not watched
 
 
+def without_numbers(tensor: Tensor) -> bool:
+    """Return whether a tensor is one of PyTorch's fakes, which have a shape only."""
+    return hasattr(tensor, "fake_mode")
+
+
 def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the states that have a target, and their targets: (..., C), (...,) -> (n, C), (n,).
 
-    No logits are computed where nothing is learned: in answers to questions, of most tokens.
+    No logits are computed where nothing is learned: in answers to questions, of most tokens. Of
+    targets without numbers all count.
     """
     states, ids = hidden.flatten(0, -2), targets.flatten()
+    if without_numbers(ids):
+        return states, ids
     places = (ids != IGNORE_INDEX).nonzero()[:, 0]  # (n,)
     if len(places) in (0, len(ids)):
         return states, ids
@@ -121,7 +129,8 @@ class _LossWithGradients(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of this loss were used before; compute it again")
         (factor,) = outer
-        if factor.device.type != "cpu" or factor.item() != 1.0:
+        known = factor.device.type == "cpu" and not without_numbers(factor)
+        if not known or factor.item() != 1.0:
             gradients = [g if g is None else g.mul_(factor) for g in gradients]
         return None, *gradients
 

@@ -21,6 +21,7 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.model.families import language_model
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
+from llm_scratch.text.mixture import Mixture
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import (
@@ -34,6 +35,7 @@ from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.held import held_in_step
+from llm_scratch.training.memory_log import MemoryLog, recorded_allocations
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.optimizer_state import optimizer_tensors
 from llm_scratch.training.reporting import Reporter
@@ -75,6 +77,7 @@ class RunOptions(TypedDict, total=False):
     ranks: Ranks
     division: Division
     device: torch.device | None
+    memory_snapshot: str | os.PathLike[str] | None
 
 
 def train(
@@ -95,6 +98,7 @@ def train(
     ranks: Ranks = ONE,
     division: Division = WHOLE,
     device: torch.device | None = None,
+    memory_snapshot: str | os.PathLike[str] | None = None,
 ) -> RunState:
     """Train a model on a part of a token file, or on rows, and say where the run then stands.
 
@@ -125,6 +129,7 @@ def train(
         division: what each process holds.
         device: where it computes; None is where the model is. A model on the meta device gets its
             initial weights after it was divided.
+        memory_snapshot: a file for the record of CUDA's allocator (`recorded_allocations`).
 
     Raises:
         ValueError: before the first step, if model, data and settings do not fit each other or,
@@ -137,7 +142,11 @@ def train(
     model = language_model(model)
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
+    if config.log_memory and folder is None:
+        raise ValueError("log_memory=True writes into the log of a run; give the folder of one")
     with ExitStack() as stack:
+        place = device_of(model) if device is None else device
+        stack.enter_context(recorded_allocations(memory_snapshot, place, ranks.rank, ranks.count))
         run_folder = None
         if folder is not None and ranks.first:
             run_folder = RunFolder(folder, resume=resume)
@@ -159,6 +168,9 @@ def train(
         path = None if folder is None else Path(folder)
         run = Run(*parts, write_sample, chat_format, path, whole, division, base)
         start_run(run)
+        if config.log_memory:
+            run.memory = MemoryLog(engine.device)
+            engine.mark = run.memory.mark
         reporter = Reporter(run, progress and ranks.first)
         stack.callback(reporter.close)
         if run.ended:
@@ -186,8 +198,11 @@ def _step(run: Run, reporter: Reporter) -> None:
         raise _stopped(run, step, str(err)) from err
     state.step, state.loss, state.tokens = step, update.loss, state.tokens + update.targets
     seconds = time.perf_counter() - start
-    values = {"step": step, "loss": update.loss, "lr": rate, "grad_norm": update.norm}
-    values |= {"tokens": state.tokens, "seconds": seconds}
+    values: dict[str, Any] = {"step": step, "loss": update.loss, "lr": rate}
+    values |= {"grad_norm": update.norm, "tokens": state.tokens, "seconds": seconds}
+    if run.memory is not None:
+        found = enumerate(run.engine.ranks.gather(run.memory.take()))
+        values["memory"] = [{"rank": rank, "marks": marks} for rank, marks in found]
     reporter.step(values, update.targets)
     if run.validation is not None and _due(step, config.eval_every, config.steps):
         _evaluate(run, run.validation, reporter)
@@ -260,9 +275,11 @@ def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
 def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
     """Measure the validation loss, keep the model if it is the best, count it if it is not."""
     state = run.state
-    loss = evaluate(run.engine, validation_batches(run, validation))
+    loss, losses = _validation_losses(run, validation)
     state.val_loss = loss
     note = f"step {state.step}: validation loss {loss:.4f}"
+    if losses:
+        note += f" ({', '.join(f'{name} {value:.4f}' for name, value in losses.items())})"
     if state.best_loss is None or loss < state.best_loss:
         state.best_loss, state.best_step, state.worse = loss, state.step, 0
         _save_best(run)
@@ -270,8 +287,20 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
         state.worse += 1
         note += f", the best was {state.best_loss:.4f} after step {state.best_step}"
         state.stopped = run.config.patience is not None and state.worse >= run.config.patience
-    reporter.record({"step": state.step, "val_loss": loss})
+    own = {f"val_loss/{name}": value for name, value in losses.items()}
+    reporter.record({"step": state.step, "val_loss": loss, **own})
     reporter.line(f"{note}; stopping early" if state.stopped else note)
+
+
+def _validation_losses(run: Run, validation: TrainData) -> tuple[float, dict[str, float]]:
+    """Return the validation loss; of a mixture, the mean by shares of what its parts have, too."""
+    if not isinstance(validation, Mixture):
+        return evaluate(run.engine, validation_batches(run, validation)), {}
+    losses = {
+        name: evaluate(run.engine, validation_batches(run, part))
+        for name, part in validation.parts.items()
+    }
+    return validation.mean(losses), losses
 
 
 def _sample(run: Run, reporter: Reporter) -> None:

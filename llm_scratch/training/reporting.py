@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llm_scratch.training.memory_log import resident_peak
 from llm_scratch.training.starting import Run
 
 
@@ -120,9 +120,4 @@ def memory_in_use(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resident_peak()

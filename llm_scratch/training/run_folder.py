@@ -3,7 +3,8 @@
 - config.json: model, training settings, data, tokenizer
 - environment.json: versions and machine, once for each start
 - held.json: what each process holds and sends in a step, in bytes
-- metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same
+- metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same, but for the
+  losses of a mixture's parts
 - samples.jsonl: texts that the model wrote on the way
 - checkpoints/: what the run can go on from
 - model.safetensors: the best model so far, with its tokenizer beside it
@@ -17,15 +18,12 @@ import json
 import math
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
-from llm_scratch.files import FileError, parse_json, read_text, write_json, write_text
+from llm_scratch.files import FileError, lock, parse_json, read_text, write_json, write_text
 
 COLUMNS = ("step", "loss", "lr", "grad_norm", "tokens", "seconds", "val_loss")
 METRICS, SAMPLES, TABLE, LOCK = "metrics.jsonl", "samples.jsonl", "metrics.csv", ".lock"
@@ -57,7 +55,7 @@ class RunFolder:
         self._lock = open(self.path / LOCK, "a+b")  # noqa: SIM115  open as long as the run
         self._files: dict[str, IO[str]] = {}
         try:
-            _lock(self._lock)
+            lock(self._lock)
         except OSError:
             self._lock.close()
             raise ValueError(
@@ -193,6 +191,8 @@ def table_row(values: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, as far as results depend on them."""
+    import torch  # logs are read without it
+
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -200,16 +200,3 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "machine": platform.machine(),
     }
-
-
-def _lock(file: Any) -> None:
-    """Lock an open file; the system gives the lock up when the process ends, however it ends."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,6 +31,10 @@ class NonFiniteError(ArithmeticError, ValueError):
     """A loss or gradient that is infinite or no number, from which no run recovers."""
 
 
+def unmarked(stage: str) -> None:
+    """Note nothing at a stage of a step."""
+
+
 class Update(NamedTuple):
     """What one step did: the loss in nats per target, the gradient's norm, how many targets."""
 
@@ -54,6 +58,7 @@ class Engine:
         ranks: the processes that compute a step together.
         module: the model with its loss, as it is called: as a rule a `StepLoss`, which several
             processes wrap (see `sharding.divided`).
+        mark: told each stage of a step (`memory_log.STAGES`).
     """
 
     model: Any
@@ -65,6 +70,7 @@ class Engine:
     objective: Objective | None = None
     ranks: Ranks = ONE
     module: Any = None
+    mark: Callable[[str], object] = unmarked
     skipped: int = 0
 
     def __post_init__(self) -> None:
@@ -134,8 +140,13 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
     total = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches, 1):
         with synchronised(engine.module, number == len(batches)):
+            engine.mark("before forward")
             loss = engine.loss(batch, count / ranks.count)
-            engine.scaler.scale(loss).backward()
+            engine.mark("after forward")
+            scaled = engine.scaler.scale(loss)
+            engine.mark("before backward")
+            scaled.backward()
+            engine.mark("after backward")
         total += loss.detach()
     return ranks.sum(total.item())[0] / ranks.count, count
 
@@ -158,8 +169,10 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
         if clip is not None and norm > clip:
             torch._foreach_mul_([local(g) for g in gradients], clip / (norm + 1e-6))
     set_learning_rate(engine.optimizers, rate)
+    engine.mark("before step")
     for optimizer in engine.optimizers:
         scaler.step(optimizer)  # which skips infinite ones
+    engine.mark("after step")
     scaler.update()
     return norm
 

@@ -1,4 +1,7 @@
-"""The metadata that this library writes to the headers of its own files, and reads back."""
+"""The metadata that this library writes into the header of its own files, and reads back.
+
+PyTorch is imported for checksums alone, so that a configuration can be read without it.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from llm_scratch.model.config import ConfigError
 from llm_scratch.model.families import config_of_saved
 from llm_scratch.model.heads import Head
 from llm_scratch.tensor_files.errors import WeightsError
-from llm_scratch.tensor_files.safetensors import pieces
-from llm_scratch.tensor_files.stored import TensorFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llm_scratch.tensor_files.stored import TensorFile
 
 METADATA_KEY = "llm_scratch"
 CHECKSUM_KEY = "llm_scratch_crc32"  # the checksum of the text under the other key
@@ -25,6 +29,8 @@ ADAPTER = "LoRA"  # in place of a model's class: the file holds an adapter
 
 def checksum(tensor: Tensor) -> int:
     """Compute the CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
+    from llm_scratch.tensor_files.safetensors import pieces
+
     crc = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
     for piece in pieces(tensor):
         crc = zlib.crc32(piece, crc)

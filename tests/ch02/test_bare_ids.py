@@ -68,7 +68,7 @@ def test_write_bare_ids_reads_the_type_that_the_vocabulary_needs(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x01\x02\x03", "has 3 bytes, not a whole number of ids of 2 bytes"),
+        (b"\x01\x02\x03", "has 3 bytes, which is not a whole number of ids of 2 bytes"),
         (b"", "has 0 bytes"),
         (as_llm_c([])[:900], "has 900 bytes"),
         (
