@@ -139,7 +139,7 @@ def test_false_claims_with_a_right_checksum_are_refused(path, good, at, claim):
     header = bytearray(good[:HEADER_BYTES])
     header[at : at + 8] = struct.pack("<Q", claim)
     path.write_bytes(with_checksum(bytes(header)) + good[HEADER_BYTES:])
-    if at == 40 and claim:  # a number of bytes that nothing hangs on
+    if at == 40 and claim:  # a number of bytes on which nothing depends
         assert TokenFile(path).num_bytes == claim
         return
     with pytest.raises(TokenFileError, match="which can't be|its header says"):
