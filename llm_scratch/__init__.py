@@ -141,6 +141,9 @@ _NAMES = {
     ),
     "lora.saving": "save_adapter",
     "lora.loading": "adapter_base load_adapter",
+    # Memory: what a run will need
+    "memory.step": "TrainingStep",
+    "memory.estimate": "Estimate estimate_memory",
     # Appendix A: the small network of the introduction to PyTorch
     "appendix_a": "NeuralNetwork ToyDataset compute_accuracy",
     # Beyond the book: the same checks for a reader's own code
@@ -343,46 +346,40 @@ if TYPE_CHECKING:  # the same names again, for type checkers and editors
     )
     from llm_scratch.finetuning.conversation_tuning import (
         answer_conversations as answer_conversations,
-        finetune_conversations as finetune_conversations,
-    )
+        finetune_conversations as finetune_conversations)
     from llm_scratch.judging.judge import exact_match as exact_match, token_f1 as token_f1
     from llm_scratch.judging.ollama import (
         check_if_running as check_if_running, generate_model_scores as generate_model_scores,
-        query_model as query_model,
-    )
+        query_model as query_model)
     from llm_scratch.finetuning.dpo_simple import (
         PreferenceDataset as PreferenceDataset, compute_dpo_loss as compute_dpo_loss,
         compute_dpo_loss_batch as compute_dpo_loss_batch,
         compute_dpo_loss_loader as compute_dpo_loss_loader, compute_logprobs as compute_logprobs,
         evaluate_dpo_loss_loader as evaluate_dpo_loss_loader,
         preference_collate as preference_collate,
-        train_model_dpo_simple as train_model_dpo_simple,
-    )
+        train_model_dpo_simple as train_model_dpo_simple)
     from llm_scratch.finetuning.preference_rows import (
-        PreferenceRows as PreferenceRows, measure_reference as measure_reference,
-    )
+        PreferenceRows as PreferenceRows, measure_reference as measure_reference)
     from llm_scratch.finetuning.dpo_training import (
         PreferenceScore as PreferenceScore, dpo_objective as dpo_objective,
-        finetune_preferences as finetune_preferences, preference_score as preference_score,
-    )
+        finetune_preferences as finetune_preferences, preference_score as preference_score)
     from llm_scratch.training.appendix_d import (
-        find_highest_gradient as find_highest_gradient, train_model as train_model,
-    )
+        find_highest_gradient as find_highest_gradient, train_model as train_model)
     from llm_scratch.lora.layers import (
         LinearWithLoRA as LinearWithLoRA, LinearWithLoRAMerged as LinearWithLoRAMerged,
         LoRALayer as LoRALayer, freeze as freeze, merge_lora as merge_lora,
         replace_linear_with_lora as replace_linear_with_lora,
-        trainable_parameters as trainable_parameters, unmerge_lora as unmerge_lora,
-    )
+        trainable_parameters as trainable_parameters, unmerge_lora as unmerge_lora)
     from llm_scratch.lora.saving import save_adapter as save_adapter
     from llm_scratch.lora.loading import adapter_base as adapter_base, load_adapter as load_adapter
     from llm_scratch.appendix_a import (
         NeuralNetwork as NeuralNetwork, ToyDataset as ToyDataset,
-        compute_accuracy as compute_accuracy,
-    )
+        compute_accuracy as compute_accuracy)
     from llm_scratch.chat.session import ChatSession as ChatSession
     from llm_scratch.chat.replies import Reply as Reply
     from llm_scratch.chat.saved import read_chat as read_chat
+    from llm_scratch.memory.step import TrainingStep as TrainingStep
+    from llm_scratch.memory.estimate import Estimate as Estimate, estimate_memory as estimate_memory
     from llm_scratch.selfcheck.run import check as check
     # fmt: on
     # isort: on

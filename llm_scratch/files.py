@@ -7,6 +7,7 @@ import io
 import json
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -254,3 +255,20 @@ def parse_any_json(path: PathLike, data: bytes, *, error: type[FileError] = File
 def first_line(err: BaseException) -> str:
     """Return the first line of an error's message, or the error's type if there is none."""
     return (str(err).strip() or type(err).__name__).splitlines()[0][:200]
+
+
+def lock(file: Any) -> None:
+    """Lock an open file; the system gives the lock up when the process ends, however it ends.
+
+    Raises:
+        OSError: if another process has it locked.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

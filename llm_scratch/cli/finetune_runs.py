@@ -13,7 +13,12 @@ from llm_scratch.cli.options import (
     add_option,
     add_precision,
 )
-from llm_scratch.cli.processes import add_processes, in_processes, training_options
+from llm_scratch.cli.processes import (
+    add_processes,
+    add_snapshot,
+    in_processes,
+    training_options,
+)
 from llm_scratch.cli.settings import SETTINGS, add_settings, shown_defaults
 from llm_scratch.finetuning.runs import TASKS, run_config
 from llm_scratch.training.config import TrainConfig
@@ -68,6 +73,7 @@ def add_task(
     add_device(task)
     add_precision(task)
     add_processes(task)
+    add_snapshot(task)
     usual = TASKS[name]
     shown = shown_defaults({name: TrainConfig(**usual.settings)}, OPTIONS) | {
         "steps": "what --epochs makes",

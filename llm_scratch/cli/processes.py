@@ -21,6 +21,12 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         "several processes",
         "started by torchrun --standalone --nproc-per-node N -m llm_scratch ...",
     )
+    add_division(group)
+    add_option(group, "--timeout X", "seconds that a process waits for the others", 120.0)
+
+
+def add_division(group: Any) -> None:
+    """Add what each of several processes holds."""
     group.add_argument("--shard", choices=SHARDS, default="none",
                        help="what is divided among processes: none, the optimizer's state, or all "
                             "(full); default: none")  # fmt: skip
@@ -33,7 +39,13 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mesh", metavar="CxP", type=_mesh,
                        help="with --shard full: C copies of a model that is divided into P "
                             "parts; default: one copy")  # fmt: skip
-    add_option(group, "--timeout X", "seconds that a process waits for the others", 120.0)
+
+
+def add_snapshot(parser: argparse.ArgumentParser) -> None:
+    """Add the record of CUDA's allocator."""
+    parser.add_argument("--memory-snapshot", metavar="FILE",
+                        help="on CUDA: write every allocation to this file, for PyTorch's page of "
+                             "memory snapshots; default: none")  # fmt: skip
 
 
 def _mesh(text: str) -> tuple[int, int]:
@@ -41,6 +53,11 @@ def _mesh(text: str) -> tuple[int, int]:
     if not (copies.isdigit() and parts.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} must be like 2x4: copies, parts")
     return int(copies), int(parts)
+
+
+def division_of(args: argparse.Namespace) -> Division:
+    """Return what each process is asked to hold."""
+    return Division(args.shard, args.reshard == "yes", args.offload, args.mesh)
 
 
 def in_processes(run: Callable[..., int]) -> Callable[..., int]:
@@ -53,7 +70,7 @@ def in_processes(run: Callable[..., int]) -> Callable[..., int]:
     def joined_run(args: argparse.Namespace, *rest: Any) -> int:
         from llm_scratch.training.distributed import joined, number_of_processes
 
-        args.division = Division(args.shard, args.reshard == "yes", args.offload, args.mesh)
+        args.division = division_of(args)
         args.division.check(number_of_processes())
         with ExitStack() as stack:
             args.ranks = stack.enter_context(joined(args.device, args.timeout))
@@ -79,5 +96,6 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "ranks": args.ranks,
         "division": args.division,
         "device": device,
+        "memory_snapshot": args.memory_snapshot,
         "progress": args.ranks.first and sys.stderr.isatty(),
     }

@@ -74,6 +74,7 @@ SETTINGS = {
     "sample_prompt": Setting("what samples begin with", "a line break"),
     "sample_tokens": Setting("tokens of a sample"),
     "log_every": Setting("steps from one line of the log to the next (0: never)"),
+    "log_memory": Setting("write the memory of each stage of a step into the run's log"),
     "tune_allocator": Setting("keep freed memory for the next step (Linux, on a CPU)"),
 }
 

@@ -24,7 +24,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What decides the memory of one step.
+    """The settings that decide the memory of one step.
 
     Args:
         cfg: the model's configuration, of any family.
@@ -85,6 +85,12 @@ class TrainingStep:
             )
         self._check_pairs()
         self.division.check(self.ranks)
+        parts = self.ranks if self.division.mesh is None else self.division.mesh[1]
+        if self.division.shard == "full" and parts > self.cfg.emb_dim:
+            raise ValueError(
+                f"{parts} are more processes than the model's width of {self.cfg.emb_dim} can be "
+                "divided among; take fewer, or copies of it (--mesh)"
+            )
 
     def _check_pairs(self) -> None:
         if self.lora_rank is not None and self.last_blocks is not None:
@@ -110,5 +116,5 @@ class TrainingStep:
 
     @property
     def compute_type(self) -> str:
-        """What products are computed in."""
+        """The type of the products."""
         return self.precision if self.weights == "float32" else self.weights

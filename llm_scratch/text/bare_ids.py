@@ -28,19 +28,19 @@ BLOCK = 1 << 20  # ids
 def write_bare_ids(
     path: str | os.PathLike[str], files: Iterable[Path], tokenizer: Any, *, progress: bool = True
 ) -> TokenFile:
-    """Write the ids of some files into a token file and return it, opened.
+    """Write the ids of some files to a token file and return it, opened.
 
     A document ends with each `<|endoftext|>`, and with each file.
 
     Args:
-        path: where to write; only a token file is written over.
-        files: bare ids of 16 bits (of 32 where the vocabulary is above 65,536), with llm.c's header
-            or without one, or NumPy's `.npy`.
-        tokenizer: the one that made the ids.
-        progress: show a bar when it takes longer than a second.
+        path: the token file to write; only an existing token file is overwritten.
+        files: files of bare 16-bit ids (32-bit if the vocabulary is above 65,536), with or without
+            llm.c's header, or NumPy's `.npy`.
+        tokenizer: the tokenizer that made the ids.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
-        ValueError: if a file is not made of ids, or has one outside the tokenizer's vocabulary.
+        ValueError: if a file does not consist of ids, or has one outside the vocabulary.
         FileNotFoundError: if a file is missing.
     """
     path = Path(path)
@@ -64,7 +64,7 @@ def write_bare_ids(
 
 
 def refuse_bare_ids(paths: Iterable[Path]) -> None:
-    """Refuse files that seem to hold ids where texts are wanted.
+    """Refuse files that seem to hold ids instead of text.
 
     Raises:
         ValueError: naming the file and the option.
@@ -75,6 +75,6 @@ def refuse_bare_ids(paths: Iterable[Path]) -> None:
                 start = file.read(HEADER_BYTES)
             if looks_bare(start, path.stat().st_size):
                 raise ValueError(
-                    f"{path} is no text; if it holds bare ids, as nanoGPT's train.bin does, "
-                    "--bare-ids makes a token file of them (--tokenizer names what made them)"
+                    f"{path} is not a text; if it holds bare ids, as nanoGPT's train.bin does, "
+                    "use --bare-ids to make a token file (and --tokenizer to name their tokenizer)"
                 )

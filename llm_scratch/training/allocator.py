@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 # Numbers of the options in glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -22,14 +23,36 @@ def keep_freed_memory() -> bool:
     It has to come before the first large tensors to have its full effect; what was mapped before
     stays as it is. It costs some peak memory.
     """
-    if not sys.platform.startswith("linux"):
+    libc = _glibc()
+    if libc is None:
         return False
-    try:
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018  other C libraries give the numbers other meanings
-        mallopt = libc.mallopt
-    except (OSError, AttributeError):
-        return False
+    mallopt = libc.mallopt
     mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
     wanted = ((M_MMAP_THRESHOLD, LARGEST), (M_TRIM_THRESHOLD, LARGEST), (M_TOP_PAD, TOP_PAD))
     return all([mallopt(option, value) == 1 for option, value in wanted])
+
+
+def give_back_freed_memory() -> bool:
+    """Give what the process has freed back to the system; False where that is not possible.
+
+    What it then has is what it uses, as measurements of its memory want it.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    trim = libc.malloc_trim
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    trim(0)
+    return True
+
+
+def _glibc() -> Any:
+    """Return the C library where it is glibc; None elsewhere, where options have other meanings."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018  only glibc has it
+        return libc
+    except (OSError, AttributeError):
+        return None

@@ -23,6 +23,7 @@ CHUNK = 1024  # tokens
 FREE_ON_RESUME = (
     # What is kept and shown.
     {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
+    | {"log_memory"}
     # Memory for time: results change by rounding only.
     | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
     # The same, as long as a step has as many rows, which `changed_settings` compares.
@@ -70,6 +71,7 @@ class TrainConfig:
         sample_prompt: what samples begin with.
         sample_tokens: how many tokens a sample has.
         log_every: steps from one printed line to the next; 0 prints none.
+        log_memory: whether the log holds the memory of each stage of a step, of all processes.
         tune_allocator: whether freed memory is kept for the next step (Linux, CPU only).
 
     Raises:
@@ -105,6 +107,7 @@ class TrainConfig:
     sample_prompt: str = "\n"
     sample_tokens: int = 60
     log_every: int = 10
+    log_memory: bool = False
     tune_allocator: bool = True
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             _check_number(name, getattr(self, name), 0, 1)
         if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip={self.clip} must be above 0; None is no limit")
+            raise ValueError(f"clip={self.clip} must be above 0; None means no limit")
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}; there are {', '.join(known)}")
@@ -142,7 +145,7 @@ class TrainConfig:
         return self.steps // 20 if self.warmup_steps is None else self.warmup_steps
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, 1 to `steps`."""
+        """Return the learning rate of a step, 1 to `steps`."""
         return learning_rate(
             step,
             steps=self.steps,
@@ -156,7 +159,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one step reads: `accumulation` micro batches of `rows` rows of `length` tokens.
+    """The reading of one step: `accumulation` micro batches of `rows` rows of `length` tokens.
 
     Of several processes, `ranks`, each reads so many.
     """
@@ -190,9 +193,9 @@ class StepPlan:
 
 
 def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepPlan:
-    """How a step is made of micro batches, of one process or several.
+    """Return how a step is made of micro batches, of one process or several.
 
-    A warning names both numbers where the tokens asked for are no whole number of micro batches,
+    A warning names both numbers where the tokens asked for are not a whole number of micro batches,
     or disagree with an `accumulation` that is given too.
 
     Raises:

@@ -31,7 +31,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """How long all processes took to exchange a tensor.
+    """The time that all processes took to exchange a tensor.
 
     Args:
         operation: "all-reduce" or "broadcast".
@@ -66,7 +66,7 @@ def facts_of(ranks: Ranks, device: torch.device) -> dict[str, Any]:
         "address": address or "unknown",
         "interface": interface_of(address) or "unknown",
         "own address": own_address() or "unknown",
-        "llm_scratch": _library_version(),
+        "llm_scratch": library_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count() or 1,
         "processes here": ranks.local_count,
@@ -86,7 +86,8 @@ def _backend_of(device: torch.device) -> str:
     return dict(part.split(":") for part in str(config).split(",")).get(device.type, str(config))
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Return the version of this library, as it is installed."""
     try:
         return version("llm-scratch")
     except PackageNotFoundError:

@@ -60,7 +60,7 @@ def head_loss(
 ) -> Tensor:
     """Return what `chunked_head_loss` gives, for any head that `comes_in_pieces`: a scalar.
 
-    Where the head is no linear layer (LoRA's, say) the gradients are computed together with the
+    Where the head is not a linear layer (LoRA's, say) the gradients are computed together with the
     value too, by autograd for each piece. It needs about four times the memory of the logits, so a
     piece has a fourth of `chunk` tokens.
 
@@ -90,12 +90,20 @@ def comes_in_pieces(head: Any) -> bool:
     return type(head) in (nn.Linear, Linear) and head.bias is None and not watched
 
 
+def without_numbers(tensor: Tensor) -> bool:
+    """Return whether a tensor is one of PyTorch's fakes, which have a shape only."""
+    return hasattr(tensor, "fake_mode")
+
+
 def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the states that have a target, and their targets: (..., C), (...,) -> (n, C), (n,).
 
-    No logits are computed where nothing is learned: in answers to questions, of most tokens.
+    No logits are computed where nothing is learned: in answers to questions, of most tokens. Of
+    targets without numbers all count.
     """
     states, ids = hidden.flatten(0, -2), targets.flatten()
+    if without_numbers(ids):
+        return states, ids
     places = (ids != IGNORE_INDEX).nonzero()[:, 0]  # (n,)
     if len(places) in (0, len(ids)):
         return states, ids
@@ -121,7 +129,8 @@ class _LossWithGradients(torch.autograd.Function):
         if gradients is None:
             raise RuntimeError("the gradients of this loss were used before; compute it again")
         (factor,) = outer
-        if factor.device.type != "cpu" or factor.item() != 1.0:
+        known = factor.device.type == "cpu" and not without_numbers(factor)
+        if not known or factor.item() != 1.0:
             gradients = [g if g is None else g.mul_(factor) for g in gradients]
         return None, *gradients
 
@@ -129,7 +138,7 @@ class _LossWithGradients(torch.autograd.Function):
 def _by_products(
     targets: Tensor, divisor: float, chunk: int, wanted: Sequence[bool], *tensors: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss of a plain linear head, and the gradients of hidden states and weight."""
+    """Return the loss of a plain linear head, and the gradients of hidden states and weight."""
     hidden, weight = tensors
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -157,7 +166,7 @@ def _by_autograd(
     head: nn.Module, targets: Tensor, divisor: float, size: int, wanted: Sequence[bool],
     states: Tensor, *learning: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """The loss of any head, and the gradients of hidden states and what learns in the head."""
+    """Return the loss of any head, and the gradients of hidden states and its parameters."""
     total = torch.zeros((), dtype=torch.float32, device=states.device)
     gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if any(wanted)]
     for start in range(0, len(states), size):
@@ -191,7 +200,7 @@ def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
-    """The loss of some rows; their logits become its gradient in place, if wanted."""
+    """Return the loss of some rows; their logits become its gradient in place, if wanted."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
     for part, ids in zip(logits.split(rows), targets.split(rows), strict=True):

@@ -49,7 +49,7 @@ class Held:
 
 @contextmanager
 def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
-    """A context for one step of a run, which counts what this process holds and sends.
+    """Return a context for one step of a run, which counts what this process holds and sends.
 
     The step computes the same numbers, a little slower. Gradients are counted when the first
     optimizer steps; of accumulated micro batches the activations of the first one.
@@ -69,17 +69,12 @@ def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
             stack.enter_context(_kept(held, exchanges))
         yield held
     held.parameters = size_of(map(local, engine.model.parameters()))
-    held.optimizer = size_of(
-        value
-        for optimizer in map(own_part, engine.optimizers)
-        for state in optimizer.state.values()
-        for value in map(local, state.values())
-    )
+    held.optimizer = size_of_state(engine.optimizers)
 
 
 @contextmanager
 def kept_for_backward() -> Iterator[Held]:
-    """A context for a forward pass, which counts the activations that it keeps for the backward."""
+    """Return a context for a forward pass that counts the activations kept for the backward."""
     held = Held()
     with _kept(held, _Exchanges(held)):
         yield held
@@ -89,6 +84,16 @@ def size_of(tensors: Iterable[Any]) -> int:
     """Return the bytes of tensors, memory that several share counted once."""
     storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def size_of_state(optimizers: Iterable[torch.optim.Optimizer]) -> int:
+    """Return the bytes that the optimizers of one process remember."""
+    return size_of(
+        value
+        for optimizer in map(own_part, optimizers)
+        for state in optimizer.state.values()
+        for value in map(local, state.values())
+    )
 
 
 @contextmanager

@@ -79,11 +79,13 @@ def _shard_fully(module: Any, division: Division, ranks: Ranks, device: torch.de
 
 
 def _mesh_of(division: Division, ranks: Ranks, device: torch.device) -> Any:
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
     from torch.distributed.device_mesh import init_device_mesh
 
     shape = division.mesh or (ranks.count,)
     names = ("copies", "parts")[-len(shape) :]
-    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+    with unset_fake_temporarily():  # numbers of processes are real, also where tensors are not
+        mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
     for name in names if len(names) > 1 else ():  # these groups have a time-out of their own
         _set_timeout(mesh.get_group(name), ranks.timeout)
     return mesh
@@ -145,7 +147,7 @@ def synchronised(module: Any, is_last: bool) -> AbstractContextManager[Any]:
 
 @contextmanager
 def writable(module: Any) -> Iterator[None]:
-    """A context in which the model itself can be called, as for samples, by all processes."""
+    """Return a context in which all processes can call the model itself, as for samples."""
     if not hasattr(module, "unshard"):
         yield
         return

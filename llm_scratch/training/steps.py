@@ -31,8 +31,12 @@ class NonFiniteError(ArithmeticError, ValueError):
     """A loss or gradient that is infinite or no number, from which no run recovers."""
 
 
+def unmarked(stage: str) -> None:
+    """Note nothing at a stage of a step."""
+
+
 class Update(NamedTuple):
-    """What one step did: the loss in nats per target, the gradient's norm, how many targets."""
+    """The outcome of a step: the loss in nats per target, the gradient's norm, how many targets."""
 
     loss: float
     norm: float
@@ -41,7 +45,7 @@ class Update(NamedTuple):
 
 @dataclass
 class Engine:
-    """What computes the steps of a run.
+    """The parts that compute the steps of a run.
 
     Args:
         model: a `GPTModel` on `device`.
@@ -54,6 +58,7 @@ class Engine:
         ranks: the processes that compute a step together.
         module: the model with its loss, as it is called: as a rule a `StepLoss`, which several
             processes wrap (see `sharding.divided`).
+        mark: told each stage of a step (`memory_log.STAGES`).
     """
 
     model: Any
@@ -65,6 +70,7 @@ class Engine:
     objective: Objective | None = None
     ranks: Ranks = ONE
     module: Any = None
+    mark: Callable[[str], object] = unmarked
     skipped: int = 0
 
     def __post_init__(self) -> None:
@@ -81,11 +87,11 @@ class Engine:
         }
 
     def count(self, batch: Batch) -> int:
-        """What the losses of a batch are averaged over: its targets, as a rule."""
+        """Return what the losses of a batch are averaged over: its targets, as a rule."""
         return (count_targets if self.objective is None else self.objective.count)(batch)
 
     def loss(self, batch: Batch, divisor: float) -> Tensor:
-        """The sum of a batch's losses over `divisor`: a scalar."""
+        """Return the sum of a batch's losses over `divisor`: a scalar."""
         batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
         return self.module(batch, divisor)
 
@@ -99,7 +105,7 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
         batches: the micro batches of the step; their losses are summed and divided by the number
             of targets of all of them, so that any partition gives the same gradient.
         rate: the learning rate.
-        clip: largest norm; None is no limit.
+        clip: largest norm; None means no limit.
         seed: for dropout; the global generators are left as found.
 
     Raises:
@@ -134,8 +140,13 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
     total = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches, 1):
         with synchronised(engine.module, number == len(batches)):
+            engine.mark("before forward")
             loss = engine.loss(batch, count / ranks.count)
-            engine.scaler.scale(loss).backward()
+            engine.mark("after forward")
+            scaled = engine.scaler.scale(loss)
+            engine.mark("before backward")
+            scaled.backward()
+            engine.mark("after backward")
         total += loss.detach()
     return ranks.sum(total.item())[0] / ranks.count, count
 
@@ -158,14 +169,16 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
         if clip is not None and norm > clip:
             torch._foreach_mul_([local(g) for g in gradients], clip / (norm + 1e-6))
     set_learning_rate(engine.optimizers, rate)
+    engine.mark("before step")
     for optimizer in engine.optimizers:
         scaler.step(optimizer)  # which skips infinite ones
+    engine.mark("after step")
     scaler.update()
     return norm
 
 
 def first_bad_tensor(model: nn.Module) -> str:
-    """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
+    """Return the first parameter or gradient with an infinite number or a NaN; "" without one."""
     parameters = list(model.named_parameters())
     tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
     for name, tensor in tensors:
@@ -182,7 +195,7 @@ def _complaint(model: nn.Module, reason: str) -> str:
 
 @torch.no_grad()
 def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
-    """The mean loss over some batches in nats per target, without dropout; draws nothing random.
+    """Return the mean loss over some batches, nats per target, without dropout or random draws.
 
     Raises:
         ValueError: if there is no target.
@@ -233,14 +246,14 @@ def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) ->
 
 
 def seed_of(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for one step of one process, unlike those of all others."""
+    """Return a seed for one step of one process, unlike those of all others."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A context with global generators that start at `seed`; they come back as they were."""
+    """Return a context with global generators that start at `seed`; they come back as they were."""
     is_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)

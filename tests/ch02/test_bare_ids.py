@@ -101,7 +101,7 @@ def test_commands_know_bare_ids_and_name_the_way(train_bin, tokenizer, tmp_path,
     assert way in capsys.readouterr().err
     out = tmp_path / "tokens.bin"
     assert main(["prepare", str(train_bin), "--out", str(out)]) == 2
-    assert f"{train_bin} is no text; if it holds bare ids" in capsys.readouterr().err
+    assert f"{train_bin} is not a text; if it holds bare ids" in capsys.readouterr().err
     words = ["--bare-ids", "--tokenizer", "gpt2", "--out", str(out)]
     assert main(["prepare", str(train_bin), *words]) == 0
     said = capsys.readouterr().out

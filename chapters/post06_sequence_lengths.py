@@ -1,0 +1,184 @@
+"""The series' parts 6 and 7: memory over the length of a sequence.
+
+    python chapters/post06_sequence_lengths.py            three minutes
+    python chapters/post06_sequence_lengths.py --quick    fewer lengths, a smaller model: 40 seconds
+
+Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. The curves of the
+series are drawn where a folder with its CSV files is in LLM_SCRATCH_DATA.
+"""
+
+# %%
+import tempfile
+from pathlib import Path
+
+from llm_scratch import chapter
+from llm_scratch.memory.curves import law_of, law_points, law_text, measured_points
+from llm_scratch.memory.estimate import estimate_memory
+from llm_scratch.memory.models import model_config
+from llm_scratch.memory.sweep_files import read_sweep
+from llm_scratch.plotting.memory import MemoryCurve, plot_memory
+from llm_scratch.text.corpora import data_folders
+from llm_scratch.training.division import Division
+
+settings = chapter.settings(__doc__)
+MIB = 2**20
+
+# %% [markdown]
+# # One more token, so many bytes more
+#
+# Part 6 of *Messing around with fine-tuning LLMs* measured the peak of memory for every length
+# from 1 to 2,048 tokens: a model of half a billion parameters (Qwen1.5-0.5B), one row, a fresh
+# process for each point. It found a flat line up to some 920 tokens, then a straight one, and
+# asked why.
+#
+# The experiment on a small model, on this machine. A sweep starts a process for each point, takes
+# a few steps beyond the first one, in which the optimizer makes its state, and writes a row with
+# the whole configuration. A sweep that is stopped goes on where it was.
+
+# %%
+model = "preset:small"
+lengths = "64:256:96" if settings.quick else "16:256:24"
+rows = "8" if settings.quick else "16"
+with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    chapter.run_command(
+        ["memory", "sweep", model, "--length", lengths, "--batch", rows, "--steps", "2"]
+        + ["--out", "lengths.csv"],
+        folder,
+    )
+    (curve,) = read_sweep(folder / "lengths.csv")
+points = measured_points(curve, "resident")
+cfg = model_config(model)
+print(f"{'length':>6}{'measured, MiB':>15}{'estimate, MiB':>15}")
+estimates = []
+for length, _, mean, _ in points:
+    size = estimate_memory(cfg, rows=int(rows), length=int(length), device="cpu").bytes
+    estimates.append((length, size))
+    print(f"{int(length):>6}{mean / MIB:>15,.0f}{size / MIB:>15,.0f}")
+
+# %% [markdown]
+# What is measured on a CPU is the resident memory of the process beyond what it had before the
+# model was built. It contains what malloc keeps of freed memory, which no formula knows, so it
+# lies above the estimate here and there; on a GPU the allocator says exactly what is alive.
+#
+# The law that fits is the larger of a constant and a line, because a step has two peaks. While
+# the optimizer steps, parameters, gradients and states are there, whatever the length. In the
+# backward pass there are activations and logits, which grow with every token. The larger one
+# counts:
+
+# %%
+law = law_of(curve, "resident")
+print(law_text(law, "length"))
+drawn = MemoryCurve(points, estimates, law_points(curve, law), law_text(law, "length"))
+curves = {"a small GPT, on a CPU": drawn}
+chapter.show(settings, "post06-small", plot_memory, curves, axis="length", number="resident")
+
+# %% [markdown]
+# # What the series measured
+#
+# Qwen1.5-0.5B on one GPU of 24 GiB, one row (part 6, peak active memory, expandable segments):
+#
+# | | measured |
+# |---|---|
+# | floor | 10,896 MiB, up to 918 to 926 tokens |
+# | slope | 2.955 MiB per token |
+# | intercept | 8,150 MiB |
+# | at 2,048 tokens | 14,048 MiB |
+#
+# The knee follows from the other three: (10,896 - 8,150) / 2.955 = 929 tokens. And what do the
+# formulas say, for the same model under the series' engine?
+
+# %%
+qwen = model_config("qwen1.5-0.5b")
+options = {"precision": "bfloat16", "loss_chunk": None, "engine": "deepspeed"}
+short, long = (estimate_memory(qwen, length=T, **options) for T in (1024, 2048))
+slope = (long.backward.bytes - short.backward.bytes) / 1024
+intercept = long.backward.bytes - 2048 * slope
+knee = (long.update.bytes - intercept) / slope
+print(f"floor {long.update.bytes / MIB:,.0f} MiB, slope {slope / MIB:.3f} MiB per token, ", end="")
+print(f"intercept {intercept / MIB:,.0f} MiB")
+print(f"knee {knee:,.0f} tokens, at 2,048 tokens {long.bytes / MIB:,.0f} MiB")
+
+# %% [markdown]
+# The slope has three parts: activations of the blocks, logits, and what is left. Where a row has
+# so large a vocabulary (151,936), the logits take most of it:
+
+# %%
+logits = 12 * qwen.vocab_size
+print(f"logits: 12 V = {logits / MIB:.2f} of {slope / MIB:.2f} MiB per token")
+spared = estimate_memory(qwen, length=2048, **{**options, "loss_chunk": 1024})
+print(
+    f"with head and loss in chunks of 1,024 tokens: {spared.bytes / MIB:,.0f} MiB at 2,048 tokens"
+)
+
+# %% [markdown]
+# The whole curve, if the series' files are here (they have no licence, so this project does not
+# bring them):
+
+# %%
+PART6 = "sequence-length-memory-modeling/results-with-env-var.csv"
+PART7 = "sequence-length-memory-modeling-8B/results-with-env-var.csv"
+
+
+def published(name):
+    """Return a file of the series as a curve, its points and its law; None where it is not here."""
+    path = next((f / name for f in data_folders() if (f / name).is_file()), None)
+    if path is None:
+        chapter.missing(name, "naming its folder in LLM_SCRATCH_DATA")
+        return None
+    (found,) = read_sweep(path)
+    return found, measured_points(found, "active"), law_of(found, "active")
+
+
+if found := published(PART6):
+    curve, points, law = found
+    print(law_text(law, "length"))
+    estimates = [(T, estimate_memory(qwen, length=T, **options).bytes) for T in range(1, 2049, 64)]
+    drawn = MemoryCurve(points, estimates, law_points(curve, law), law_text(law, "length"))
+    curves = {"Qwen1.5-0.5B": drawn}
+    chapter.show(settings, "post06-half", plot_memory, curves, axis="length", number="active")
+
+# %% [markdown]
+# # Part 7: eight GPUs
+#
+# The same for Llama 3 8B, divided among eight GPUs of 80 GB. With the optimizer in the host's
+# memory the line was flat, 21 to 22 GiB; that run also computed activations twice and divided
+# less (ZeRO-2), three changes in one comparison. Without, the line rose from 36,174 MiB at 1
+# token to 48,674 at 2,001, and did not point at the 17.68 GiB of the estimator at its left end,
+# but at about twice that:
+
+# %%
+llama = model_config("llama3-8b")
+options |= {"ranks": 8, "division": Division("full")}
+short, long = (estimate_memory(llama, length=T, **options).backward.bytes for T in (1, 2001))
+print(f"estimate: {short / MIB:,.0f} MiB at 1 token, {long / MIB:,.0f} at 2,001, ", end="")
+print(f"{(long - short) / 2000 / MIB:.2f} MiB per token; measured about 7.4 above 300 tokens")
+if found := published(PART7):
+    curve, points, _ = found
+    estimates = [
+        (T, estimate_memory(llama, length=T, **options).bytes) for T in range(1, 2002, 100)
+    ]
+    curves = {"Llama 3 8B, eight GPUs": MemoryCurve(points, estimates)}
+    chapter.show(settings, "post06-llama", plot_memory, curves, axis="length", number="active")
+
+# %% [markdown]
+# What the two have in common at the left end are states (16.8 GiB) and gathered weights (15.0
+# GiB), neither of which depends on the length. `llm-scratch memory plot FILE --estimate` draws
+# such pictures for sweeps of your own.
+#
+# ## Exercise
+#
+# At which length would the half-billion model leave a card of 24 GiB, with and without chunks?
+
+# %%
+card = 24 * 2**30
+for chunk in (None, 1024):
+    fits = [
+        length
+        for length in range(1024, qwen.context_length + 1, 256)
+        if estimate_memory(
+            qwen, length=length, precision="bfloat16", loss_chunk=chunk, engine="deepspeed"
+        ).bytes
+        <= card
+    ]
+    print(f"chunk {chunk}: {max(fits):,} tokens")

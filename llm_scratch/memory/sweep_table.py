@@ -1,0 +1,152 @@
+"""The file of a sweep: a row for each start, with all that decides it, safe against any end.
+
+A row is written whole and is on the disk before the next start. What a killed sweep has left of a
+row is cut off when it goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from llm_scratch.files import FileError, PathLike, decode_text, lock
+from llm_scratch.memory.place import FACTS
+from llm_scratch.memory.point import as_text
+
+COUNTED = ("resident", "allocated", "active", "reserved")
+NUMBERS = tuple(f"{name}_{of}" for name in COUNTED for of in ("min", "mean", "max"))
+RESULTS = ("state", "seconds_per_step", "samples_per_s", "tokens_per_s", "epoch_seconds",
+           *NUMBERS, "most_on_rank", "num_alloc_retries", "num_ooms", "parameters", "threads",
+           "starts", "reason")  # fmt: skip
+SETTINGS = ("precision", "weights", "optimizer", "lora_rank", "last_blocks", "accumulation",
+            "checkpoint_blocks", "attention", "loss_chunk", "ranks", "shard", "reshard", "offload",
+            "mesh", "device", "engine", "allocator", "tune_allocator", "compile", "limit", "steps",
+            "epoch_rows", "seed")  # fmt: skip
+FIRST = ("model", "length", "batch", "repeat")
+COLUMNS = (*FIRST, *RESULTS, *SETTINGS, *FACTS, "config")
+KEYS = (*FIRST, *SETTINGS, "config")
+MOVING = ("length", "batch", "repeat")  # these may differ from row to row of any sweep
+HEAD = ",".join(COLUMNS)
+
+Row = dict[str, str]
+
+
+class SweepTable:
+    """The open file of a sweep; no other process can sweep into it meanwhile.
+
+    Args:
+        path: the file; is made when missing.
+        same: what every row has to have, by column.
+        varied: the columns in which rows of this sweep may differ.
+
+    Raises:
+        FileError: if the file is not a sweep's, or of another configuration; names the column.
+        ValueError: if another process sweeps into it.
+    """
+
+    def __init__(
+        self, path: PathLike, same: Mapping[str, str], varied: Collection[str] = ()
+    ) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")  # noqa: SIM115  open as long as the sweep
+        try:
+            lock(self._file)
+        except OSError:
+            self._file.close()
+            raise ValueError(
+                f"another process sweeps into {self.path}; wait for it, or take another file"
+            ) from None
+        try:
+            text = self._cut_back()
+            self.rows = rows_in(self.path, text) if text else []
+            for number, row in enumerate(self.rows, 2):
+                self._check(number, row, same, varied)
+        except ValueError:
+            self._file.close()
+            raise
+        self._found = {_key(row): row for row in self.rows}
+        if not self._file.tell():
+            self._write(HEAD + "\n")
+
+    def find(self, row: Mapping[str, str]) -> Row | None:
+        """Return the row with the same configuration and repetition; None where there is none."""
+        return self._found.get(_key(row))
+
+    def add(self, row: Mapping[str, str]) -> Row:
+        """Bring a row to the disk, and return it as it stands there."""
+        written = {name: " ".join(row.get(name, "").split()) for name in COLUMNS}
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerow(written.values())
+        self._write(buffer.getvalue())
+        self._found[_key(written)] = written
+        self.rows.append(written)
+        return written
+
+    def close(self) -> None:
+        """Let other processes have the file."""
+        self._file.close()
+
+    def _write(self, text: str) -> None:
+        self._file.write(text.encode("utf-8"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _cut_back(self) -> str:
+        """Cut off a last line that is not whole, of a sweep's file only; return what is left."""
+        self._file.seek(0)
+        data = self._file.read()
+        head, newline, _ = data.partition(b"\n")
+        whole = HEAD.encode()
+        if not (head == whole if newline else whole.startswith(head)):
+            raise FileError(self.path, "line 1 is not a sweep's; give another file with --out")
+        whole_lines = data.rfind(b"\n") + 1
+        self._file.truncate(whole_lines)
+        self._file.seek(0, os.SEEK_END)
+        return decode_text(self.path, data[:whole_lines])
+
+    def _check(
+        self, number: int, row: Row, same: Mapping[str, str], varied: Collection[str]
+    ) -> None:
+        for name, wanted in same.items():
+            if name not in varied and name not in MOVING and row[name] != wanted:
+                raise FileError(
+                    self.path,
+                    f"line {number} is of another configuration: {name} is {row[name][:80]!r} "
+                    f"there, {wanted[:80]!r} now; give another file with --out",
+                )
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEYS)
+
+
+def rows_in(path: PathLike, text: str) -> list[Row]:
+    """Return the rows in the text of a sweep's file, each of which is whole.
+
+    Raises:
+        FileError: naming the line that is not a row of a sweep.
+    """
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        head = next(lines, [])
+        if tuple(head) != COLUMNS:
+            raise FileError(path, "line 1 is not the head of a sweep's file")
+        for cells in lines:
+            if len(cells) != len(COLUMNS):
+                raise FileError(
+                    path, f"line {lines.line_num} has {len(cells)} of {len(COLUMNS)} cells"
+                )
+            rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    except csv.Error as err:
+        raise FileError(path, f"line {lines.line_num} is not CSV: {err}") from err
+    return rows
+
+
+def row_of(values: Mapping[str, object]) -> Row:
+    """Return values as the texts of a row."""
+    return {name: " ".join(as_text(value).split()) for name, value in values.items()}
