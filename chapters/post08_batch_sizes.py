@@ -75,8 +75,8 @@ chapter.show(settings, "post08-small", plot_memory, curves, axis="batch", number
 
 # %% [markdown]
 # Whoever only wants to know the largest batch need not count: `memory sweep ... --largest`
-# doubles until it runs out and then halves the gap. The series did that by hand, and for each
-# machine anew.
+# doubles until it runs out and then halves the gap. The series did that by hand, for one
+# machine after the other.
 #
 # # What the series measured, and what the formulas say
 #

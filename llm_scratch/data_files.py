@@ -1,12 +1,13 @@
 """Files of rows (JSON, JSON Lines, CSV, TSV), read by the same rules wherever data is read.
 
-Lines end at a line feed, with or without a carriage return before it, and nowhere else. Each row
-has a position, counted from 1: its line in an editor or, in a JSON list, whose entries may share a
-line, its number.
+A file may be compressed (`.jsonl.gz`). Lines end at a line feed, with or without a carriage return
+before it, and nowhere else. Each row has a position, counted from 1: its line in an editor or, in a
+JSON list, whose entries may share a line, its number.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,12 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_scratch.files import FileError, PathLike, first_line, open_text
+from llm_scratch.compressed import plain_suffix
+from llm_scratch.files import FileError, PathLike, Span, first_line, open_text
+from llm_scratch.tables import table_rows
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 ENDINGS = (".json", *LINES, *SEPARATORS)
-QUOTE = '"'
 SHOWN = 30  # characters
 NOT_JSON = "not JSON"
 _BLANKS = re.compile(r"[ \t\n\r]*")  # white space as JSON has it
@@ -73,8 +75,18 @@ class Columns(NamedTuple):
 
 
 def holds_rows(path: PathLike) -> bool:
-    """Return whether a file's extension, in upper or lower case, is that of a file of rows."""
-    return Path(path).suffix.lower() in ENDINGS
+    """Return whether a file's extension, in upper or lower case, is that of a file of rows.
+
+    Compressed files have a second extension, which does not count.
+    """
+    return plain_suffix(path) in ENDINGS
+
+
+def rows_can_be_cut(path: PathLike) -> bool:
+    """Return whether each line of a file is a row: JSON Lines that are not a list after all."""
+    if Path(path).suffix.lower() not in LINES:
+        return False
+    return not _start_of(path).startswith("[")
 
 
 def file_rows(
@@ -124,21 +136,36 @@ def file_rows(
         raise FileError(path, f"has no rows; rows with {' and '.join(columns.needed)} are needed")
 
 
-def file_texts(path: PathLike, name: str = "text") -> Iterator[tuple[str, str]]:
+def file_texts(source: PathLike | Span, name: str = "text") -> Iterator[tuple[str, str]]:
     """Yield the position of each row of a file, and the text in one of its fields.
 
     JSON may have strings in place of objects.
+
+    Args:
+        source: the file, or a span of whole lines where `rows_can_be_cut`.
+        name: the field that holds the text.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: as in `file_rows`, or naming the row that has no such text.
     """
-    for where, values in file_rows(path, Columns((name,)), item=name):
+    columns = Columns((name,))
+    if isinstance(source, Span):
+        rows = (FileRow(w, _values(w, found, columns, name)) for w, found in _span_lines(source))
+    else:
+        rows = (row for row in file_rows(source, columns, item=name))
+    for where, values in rows:
         text = values.get(name)
         if not isinstance(text, str):
             has = ", ".join(map(repr, values)) or "nothing"
             raise ValueError(f"{where} has no text under {name!r}; it has {has}")
         yield where, text
+
+
+def _start_of(path: PathLike) -> str:
+    """Return the first line of a file that is not blank."""
+    with open_text(path) as file:
+        return next((line for line in file if line.strip()), "").lstrip()
 
 
 def _found(
@@ -150,9 +177,7 @@ def _found(
     """
     if path.is_dir():
         raise FileError(path, "is a folder; name a file in it")
-    ending = path.suffix.lower()
-    with open_text(path) as file:
-        start = next((line for line in file if line.strip()), "").lstrip()
+    ending, start = plain_suffix(path), _start_of(path)
     is_json = ending not in SEPARATORS if holds_rows(path) else start.startswith(("[", "{"))
     if not is_json and not tables:
         raise FileError(path, "is not JSON; it must be a list of objects, or one object per line")
@@ -163,12 +188,21 @@ def _found(
             yield from _table(path, file.read(), separator, columns, bare, log)
         elif start[:1] == "[":
             yield from _json_list(path, file.read())
-        elif ending in LINES or _is_json(start) or not _is_json(text := file.read()):
-            file.seek(0)
+        elif ending in LINES or _is_json(start):
             yield from _json_lines(path, file)
+        elif not _is_json(text := file.read()):
+            yield from _json_lines(path, io.StringIO(text, newline="\n"))
         else:
             where = f"{path}: row 1"
             yield where, _parsed(where, text, _after_blanks(text, 0))[0]
+
+
+def _span_lines(span: Span) -> Iterator[tuple[str, Any]]:
+    """Yield where each row in a part of a file of JSON Lines stands, and the value."""
+    # How many lines come before the span, only reading all of them would tell.
+    behind = f" after byte {span.start:,}" if span.start else ""
+    with open_text(span) as file:
+        yield from _json_lines(span.path, file, behind)
 
 
 def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[str, Any]:
@@ -189,10 +223,10 @@ def _values(where: str, found: Any, columns: Columns, item: str | None) -> dict[
     return values
 
 
-def _json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _json_lines(path: Path, file: Iterable[str], behind: str = "") -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            where = f"{path}: line {number}"
+            where = f"{path}: line {number}{behind}"
             try:
                 value, end = _parsed(where, line, _after_blanks(line, 0))
                 if _after_blanks(line, end) < len(line):
@@ -283,64 +317,6 @@ def _half_character(value: Any) -> str:
                     "which is half a character; write both halves, or none"
                 )
     return ""
-
-
-def table_rows(
-    path: PathLike, text: str, separator: str, *, quotes: bool = True, loose: bool = False
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the fields of each row of a table, skipping blank lines.
-
-    Args:
-        path: the table's name in errors.
-        text: the whole text of the table.
-        separator: the character between two fields.
-        quotes: whether a quotation mark at the start of a field opens a quotation, which may hold
-            separators and line ends, and in which two marks stand for one.
-        loose: whether a field may continue after its quotation, as spreadsheets and pandas allow.
-
-    Raises:
-        ValueError: naming the line, if a quotation is never closed, or a field continues after it.
-    """
-    at, number, line_end = 0, 1, -1
-    while at < len(text):
-        start, fields = number, []
-        while True:  # one field per iteration
-            quoted = quotes and text.startswith(QUOTE, at)
-            field = ""
-            if quoted:
-                field, at = _quotation(f"{path}: line {start}", text, at + 1)
-                number += field.count("\n")
-            if line_end < at:
-                found = text.find("\n", at)
-                line_end = found if found >= 0 else len(text)
-            field_end = text.find(separator, at, line_end)
-            last = field_end < 0
-            rest = text[at:line_end].removesuffix("\r") if last else text[at:field_end]
-            if quoted and rest and not loose:
-                raise ValueError(
-                    f"{path}: line {start} has {rest[:SHOWN]!r} after a quotation; a mark "
-                    "inside one must be doubled"
-                )
-            fields.append(field + rest)
-            at = (line_end if last else field_end) + 1
-            if last:
-                break
-        number += 1
-        if quoted or len(fields) > 1 or fields[0].strip():
-            yield start, fields
-
-
-def _quotation(where: str, text: str, start: int) -> tuple[str, int]:
-    """Return the quotation that begins at `start`, and the position where it ends."""
-    at = start
-    while (end := text.find(QUOTE, at)) >= 0:
-        if not text.startswith(QUOTE, end + 1):
-            return text[start:end].replace(QUOTE * 2, QUOTE), end + 1
-        at = end + 2
-    raise ValueError(
-        f"{where}: the quotation mark that opens {text[start : start + SHOWN]!r} is never closed; "
-        "close it, or remove it"
-    )
 
 
 def _table(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
+
+from llm_scratch.compressed import DAMAGED, open_bytes
 
 PathLike = str | os.PathLike[str]
 
@@ -100,24 +103,72 @@ def decode_text(path: PathLike, data: bytes) -> str:
         raise _not_utf8(path, data.split(b"\n")) from err
 
 
+class Span(NamedTuple):
+    """A part of a file that is not compressed.
+
+    Args:
+        path: the file.
+        start: its first byte.
+        stop: the byte after its last one.
+    """
+
+    path: Path
+    start: int
+    stop: int
+
+
 @contextmanager
-def open_text(path: PathLike) -> Iterator[TextIO]:
+def open_text(path: PathLike | Span) -> Iterator[TextIO]:
     """Open a text file of any size, to be read in pieces by the rules of `read_text`.
 
-    Only line feeds end its lines.
+    Only line feeds end its lines. A compressed file is decompressed as it is read.
+
+    Args:
+        path: the file, or a span of one that begins and ends between characters.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: on reaching a piece that is not UTF-8.
+        FileError: on reaching a piece that is damaged or not UTF-8.
     """
-    with open(path, "rb") as start:
-        _refuse_utf16(path, start.read(4))
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        try:
+    span, path = (path, path.path) if isinstance(path, Span) else (None, path)
+    try:
+        with closing(open_bytes(path)) as start:
+            _refuse_utf16(path, start.read(4))
+        with _text_of(path, span) as file:
             yield file
-        except UnicodeDecodeError as err:
-            with open(path, "rb") as lines:
-                raise _not_utf8(path, lines) from err
+    except UnicodeDecodeError as err:
+        with closing(open_bytes(path)) as lines:
+            raise _not_utf8(path, lines) from err
+    except DAMAGED as err:
+        raise FileError(path, f"is damaged: {first_line(err)}; copy or download it again") from err
+
+
+def _text_of(path: PathLike, span: Span | None) -> TextIO:
+    if span is None:
+        return io.TextIOWrapper(open_bytes(path), "utf-8-sig", newline="\n")  # type: ignore[type-var]
+    encoding = "utf-8" if span.start else "utf-8-sig"
+    return io.TextIOWrapper(io.BufferedReader(_SpanFile(span)), encoding, newline="\n")
+
+
+class _SpanFile(io.RawIOBase):
+    """The bytes of a span, as a file of their own."""
+
+    def __init__(self, span: Span) -> None:
+        self._file = open(span.path, "rb")  # noqa: SIM115  open as long as this is
+        self._start, self._stop = span.start, span.stop
+        self._file.seek(span.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), max(self._stop - self._file.tell(), 0)))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _refuse_utf16(path: PathLike, start: bytes) -> None:

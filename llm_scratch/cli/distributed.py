@@ -41,7 +41,8 @@ def add_scale(commands: Any) -> None:
     parser.add_argument("options", nargs="*", metavar="OPTION",
                         help="options of pretrain, behind --: sizes, settings, device")  # fmt: skip
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes")  # fmt: skip
+                        help="the token file or the folder of parts, which llm-scratch prepare "
+                             "makes")  # fmt: skip
     add_option(parser, "--processes LIST", "how many: 1:4 for 1 to 4, or 1,2,4,8", "1:2")
     add_option(parser, "--preset NAME", "sizes and settings to start from", "tiny")
     parser.add_argument("--shard", choices=SHARDS, default="none",
@@ -123,11 +124,11 @@ def run_scale(args: argparse.Namespace) -> int:
     )
 
     counts = processes_of(args.processes)
-    _check_options(args)
+    asked = _check_options(args)
     if args.steps < 1 or args.epochs <= 0 or (args.price or 0) < 0:
         raise ValueError("--steps must be 1 or more, --epochs above 0, and --price 0 or more")
     price = None if args.price is None else Price(args.price, args.price_of == "process")
-    tokens = args.tokens or _tokens_of(args)
+    tokens = args.tokens or _tokens_of(args, asked)
     options = ["--preset", args.preset, *args.options]
     run = ScaleRun(args.data, tokens, options, args.steps, args.shard, price)
     print(f"A run of {tokens:,} tokens; {args.steps} steps timed after {run.warm_up} to warm up")
@@ -150,8 +151,8 @@ def run_scale(args: argparse.Namespace) -> int:
     return 0 if worked else 1
 
 
-def _check_options(args: argparse.Namespace) -> None:
-    """Refuse what pretrain does not know, and what is decided here, before the first start."""
+def _check_options(args: argparse.Namespace) -> argparse.Namespace:
+    """Return what pretrain is asked for, once it knows that and nothing of it is decided here."""
     parser = argparse.ArgumentParser()
     add_pretrain(parser.add_subparsers())
     asked = parser.parse_args(["pretrain", *args.options])
@@ -161,13 +162,15 @@ def _check_options(args: argparse.Namespace) -> None:
             option = f"--{name.replace('_', '-')}"
             hint = "give it before --" if name in vars(args) and name != "out" else "leave it out"
             raise ValueError(f"{option} stands behind --, but distributed scale sets it; {hint}")
+    return asked
 
 
-def _tokens_of(args: argparse.Namespace) -> int:
+def _tokens_of(args: argparse.Namespace, asked: argparse.Namespace) -> int:
     """Return the tokens of the epochs that are asked for."""
     from llm_scratch.text.token_file import TokenFile
 
-    return round(args.epochs * len(TokenFile(args.data).split()[0]))
+    data = TokenFile(args.data, tokenizer=asked.tokenizer, dtype=asked.dtype)
+    return round(args.epochs * len(data.split()[0]))
 
 
 def _legend(speeds: Any) -> str:
@@ -177,6 +180,6 @@ def _legend(speeds: Any) -> str:
         return "No start has worked."
     unit = "GPU" if first.device.startswith("cuda") else "thread"
     return (
-        f"efficiency: tokens a second of each {unit}, by those with {first.processes} "
+        f"efficiency: tokens per second of each {unit}, by those with {first.processes} "
         f"process{'es' if first.processes > 1 else ''}; it/s: micro batches of each process"
     )

@@ -18,10 +18,10 @@ ESTIMATE = "memory estimate llama3-8b --length 2048 --gpus 8 --shard full"
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "say what a run will need, measure what it needed, and what to do if that is too much"
+    about = "say what a run will need, and measure what it needs"
     commands = add_group(subparsers, "memory", about, ESTIMATE)
     add_estimate(commands)
-    about = "follow the tensors of a step at full size without memory for them, beside the estimate"
+    about = "count the tensors of a step at full size, without memory for them"
     example = "memory check gpt2 --batch 4 --length 256"
     parser = add_command(commands, "check", about, example, run_check, USAGE)
     add_step(parser, described=True)
@@ -50,7 +50,7 @@ def add_suggest(commands: Any) -> None:
     """Add `suggest`."""
     about = "say which settings make a step fit, and what they cost"
     example = "memory suggest llama3-8b --memory 40GiB --gpus 8 --length 2048"
-    usage = "MODEL --memory SIZE [--gpus N] [--batch N] [--length N] [options]"
+    usage = "MODEL --memory SIZE [--gpus N] [options]"
     parser = add_command(commands, "suggest", about, example, run_suggest, usage)
     parser.add_argument("--memory", required=True, metavar="SIZE", type=_size,
                         help="of each GPU, as 40GiB or 24GB; needed")  # fmt: skip

@@ -31,7 +31,7 @@ SWEEP = "memory sweep gpt2 --length 64:1024:64 --batch 1 --out gpt2.csv"
 
 def add_measuring(commands: Any) -> None:
     """Add these commands to the group `memory`."""
-    about = "take some steps of training, and print what they hold and how long one takes"
+    about = "take some steps of training: what they hold, and how long one takes"
     example = "memory measure gpt2 --batch 2 --length 256"
     parser = add_command(commands, "measure", about, example, run_measure, USAGE)
     add_step(parser)
@@ -72,7 +72,7 @@ def add_sweep(commands: Any) -> None:
     """Add `sweep`."""
     about = "measure many such steps, each by a process of its own, into a file"
     parser = add_command(commands, "sweep", about, SWEEP, run_sweep,
-                         "MODEL --out FILE [--length LIST] [--batch LIST] [options]")  # fmt: skip
+                         "MODEL --out FILE [--length LIST] [options]")  # fmt: skip
     add_step(parser, lists=True)
     add_measured(parser)
     group = parser.add_argument_group("the sweep")
@@ -86,7 +86,8 @@ def add_sweep(commands: Any) -> None:
                        help="search the largest that fits, by halving")  # fmt: skip
     group.add_argument("--vary", action="append", default=[], metavar="NAME=LIST",
                        help="sweep with each of these values of an option, as "
-                            "checkpoint-blocks=0,1; of several, with each combination")  # fmt: skip
+                            "checkpoint-blocks=0,1; of several, with each combination; "
+                            "default: none")  # fmt: skip
     add_option(group, "--processes N", "processes of each point", 1)
     add_option(group, "--repeats N", "starts of each point", 1)
     add_option(group, "--retries N", "further starts of one that crashed", 3)

@@ -113,6 +113,18 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
                              "default: gpt2")  # fmt: skip
 
 
+def add_foreign_ids(parser: Any, *, tokenizer: bool = True) -> None:
+    """Add the options for ids of other programs, which lack tokenizer and type."""
+    if tokenizer:
+        parser.add_argument("--tokenizer", metavar="NAME",
+                            help="gpt2, or a tokenizer's file; for ids of other programs (.ds, "
+                                 ".npy, --dtype), which hold none; default: the data's own"
+                            )  # fmt: skip
+    parser.add_argument("--dtype", metavar="TYPE", choices=("uint16", "uint32"),
+                        help="uint16 or uint32: the data are bare ids, as nanoGPT's "
+                             "train.bin; default: a token file")  # fmt: skip
+
+
 def dtype_of(precision: str | None) -> torch.dtype | None:
     """Return the type in which weights are opened for a precision; None is the file's own."""
     import torch
@@ -162,7 +174,7 @@ def data_path(name: str) -> Path:
 
 
 def save_picture(path: str, draw: Callable[[], Figure]) -> None:
-    """Save what is drawn, and say where; a missing matplotlib is a mistake in use."""
+    """Save what is drawn, and say where; a missing matplotlib is a usage error."""
     try:
         figure = draw()
     except ModuleNotFoundError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_scratch.cli.options import (
     add_command,
     add_device,
+    add_foreign_ids,
     add_model,
     add_option,
     add_precision,
@@ -18,6 +20,7 @@ from llm_scratch.cli.options import (
     open_asked,
     save_picture,
 )
+from llm_scratch.cli.outlook import print_outlook
 from llm_scratch.cli.processes import (
     add_processes,
     add_snapshot,
@@ -32,6 +35,7 @@ from llm_scratch.training.config import TrainConfig, plan_step
 from llm_scratch.training.presets import PRESETS
 
 if TYPE_CHECKING:
+    from llm_scratch.text.mixed_files import MixedFiles
     from llm_scratch.text.token_file import TokenFile
 
 ALL_SIZES = (*SIZES, *LLAMA_SIZES)
@@ -57,9 +61,14 @@ def add_pretrain(subparsers: Any) -> None:
         run_pretrain,
         usage="--data FILE [--preset NAME] [--out RUN] [options]",
     )
-    parser.add_argument("--data", metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes; needed, but for "
-                             "--print-config")  # fmt: skip
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--data", metavar="FILE",
+                      help="the token file or the folder of parts, which llm-scratch prepare "
+                           "makes; needed, but for a mix and --print-config")  # fmt: skip
+    data.add_argument("--mix", metavar="FILE:SHARE", nargs="+",
+                      help="several of them, each with its share of the tokens, as "
+                           "a.bin:0.9 b.bin:0.1; default: one file")  # fmt: skip
+    add_foreign_ids(parser)
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
                         help="sizes and settings to start from; default: tiny")  # fmt: skip
     add_option(parser, "--out RUN", "the run's folder", usual="runs/DATA-PRESET")
@@ -76,6 +85,11 @@ def add_pretrain(subparsers: Any) -> None:
     add_processes(parser)
     add_snapshot(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
+    parser.add_argument("--estimate", action="store_true",
+                        help="print tokens, steps, hours and memory of the run and stop; data is "
+                             "not needed")  # fmt: skip
+    add_option(parser, "--rate X", "tokens per second, for the hours of an estimate",
+               usual="that of a few steps, timed here")  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",
                        help="the model's architecture; default: gpt2")  # fmt: skip
@@ -97,7 +111,12 @@ def run_pretrain(args: argparse.Namespace) -> int:
     if args.print_config:
         print(json.dumps({"model": asdict(sizes), "train": asdict(config)}, indent=1))
         return 0
-    if args.data is None:
+    if args.rate is not None and not args.estimate:
+        raise ValueError("--rate goes with --estimate; leave it out")
+    has_data = args.data is not None or args.mix is not None
+    if args.estimate:
+        return print_outlook(args, config, sizes, open_data(args) if has_data else None)
+    if not has_data:
         raise ValueError("--data is missing; llm-scratch prepare TEXT --out tokens.bin makes it")
     return train_model(args, config, sizes)
 
@@ -105,14 +124,13 @@ def run_pretrain(args: argparse.Namespace) -> int:
 @in_processes
 def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> int:
     """Train, as one process or as one of several."""
-    from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.loop import train
 
-    data = TokenFile(args.data)
+    data = open_data(args)
     model = first_model(args, sizes, data, config.seed)
     length = plan_step(config, model.cfg.context_length, args.ranks.count).length
     train_part, val_part = data.split(min_tokens=length + 1)
-    out = args.out or f"runs/{Path(args.data).stem}-{args.preset}"
+    out = args.out or f"runs/{Path(args.data).stem if args.data else 'mix'}-{args.preset}"
     options = training_options(args)
     if args.division.shard != "full":  # which brings each part where it belongs
         model.to(options["device"])
@@ -133,7 +151,18 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
     return 0
 
 
-def first_model(args: argparse.Namespace, sizes: Any, data: TokenFile, seed: int) -> Any:
+def open_data(args: argparse.Namespace) -> TokenFile | MixedFiles:
+    """Return what the run learns from: a token file, or several in a mix."""
+    from llm_scratch.text.mixed_files import MixedFiles
+    from llm_scratch.text.token_file import TokenFile
+
+    open_file = partial(TokenFile, tokenizer=args.tokenizer, dtype=args.dtype)
+    return open_file(args.data) if args.mix is None else MixedFiles(args.mix, open_file)
+
+
+def first_model(
+    args: argparse.Namespace, sizes: Any, data: TokenFile | MixedFiles, seed: int
+) -> Any:
     """Return the model that the run starts with: a new one, or that of `--init`."""
     from llm_scratch.opening import open_model
     from llm_scratch.training.measuring import check_vocabularies
@@ -155,7 +184,9 @@ def add_eval(subparsers: Any) -> None:
     parser = add_command(subparsers, "eval", about, example, run_eval)
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file, which llm-scratch prepare makes")  # fmt: skip
+                        help="the token file or the folder of parts, which llm-scratch prepare "
+                             "makes; others are read with the model's tokenizer")  # fmt: skip
+    add_foreign_ids(parser, tokenizer=False)
     parser.add_argument("--part", choices=("val", "train", "all"),
                         help="part of the file; default: val where the run was trained on this "
                              "file, else all")  # fmt: skip
@@ -170,8 +201,8 @@ def run_eval(args: argparse.Namespace) -> int:
     from llm_scratch.text.token_file import TokenFile
     from llm_scratch.training.measuring import check_vocabularies, measure, part_to_measure
 
-    data = TokenFile(args.data)
     model, tokenizer = open_asked(args, need_tokenizer=False)
+    data = TokenFile(args.data, tokenizer=tokenizer, dtype=args.dtype)
     check_vocabularies(model, tokenizer, data)
     length = args.length or model.cfg.context_length
     name, part = part_to_measure(data, length, name=args.part, run=args.model)

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llm_scratch.data_files import Columns, Log, file_rows, table_rows
+from llm_scratch.data_files import Columns, Log, file_rows
 from llm_scratch.download import download_file
 from llm_scratch.files import read_text
+from llm_scratch.tables import table_rows
 from llm_scratch.text.archives import unpack_member
 
 SEED = 123

@@ -1,4 +1,4 @@
-"""Many prompts: a batch at a time, those of about the same length together."""
+"""Generation for many prompts, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def generate_in_batches(
     batch_size: int = 16,
     **options: Unpack[TextOptions],
 ) -> list[Generation]:
-    """Return what a model writes after each of many prompts, in the order asked.
+    """Generate a continuation for each of many prompts, and return them in the same order.
 
     Args:
-        model: as in `generate_text`, like all that is not said here.
-        tokenizer: the one that it was trained with.
+        model: as in `generate_text`, like everything not described here.
+        tokenizer: the model's tokenizer.
         prompts: texts, or their ids.
-        max_new_tokens: for each of them.
+        max_new_tokens: the maximum for each of them.
         settings: how each token is chosen.
-        batch_size: prompts at a time.
-        options: what else `generate_text` takes.
+        batch_size: prompts per batch.
+        options: the other options of `generate_text`.
 
     Raises:
         ValueError: if `batch_size` is below 1, or an option is out of range.

@@ -1,4 +1,4 @@
-"""The next token of each row, step after step, under one set of settings."""
+"""The choice of each row's next token, step after step, under one set of settings."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from llm_scratch.generation.sampling import (
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How the next token is chosen: one object for every call that writes, checked when it is made.
+    """The settings for choosing the next token, shared by all calls and checked when made.
 
-    The order: penalties, biases, banned ids, top_k, temperature, top_p, min_p.
+    They apply in this order: penalties, biases, banned ids, top_k, temperature, top_p, min_p.
 
     Args:
         temperature: 0 is greedy and draws no random number; above 0 samples, flatter as it grows.
-        top_k: only the k likeliest tokens can be chosen; None and 0 mean no limit.
-        top_p: only the likeliest tokens that make up this probability; None and 1 mean no limit.
-        min_p: only tokens with this share of the likeliest's probability; None and 0: no limit.
+        top_k: only the k most likely tokens can be chosen; None and 0 mean no limit.
+        top_p: only the most likely tokens that together reach this probability can be chosen; None
+            and 1 mean no limit.
+        min_p: only tokens with at least this share of the highest probability can be chosen; None
+            and 0 mean no limit.
         repetition_penalty: above 1 makes ids of prompt and continuation less likely.
-        presence_penalty: taken from the logits of ids in the continuation.
+        presence_penalty: subtracted from the logits of ids in the continuation.
         banned: ids that are never chosen.
         n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
-        frequency_penalty: taken from the logits of an id once for each time that the continuation
-            has it.
-        logit_bias: from ids to what is added to their logits; kept as pairs, by id.
+        frequency_penalty: subtracted from an id's logits once for each occurrence in the
+            continuation.
+        logit_bias: the numbers to add to the logits of ids; stored as pairs sorted by id.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -71,24 +73,24 @@ class SamplingSettings:
             check_count("n_vocab", self.n_vocab)
 
     def banned_ids(self, vocab_size: int, device: torch.device) -> Tensor | None:
-        """Which ids must not be chosen: (V,) booleans, or None where all may.
+        """Return which ids must not be chosen: (V,) booleans, or None if all may.
 
         Raises:
-            ValueError: if a banned id is no id of the model, or none is left.
+            ValueError: if a banned id is not an id of the model, or no id is left.
         """
         _check_ids("banned id", self.banned, vocab_size)
         mask = torch.zeros(vocab_size, dtype=torch.bool)
         mask[list(self.banned)] = True
         mask[self.n_vocab or vocab_size :] = True
         if bool(mask.all()):
-            raise ValueError(f"all {vocab_size} ids are banned; leave one at least")
+            raise ValueError(f"all {vocab_size} ids are banned; leave at least one")
         return mask.to(device) if bool(mask.any()) else None
 
     def biases(self, vocab_size: int, device: torch.device) -> Tensor | None:
-        """What is added to the logits: (V,), or None where nothing is.
+        """Return the numbers to add to the logits: (V,), or None if there are none.
 
         Raises:
-            ValueError: if an id with a bias is no id of the model.
+            ValueError: if an id with a bias is not an id of the model.
         """
         pairs = dict(self.logit_bias)
         if not pairs:
@@ -109,7 +111,7 @@ def _check_ids(what: str, ids: Sequence[int], vocab_size: int) -> None:
 def _sorted_pairs(
     logit_bias: Mapping[int, float] | Sequence[tuple[int, float]],
 ) -> tuple[tuple[int, float], ...]:
-    """Biases in a form that can be compared and hashed."""
+    """Return biases in a form that can be compared and hashed."""
     pairs = dict(logit_bias)
     for token_id, bias in pairs.items():
         check_count("a logit_bias id", token_id, 0)
@@ -119,20 +121,20 @@ def _sorted_pairs(
 
 
 GREEDY = SamplingSettings()
-"""The likeliest token, always."""
+"""The settings that always choose the most likely token."""
 
 
 class TokenChooser:
-    """Chooses the next token of each row and remembers what the penalties need.
+    """The state of choosing each row's next token, with the memory that the penalties need.
 
     Args:
         settings: how to choose.
         prompt: (B, T) ids.
         prompt_mask: (B, T), False where an id of the prompt is padding; None means nowhere.
-        generator: one, or one a row; None is PyTorch's global generator.
+        generator: one, or one per row; None means PyTorch's global generator.
 
     Raises:
-        ValueError: if there are not as many generators as rows.
+        ValueError: if the number of generators is not the number of rows.
     """
 
     def __init__(
@@ -154,10 +156,10 @@ class TokenChooser:
         self._counts: Tensor | None = None  # (B, V) of the continuation
 
     def choose(self, logits: Tensor) -> Tensor:
-        """The next id of each row: (B, V) logits -> (B, 1).
+        """Choose the next id of each row: (B, V) logits -> (B, 1).
 
         Raises:
-            ValueError: if a row's logits hold NaN; names the step and the row.
+            ValueError: if a row's logits hold NaN; the message names the step and the row.
         """
         if self._steps == 0:
             self._prepare(logits)
@@ -188,7 +190,7 @@ class TokenChooser:
         return chosen
 
     def _prepare(self, logits: Tensor) -> None:
-        """Make room for what depends on V, which only the logits tell for any model."""
+        """Allocate the tensors that depend on V, which only the logits reveal for any model."""
         self._banned = self._settings.banned_ids(logits.shape[-1], logits.device)
         self._biases = self._settings.biases(logits.shape[-1], logits.device)
         if self._settings.presence_penalty != 0 or self._settings.frequency_penalty != 0:

@@ -1,4 +1,4 @@
-"""One prompt's continuation: ids come one by one, text goes out as soon as it can be shown."""
+"""One prompt's continuation: ids go in one by one, text comes out as soon as it can be shown."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from llm_scratch.generation.ending import StopStrings
 from llm_scratch.tokenizers.any_tokenizer import IncrementalDecoder, vocab_size_of
 
 FinishReason = Literal["length", "eos", "stop", "interrupted"]
-SEED_IDS = 8  # ids of the prompt that tell a decoder whether a blank stands before the next word
+SEED_IDS = 8  # prompt ids by which a decoder knows whether a space precedes the next word
 
 
 class Continuation:
-    """What is written after a prompt: its ids, its text, and what ended it.
+    """The continuation of a prompt: its ids, its text, and what ended it.
 
     Args:
-        tokenizer: the one that the model was trained with.
-        prompt_ids: the ids that it goes on from.
+        tokenizer: the model's tokenizer.
+        prompt_ids: the ids that it continues.
         stop: strings that end the text and are never shown.
         eos_id: the id that ends it as "eos"; None never does.
         stop_ids: ids that end it as "stop".
 
     Attributes:
-        ids: the ids written so far, with the one that ended it.
-        text: what can be shown of them.
+        ids: the ids generated so far, including the one that ended it.
+        text: the part of their text that can be shown.
         finish_reason: what ended it, None until then.
 
     Raises:
@@ -52,7 +52,7 @@ class Continuation:
         self.finish_reason: FinishReason | None = None
 
     def push(self, token_id: int) -> str:
-        """Take the next id and return the text that can be shown with it."""
+        """Take the next id and return the text that can now be shown."""
         if self.finish_reason:
             return ""
         self.ids.append(token_id)
@@ -67,7 +67,7 @@ class Continuation:
         return piece
 
     def finish(self, reason: FinishReason) -> str:
-        """End it and return the text that was held back."""
+        """End the continuation and return the text that was held back."""
         if self.finish_reason:
             return ""
         piece = self._stop.push(self._decoder.flush()) + self._stop.flush()
@@ -79,7 +79,7 @@ class Continuation:
 def settings_for(tokenizer: Any, settings: SamplingSettings) -> SamplingSettings:
     """Return settings under which ids that the tokenizer lacks are never chosen.
 
-    Settings that say `n_vocab` themselves come back as they are.
+    Settings with an `n_vocab` of their own are returned unchanged.
     """
     if settings.n_vocab is not None:
         return settings

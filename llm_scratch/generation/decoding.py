@@ -1,6 +1,6 @@
-"""Token ids in, longer token ids out: the loop of book 4.7 and 5.3.
+"""The generation loop of book 4.7 and 5.3: token ids in, longer token ids out.
 
-There is one loop. `stream` gives each step's ids as they come, `generate` joins them.
+There is one loop. `stream` yields each step's ids as they come, `generate` joins them.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from llm_scratch.model.wrappers import context_length_of, unwrapped
 def generate_text_simple(
     model: Model, idx: Tensor, max_new_tokens: int, context_size: int | None = None
 ) -> Tensor:
-    """The ids and their likeliest continuation: (B, T) -> (B, T + max_new_tokens).
+    """Extend ids by the most likely token at each step: (B, T) -> (B, T + max_new_tokens).
 
     Args:
-        model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are left as found.
-        idx: (B, T) ids, T at least 1; kept whole in the result.
+        model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are restored.
+        idx: (B, T) ids, T at least 1; all of them are in the result.
         max_new_tokens: 0 or more.
-        context_size: how many of the last ids the model sees; None is its `cfg.context_length`.
+        context_size: number of last ids that the model sees; None means its `cfg.context_length`.
 
     Raises:
-        ValueError: if `idx` is empty or has no two dimensions, or a number is out of range.
+        ValueError: if `idx` is empty or does not have two dimensions, or a number is out of range.
 
     Source:
-        Book 4.7, where the model stays in the mode that it is in.
+        Book 4.7, which does not change the model's mode.
     """
     return generate(model, idx, max_new_tokens, context_size)
 
@@ -64,22 +64,22 @@ def generate(
     use_cache: bool = True,
     return_logprobs: bool = False,
 ) -> Tensor | Any:
-    """Return the ids and a continuation: (B, T) -> (B, at most T + max_new_tokens).
+    """Return the ids with a continuation: (B, T) -> (B, at most T + max_new_tokens).
 
     Each row ends on its own: it keeps the `eos_id` or `stop` that it produced (the book drops the
-    id) and is padded with its last id until the last row has ended. Neither ends anything when it
-    stands in the prompt.
+    id) and is padded with its last id until the last row has ended. In the prompt, neither of them
+    ends a row.
 
-    A language model of this library reads every token once, up to its context length; past that,
+    A language model of this library reads every token once, up to its context length. Beyond that,
     positions shift with each token, and it reads the last `context_size` tokens again at every
-    step, as any other model does all along. The ids are the same with and without a cache.
+    step, as any other model does from the start. The ids are the same with and without a cache.
 
     Args:
-        model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are left as found.
-        idx: (B, T) ids, T at least 1; kept whole in the result.
+        model: maps (B, T) ids to (B, T, V) logits; its train and eval modes are restored.
+        idx: (B, T) ids, T at least 1; all of them are in the result.
         max_new_tokens: 0 or more.
-        context_size: how many of the last ids the model sees; None is its `cfg.context_length`.
-        temperature: as in `SamplingSettings`, like all up to `n_vocab` but `eos_id`.
+        context_size: number of last ids that the model sees; None means its `cfg.context_length`.
+        temperature: as in `SamplingSettings`, like all options up to `n_vocab` but `eos_id`.
         top_k: see there.
         eos_id: the id that ends a row; None never ends one.
         top_p: see there.
@@ -90,22 +90,22 @@ def generate(
         n_vocab: see there.
         settings: all of these in one object, instead of single ones.
         stop: ids, or sequences of ids, that end a row as `eos_id` does.
-        generator: where random numbers come from: one, or one for each row, so that what a row
-            gets does not depend on the others; None is PyTorch's global generator.
-        attention_mask: (B, T), False where an id of the prompt is padding, which must stand on the
-            left; prompts of different lengths then give what each gives alone.
-        cache: holds the first tokens of `idx`, which are not read again, or nothing yet
-            (`model.new_cache`); left with all that was read, which is everything but the last id.
+        generator: the random generator, or one per row, so that a row does not depend on the
+            others; None means PyTorch's global generator.
+        attention_mask: (B, T), False where an id of the prompt is padding, which must be on the
+            left; prompts of different lengths then give the same results as alone.
+        cache: a cache of the first tokens of `idx`, which are not read again, or an empty one
+            (`model.new_cache`); afterwards it holds all tokens read, which are all but the last.
         use_cache: False reads everything again for each token.
-        return_logprobs: whether to return also (B, new) log-probabilities of the new ids under
+        return_logprobs: whether to also return (B, new) log-probabilities of the new ids under
             the model's own distribution, before any setting; 0 after a row's end.
 
     Raises:
-        ValueError: if `idx` is empty or has no two dimensions, a number is out of range, the cache
-            does not fit, or the model gives NaN (which names the step).
+        ValueError: if `idx` is empty or does not have two dimensions, a number is out of range, the
+            cache does not fit, or the model returns NaN (the message names the step).
 
     Source:
-        Book 5.3.3, where `top_k` and `eos_id` work for one row only.
+        Book 5.3.3, where `top_k` and `eos_id` work only for one row.
     """
     single = SamplingSettings(
         temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, banned, n_vocab
@@ -141,28 +141,27 @@ def stream(
     use_cache: bool = True,
     return_logprobs: bool = False,
 ) -> Iterator[Any]:
-    """Yield the new ids of `generate`, a step at a time: (B, 1) tensors, as soon as each is chosen.
+    """Yield the new ids of `generate` step by step: (B, 1) tensors, as soon as they are chosen.
 
-    With `return_logprobs`, pairs of (B, 1) ids and (B, 1) log-probabilities. Between two steps the
-    model is in the modes that it was found in; a stream that is not read on holds a cache, nothing
-    else.
+    With `return_logprobs`, yield pairs of (B, 1) ids and (B, 1) log-probabilities. Between two
+    steps, the model has its own train and eval modes. An abandoned stream holds only a cache.
 
     Args:
-        model: as in `generate`, like all that follows.
+        model: as in `generate`, like all arguments.
         idx: (B, T) ids.
         max_new_tokens: 0 or more.
         settings: how each id is chosen.
-        context_size: how many of the last ids the model sees.
+        context_size: number of last ids that the model sees.
         eos_id: the id that ends a row.
         stop: ids, or sequences of ids, that end a row.
-        generator: one, or one for each row.
+        generator: one, or one per row.
         attention_mask: (B, T), False where an id of the prompt is padding.
-        cache: holds the first tokens of `idx`, and gets what is read.
+        cache: a cache of the first tokens of `idx`, to which tokens read are added.
         use_cache: False reads everything again for each token.
-        return_logprobs: whether log-probabilities come with the ids.
+        return_logprobs: whether to yield log-probabilities with the ids.
 
     Raises:
-        ValueError: as `generate`, before the first step where it can be told.
+        ValueError: as in `generate`, before the first step if possible.
     """
     window = _check(model, idx, max_new_tokens, context_size)
     ends = Endings(stop if eos_id is None else [eos_id, *stop], idx.device)
@@ -172,7 +171,7 @@ def stream(
     B, prompt_length = idx.shape
     total = prompt_length + max_new_tokens
     reader.start(B, prompt_length, total)
-    ids = idx.new_zeros(B, total)  # padding is read as id 0, whatever stands for it in the prompt
+    ids = idx.new_zeros(B, total)  # padding is read as id 0, whatever its id in the prompt
     ids[:, :prompt_length] = idx if mask is None else idx.masked_fill(~mask, 0)
     if mask is not None:
         mask = torch.cat([mask, mask.new_ones(B, max_new_tokens)], dim=1)  # (B, T + new)
@@ -198,15 +197,15 @@ def stream(
 
 
 def _logprobs(logits: Tensor, chosen: Tensor) -> Tensor:
-    """How likely the model itself found the chosen ids: (B, V), (B, 1) -> (B, 1)."""
+    """Return the model's log-probabilities of the chosen ids: (B, V), (B, 1) -> (B, 1)."""
     return logits.float().log_softmax(dim=-1).gather(1, chosen)
 
 
 def _check(model: Model, idx: Tensor, max_new_tokens: int, context_size: int | None) -> int:
-    """How many ids the model sees at most; refuses what can't be run."""
+    """Return the maximum number of ids that the model sees; refuse invalid arguments."""
     if idx.dim() != 2 or idx.shape[1] == 0:
         raise ValueError(
-            f"expected ids of shape (batch, tokens) with a token at least, got {tuple(idx.shape)}"
+            f"expected ids of shape (batch, tokens) with at least one token, got {tuple(idx.shape)}"
         )
     check_count("max_new_tokens", max_new_tokens, 0)
     if context_size is None:
@@ -222,7 +221,7 @@ def _check(model: Model, idx: Tensor, max_new_tokens: int, context_size: int | N
 
 
 def _check_mask(model: Model, idx: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    """The mask as booleans, None where nothing is padded."""
+    """Return the mask as booleans, None if nothing is padded."""
     if attention_mask is None:
         return None
     if attention_mask.shape != idx.shape:

@@ -1,4 +1,4 @@
-"""What ends a row: ids and sequences of ids, and stop strings that may span tokens."""
+"""Ends of a row: ids and sequences of ids, and stop strings that may span tokens."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Endings:
 
     Args:
         stop: the ids or sequences.
-        device: where the ids are.
+        device: the device of the ids.
 
     Raises:
-        ValueError: if a sequence is empty or holds something that is no id.
+        ValueError: if a sequence is empty or holds anything but ids.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Endings:
             self._sequences.append(torch.tensor(sequence, device=device))
 
     def __bool__(self) -> bool:
-        """Whether there is anything that ends a row."""
+        """Return whether there is anything that ends a row."""
         return bool(self._sequences)
 
     def reached(self, new_ids: Tensor) -> Tensor:
-        """Which rows end with one of the sequences: (B, T) new ids -> (B, 1) booleans."""
+        """Return which rows end with one of the sequences: (B, T) new ids -> (B, 1) booleans."""
         found = torch.zeros(len(new_ids), 1, dtype=torch.bool, device=new_ids.device)
         for sequence in self._sequences:
             if len(sequence) <= new_ids.shape[1]:
@@ -47,10 +47,10 @@ class Endings:
 
 
 class StopStrings:
-    """Text as it comes, cut before the first stop string, of which no part is ever given.
+    """A stream of text, cut before the first stop string, of which no part is ever returned.
 
-    `push` gives the text that can't belong to a stop string any more, `flush` the rest. How the
-    text is cut into pieces makes no difference: the stop string that is complete first counts.
+    `push` returns the text that can no longer belong to a stop string, `flush` the rest. It does
+    not matter how the text is cut into pieces: the stop string that is complete first counts.
 
     Args:
         stop: the strings.
@@ -70,7 +70,7 @@ class StopStrings:
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
-        """Take a piece and return what is sure to be shown."""
+        """Take a piece and return the text that is certain to be shown."""
         if self.found is not None:
             return ""
         self._held += piece
@@ -86,12 +86,12 @@ class StopStrings:
         return text
 
     def flush(self) -> str:
-        """Return what was held back in case a stop string followed."""
+        """Return the text that was held back in case a stop string followed."""
         text, self._held = self._held, ""
         return text
 
 
 def _overlap(text: str, string: str) -> int:
-    """How many characters at the end of a text may be the beginning of a string."""
+    """Return how many characters at the end of a text may be the beginning of a string."""
     longest = min(len(text), len(string) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(string[:n])), 0)

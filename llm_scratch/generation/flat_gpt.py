@@ -1,4 +1,4 @@
-"""A plain GPT as functions of one token a row; see `single_token`.
+"""A plain GPT as functions of one token per row; see `single_token`.
 
 Shape letters: B rows, H heads, D head_dim, C emb_dim, S tokens read before.
 """
@@ -21,7 +21,7 @@ from llm_scratch.model.linear import Product, product_of, product_of_all
 
 
 def start(model: Any, ids: Tensor, where: Tensor | slice) -> tuple[Tensor, None]:
-    """Return tokens and positions added: (B, 1) ids -> (C,) for one row, else (B, C)."""
+    """Add token and position embeddings: (B, 1) ids -> (C,) for one row, else (B, C)."""
     positions = model.pos_emb.weight[where]  # (1, C), or (B, 1, C)
     x = model.tok_emb.weight[ids[:, 0]] + positions.view(-1, positions.shape[-1])  # (B, C)
     return (x[0] if len(ids) == 1 else x), None
@@ -54,7 +54,7 @@ class FlatBlock:
 
         Args:
             x: (C,) or (B, C).
-            places: of the cache that all rows share, or of each row's own.
+            places: the places in the cache that all rows share, or in each row's own.
             rope: unused; positions are in x.
         """
         queries, new_keys, new_values = self._qkv(self._norm1(x)).view(self._shape).unbind(1)
@@ -74,10 +74,10 @@ def norm_of(norm: Any, rows: int) -> Product:
 def expected_classes(
     model: Any, linear: tuple[type, ...]
 ) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:
-    """Yield every part of a model with the classes that this file knows how to compute.
+    """Yield every part of a model with the classes that this file can compute.
 
-    A part that a class of another kind lacks is never asked for: its owner is yielded first,
-    and `all` stops there.
+    A part that another class lacks is never accessed: its owner is yielded first, and `all` stops
+    there.
     """
     yield model, (GPTModel,)
     yield model.pos_emb, (nn.Embedding,)

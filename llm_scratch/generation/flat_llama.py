@@ -1,8 +1,8 @@
-"""A plain model of Llama's family as functions of one token a row; see `single_token`.
+"""A plain model of Llama's family as functions of one token per row; see `single_token`.
 
-Between two products the processor has nothing to compute, but its caches are full of weights, and
-each call finds its own code thrown out: five times as slow as it would be alone. So there are few
-calls, into memory that is there.
+Between two products the processor has nothing to compute, but its caches are full of weights, which
+have displaced the code of every call: a call takes five times as long as it would alone. So there
+are few calls, and they write to memory that exists.
 
 Shape letters: B rows, H heads, G heads with keys and values, D head_dim, C emb_dim, F hidden_dim,
 S tokens read before.
@@ -30,7 +30,7 @@ Turn = tuple[Tensor, ...]
 
 
 class Room:
-    """Memory that all blocks write to, one after the other, and views of it.
+    """Memory that all blocks write to, one after another, and views of it.
 
     Args:
         model: a plain model.
@@ -46,7 +46,7 @@ class Room:
         self.straight = heads[:, : H + G]  # queries and keys before they are turned
         new_values = heads[:, H + G :, None]  # (B, G, 1, D)
         self.turned = empty(rows, H + G, D, dtype=wide(weight.dtype))
-        queries = self.turned[:, :H].view(rows, G, H // G, D)  # a group's, side by side
+        queries = self.turned[:, :H].view(rows, G, H // G, D)  # those of a group are adjacent
         new_keys = self.turned[:, H:, None]  # (B, G, 1, D)
         first, second = slice(D // 2), slice(D // 2, D)
         self.pairs = [
@@ -64,12 +64,12 @@ class Room:
 
 
 class FlatBlock:
-    """A block without module calls: (B, 2, C), which is x and -x, -> the same, in place.
+    """A block without module calls: (B, 2, C), which holds x and -x, in place.
 
     Args:
         block: a plain block.
         rows: B.
-        room: shared by all blocks.
+        room: the memory that all blocks share.
     """
 
     def __init__(self, block: Any, rows: int, room: Room) -> None:
@@ -90,8 +90,8 @@ class FlatBlock:
 
         Args:
             x: (B, 2, C), which is overwritten.
-            places: of the cache that all rows share, or of each row's own.
-            turn: from `start`.
+            places: the places in the cache that all rows share, or in each row's own.
+            turn: the cosines and sines from `start`.
         """
         room = self._room
         self._qkv(self._norm1(x))
@@ -113,10 +113,10 @@ class FlatBlock:
 
 
 def start(model: Any, ids: Tensor, where: Tensor | slice) -> tuple[Tensor, Turn]:
-    """Return the tokens' vectors, and what turns their queries and keys.
+    """Return the tokens' vectors, and the cosines and sines that turn their queries and keys.
 
     Returns:
-        (B, 1) ids -> (B, 2, C), in float32 where the model has half of it; and cosines (D,) or
+        (B, 1) ids -> (B, 2, C), in float32 if the model has a 16-bit type; and cosines (D,) or
         (B, 1, D), and both halves of the sines.
     """
     x = model.tok_emb.weight[ids]  # (B, 1, C)
@@ -134,8 +134,8 @@ def flat_blocks(model: Any, rows: int) -> list[FlatBlock]:
 def norm_of(norm: Any, rows: int) -> Product:
     """Return an RMSNorm as a function of x and -x: (B, 2, C) -> (B, C), or (C,) for one row.
 
-    Both together have the mean 0, so that their variance is x's mean square: PyTorch's layer norm
-    of the two is the RMSNorm of each, in one call for five.
+    Together they have a mean of 0, so that their variance is x's mean square: PyTorch's layer norm
+    of both is the RMSNorm of each, in one call instead of five.
     """
     scale, eps = norm.scale.detach(), norm.eps
     weight = scale.to(wide(scale.dtype)).repeat(2)
@@ -149,12 +149,12 @@ def norm_of(norm: Any, rows: int) -> Product:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which sums are kept: float32 for halves of it."""
+    """Return the type in which sums are kept: float32 for 16-bit types."""
     return torch.float32 if dtype in HALVES else dtype
 
 
 def _head_norm(att: Any) -> Product | None:
-    """Return the normalisation of queries and keys side by side: (B, H + G, D) -> same."""
+    """Return the normalisation of queries and keys together: (B, H + G, D) -> same."""
     if att.q_norm is None:
         return None
     scales = [att.q_norm.scale] * att.num_heads + [att.k_norm.scale] * att.num_kv_groups
@@ -166,10 +166,10 @@ def _head_norm(att: Any) -> Product | None:
 def expected_classes(
     model: Any, linear: tuple[type, ...]
 ) -> Iterator[tuple[nn.Module, tuple[type, ...]]]:
-    """Yield every part of a model with the classes that this file knows how to compute.
+    """Yield every part of a model with the classes that this file can compute.
 
-    A part that a class of another kind lacks is never asked for: its owner is yielded first,
-    and `all` stops there.
+    A part that another class lacks is never accessed: its owner is yielded first, and `all` stops
+    there.
     """
     yield model, (LlamaModel,)
     yield model.final_norm, (RMSNorm,)

@@ -1,4 +1,4 @@
-"""Where a token's keys and values go and what it looks at: of all rows at once, or of each row.
+"""The places of a token's keys and values and what it looks at, for all rows or for each row.
 
 Shape letters: B rows, H heads, G heads with keys and values, D head_dim, S tokens read before.
 """
@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Place = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
-"""A cache in one layer: two of (b, G, 1, D) to be written, two of (b, G, S + 1, D) to be read, and
-a mask (b, 1, 1, S + 1) or None. b is B for a cache that all rows share, 1 for a row's own."""
+"""A cache in one layer: two tensors (b, G, 1, D) to be written, two (b, G, S + 1, D) to be read,
+and a mask (b, 1, 1, S + 1) or None. b is B for a cache that all rows share, 1 for a row's own."""
 
 Rows = tuple[Tensor, ...]
 """Some rows of a step: new keys and values (b, G, 1, D), and queries (b, G, H / G, D)."""
 
 
 def attend(rows: Sequence[Rows], places: Sequence[Place]) -> list[Tensor]:
-    """Add new keys and values to their caches, and return what the queries find there.
+    """Add new keys and values to their caches, and return the mixed values for the queries.
 
     Args:
-        rows: all rows in one, or one each.
-        places: of their caches, as many.
+        rows: all rows together, or one entry per row.
+        places: the places in their caches, one per entry.
 
     Returns:
         (b, G, H / G, D) each.
@@ -38,5 +38,5 @@ def attend(rows: Sequence[Rows], places: Sequence[Place]) -> list[Tensor]:
 
 
 def each_row(rows: Rows) -> list[Rows]:
-    """Return the rows one by one: B times the same with b = 1."""
+    """Split rows into single ones: B entries with b = 1."""
     return list(zip(*(part.split(1) for part in rows), strict=True))

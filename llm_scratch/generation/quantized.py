@@ -1,8 +1,8 @@
-"""A model with its matrices in 8-bit integers, for generation: a quarter of the bytes a token.
+"""A model with 8-bit integer matrices, for generation: a quarter of the bytes per token.
 
-The weights of each output get one scale; what is multiplied with them is rounded too, each token by
-its own range: to 8 bits, or to 16 where a layer's inputs have outliers. PyTorch's own integer
-kernels do the products. Training needs the float model, which stays as it is.
+The weights of each output share one scale. The inputs are rounded too, each token by its own range:
+to 8 bits, or to 16 if a layer's inputs have outliers. PyTorch's own integer kernels compute the
+products. Training needs the float model, which stays unchanged.
 
 Shape letters: C_in inputs, C_out outputs, N tokens.
 """
@@ -22,19 +22,19 @@ from llm_scratch.model.families import language_model
 from llm_scratch.model.linear import Product
 from llm_scratch.model.together import one_input_of
 
-# PyTorch's kernel rounds numbers of less than 1/64 coarsely; a power of two changes nothing else.
+# PyTorch's kernel rounds numbers below 1/64 coarsely; a power of two changes nothing else.
 BLOW_UP = 1024.0
 
 
 @torch.no_grad()
 def quantize_int8(model: Any) -> Any:
-    """A model for generation whose linear layers hold 8-bit weights; `model` is left as it is.
+    """Make a model for generation with 8-bit weights in its linear layers; `model` is unchanged.
 
-    Embeddings and norms are shared with `model`. The result can't be trained or saved, and stays
+    Embeddings and norms are shared with `model`. The result cannot be trained or saved, and stays
     on its device.
 
     Raises:
-        TypeError: if `model` is no language model of this library.
+        TypeError: if `model` is not a language model of this library.
     """
     inner = language_model(model)
     quantized = _quantized(inner)
@@ -46,12 +46,12 @@ class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights: (..., C_in) -> (..., C_out), in the type of its input.
 
     Args:
-        linears: the float layer, left as it is; or several that read the same input, whose outputs
-            come one after the other.
-        precise: whether inputs are rounded to 16 bits, for those that have outliers.
+        linears: the float layer, which is unchanged; or several that read the same input, whose
+            outputs are concatenated.
+        precise: whether inputs are rounded to 16 bits, for inputs with outliers.
 
     Attributes:
-        by_rows: the product of rows in float32, (N, C_in) -> (N, C_out), and nothing else.
+        by_rows: just the product of rows in float32, (N, C_in) -> (N, C_out).
     """
 
     def __init__(self, *linears: nn.Linear, precise: bool = False) -> None:
@@ -67,7 +67,7 @@ class Int8Linear(nn.Module):
         self.by_rows: Product = make(integers, scales, torch.cat(biases))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply each vector with the weights: (..., C_in) -> (..., C_out)."""
+        """Multiply each vector by the weights: (..., C_in) -> (..., C_out)."""
         rows = x.reshape(-1, self.in_features).float()  # (N, C_in)
         return self.by_rows(rows).to(x.dtype).view(*x.shape[:-1], self.out_features)
 
@@ -76,8 +76,8 @@ class Int8Part(nn.Module):
     """One of the layers that an `Int8Linear` computes at once: (..., C_in) -> (..., C_out).
 
     Args:
-        whole: computes them all.
-        start: the first of its outputs that is this layer's.
+        whole: the layer that computes all of them.
+        start: this layer's first output in it.
         out_features: C_out.
     """
 
@@ -98,11 +98,11 @@ def _bias_of(linear: nn.Linear) -> Tensor:
 
 
 def _quantized(part: Any, path: str = "") -> Any:
-    """A copy of a part with 8-bit linear layers; all other parameters are shared."""
+    """Copy a part with 8-bit linear layers; all other parameters are shared."""
     if isinstance(part, nn.Linear):
         return Int8Linear(part, precise=_has_outliers(path))
     twin = copy.copy(part)
-    # Dictionaries of its own, so that modes, hooks and parts of the two do not meet.
+    # Separate dictionaries, so that the two do not share modes, hooks and parts.
     state = {name: copy.copy(x) for name, x in vars(part).items() if isinstance(x, dict)}
     twin.__dict__.update(state)
     for name, inner in part.named_children():
@@ -118,7 +118,7 @@ def _quantized(part: Any, path: str = "") -> Any:
 
 
 def _has_outliers(path: str) -> bool:
-    """Return whether a layer's inputs spread too widely for the bits that the processor has.
+    """Return whether a layer's inputs spread too widely for the processor's bits.
 
     With 8 bits everywhere, SmolLM2's perplexity grows by 0.5 % from each of the layers named here,
     by 0.1 % from the others; with the 7 that older processors have, by four times as much.
@@ -127,12 +127,12 @@ def _has_outliers(path: str) -> bool:
 
 
 def _dynamic_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
-    """8-bit times 8-bit, each token rounded by its own range, alone or beside others.
+    """Return the product of 8 by 8 bits, in which each token is rounded by its own range.
 
-    A row x is rounded to q = round(x / step) + zero, whole numbers from 0 to `most`, with
-    step = (high - low) / most over a range that holds 0. Then W x = step * (W q - zero * W 1). The
-    kernel does this to all that it is given as if it were one row, so several rows are rounded
-    here, and handed over as q / most, which it takes for what they are.
+    A row x is rounded to q = round(x / step) + zero, integers from 0 to `most`, with
+    step = (high - low) / most over a range that contains 0. Then W x = step * (W q - zero * W 1).
+    The kernel treats its whole input as one row, so several rows are rounded here and passed as
+    q / most, which the kernel keeps exactly.
     """
     packed = _pack(integers, scales / BLOW_UP, bias)
     without_bias = _pack(integers, scales, None)
@@ -156,15 +156,15 @@ def _dynamic_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
 
 
 def _precise_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
-    """8-bit times 16-bit: each token as whole numbers and what is left of them, in one product.
+    """Return the product of 8 by 16 bits: each token as integers and remainders, in one product.
 
-    With m the x furthest from 0, v = most / 2 * (1 + x / m) lies between 0 and `most`. Its whole
-    part, and the rest times `most`, go through the kernel as two rows, which reads the weights
-    once. v of m itself is `most`, so that the kernel stretches neither.
+    With m the x furthest from 0, v = most / 2 * (1 + x / m) is between 0 and `most`. Its integer
+    part, and the remainder times `most`, go through the kernel as two rows, so that it reads the
+    weights once. v of m itself is `most`, so the kernel rescales neither.
     """
     reduce_range = _saturates()
     most = 127 if reduce_range else 255
-    # Both rows get it, the second divided by `most`: together they take away W of most / 2.
+    # Both rows get it, the second divided by `most`: together they subtract W times most / 2.
     packed = _pack(integers, scales, integers.sum(dim=1) * scales * (-most / 2 / (1 + 1 / most)))
     half = torch.full((1, integers.shape[1]), most / 2)
     multiply = torch.ops.quantized.linear_dynamic.default
@@ -172,7 +172,7 @@ def _precise_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
 
     def product(x: Tensor) -> Tensor:
         low, high = torch.aminmax(x, dim=1, keepdim=True)  # (N, 1)
-        if len(x) == 1:  # plain numbers, which are cheaper to compute with
+        if len(x) == 1:  # plain numbers are cheaper to compute with
             furthest: Any = max(low.item(), high.item(), key=abs) or 1.0
             value = torch.add(half, x, alpha=most / 2 / furthest)  # (1, C_in)
         else:
@@ -189,7 +189,7 @@ def _precise_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
 
 
 def _weight_only_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Product:
-    """Float times 8-bit, on any device: the weights become bfloat16 inside the product."""
+    """Return the product of float by 8 bits, on any device: weights become bfloat16 inside it."""
     scales16 = scales.bfloat16()
     if _has_weight_only_kernel(integers.device):
         return lambda x: torch._weight_int8pack_mm(x.bfloat16(), integers, scales16).float() + bias
@@ -198,7 +198,7 @@ def _weight_only_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Prod
 
 def _pack(integers: Tensor, scales: Tensor, bias: Tensor | None = None) -> torch.ScriptObject:
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings():  # quantized tensors are to be removed; a check looks for them
+    with warnings.catch_warnings():  # PyTorch will remove quantized tensors; a check looks for them
         warnings.filterwarnings("ignore", message=".*deprecated", category=UserWarning)
         weight = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
         return torch.ops.quantized.linear_prepack(weight, bias)
@@ -206,7 +206,7 @@ def _pack(integers: Tensor, scales: Tensor, bias: Tensor | None = None) -> torch
 
 @cache
 def _has_dynamic_kernel(device: torch.device) -> bool:
-    """Whether this PyTorch multiplies 8-bit numbers on this device, and rightly."""
+    """Return whether this PyTorch multiplies 8-bit numbers on this device, and correctly."""
     if device.type != "cpu":
         return False
     generator = torch.Generator().manual_seed(0)
@@ -234,7 +234,7 @@ def _has_weight_only_kernel(device: torch.device) -> bool:
 
 @cache
 def _saturates() -> bool:
-    """Whether two products of 8 bits overflow the 16 that older processors add them in."""
+    """Return whether two 8-bit products overflow the 16 bits in which older processors add."""
     packed = _pack(torch.full((16, 64), 127, dtype=torch.int8), torch.ones(16))
     found = torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, False)
     return bool((found - 127 * 64).abs().max() > 64)

@@ -1,4 +1,4 @@
-"""Rows of any lengths, each with a cache of its own, a token at a time: they come and go freely.
+"""Rows of any lengths, each with its own cache, read one token at a time; they come and go freely.
 
 Shape letters: B rows, V vocabulary.
 """
@@ -18,16 +18,16 @@ from llm_scratch.model.wrappers import device_of, unwrapped
 
 
 class RaggedReader:
-    """Reads one token of each of several rows, of which each has a cache of its own.
+    """A reader of one token of each of several rows, which have their own caches.
 
     The products of all rows are computed together, which reads the weights once, and each row
-    looks at its own cache; which rows there are may change with every step. The form of a plain
-    model is made once for each number of rows and kept, so the model must not be changed
-    meanwhile. A model that is not plain (LoRA, hooks, experts) is called row by row: the same
-    logits, without the gain in speed.
+    looks at its own cache. The rows may change with every step. The flat form of a plain model is
+    made once for each number of rows and kept, so the model must not be changed meanwhile. A model
+    that is not plain (LoRA, hooks, experts) is called row by row, with the same logits but without
+    the gain in speed.
 
     Args:
-        model: a language model that takes a cache, in evaluation mode.
+        model: a language model that accepts a cache, in evaluation mode.
     """
 
     def __init__(self, model: Any) -> None:
@@ -39,11 +39,11 @@ class RaggedReader:
         """Read the newest id of each row: B ids -> (B, V), the logits of the token after each.
 
         Args:
-            ids: one id a row.
-            caches: hold all that came before, of one row each; get these ids too.
+            ids: one id per row.
+            caches: one cache per row of all earlier tokens; these ids are added to them.
 
         Raises:
-            ValueError: if a cache has no room, or there are not as many as ids.
+            ValueError: if a cache is full, or the number of caches is not the number of ids.
         """
         newest = torch.tensor(ids, device=device_of(self._model))[:, None]  # (B, 1)
         if (flat := self._form(len(newest))) is not None:

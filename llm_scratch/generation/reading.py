@@ -1,4 +1,4 @@
-"""From the ids so far to the logits of the next token: prefill, then one token a step.
+"""Reading of ids to the logits of the next token: prefill, then one token per step.
 
 Shape letters: B batch, T tokens of the prompt, S tokens read before, V vocabulary.
 """
@@ -24,23 +24,24 @@ Model = Callable[[Tensor], Tensor]
 
 
 class Reader:
-    """Gives the logits of the token that follows the ids so far, reading none twice if it can.
+    """A reader that computes the next token's logits, and reads no id twice if possible.
 
     With a cache, the prompt is read once (`prefill`) and each new token alone
-    (`decode_one_token`). When the window is full, positions shift with every token, and the
-    window is read again at each step (`read_window`), which gives the same ids as no cache at all.
+    (`decode_one_token`). When the window is full, positions shift with every token, and the window
+    is read again at each step (`read_window`), which gives the same ids as without a cache.
 
     Args:
         model: a language model, or any callable that maps ids to logits.
-        window: how many of the last ids the model sees.
-        use_cache: False reads the window at every step; so does a model that takes no cache.
-        cache: holds the first tokens of the prompt, and gets all that is read; None makes one.
+        window: number of last ids that the model sees.
+        use_cache: False reads the window at every step, as does a model that takes no cache.
+        cache: a cache of the first tokens of the prompt, to which tokens read are added; None makes
+            one.
     """
 
     def __init__(
         self, model: Model, window: int, use_cache: bool = True, cache: KVCache | None = None
     ) -> None:
-        self.model: Any = unwrapped(model)  # compiled: a new graph a length
+        self.model: Any = unwrapped(model)  # a compiled one would make a new graph per length
         self.window = window
         self._use_cache = use_cache and passes_cache(self.model)
         if cache is not None and not self._use_cache:
@@ -52,10 +53,10 @@ class Reader:
         self._in_training = any(part.training for part in parts)
 
     def start(self, batch: int, prompt_length: int, total_length: int) -> None:
-        """Make room for all that will be read, where it fits the window; check room that is there.
+        """Make a cache for all that will be read, if it fits the window; check a given one.
 
         Raises:
-            ValueError: if a given cache has other rows, too little room, or no token left to read.
+            ValueError: if a given cache has other rows, is too small, or leaves no token to read.
         """
         # The last token is chosen and never read.
         room = max(prompt_length, min(self.window, total_length - 1))
@@ -66,10 +67,10 @@ class Reader:
 
     @torch.no_grad()
     def next_logits(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The logits of the token after the ids so far: (B, L) -> (B, V).
+        """Return the logits of the token after the ids so far: (B, L) -> (B, V).
 
         Args:
-            ids: (B, L), with each call a token longer than before.
+            ids: (B, L), one token longer with each call.
             mask: (B, L) booleans, False where an id is padding.
         """
         with evaluation_mode(self.model) if self._in_training else nullcontext():
@@ -104,19 +105,19 @@ def _check_cache(cache: KVCache, batch: int, prompt_length: int, room: int) -> N
 def prefill(
     model: LanguageModel, ids: Tensor, cache: KVCache, mask: Tensor | None = None
 ) -> Tensor:
-    """Read what the cache does not hold of a prompt: (B, T) -> (B, V), the logits after its end."""
+    """Read what the cache lacks of a prompt: (B, T) -> (B, V), the logits at its end."""
     return _last_logits(model, ids, cache=cache, attention_mask=mask)
 
 
 def prefill_scored(model: Any, ids: Tensor, cache: KVCache, at_once: int) -> Iterator[Tensor]:
-    """Read what the cache does not hold of a prompt, and yield the logits of all positions.
+    """Read the part of a prompt that is not in the cache, and yield the logits of its positions.
 
     Args:
         model: a language model.
         ids: (B, T).
-        cache: holds what came before, and gets these.
-        at_once: for how many positions the head is computed together, which bounds the memory;
-            where somebody watches the model, it computes all of them.
+        cache: the cache of the tokens before, to which these are added.
+        at_once: number of positions for which the head is computed together, which bounds the
+            memory; for a model with hooks, it is computed for all at once.
 
     Returns:
         (B, n, V) tensors, in order, which together have T positions.
@@ -131,7 +132,7 @@ def prefill_scored(model: Any, ids: Tensor, cache: KVCache, at_once: int) -> Ite
 def decode_one_token(
     model: LanguageModel | FlatModel, newest: Tensor, cache: KVCache, mask: Tensor | None = None
 ) -> Tensor:
-    """Read one token more of each row: (B, 1) -> (B, V), the logits after it."""
+    """Read one more token of each row: (B, 1) -> (B, V), the logits after it."""
     if isinstance(model, FlatModel):
         return model(newest, cache, mask)
     return _last_logits(model, newest, cache=cache, attention_mask=mask)
@@ -139,12 +140,12 @@ def decode_one_token(
 
 def read_window(model: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Read all ids that the model may see, without a cache: (B, L) -> (B, V)."""
-    options = {} if mask is None else {"attention_mask": mask}  # which a plain callable lacks
+    options = {} if mask is None else {"attention_mask": mask}  # a callable may lack it
     return _last_logits(model, ids, **options)
 
 
 def _last_logits(model: Any, ids: Tensor, **options: Any) -> Tensor:
-    """Logits at the last position; the head is spared the others where nobody watches it."""
+    """Return the logits at the last position; without hooks, the head skips the others."""
     if passes_cache(model) and not has_hooks(model):
         return model.out_head(model.hidden_states(ids, **options)[:, -1])  # (B, V)
     return model(ids, **options)[:, -1]

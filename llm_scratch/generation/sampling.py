@@ -1,8 +1,8 @@
-"""From logits to the next token: pure functions on (B, V) logits, one choice a row (book 5.3).
+"""Sampling: pure functions from (B, V) logits to the next token, one choice per row (book 5.3).
 
-The order, where several settings are given: repetition, presence and frequency penalty, biases,
-banned ids; then, at a temperature of 0, the likeliest token; above 0 top-k, temperature, top-p,
-min-p, softmax, draw.
+The order, if several settings are given: repetition, presence and frequency penalty, biases, banned
+ids; then, at a temperature of 0, the most likely token; above 0, top-k, temperature, top-p, min-p,
+softmax, draw.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llm_scratch.checks import check_count, is_number
 
-# How many of the likeliest tokens top-p looks at first: sorting a whole vocabulary takes half as
-# long as GPT-2 takes for a token.
+# How many of the most likely tokens top-p looks at first: sorting a whole vocabulary takes half as
+# long as GPT-2 takes per token.
 NUCLEUS = 2048
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -27,11 +27,11 @@ def check_sampling(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> None:
-    """Refuse settings that mean nothing, before any work is done.
+    """Refuse settings without a meaning, before any work is done.
 
     Raises:
-        ValueError: if `temperature` is negative or no number, `top_k` is negative, or `top_p` or
-            `min_p` is no probability.
+        ValueError: if `temperature` is negative or not a number, `top_k` is negative, or `top_p`
+            or `min_p` is not a probability.
     """
     if not is_number(temperature, 0):
         raise ValueError(f"{temperature=} must be 0 or more and finite; 0 is greedy")
@@ -44,7 +44,7 @@ def check_sampling(
 
 
 def keep_top_k(logits: Tensor, top_k: int | None) -> Tensor:
-    """Logits with all but the k largest of each row at -inf: (B, V) -> (B, V).
+    """Set all but the k largest logits of each row to -inf: (B, V) -> (B, V).
 
     Ties with the k-th largest stay. None, 0 and anything from V on mean no limit.
 
@@ -58,9 +58,10 @@ def keep_top_k(logits: Tensor, top_k: int | None) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, top_p: float | None) -> Tensor:
-    """Logits with all but the likeliest tokens that make up `top_p` at -inf: (B, V) -> (B, V).
+    """Set all logits but those of the tokens that make up `top_p` to -inf: (B, V) -> (B, V).
 
-    The token that crosses the border stays, so one is always left. None and 1 mean no limit.
+    These are the most likely tokens, whose probabilities together reach `top_p`. The token that
+    crosses the limit stays, so one is always left. None and 1 mean no limit.
 
     Source:
         Holtzman et al. 2020, arXiv:1904.09751 (nucleus sampling).
@@ -74,7 +75,7 @@ def keep_top_p(logits: Tensor, top_p: float | None) -> Tensor:
         largest, ids = probabilities.sort(dim=-1, descending=True)
     if largest.shape == probabilities.shape:
         rest = torch.zeros_like(rest)
-    # From the smallest up: sums of small numbers first keep the digits that decide at the border.
+    # From the smallest up: adding small numbers first keeps the digits that decide at the limit.
     below = rest[:, None] + largest.flip(-1).cumsum(dim=-1).flip(-1)  # (B, N)
     dropped = below <= 1 - top_p
     dropped[:, 0] = False
@@ -84,9 +85,9 @@ def keep_top_p(logits: Tensor, top_p: float | None) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, min_p: float | None) -> Tensor:
-    """Logits with all tokens below `min_p` times the likeliest's probability at -inf: (B, V).
+    """Set the logits of tokens below `min_p` times the highest probability to -inf: (B, V) -> same.
 
-    Where the model is sure few tokens stay, where it is not many do. None and 0 mean no limit.
+    If the model is certain, few tokens stay; otherwise many do. None and 0 mean no limit.
 
     Source:
         Nguyen et al. 2024, arXiv:2407.01082.
@@ -99,7 +100,7 @@ def keep_min_p(logits: Tensor, min_p: float | None) -> Tensor:
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits with the tokens seen so far made less likely: (B, V) -> (B, V).
+    """Make the tokens seen so far less likely: (B, V) logits -> (B, V).
 
     A positive logit is divided by the penalty, a negative one multiplied. 1 changes nothing.
 
@@ -117,7 +118,7 @@ def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def penalize_presence(logits: Tensor, written: Tensor, penalty: float) -> Tensor:
-    """Logits with `penalty` taken from the tokens written so far: (B, V) -> (B, V).
+    """Subtract `penalty` from the logits of tokens written so far: (B, V) -> (B, V).
 
     Args:
         logits: (B, V).
@@ -128,18 +129,18 @@ def penalize_presence(logits: Tensor, written: Tensor, penalty: float) -> Tensor
 
 
 def penalize_frequency(logits: Tensor, counts: Tensor, penalty: float) -> Tensor:
-    """Logits with `penalty` taken once for each time a token was written: (B, V) -> (B, V).
+    """Subtract `penalty` from a token's logits for each time it was written: (B, V) -> (B, V).
 
     Args:
         logits: (B, V).
-        counts: (B, V) how often each id stands in a row's continuation; the prompt is free.
+        counts: (B, V) how often each id occurs in a row's continuation; the prompt is free.
         penalty: above 0 discourages, below 0 encourages, 0 changes nothing.
     """
     return logits if penalty == 0 else logits - penalty * counts
 
 
 def ban(logits: Tensor, banned: Tensor) -> Tensor:
-    """Logits with tokens that must not be chosen at -inf: (B, V), (V,) booleans -> (B, V)."""
+    """Set the logits of banned tokens to -inf: (B, V), (V,) booleans -> (B, V)."""
     return logits.masked_fill(banned, -torch.inf)
 
 
@@ -151,16 +152,17 @@ def next_probabilities(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Tensor:
-    """How likely each token is to be drawn under these settings: (B, V) logits -> (B, V) float32.
+    """Compute each token's probability of being drawn: (B, V) logits -> (B, V) float32.
 
-    Rows sum to 1. A temperature of 0 gives all to the likeliest token.
+    Rows sum to 1. At a temperature of 0, the most likely token has probability 1.
 
     Args:
         logits: (B, V), in any floating-point type.
         temperature: 0 or more.
-        top_k: only the k likeliest tokens stay; None and 0 mean no limit.
-        top_p: only the likeliest that make up this probability stay; None and 1 mean no limit.
-        min_p: only those with this share of the likeliest's probability stay; None and 0: no limit.
+        top_k: only the k most likely tokens stay; None and 0 mean no limit.
+        top_p: only the most likely that reach this probability stay; None and 1 mean no limit.
+        min_p: only those with at least this share of the highest probability stay; None and 0 mean
+            no limit.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -191,20 +193,22 @@ def sample_next(
 ) -> Tensor:
     """Choose one next token per row: (B, V) logits -> (B, 1) ids.
 
-    A temperature of 0 takes the likeliest token and draws no random number; above 0 it samples,
+    A temperature of 0 takes the most likely token and draws no random number; above 0 it samples,
     flatter as it grows.
 
     Args:
         logits: (B, V), in any floating-point type; probabilities are computed in float32.
         temperature: 0 or more.
-        top_k: only the k likeliest tokens can be chosen; None and 0 mean no limit.
-        generator: where random numbers come from: one, or one for each row, so that what a row
-            gets does not depend on the others; None is PyTorch's global generator.
-        top_p: only the likeliest tokens that make up this probability; None and 1 mean no limit.
-        min_p: only tokens with this share of the likeliest's probability; None and 0: no limit.
+        top_k: only the k most likely tokens can be chosen; None and 0 mean no limit.
+        generator: the random generator, or one per row, so that a row does not depend on the
+            others; None means PyTorch's global generator.
+        top_p: only the most likely tokens that reach this probability; None and 1 mean no limit.
+        min_p: only tokens with at least this share of the highest probability; None and 0 mean no
+            limit.
 
     Raises:
-        ValueError: if a setting is out of range, or there are not as many generators as rows.
+        ValueError: if a setting is out of range, or the number of generators is not the number of
+            rows.
 
     Source:
         Book 5.3.
@@ -229,4 +233,4 @@ def check_generators(generator: Generators, rows: int) -> None:
     if generator is None or isinstance(generator, torch.Generator):
         return
     if len(generator) != rows:
-        raise ValueError(f"{len(generator)} generators for {rows} rows; give one, or one a row")
+        raise ValueError(f"{len(generator)} generators for {rows} rows; give one, or one per row")

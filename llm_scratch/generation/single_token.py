@@ -1,11 +1,11 @@
-"""One token a row through a plain model without calling its modules, at the speed of its memory.
+"""One token per row through a plain model without calling its modules, at memory speed.
 
-To write one token for one row, every weight is read once and used once: matrix times vector.
+To generate one token for one row, every weight is read once and used once: matrix times vector.
 What counts is how fast memory delivers the weights, and that nothing else takes time: calling
-twelve layers of modules takes about as long as a tenth of the products of GPT-2 124M.
+twelve layers of modules takes about a tenth of the time of the products of GPT-2 124M.
 
-The weights stay where they are, shared with the model and trainable; nothing is copied or left
-behind. What is particular to a family is in `flat_gpt` and `flat_llama`.
+The weights stay in place, shared with the model and trainable; nothing is copied or left behind.
+The particulars of each family are in `flat_gpt` and `flat_llama`.
 
 Shape letters: B batch, C emb_dim, S tokens read before, V vocabulary.
 """
@@ -34,10 +34,10 @@ FAMILIES: dict[type, Any] = {GPTModel: flat_gpt, LlamaModel: flat_llama}
 
 
 class FlatModel:
-    """A plain model for one token a row; use `FlatModel.of`, which checks that it is plain.
+    """A plain model for one token per row; use `FlatModel.of`, which checks that it is plain.
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         rows: B.
     """
 
@@ -54,7 +54,7 @@ class FlatModel:
 
     @classmethod
     def of(cls, model: Any, rows: int) -> FlatModel | None:
-        """Return the flat form of a model, or None where its modules would do anything else."""
+        """Return the flat form of a model, or None if its modules would do anything else."""
         device = device_of(model)
         if torch.is_autocast_enabled(device.type) or not is_plain(model):
             return None
@@ -67,12 +67,12 @@ class FlatModel:
 
         Args:
             ids: (B, 1).
-            cache: holds the S tokens before; gets this one too. Or one cache for each row, of a
-                single row each, which may hold different numbers of tokens.
-            mask: (B, S + 1) booleans, False where a token is padding; of a common cache only.
+            cache: the cache of the S tokens before, to which this one is added. Or one cache per
+                row, which may hold different numbers of tokens.
+            mask: (B, S + 1) booleans, False where a token is padding; only for a shared cache.
 
         Raises:
-            ValueError: if a cache has no room, or is made for another number of rows.
+            ValueError: if a cache is full, or is made for another number of rows.
         """
         caches = [cache] if isinstance(cache, KVCache) else list(cache)
         if len(caches) == 1:
@@ -80,7 +80,7 @@ class FlatModel:
         else:
             seen, where = None, self._places_of(ids, caches)
         x, rope = self._family.start(self._model, ids, where)
-        if seen is not None:  # once: each block would turn it into numbers
+        if seen is not None:  # once, or each block would convert it to numbers
             seen = added_to_scores(seen, self._model.tok_emb.weight.dtype)
         places = zip(*(self._layer_places(each, seen) for each in caches), strict=True)
         for block, own in zip(self._blocks, places, strict=True):
@@ -90,16 +90,16 @@ class FlatModel:
         return self._head(self._final_norm(x)).view(len(ids), -1)
 
     def _places_of(self, ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """Check that rows with a cache each can go on; return where they stand: (B, 1)."""
+        """Check that rows with their own caches fit; return their positions: (B, 1)."""
         if len(ids) != len(caches):
-            raise ValueError(f"{len(ids)} rows and {len(caches)} caches; give one, or one a row")
+            raise ValueError(f"{len(ids)} rows and {len(caches)} caches; give one, or one per row")
         for each in caches:
             check_length(each.length + 1, self._model.cfg.context_length)
             each.check_room(1, 1)
         return torch.tensor([[each.length] for each in caches], device=ids.device)
 
     def _layer_places(self, cache: KVCache, mask: Tensor | None) -> Iterator[Place]:
-        """Yield for each block where a cache's next token goes, and what it looks at."""
+        """Yield for each block the place of a cache's next token, and what it looks at."""
         held = cache.length + 1
         for place, window in zip(cache.next_places(), self._windows, strict=True):
             if window is None or held <= window:
@@ -109,7 +109,7 @@ class FlatModel:
 
 
 def _last(window: int, place: tuple[Tensor, ...], mask: Tensor | None) -> Place:
-    """Return where keys and values go and the last ones that a window holds, with their mask."""
+    """Return the place of keys and values and the last ones in a window, with their mask."""
     keys_place, values_place, keys, values = place
     start = keys.shape[2] - window
     keys, values = (part.narrow(2, start, window) for part in (keys, values))
@@ -117,8 +117,8 @@ def _last(window: int, place: tuple[Tensor, ...], mask: Tensor | None) -> Place:
 
 
 def is_plain(model: Any) -> bool:
-    """Return whether every layer is exactly the plain class, unwatched, in one type, one place."""
-    # Private: where a later version has it no more, modules are called, which is always right.
+    """Return whether all layers are of the plain classes, without hooks, of one type and device."""
+    # Private: if a later version lacks it, modules are called, which is always correct.
     watched = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)
     if watched() or type(model) not in FAMILIES:
         return False

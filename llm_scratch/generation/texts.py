@@ -1,4 +1,4 @@
-"""Prompts in, texts out: `generate_text` for all at once, `TextStream` piece by piece."""
+"""Generation from prompts to texts: `generate_text` all at once, `TextStream` piece by piece."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from llm_scratch.tokenizers.any_tokenizer import (
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 
 Prompt = str | Sequence[int]
-"""A text to go on from, or its ids."""
+"""A text to continue, or its ids."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote after a prompt.
+    """A model's continuation of a prompt.
 
     Args:
-        prompt: the text that it went on from.
-        text: what it wrote, without the end mark or stop string.
-        ids: the ids that it chose, with those that ended it.
-        finish_reason: "length" (all tokens that were asked for), "eos", "stop", or "interrupted".
+        prompt: the text that was continued.
+        text: the continuation, without the end mark or stop string.
+        ids: the generated ids, with those that ended it.
+        finish_reason: "length" (all requested tokens), "eos", "stop", or "interrupted".
         prompt_tokens: length of the prompt.
-        new_tokens: how many ids it chose.
-        prefill_tokens_per_second: prompt tokens of the whole batch by the time until the first ids.
-        decode_tokens_per_second: tokens of the whole batch after the first; None without any.
+        new_tokens: number of generated ids.
+        prefill_tokens_per_second: prompt tokens of the whole batch per second until the first ids.
+        decode_tokens_per_second: later tokens of the whole batch per second; None without any.
     """
 
     prompt: str
@@ -58,7 +58,7 @@ class Generation:
 
 
 class ReadingOptions(TypedDict, total=False):
-    """What `stream` is told beside prompts, settings and ends; see there."""
+    """The options of `stream` other than prompts, settings and ends; see there."""
 
     generator: Generators
     context_size: int | None
@@ -67,7 +67,7 @@ class ReadingOptions(TypedDict, total=False):
 
 
 class TextOptions(ReadingOptions, total=False):
-    """What beside the sampling can be asked for when texts are written; see `generate_text`."""
+    """The options of generating texts other than sampling; see `generate_text`."""
 
     stop: str | Sequence[str]
     stop_ids: Sequence[int]
@@ -101,23 +101,23 @@ def generate_text(
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
 ) -> Generation | list[Generation]:
-    """Return what a model writes after one text, or after each of several of any lengths.
+    """Generate a continuation of one text, or of each of several texts of any lengths.
 
-    Prompts are run together, padded on the left and masked, so that each gets what it would get
-    alone. Ids that the tokenizer does not have are never chosen.
+    Prompts are run together, padded on the left and masked, so that each gets the same result as
+    alone. Ids that the tokenizer lacks are never chosen.
 
     Args:
-        model: a language model, or any callable that maps (B, T) ids to (B, T, V) logits (then
-            prompts of different lengths run one after the other).
-        tokenizer: the one that the model was trained with.
-        prompts: a text, or several; ids in the place of a text are read as they are. An empty text
-            begins with the end-of-text token, which in training stands between documents.
+        model: a language model, or any callable that maps (B, T) ids to (B, T, V) logits (prompts
+            of different lengths then run one after another).
+        tokenizer: the model's tokenizer.
+        prompts: a text, or several; ids in place of a text are read unchanged. An empty text begins
+            with the end-of-text token, which separates documents in training.
         max_new_tokens: 0 or more, for each prompt.
         settings: how each token is chosen.
-        options: `stop` (a string or several, of which nothing is shown), `stop_ids`, `eos_id`
-            ("auto" is the tokenizer's end of text, None never ends), `special` ("text" reads
+        options: `stop` (a string or several, which are never shown), `stop_ids`, `eos_id` ("auto"
+            is the tokenizer's end-of-text id, None never ends), `special` ("text" reads
             "<|endoftext|>" in a prompt as characters, "allow" as the token), `generator` (one, or
-            one for each prompt), `context_size`, `cache` and `use_cache` (see `generate`).
+            one per prompt), `context_size`, `cache` and `use_cache` (see `generate`).
 
     Returns:
         A `Generation` for a text, a list of them for several.
@@ -144,15 +144,15 @@ def generate_text(
 
 
 class TextStream:
-    """The text that a model writes after a prompt, as it comes: an iterator of pieces.
+    """An iterator over the pieces of a prompt's continuation, as they are generated.
 
-    No piece holds half a character or a part of a stop string; joined they are the text of
-    `generate_text`. `result` can be asked for at any time.
+    No piece has half a character or a part of a stop string; joined, they are the text of
+    `generate_text`. `result` can be called at any time.
 
     Args:
-        model: as in `generate_text`, like all that follows.
-        tokenizer: the one that the model was trained with.
-        prompt: the text to go on from, or its ids.
+        model: as in `generate_text`, like all arguments.
+        tokenizer: the model's tokenizer.
+        prompt: the text to continue, or its ids.
         max_new_tokens: 0 or more.
         settings: how each token is chosen.
         options: as in `generate_text`.
@@ -171,33 +171,33 @@ class TextStream:
         self._pieces = (pieces[0] for pieces in self._batch if pieces[0])
 
     def __iter__(self) -> Iterator[str]:
-        """The pieces that have not been given yet."""
+        """Return the stream itself, an iterator over the remaining pieces."""
         return self
 
     def __next__(self) -> str:
-        """The next piece, never empty."""
+        """Return the next piece, which is never empty."""
         return next(self._pieces)
 
     def result(self) -> Generation:
-        """What was written so far; `finish_reason` is "interrupted" before the end."""
+        """Return the text so far; its `finish_reason` is "interrupted" before the end."""
         return self._batch.results()[0]
 
 
 class TextBatch:
-    """Several prompts on their way: iterating gives, step by step, each prompt's piece of text.
+    """An iterator over the steps of several prompts, with a piece of text for each prompt.
 
     Args:
-        model: as in `generate_text`, like all that follows.
-        tokenizer: the one that the model was trained with.
+        model: as in `generate_text`, like all arguments.
+        tokenizer: the model's tokenizer.
         prompts: texts of any lengths, or their ids.
         max_new_tokens: 0 or more, for each prompt.
         settings: how each token is chosen; ids that the tokenizer lacks never are.
         stop: strings that end a text and are never shown.
         stop_ids: ids that end a text.
-        eos_id: "auto" is the tokenizer's end of text, None never ends one.
+        eos_id: "auto" is the tokenizer's end-of-text id, None never ends one.
         special: how special tokens in a prompt are read.
-        reading: `generator` (one, or one for each prompt), `context_size`, `cache` and
-            `use_cache`, as in `stream`.
+        reading: `generator` (one, or one per prompt), `context_size`, `cache` and `use_cache`, as
+            in `stream`.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class TextBatch:
         self._steps = stream(model, idx, max_new_tokens, settings, **ends, **reading)
 
     def __iter__(self) -> Iterator[list[str]]:
-        """Each step's pieces, "" where nothing can be shown yet; to be read once."""
+        """Yield each step's pieces, "" if nothing can be shown yet; iterate only once."""
         new_ids, self._prefill_seconds = self._timed_step()
         yield self._push(new_ids)
         while not all(row.finish_reason for row in self._rows):
@@ -245,7 +245,7 @@ class TextBatch:
             yield self._push(new_ids)
 
     def _timed_step(self) -> tuple[list[int] | None, float]:
-        """The next id of each row, None after the last, and the seconds that it took."""
+        """Return the next id of each row, None after the last, and the seconds it took."""
         start = time.perf_counter()
         chosen = next(self._steps, None)
         new_ids = None if chosen is None else chosen[:, 0].tolist()  # waits for a GPU
@@ -257,7 +257,7 @@ class TextBatch:
         return [row.push(i) for row, i in zip(self._rows, new_ids, strict=True)]
 
     def results(self) -> list[Generation]:
-        """What each prompt has got so far."""
+        """Return each prompt's continuation so far."""
         prompt_tokens = sum(length for _, length in self._prompts)
         decoded = sum(len(row.ids) - 1 for row in self._rows if row.ids)
         rates = (
@@ -281,7 +281,7 @@ class TextBatch:
 def pad_left(
     rows: Sequence[Sequence[int]], device: torch.device | str | None = None, pad_id: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Rows of ids of any lengths as one batch: (B, T) ids and (B, T) booleans, False at padding."""
+    """Pad rows of ids to one batch: (B, T) ids and (B, T) booleans, False at padding."""
     ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
     ones = [torch.ones(len(row), dtype=torch.bool) for row in rows]
     left = partial(pad_sequence, batch_first=True, padding_side="left")
@@ -289,7 +289,7 @@ def pad_left(
 
 
 def prompt_ids(tokenizer: Any, prompt: Prompt, special: Special, end: int | None) -> list[int]:
-    """Return the ids of a prompt; an empty text is the one that ends and begins documents.
+    """Return the ids of a prompt; an empty text becomes the id that separates documents.
 
     Raises:
         TypeError: if it is neither a text nor ids.

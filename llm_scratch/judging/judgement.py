@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
-CONFIDENCE = 0.95
-ANGLES = 1 << 52
-UNIT = math.pi / 2 / ANGLES  # so many of them are a right angle
+from llm_scratch.training.noise import interval_of
 
 
 class MeanScore(NamedTuple):
@@ -102,36 +98,5 @@ def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
     """
     if not values:
         raise ValueError(f"there is no readable score of {name}; the records hold the replies")
-    mean, n = statistics.fmean(values), len(values)
-    if n == 1:
-        return MeanScore(mean, math.nan, math.nan, 1)
-    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
-    return MeanScore(mean, mean - half, mean + half, n)
-
-
-@lru_cache(maxsize=256)
-def t_quantile(freedom: int) -> float:
-    """Return the t that Student's distribution stays within, on both sides of 0, in 95 % of cases.
-
-    Args:
-        freedom: degrees of freedom, 1 or more.
-
-    Source:
-        Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
-    """
-    angle = bisect_left(range(ANGLES), CONFIDENCE, key=lambda i: _within(i * UNIT, freedom)) * UNIT
-    return math.tan(angle) * math.sqrt(freedom)
-
-
-def _within(angle: float, freedom: int) -> float:
-    """Return the probability of |T| < tan(angle) * sqrt(freedom)."""
-    odd = freedom % 2
-    square = math.cos(angle) ** 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= square * (k - 1) / k
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total
+    low, high = interval_of(values) or (math.nan, math.nan)
+    return MeanScore(statistics.fmean(values), low, high, len(values))

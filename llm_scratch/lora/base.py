@@ -1,4 +1,4 @@
-"""What an adapter stands on: the tensors of its base, and how they are told from another's."""
+"""The base of an adapter: its tensors, and the fingerprint that identifies it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIONS = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "qk
 
 
 def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of a model without its LoRA, by the names that it has without LoRA."""
+    """Return every tensor of a model but its LoRA matrices, by the names it has without LoRA."""
     layers = lora_layers(model)
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -32,19 +32,19 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def tensors_beside(model: Any) -> list[str]:
-    """The tensors that an adapter has to hold beside LoRA: those that learn, and a new head's.
+    """Return the names of an adapter's tensors besides LoRA: trained ones, and a new head's.
 
     Names are those without LoRA.
 
     Raises:
-        ValueError: if a layer under LoRA learns too: its base would be another at each step.
+        ValueError: if a layer under LoRA is also trained: its base would change at every step.
     """
     layers = lora_layers(model)
     for name, layer in layers.items():
         if any(p.requires_grad for p in layer.linear.parameters()):
             raise ValueError(
-                f"{name} learns beside its LoRA, so an adapter would not be all that was learned; "
-                "freeze(model) before replace_linear_with_lora, or merge and save the whole model"
+                f"{name} learns beside its LoRA, so an adapter would not hold all of the change; "
+                "call freeze(model) before replace_linear_with_lora, or merge and save the model"
             )
     inside = tuple(f"{name}." for name in layers)
     learning = {
@@ -56,13 +56,13 @@ def tensors_beside(model: Any) -> list[str]:
         name for name, tensor in base.items()
         if name.startswith("out_head.") and expected.get(name) != tuple(tensor.shape)
     }  # fmt: skip
-    # Whole modules, as PEFT keeps them: a bias that learns brings its weight along.
+    # Whole modules, as PEFT keeps them: a trained bias includes its weight.
     modules = {name.rpartition(".")[0] for name in learning | changed}
     return [name for name in base if name.rpartition(".")[0] in modules]
 
 
 def describe_base(model: Any, without: Collection[str]) -> dict[str, Any]:
-    """A base as plain data: its options, and a checksum of each tensor that is not left out."""
+    """Describe a base as plain data: its options, and a checksum of each tensor not left out."""
     config = asdict(model.cfg)
     tensors = base_tensors(model)
     return {
@@ -72,13 +72,13 @@ def describe_base(model: Any, without: Collection[str]) -> dict[str, Any]:
 
 
 def fingerprint_of(base: Mapping[str, Any]) -> str:
-    """16 hex digits that tell a base from another."""
+    """Return 16 hex digits that identify a base."""
     text = json.dumps([base["options"], base["crc32"]], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """What tells two bases apart, in a few words; both as `describe_base` gives them."""
+    """Describe the difference of two bases in a few words; both are from `describe_base`."""
     options = [
         f"{name} {value!r} there, {ours['options'].get(name)!r} here"
         for name, value in theirs["options"].items()
@@ -92,6 +92,6 @@ def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 
 def base_linear(layer: nn.Module) -> nn.Linear | None:
-    """The linear layer itself, without LoRA around it; None where it is none."""
+    """Return a linear layer itself, without LoRA around it; None for any other layer."""
     layer = layer.linear if isinstance(layer, LinearWithLoRA) else layer
     return layer if isinstance(layer, nn.Linear) else None

@@ -1,4 +1,4 @@
-"""LoRA: two thin matrices learn beside each frozen one (book appendix E).
+"""LoRA: two thin matrices are trained beside each frozen one (book appendix E).
 
 Shape letters: B batch, T tokens; `in_dim` and `out_dim` are a layer's, `rank` is between them.
 
@@ -23,15 +23,15 @@ from llm_scratch.checks import check_count, is_number
 class LoRALayer(nn.Module):
     """The change that LoRA learns, a product of two thin matrices: (..., in) -> (..., out).
 
-    B starts at zero, so that at first nothing changes. The factor alpha / rank keeps the change
-    about as large when the rank is another one. (The first printing of the book multiplies by
-    alpha alone; `alpha * rank` gives that.)
+    B starts at zero, so that at first nothing changes. The factor alpha / rank keeps the size of
+    the change about the same for every rank. (The first printing of the book multiplies by alpha
+    alone; pass `alpha * rank` for that.)
 
     Args:
         in_dim: size of the input vectors.
         out_dim: size of the output vectors.
-        rank: how many columns A and how many rows B has.
-        alpha: how much the change weighs, before it is divided by the rank.
+        rank: the number of A's columns and of B's rows.
+        alpha: the weight of the change, before it is divided by the rank.
 
     Raises:
         ValueError: if a size or the rank is below 1, or alpha is not above 0.
@@ -50,36 +50,36 @@ class LoRALayer(nn.Module):
 
     @property
     def rank(self) -> int:
-        """How many columns A and how many rows B has."""
+        """The number of A's columns and of B's rows."""
         return self.A.shape[1]
 
     @property
     def scaling(self) -> float:
-        """What the product of the two matrices is multiplied by."""
+        """The factor of the product of the two matrices."""
         return self.alpha / self.rank
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is added to a layer's output: (..., in) -> (..., out)."""
+        """Compute the change that is added to a layer's output: (..., in) -> (..., out)."""
         return self.thin(x) @ self.B
 
     def thin(self, x: Tensor) -> Tensor:
-        """What comes between the two matrices, scaled: (..., in) -> (..., rank)."""
+        """Apply the first matrix and the scale: (..., in) -> (..., rank)."""
         return x @ self.A * self.scaling
 
     def extra_repr(self) -> str:
-        """Sizes for `print`."""
+        """Return the sizes, for `print`."""
         in_dim, out_dim = self.A.shape[0], self.B.shape[1]
         return f"{in_dim}, {out_dim}, rank={self.rank}, alpha={self.alpha:g}"
 
 
 class LinearWithLoRA(nn.Module):
-    """A linear layer and what LoRA adds to it: (..., in) -> (..., out).
+    """A linear layer plus the change from LoRA: (..., in) -> (..., out).
 
-    The LoRA matrices are on the device and of the type of the layer.
+    The LoRA matrices have the device and the type of the layer.
 
     Args:
-        linear: the layer; it is used as it is, not copied.
-        rank: of the LoRA matrices.
+        linear: the layer, which is used itself, not copied.
+        rank: the rank of the LoRA matrices.
         alpha: see `LoRALayer`.
 
     Source:
@@ -102,14 +102,13 @@ class LinearWithLoRA(nn.Module):
         """Apply the layer and its LoRA: (..., in) -> (..., out).
 
         Raises:
-            ValueError: if it is to be trained while it is merged, which would teach it nothing.
+            ValueError: if it is merged but in training mode, in which it would learn nothing.
         """
         if self.merged_weight is not None:
             if self.training:
                 raise ValueError("a merged LoRA can't learn; call unmerge_lora(model) to train it")
             return F.linear(x, self.merged_weight, self.linear.bias)
-        # linear(x) + lora(x), summed in place: of two more outputs for every layer, only their
-        # memory would be noticed.
+        # linear(x) + lora(x), summed in place, which saves the memory of two outputs per layer.
         rows = x.reshape(-1, x.shape[-1])  # (n, in)
         output = self.linear(rows)  # (n, out)
         thin = self.lora.thin(rows).to(output.dtype)  # (n, rank)
@@ -118,24 +117,24 @@ class LinearWithLoRA(nn.Module):
 
     @torch.no_grad()
     def whole_weight(self) -> Tensor:
-        """The weight of the one linear layer that does the same: (out, in)."""
+        """Compute the weight of the single linear layer that does the same: (out, in)."""
         weight, (A, B) = self.linear.weight, (self.lora.A.float(), self.lora.B.float())
         change = (A @ B).T * self.lora.scaling  # (out, in)
         return change.add_(weight).to(weight.dtype)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.merged_weight = None  # it would be that of the matrices before
+        self.merged_weight = None  # it belongs to the previous matrices
         super()._load_from_state_dict(*args, **kwargs)
 
 
 class LinearWithLoRAMerged(nn.Module):
-    """`LinearWithLoRA` by another formula: the sum of the weights first, at every call.
+    """A `LinearWithLoRA` by another formula, which sums the weights first, at every call.
 
-    To look at; `merge_lora` sums once.
+    It is for reading; `merge_lora` sums only once.
 
     Args:
-        linear: the layer; it is used as it is, not copied.
-        rank: of the LoRA matrices.
+        linear: the layer, which is used itself, not copied.
+        rank: the rank of the LoRA matrices.
         alpha: see `LoRALayer`.
 
     Source:
@@ -162,22 +161,22 @@ def replace_linear_with_lora(
     targets: Sequence[str] | str | None = None,
     freeze_base: bool = False,
 ) -> None:
-    """Put LoRA beside linear layers, in place: nothing comes back, and nothing changes yet.
+    """Add LoRA to linear layers, in place; nothing is returned, and no result changes yet.
 
-    By default every `Linear` gets one, the head too, as in the book. A head that is one with the
-    token embedding is passed over with a warning, since it can't be changed alone.
+    By default every `Linear` gets LoRA, the head included, as in the book. A head that is tied to
+    the token embedding is skipped with a warning, since it cannot be changed alone.
 
     Args:
         model: a `GPTModel`, or any module.
-        rank: of the LoRA matrices.
+        rank: the rank of the LoRA matrices.
         alpha: see `LoRALayer`.
-        targets: names of the layers, or of parts of the model that they are in: "W_query", "att",
-            "ff", "out_head", "trf_blocks.11". None is all.
-        freeze_base: whether everything else stops learning.
+        targets: names of the layers, or of parts of the model that contain them: "W_query", "att",
+            "ff", "out_head", "trf_blocks.11". None means all.
+        freeze_base: whether all other parameters are frozen.
 
     Raises:
-        ValueError: before anything is changed, if rank or alpha are out of range, a target names
-            no linear layer (those there are are listed), or a layer has a LoRA already.
+        ValueError: before anything is changed, if rank or alpha are out of range, a target does
+            not name a linear layer (the message lists them), or a layer already has LoRA.
 
     Source:
         Book appendix E.4.
@@ -200,27 +199,27 @@ def wrap_linear(model: nn.Module, name: str, rank: int, alpha: float) -> LinearW
 
 
 def freeze(model: nn.Module) -> None:
-    """Let no parameter of a model learn any more, in place."""
+    """Freeze all parameters of a model, in place."""
     for parameter in model.parameters():
         parameter.requires_grad = False
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that training changes, by name; a shared one once."""
+    """Return the parameters that training changes, by name, a shared one once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def merge_lora(model: nn.Module, *, unwrap: bool = False) -> None:
-    """Let every layer with a LoRA compute with one matrix, in place: the same function, faster.
+    """Merge every LoRA into its layer's weights, in place: the same function, but faster.
 
-    Merging again after the matrices have changed takes the new ones. Models that learn have to be
-    unmerged first.
+    Merging again after the matrices have changed uses the new ones. To train a model, unmerge it
+    first.
 
     Args:
-        model: with layers from `replace_linear_with_lora`.
-        unwrap: whether plain linear layers take the place of those with LoRA: the model can be
-            saved, exported and generates as fast as one that never had any; there is no way back.
-            Without it, the base's weights are kept and `unmerge_lora` returns to them.
+        model: a model with layers from `replace_linear_with_lora`.
+        unwrap: whether plain linear layers replace those with LoRA. The model can then be saved and
+            exported, and generates as fast as one without LoRA; this cannot be undone. Without it,
+            the base's weights are kept, and `unmerge_lora` restores them.
 
     Raises:
         ValueError: if the model has no LoRA.
@@ -237,7 +236,7 @@ def merge_lora(model: nn.Module, *, unwrap: bool = False) -> None:
 
 
 def unmerge_lora(model: nn.Module) -> None:
-    """Undo `merge_lora`, in place: the base's weights are those of before, bit by bit.
+    """Undo `merge_lora`, in place, which restores the base's weights bit for bit.
 
     Raises:
         ValueError: if the model has no LoRA, or merged layers were unwrapped.
@@ -247,36 +246,36 @@ def unmerge_lora(model: nn.Module) -> None:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
-    """Every layer of a model that has a LoRA, by its name."""
+    """Return the layers of a model that have LoRA, by name."""
     return {n: m for n, m in model.named_modules() if isinstance(m, LinearWithLoRA) and n}
 
 
 def _parent_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that holds a part of a model, and the part's name in it."""
+    """Return the module that holds a part of a model, and the part's name in it."""
     path, _, attribute = name.rpartition(".")
     return model.get_submodule(path), attribute
 
 
 def check_rank(rank: int, alpha: float) -> None:
-    """Refuse a rank or an alpha that LoRA can't work with.
+    """Refuse an invalid rank or alpha.
 
     Raises:
         ValueError: naming the value.
     """
     check_count("rank", rank, note="8 or 16 are common")
     if not is_number(alpha, 0) or alpha == 0:
-        raise ValueError(f"{alpha=} must be above 0; as large as the rank is common")
+        raise ValueError(f"{alpha=} must be above 0; often it equals the rank")
 
 
 def _some_lora_layers(model: nn.Module) -> dict[str, LinearWithLoRA]:
     layers = lora_layers(model)
     if not layers:
-        raise ValueError("the model has no LoRA; replace_linear_with_lora puts it in")
+        raise ValueError("the model has no LoRA; add it with replace_linear_with_lora")
     return layers
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every linear layer that could have a LoRA, and those that have one, in the model's order."""
+    """Return all linear layers, with or without LoRA, in the model's order."""
     layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = name.removesuffix(".linear") in layers
@@ -286,7 +285,7 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _chosen(model: nn.Module, targets: Sequence[str] | str | None) -> list[str]:
-    """The names of the layers that get a LoRA; see `replace_linear_with_lora`."""
+    """Return the names of the layers that get LoRA; see `replace_linear_with_lora`."""
     layers = _linear_layers(model)
     names = list(layers)
     if targets is not None:
@@ -297,18 +296,18 @@ def _chosen(model: nn.Module, targets: Sequence[str] | str | None) -> list[str]:
     if wrapped:
         more = f" and {len(wrapped) - 1} more layers have" if wrapped[1:] else " has"
         raise ValueError(
-            f"{wrapped[0]}{more} a LoRA already; name other targets, or merge it first with "
+            f"{wrapped[0]}{more} LoRA already; name other targets, or merge it first with "
             "merge_lora(model, unwrap=True)"
         )
     tied = [name for name in names if _is_tied(model, layers[name])]
     names = [name for name in names if name not in tied]
     if not names:
-        kept = f" but {tied[0]}, which is one with the token embedding" if tied else ""
-        raise ValueError(f"the model has no linear layer{kept}, so there is nothing to put LoRA to")
+        kept = f" but {tied[0]}, which is tied to the token embedding" if tied else ""
+        raise ValueError(f"the model has no linear layer{kept}, so there is nothing to add LoRA to")
     if tied:
         warnings.warn(
-            f"{tied[0]} is one with the token embedding and gets no LoRA; a model that is loaded "
-            "with tie_weights=False can have one there",
+            f"{tied[0]} is tied to the token embedding and gets no LoRA; load the model with "
+            "tie_weights=False to add it there",
             stacklevel=3,
         )
     return names
@@ -323,11 +322,11 @@ def _check_targets(targets: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _is_in(target: str, name: str) -> bool:
-    """Whether a layer's name is a target, or has it as a part between its dots."""
+    """Return whether a layer's name is a target, or contains it as a part between dots."""
     return f".{target}." in f".{name}."
 
 
 def _is_tied(model: nn.Module, layer: nn.Module) -> bool:
-    """Whether a layer's weight is that of an embedding, too."""
+    """Return whether a layer shares its weight with an embedding."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return isinstance(layer, nn.Linear) and id(layer.weight) in embeddings

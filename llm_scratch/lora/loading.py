@@ -1,4 +1,4 @@
-"""Adapters from a folder onto their base: read, checked whole, and only then put in.
+"""Loading of adapters onto their base: read, checked completely, and only then applied.
 
 Shape letters: C emb_dim, N classes.
 """
@@ -44,16 +44,16 @@ from llm_scratch.weights.tokenizer_files import load_tokenizer
 
 @dataclass
 class Adapter:
-    """What a folder holds.
+    """An adapter in a folder.
 
     Args:
         path: the file of the tensors.
-        pairs: the matrices of each layer, as PEFT has them: (rank, in) and (out, rank).
-        alphas: of each layer.
-        beside: other tensors by the name that they have without LoRA.
-        under: those of them that stand under LoRA, and do not learn.
-        mark: the fingerprint of the base; None where nothing is said.
-        metadata: what else this library wrote.
+        pairs: the matrices of each layer in PEFT's layout: (rank, in) and (out, rank).
+        alphas: the alpha of each layer.
+        beside: other tensors, by their names without LoRA.
+        under: those of them that are under LoRA, and are not trained.
+        mark: the fingerprint of the base; None if it is not stated.
+        metadata: further data that this library wrote.
     """
 
     path: Path
@@ -72,25 +72,25 @@ def load_adapter(
     check_base: bool = True,
     ignore_keys: Collection[str] = (),
 ) -> Any | None:
-    """Put a saved adapter onto its base, in place: the tokenizer saved with it, or None.
+    """Apply a saved adapter to its base, in place; return the tokenizer saved with it, or None.
 
-    Nothing is changed unless all of it fits. The base is frozen then, the adapter can be trained
-    on. Where the model has LoRA in the same layers already, the matrices take the file's values.
+    Nothing is changed unless all of it fits. The base is frozen, and the adapter can be trained
+    further. If the model already has LoRA in the same layers, the matrices take the file's values.
 
     Args:
         model: the model that the adapter was trained on. A head that belongs to the adapter
-            takes the place of the model's.
-        folder: from `save_adapter`, or from PEFT: for a `GPTModel`, or for transformers' models,
-            of which GPT-2's fused query, key and value become three layers with the same A.
-        check_base: whether a base with other numbers is refused. PEFT's own files say nothing
-            about their base; there the shapes alone are compared.
-        ignore_keys: settings of PEFT's that are passed over although these layers do not compute
-            what they say: results differ then.
+            replaces the model's.
+        folder: a folder from `save_adapter`, or from PEFT: for a `GPTModel`, or for transformers'
+            models. GPT-2's fused query, key and value become three layers with the same A.
+        check_base: whether a base with other numbers is refused. PEFT's own files do not describe
+            their base; for these, only the shapes are compared.
+        ignore_keys: PEFT settings to ignore although these layers do not implement them; results
+            then differ.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
-        WeightsError: if a file is damaged, is of another base (it says what differs), or has
-            matrices that the model has no layers for.
+        WeightsError: if a file is damaged, belongs to another base (the message says what differs),
+            or has matrices without a layer in the model.
         ValueError: if the model has LoRA in other layers, or of another rank.
     """
     inner: Any = language_model(model)
@@ -109,7 +109,7 @@ def load_adapter(
 def adapter_base(
     folder: str | os.PathLike[str], *, ignore_keys: Collection[str] = ()
 ) -> str | None:
-    """Where an adapter's base was loaded from, as `save_adapter(..., base=)` or PEFT noted it.
+    """Return where an adapter's base came from, as `save_adapter(..., base=)` or PEFT noted it.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
@@ -126,10 +126,10 @@ def adapter_base(
 def base_source(
     folder: str | os.PathLike[str], *, ignore_keys: Collection[str] = ()
 ) -> str | Path | None:
-    """Return what `open_model` takes for an adapter's base; None where nothing says it.
+    """Return the source of an adapter's base for `open_model`; None if it is not stated.
 
     The two may have been moved together, so a relative path is looked for in the adapter's folder
-    first. What PEFT calls ORG/NAME and is no folder here is on the hub, of the revision it names.
+    first. PEFT's ORG/NAME, if not a folder here, is a model on the hub, of the given revision.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
@@ -142,12 +142,12 @@ def base_source(
     for place in (Path(folder) / base, Path(base)):
         if place.exists():
             return place
-    ours = "base_fingerprint" in _notes(config)  # where it stands for a path, and nothing else
+    ours = "base_fingerprint" in _notes(config)  # in which the base is always a path
     return base if ours else hub_name_of(base, config.get("revision")) or base
 
 
 def _notes(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return PEFT's notes on the base, to which this library adds its own."""
+    """Return PEFT's notes on the base, which include this library's."""
     notes = config.get("auto_mapping")
     return notes if isinstance(notes, dict) else {}
 
@@ -156,9 +156,9 @@ def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
     config = read_peft_config(folder, ignore_keys)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        path = path.with_suffix(".bin")  # as older versions of PEFT wrote it
+        path = path.with_suffix(".bin")  # the form of older versions of PEFT
     if not path.is_file():
-        raise FileNotFoundError(f"{folder / WEIGHTS_FILE} is missing: the adapter's matrices")
+        raise FileNotFoundError(f"{folder / WEIGHTS_FILE}, with the adapter's matrices, is missing")
     file = read_tensors(path, mapped=False)
     metadata = read_metadata(path, file)
     adapter = Adapter(path, {}, {}, metadata=metadata, mark=_mark_of(path, config, metadata))
@@ -167,7 +167,7 @@ def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
         rank = rank_of(name, config, folder / CONFIG_FILE)
         if rank != A.shape[0]:
             hint = f"{name} has matrices of rank {A.shape[0]}, {CONFIG_FILE} says {rank}"
-            raise WeightsError(path, f"{hint}; the two files are not of one adapter")
+            raise WeightsError(path, f"{hint}; the two files belong to different adapters")
         alpha = alpha_of(name, config, folder / CONFIG_FILE, rank)
         layers = layers_of(name) or (name,)
         if B.shape[0] % len(layers):
@@ -182,7 +182,7 @@ def _read_adapter(folder: Path, ignore_keys: Collection[str]) -> Adapter:
 
 
 def _mark_of(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
-    """The fingerprint of an adapter's base, which must be the same in both files."""
+    """Return the fingerprint of an adapter's base, which must be the same in both files."""
     noted = _notes(config).get("base_fingerprint")
     base = metadata.get("base")
     if base is None:
@@ -194,18 +194,18 @@ def _mark_of(path: Path, config: Mapping[str, Any], metadata: Mapping[str, Any])
         raise WeightsError(path, "its description of the base is damaged") from err
     if noted is not None and noted != mark:
         hint = f"was trained on base {mark}, {CONFIG_FILE} says {str(noted)[:16]}"
-        raise WeightsError(path, f"{hint}; the two files are not of one adapter")
+        raise WeightsError(path, f"{hint}; the two files belong to different adapters")
     return mark
 
 
 def _sort(adapter: Adapter, tensors: Mapping[str, Stored]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the pairs of matrices by the file's names of their layers; set the others beside."""
+    """Return the pairs of matrices by the file's layer names; put other tensors in `beside`."""
     halves: dict[str, dict[str, Tensor]] = {}
     for full_name, stored in tensors.items():
         name, tensor = full_name.removeprefix(PREFIX), stored.tensor
         match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
         if not tensor.is_floating_point() or name == full_name:
-            hint = f"{full_name[:100]!r} of type {tensor.dtype} is no part of a LoRA adapter"
+            hint = f"{full_name[:100]!r} of type {tensor.dtype} is not part of a LoRA adapter"
             raise WeightsError(adapter.path, hint)
         if match:
             halves.setdefault(match[1], {})[match[2]] = tensor
@@ -220,7 +220,7 @@ def _sort(adapter: Adapter, tensors: Mapping[str, Stored]) -> dict[str, tuple[Te
         A, B = half.get("A"), half.get("B")
         if A is None or B is None or A.dim() != 2 or B.dim() != 2 or A.shape[0] != B.shape[1]:
             shapes = {letter: tuple(tensor.shape) for letter, tensor in half.items()}
-            hint = f"the matrices of {name[:100]} are no pair of (rank, in) and (out, rank)"
+            hint = f"the matrices of {name[:100]} are not a pair of (rank, in) and (out, rank)"
             raise WeightsError(adapter.path, f"{hint}: {shapes}")
         pairs[name] = A, B
     if not pairs:
@@ -229,7 +229,7 @@ def _sort(adapter: Adapter, tensors: Mapping[str, Stored]) -> dict[str, tuple[Te
 
 
 def _check_layers(model: Any, adapter: Adapter) -> None:
-    """Compare every tensor with the place that it is for; nothing is changed yet."""
+    """Check that every tensor fits its place; nothing is changed yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in base_tensors(model).items()}
     layers = lora_layers(model)
     if (head := _head_of(adapter)) is not None and "out_head" not in layers:
@@ -251,13 +251,13 @@ def _check_layers(model: Any, adapter: Adapter) -> None:
     there = {name: A.shape[0] for name, (A, _) in adapter.pairs.items()}
     if here and here != there:
         raise ValueError(
-            f"the model has LoRA in {len(here)} layers, the adapter in {len(there)}, and not the "
-            "same ones with the same ranks; load it onto a model without LoRA"
+            f"the model has LoRA in {len(here)} layers, the adapter in {len(there)}, which differ "
+            "in names or ranks; load it onto a model without LoRA"
         )
 
 
 def _head_of(adapter: Adapter) -> dict[str, Tensor] | None:
-    """The head's tensors where the adapter has its own: (N, C), and (N,) for a bias."""
+    """Return the head's tensors if the adapter has its own: (N, C), and (N,) for a bias."""
     head = {n: t for n, t in adapter.beside.items() if n.startswith("out_head.")}
     if not head:
         return None
@@ -265,7 +265,7 @@ def _head_of(adapter: Adapter) -> dict[str, Tensor] | None:
     fits = weight is not None and weight.dim() == 2 and len(head) == 1 + (bias is not None)
     if weight is None or not fits or (bias is not None and bias.shape != weight.shape[:1]):
         shapes = {name: tuple(tensor.shape) for name, tensor in head.items()}
-        raise WeightsError(adapter.path, f"the head in it is not whole: {shapes}")
+        raise WeightsError(adapter.path, f"the head in it is incomplete: {shapes}")
     return head
 
 
@@ -285,32 +285,32 @@ def _check_base(model: Any, adapter: Adapter) -> None:
 
 
 def _say_what_is_rounded(model: Any, adapter: Adapter) -> None:
-    """Warn where the model's type is too narrow for the numbers of an adapter."""
+    """Warn if the model's type is too narrow for the numbers of an adapter."""
     dtype = model.tok_emb.weight.dtype
     types = {tensor.dtype for pair in adapter.pairs.values() for tensor in pair}
     if wider := [each for each in types if torch.promote_types(each, dtype) != dtype]:
         warnings.warn(
             f"the matrices of {adapter.path} are {wider[0]} and become {dtype}, as the model is; "
-            "open the model in their type to keep all their digits",
+            "open the model in their type to keep all digits",
             stacklevel=3,
         )
 
 
 @torch.no_grad()
 def _put_in(model: Any, adapter: Adapter) -> None:
-    """Give the model what the adapter holds; everything has been checked."""
+    """Put the adapter's tensors into the model; everything has been checked."""
     like = model.tok_emb.weight
     layers = lora_layers(model)
     head = _head_of(adapter)
     if head is not None and "out_head" not in layers:
         n_out, width = head["out_head.weight"].shape
-        with SkipInitialization():  # of the classes that a language model and a classifier have
+        with SkipInitialization():  # of the classes of a language model's and a classifier's head
             plain = Linear(width, n_out, bias="out_head.bias" in head)
         model.out_head = plain.to(like.device, like.dtype)
     if (stated := saved_head(adapter.metadata) if adapter.metadata else None) is not None:
         model.class_names = stated.names
     if head is None and "tok_emb.weight" in adapter.beside and "out_head" not in layers:
-        # PEFT trains a copy of an embedding, so the head stays what it was, tied or not.
+        # PEFT trains a copy of an embedding, so the head stays unchanged, tied or not.
         model.out_head.weight = nn.Parameter(model.out_head.weight.detach().clone())
     freeze(model)
     tensors = base_tensors(model)
@@ -321,7 +321,7 @@ def _put_in(model: Any, adapter: Adapter) -> None:
         parameters[name].requires_grad = True
     for name, (A, B) in adapter.pairs.items():
         alpha = adapter.alphas[name]
-        with SkipInitialization():  # nothing random is drawn for what a file fills
+        with SkipInitialization():  # no random numbers for what a file fills
             layer = layers.get(name) or wrap_linear(model, name, A.shape[0], alpha)
         layer.lora.A.copy_(A.T)
         layer.lora.B.copy_(B.T)

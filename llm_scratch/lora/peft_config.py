@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`: what each of its keys is here, and the scale of each layer."""
+"""PEFT's `adapter_config.json`: the treatment of each key, and the scale of each layer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llm_scratch.foreign import NOTHING, OFF, USED, Rule, check_settings
 from llm_scratch.lora.saving import CONFIG_FILE
 from llm_scratch.tensor_files.errors import WeightsError
 
-LONGEST_MATCH = 0.5  # seconds: a regular expression from a file may never end
+LONGEST_MATCH = 0.5  # seconds: a regular expression from a file may never finish
 
 # The keys of PEFT 0.21's LoraConfig.
 RULES: dict[str, Rule] = {
     "peft_type": ("LORA",),
     **dict.fromkeys(("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"), USED),
     **dict.fromkeys(("base_model_name_or_path", "revision", "auto_mapping"), USED),
-    # Ways to start that leave the base as it is. The others ("pissa", "olora", "corda", "loftq",
-    # "lora_ga") put a part of each weight into the matrices and take it out of the base.
+    # Initialisations that leave the base unchanged. The others ("pissa", "olora", "corda", "loftq",
+    # "lora_ga") move a part of each weight from the base to the matrices.
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva", "mica"),
-    # What the names of the tensors say already, and that alone.
+    # Only what the names of the tensors already say.
     **dict.fromkeys(
         (
             *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
@@ -32,8 +32,8 @@ RULES: dict[str, Rule] = {
         ),
         NOTHING,
     ),
-    "bias": ("none", "all", "lora_only"),  # those that learned are in the file
-    # Notes, and how it was trained; `fan_in_fan_out` is about the base, A and B lie the same way.
+    "bias": ("none", "all", "lora_only"),  # trained biases are in the file
+    # Notes, and how it was trained; `fan_in_fan_out` concerns the base, not the layout of A and B.
     **dict.fromkeys(
         (
             *("task_type", "peft_version", "inference_mode", "lora_dropout"),
@@ -55,40 +55,40 @@ RULES: dict[str, Rule] = {
 
 
 def read_peft_config(folder: Path, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
-    """Return the settings of an adapter, all of which are understood.
+    """Read the settings of an adapter, and check that all of them are supported.
 
     Raises:
         FileNotFoundError: if there is no adapter in the folder.
-        WeightsError: if the file is damaged, or of an adapter of another kind.
+        WeightsError: if the file is damaged, or belongs to an adapter of another kind.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: no adapter was saved in {folder}")
+        raise FileNotFoundError(f"{path} does not exist: no adapter was saved in {folder}")
     config = {"peft_type": None, **read_json(path, error=WeightsError)}
     if config["peft_type"] != "LORA":
         kind = str(config["peft_type"])[:40]
-        raise WeightsError(path, f"is an adapter of type {kind!r}; LORA is the one that fits")
+        raise WeightsError(path, f"is an adapter of type {kind!r}; only LORA is supported")
     return check_settings(path, config, RULES, ignore_keys=ignore_keys, error=WeightsError)
 
 
 def rank_of(name: str, config: Mapping[str, Any], path: Path) -> int:
-    """Return the rank that the settings give a layer, by the layer's name in PEFT."""
+    """Return a layer's rank from the settings, by its name in PEFT."""
     rank: int = _value_for(name, config, "rank_pattern", "r", path)
     return rank
 
 
 def alpha_of(name: str, config: Mapping[str, Any], path: Path, rank: int) -> float:
-    """Return a layer's alpha, as divided by the rank it gives the scale that PEFT uses."""
+    """Return a layer's alpha, which divided by the rank is the scale that PEFT uses."""
     alpha: float = _value_for(name, config, "alpha_pattern", "lora_alpha", path)
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
 def _value_for(name: str, config: Mapping[str, Any], pattern: str, key: str, path: Path) -> Any:
-    """A layer's rank or alpha: what the first fitting pattern says, else what all have."""
+    """Return a layer's rank or alpha: from the first pattern that matches, else the default."""
     patterns = config.get(pattern) or {}
     value = config.get(key)
     if not isinstance(patterns, dict):
-        raise WeightsError(path, f"damaged: {pattern} is no object")
+        raise WeightsError(path, f"damaged: {pattern} is not an object")
     value = next((v for ending, v in patterns.items() if _fits(ending, name, pattern, path)), value)
     kinds = (int, float) if key == "lora_alpha" else (int,)
     if value is None or type(value) not in kinds or not 0 < value < 1e9:
@@ -97,7 +97,7 @@ def _value_for(name: str, config: Mapping[str, Any], pattern: str, key: str, pat
 
 
 def _fits(ending: str, name: str, pattern: str, path: Path) -> bool:
-    """Whether a regular expression fits a layer's name, or its end after a dot, as PEFT has it."""
+    """Return whether a pattern matches a layer's name, or its end after a dot, as in PEFT."""
     try:
         found = regex.match(rf"(.*\.)?({ending})$", name, timeout=LONGEST_MATCH)
     except (regex.error, TimeoutError, RecursionError) as err:

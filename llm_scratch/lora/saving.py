@@ -1,7 +1,7 @@
-"""LoRA matrices in a folder of their own, in the form that PEFT writes and reads.
+"""Saving of LoRA matrices to a folder, in the form that PEFT writes and reads.
 
-`adapter_config.json` has ranks, alphas and names; `adapter_model.safetensors` the matrices, and in
-its header what tells the base that they were trained on from another.
+`adapter_config.json` has ranks, alphas and names. `adapter_model.safetensors` has the matrices and,
+in its header, a description that identifies the base they were trained on.
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ def save_adapter(
     base: str | os.PathLike[str] | None = None,
     chat_format: Format | None = None,
 ) -> Path:
-    """The folder that now holds a model's LoRA matrices, without the model they stand in.
+    """Save a model's LoRA matrices, without the model itself, and return the folder.
 
-    Parts that learn beside them are saved too, and a head that is not the base's own. PEFT loads
-    the folder onto the same `GPTModel`, or onto transformers' model where that is a `LlamaModel`.
-    `train(..., save_best=save_adapter)` keeps the best ones.
+    Other trained parts are saved too, and a head that is not the base's own. PEFT loads the folder
+    onto the same `GPTModel`, or onto transformers' model for a `LlamaModel`.
+    `train(..., save_best=save_adapter)` keeps the best matrices.
 
     Args:
         model: a language model with LoRA.
-        folder: is made when missing.
-        tokenizer: this library's or GPT-2's, to be saved beside them.
-        base: where the base was loaded from, for those who load the adapter.
-        chat_format: the format of its conversations, which `open_model` gives back.
+        folder: the folder to write; it is created if missing.
+        tokenizer: this library's or GPT-2's, to be saved with them.
+        base: where the base was loaded from, for loading the adapter later.
+        chat_format: the format of its conversations, which `open_model` returns.
 
     Raises:
-        ValueError: if the model has no LoRA, or layers under LoRA learn too.
-        TypeError: if it is not a model of this library, or the tokenizer can't be saved.
+        ValueError: if the model has no LoRA, or layers under LoRA are also trained.
+        TypeError: if it is not a model of this library, or the tokenizer cannot be saved.
     """
     inner: Any = language_model(model)
     layers = lora_layers(inner)
     if not layers:
-        raise ValueError("the model has no LoRA to save; save_model saves the whole model")
+        raise ValueError("the model has no LoRA to save; use save_model for the whole model")
     beside = tensors_beside(inner)
     if tokenizer is not None:
         check_vocabulary(inner, tokenizer)
@@ -105,7 +105,7 @@ def _adapter_tensors(
     beside: list[str],
     shown: Callable[[str], str],
 ) -> dict[str, Tensor]:
-    """Every tensor of an adapter by PEFT's name: (rank, in) and (out, rank), as it has them."""
+    """Return the tensors of an adapter by PEFT's names, in its layout: (rank, in), (out, rank)."""
     tensors = {}
     for name, layer in layers.items():
         tensors[f"{PREFIX}{shown(name)}.lora_A.weight"] = layer.lora.A.T.contiguous()
@@ -120,7 +120,7 @@ def _adapter_tensors(
 
 
 def _peft_name(model: Any, module: str) -> str:
-    """The name that a part of a model has where PEFT opens its adapter."""
+    """Return the name of a part of a model in the model for which PEFT opens the adapter."""
     if family_of(model.cfg).model != "LlamaModel":
         return module
     kind = "scale" if "norm" in module.rpartition(".")[2] else "weight"
@@ -135,7 +135,7 @@ def _peft_config(
     model: Any,
     base: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
-    """The content of `adapter_config.json`; what it leaves out has PEFT's defaults."""
+    """Return the content of `adapter_config.json`; missing keys have PEFT's defaults."""
     ranks = {name: layer.lora.rank for name, layer in layers.items()}
     alphas = {name: layer.lora.alpha for name, layer in layers.items()}
     (rank, _), (alpha, _) = (Counter(v.values()).most_common(1)[0] for v in (ranks, alphas))
@@ -169,7 +169,7 @@ def _peft_config(
 
 
 def _base_words(base: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """Return how PEFT calls a base: a path, or ORG/NAME and the revision of what is on the hub."""
+    """Return PEFT's keys for a base: a path, or ORG/NAME and the revision on the hub."""
     if isinstance(base, str) and is_hub_name(base) and (name := parse_hub_name(base)).file is None:
         return {"base_model_name_or_path": name.repository, "revision": name.revision}
     return {"base_model_name_or_path": None if base is None else os.fspath(base)}

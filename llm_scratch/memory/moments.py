@@ -84,7 +84,7 @@ def share_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Kept:
-    """How many blocks keep what, at one moment.
+    """The numbers of blocks that keep something at one moment.
 
     Args:
         whole: numbers of blocks that keep everything, those that learn.
@@ -174,7 +174,7 @@ class Moments:
         yield letters.term("ids and targets", OTHER, "16 N A")
 
     def _muon(self, letters: Letters) -> Term:
-        """Muon's largest group of matrices: gradients with momentum, stacked, turned twice."""
+        """Return Muon's largest group of matrices: momentum and gradients stacked, turned twice."""
         groups = muon_groups(self.parameters)
         own = f"/ {self.numbers['R']}" if self.divided else ""
         formulas = [
@@ -239,7 +239,7 @@ class Moments:
             sent: those of them that are divided by now, where they are divided.
             sending: numbers that are being sent.
             own: those of the block at work.
-            whole: numbers whose gradients of earlier micro batches wait, where they are divided.
+            whole: numbers whose gradients of earlier micro batches wait to be sent.
         """
         if self.divided:
             if self.adds:  # gradients of this micro batch are added to those that wait
@@ -254,6 +254,8 @@ class Moments:
             yield letters.term(HELD[2], GRADIENTS, "p u / R")
             return
         letters.numbers["q"] = self.parameters.learned if self.are_there else done
+        if self.adds and self.in_buckets:  # into which they come with the last micro batch
+            letters.numbers["q"] += self.parameters.learned if whole is None else whole
         yield letters.term("gradients", GRADIENTS, "p q")
         if self.are_there and done and self._tied_head():
             yield letters.term("the head's gradient, to be added", GRADIENTS, "p V C")

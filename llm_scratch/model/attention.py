@@ -19,36 +19,36 @@ from llm_scratch.model.together import outputs_of
 
 
 def causal_mask(length: int, device: torch.device | str | None = None, past: int = 0) -> Tensor:
-    """Which token may see which: (T, S + T) booleans, True for itself and all before it.
+    """Return which token may see which: (T, S + T) booleans, True for itself and all before it.
 
     Args:
-        length: T, how many tokens look.
-        device: where the mask is made.
-        past: S, how many tokens came before these and are seen by all.
+        length: T, the number of tokens that look.
+        device: the device of the mask.
+        past: S, the number of earlier tokens, which all may see.
     """
     return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
 
 
 def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tensor:
-    """What a model was given as a mask, as (B, 1, T, S + T) booleans: who may look at whom.
+    """Expand a model's `attention_mask` to which token may see which: (B, 1, T, S + T) booleans.
 
     Args:
         attention_mask: (B, S + T), False (or 0) where a token is padding; or (B, T, S + T), True
-            where a token may look at another. Nobody looks at what comes later, and each sees
-            itself, padding too: a row that sees nothing would turn into NaN in some kernels, and
-            nobody reads what comes out there.
-        B: rows.
-        T: tokens that look.
-        past: S, tokens before them.
+            where a token may look at another. No token sees later ones, and each sees itself, even
+            padding: a row that sees nothing would become NaN in some kernels, and the output of
+            padding is not used.
+        B: the number of rows.
+        T: the number of tokens that look.
+        past: S, the number of tokens before them.
 
     Raises:
-        ValueError: if it has another shape.
+        ValueError: if the mask has another shape.
     """
     shapes = (B, past + T), (B, T, past + T)
     if attention_mask.shape not in shapes:
         raise ValueError(
             f"an attention_mask of shape {tuple(attention_mask.shape)} does not fit; {shapes[0]} "
-            f"is needed, a place for each token, or {shapes[1]}, a row of places for each"
+            f"is needed, one place per token, or {shapes[1]}, one row of places per token"
         )
     allowed = attention_mask.bool().reshape(B, -1, past + T)  # (B, 1 or T, S + T)
     mask = causal_mask(T, attention_mask.device, past)  # (T, S + T)
@@ -57,15 +57,15 @@ def attention_mask_of(attention_mask: Tensor, B: int, T: int, past: int) -> Tens
 
 
 def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How much each token takes from each other: (..., T, D), (..., S, D) -> (..., T, S).
+    """Compute how much each token attends to each: (..., T, D), (..., S, D) -> (..., T, S).
 
-    softmax(Q K^T / sqrt(D)) over the keys; a row sums to 1.
+    This is softmax(Q K^T / sqrt(D)) over the keys; each row sums to 1.
 
     Args:
         queries: what each token looks for.
         keys: what each token offers.
         mask: booleans that broadcast to (..., T, S), True where a query may look. A query that
-            may look nowhere (a padding row) gets zeros, never NaN.
+            may not look anywhere (a padding row) gets zeros, never NaN.
 
     Raises:
         TypeError: if `mask` does not hold booleans.
@@ -78,7 +78,7 @@ def attention_weights(queries: Tensor, keys: Tensor, mask: Tensor | None = None)
         return scores.softmax(dim=-1)
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask holds booleans, True where a query may look, not {mask.dtype}")
-    # The smallest number, not -inf: a row without any allowed key would turn into NaN.
+    # The smallest number, not -inf: a row without any allowed key would become NaN.
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return scores.softmax(dim=-1).masked_fill(~mask, 0.0)
 
@@ -90,17 +90,17 @@ def attention_by_hand(
     mask: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Every token's mixture of the values it looks at: (..., T, D) three times -> (..., T, D).
+    """Mix for every token the values it looks at: (..., T, D) three times -> (..., T, D).
 
-    The formula that `torch.nn.functional.scaled_dot_product_attention` computes in one kernel;
-    a test holds the two equal, outputs and gradients.
+    `torch.nn.functional.scaled_dot_product_attention` computes this formula in one kernel; a test
+    compares the outputs and gradients of the two.
 
     Args:
         queries: (..., T, D).
         keys: (..., S, D).
         values: (..., S, D).
         mask: as in `attention_weights`.
-        dropout: probability with which a weight is dropped; the rest grows by 1 / (1 - dropout).
+        dropout: probability of dropping a weight; the others are scaled by 1 / (1 - dropout).
 
     Source:
         Book 3.4 to 3.5.
@@ -110,7 +110,7 @@ def attention_by_hand(
 
 
 def check_length(length: int, context_length: int) -> None:
-    """Refuse a sequence that is longer than the model can see.
+    """Refuse a sequence that is longer than the model's context.
 
     Raises:
         ValueError: naming both lengths.
@@ -118,7 +118,7 @@ def check_length(length: int, context_length: int) -> None:
     if length > context_length:
         raise ValueError(
             f"a sequence of {length} tokens does not fit a context_length of {context_length}; "
-            "pass the last tokens only, or build the model with a longer context"
+            "pass only the last tokens, or build the model with a longer context"
         )
 
 
@@ -130,7 +130,7 @@ class SelfAttention_v1(nn.Module):
         d_out: width of queries, keys, values and outputs.
 
     Source:
-        Book 3.4.2, where it takes (T, d_in) only.
+        Book 3.4.2, where it takes only (T, d_in).
     """
 
     def __init__(self, d_in: int, d_out: int) -> None:
@@ -145,7 +145,7 @@ class SelfAttention_v1(nn.Module):
 
 
 class SelfAttention_v2(nn.Module):
-    """Self-attention with linear layers, which start better: (..., T, d_in) -> (..., T, d_out).
+    """Self-attention with linear layers, which are better initialised: same shapes as v1.
 
     Args:
         d_in: width of the inputs.
@@ -153,7 +153,7 @@ class SelfAttention_v2(nn.Module):
         qkv_bias: whether the three projections have a bias.
 
     Source:
-        Book 3.4.2, where it takes (T, d_in) only.
+        Book 3.4.2, where it takes only (T, d_in).
     """
 
     def __init__(self, d_in: int, d_out: int, qkv_bias: bool = False) -> None:
@@ -168,10 +168,10 @@ class SelfAttention_v2(nn.Module):
 
 
 class _MaskNotStored:
-    """What the causal modules share: the mask is made when asked for and never stored.
+    """The mask of the causal modules, which is made on demand and never stored.
 
-    The book keeps it as a buffer, so files made with the book's classes hold a `mask` entry a
-    layer; it is dropped when such a file is loaded.
+    The book keeps it as a buffer, so files made with the book's classes hold one `mask` entry per
+    layer, which is dropped when such a file is loaded.
     """
 
     context_length: int
@@ -192,7 +192,7 @@ class CausalAttention(_MaskNotStored, nn.Module):
     Args:
         d_in: width of the inputs.
         d_out: width of queries, keys, values and outputs.
-        context_length: most tokens in a sequence.
+        context_length: maximum number of tokens in a sequence.
         dropout: dropout probability of the attention weights, in training.
         qkv_bias: whether the three projections have a bias.
 
@@ -236,9 +236,9 @@ class MultiHeadAttentionWrapper(nn.Module):
     Args:
         d_in: width of the inputs.
         d_out: width of each head's output.
-        context_length: most tokens in a sequence.
+        context_length: maximum number of tokens in a sequence.
         dropout: dropout probability of the attention weights, in training.
-        num_heads: how many heads.
+        num_heads: number of heads.
         qkv_bias: whether the projections have a bias.
 
     Source:
@@ -261,17 +261,17 @@ class MultiHeadAttentionWrapper(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the heads one after the other and join them: (B, T, num_heads * d_out)."""
+        """Run the heads one after another and concatenate them: (B, T, num_heads * d_out)."""
         return torch.cat([head(x) for head in self.heads], dim=-1)
 
 
 class MultiHeadAttention(_MaskNotStored, nn.Module):
-    """All causal heads in one go, then a projection: (B, T, d_in) -> (B, T, d_out).
+    """All causal heads at once, then a projection: (B, T, d_in) -> (B, T, d_out).
 
     Args:
         d_in: width of the inputs.
         d_out: C, width of the output, split evenly among the heads.
-        context_length: most tokens in a sequence.
+        context_length: maximum number of tokens in a sequence.
         dropout: dropout probability of the attention weights, in training.
         num_heads: H.
         qkv_bias: whether query, key and value projections have a bias.
@@ -297,7 +297,7 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or d_out % num_heads:
-            raise ConfigError(f"{d_out=} must be divisible by {num_heads=}, which is 1 or more")
+            raise ConfigError(f"{d_out=} must be divisible by {num_heads=}, 1 or more")
         self.d_out = d_out
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
@@ -322,12 +322,12 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
         Args:
             x: (B, T, d_in).
             mask: booleans that broadcast to (B, H, T, S + T), True where a token may look, or
-                numbers that are added to scores; by default itself and everything before it.
-            cache: holds the S tokens before these, and gets these too.
-            layer: which of the cache's layers this is.
+                numbers to add to the scores; by default, a token sees itself and all before it.
+            cache: the cache of the S tokens before these, which are added to it.
+            layer: the number of this layer in the cache.
 
         Raises:
-            ValueError: if `x` has no three dimensions or T is above `context_length`.
+            ValueError: if `x` does not have three dimensions, or T is above `context_length`.
         """
         if x.dim() != 3:
             raise ValueError(f"expected (batch, tokens, d_in), got shape {tuple(x.shape)}")
@@ -337,7 +337,7 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
             made.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, D)
             for made in outputs_of((self.W_query, self.W_key, self.W_value), x)
         )
-        if x.device.type == "mps":  # some versions attend wrongly to transposed views there
+        if x.device.type == "mps":  # some versions compute transposed views wrongly there
             queries, keys, values = queries.contiguous(), keys.contiguous(), values.contiguous()
         if cache is not None:
             keys, values = cache.update(layer, keys, values)  # (B, H, S + T, D)
@@ -349,7 +349,7 @@ class MultiHeadAttention(_MaskNotStored, nn.Module):
             values,
             attn_mask=mask,
             dropout_p=self.dropout.p if self.dropout.training else 0.0,
-            is_causal=mask is None and T > 1,  # one token alone may look at all that is there
+            is_causal=mask is None and T > 1,  # a single token may look at all tokens held
         )
         context_vec = context_vec.transpose(1, 2).reshape(B, T, self.d_out)  # (B, T, C)
         return self.out_proj(context_vec)

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that were read already, so that none is read twice (book 4.7, 5.3).
+"""A cache of the keys and values of tokens already read, so that none is read twice (book 4.7).
 
 Shape letters: B batch, H heads, S tokens in the cache, D head_dim.
 """
@@ -12,22 +12,22 @@ from llm_scratch.checks import check_count
 
 
 class KVCache:
-    """Room for the keys and values of every layer, allocated once: 2 x (B, H, capacity, D) each.
+    """Memory for every layer's keys and values, allocated once: 2 x (B, H, capacity, D) each.
 
-    An explicit object, made by `model.new_cache`: `model(ids, cache=cache)` reads the tokens in it
-    and adds those of `ids`. The model keeps nothing, so two generations never meet.
+    It is an explicit object, made by `model.new_cache`: `model(ids, cache=cache)` reads the tokens
+    in it and adds those of `ids`. The model keeps no state, so two generations never interfere.
 
     Args:
-        n_layers: how many blocks the model has.
+        n_layers: number of the model's blocks.
         batch: B.
         n_heads: H.
-        capacity: most tokens it can hold.
+        capacity: maximum number of tokens.
         head_dim: D.
         dtype: type of the keys and values.
-        device: where they are.
+        device: device of the keys and values.
 
     Attributes:
-        length: tokens held so far, S.
+        length: S, the number of tokens held so far.
 
     Source:
         Pope et al. 2022, arXiv:2211.05102, section 2.1.
@@ -57,12 +57,12 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """The most tokens it can hold."""
+        """The maximum number of tokens."""
         return self._store.shape[4]
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all keys and values in bytes."""
+        """The memory of all keys and values, in bytes."""
         return self._store.numel() * self._store.element_size()
 
     def check_room(self, batch: int, tokens: int) -> None:
@@ -81,8 +81,8 @@ class KVCache:
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add a layer's keys and values, (B, H, T, D) each; return all held: (B, H, S + T, D).
 
-        `length` stays as it is until `advance`, since every layer adds the same tokens. What is
-        held carries no gradient; the new keys and values keep theirs in what is returned.
+        `length` does not change until `advance`, since every layer adds the same tokens. The stored
+        tensors carry no gradient; in the returned ones, the new keys and values keep theirs.
         """
         past, T = self.length, keys.shape[2]
         held_keys, held_values = self._layers[layer]
@@ -98,10 +98,10 @@ class KVCache:
         return held_keys.narrow(2, 0, past + T), held_values.narrow(2, 0, past + T)
 
     def next_places(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Return for each layer where the next token's keys and values go, and all that then is.
+        """Return for each layer the next token's places, and the views that include them.
 
-        Two of (B, H, 1, D) to be written, two of (B, H, S + 1, D) to be read; no gradients. As
-        `update`, for all layers at once, at a tenth of the calls.
+        Two tensors (B, H, 1, D) are to be written, two (B, H, S + 1, D) to be read; none has
+        gradients. This does what `update` does, for all layers at once, with a tenth of the calls.
         """
         new = self._store.narrow(4, self.length, 1).flatten(0, 1).unbind(0)
         held = self._store.narrow(4, 0, self.length + 1).flatten(0, 1).unbind(0)
@@ -122,7 +122,7 @@ class KVCache:
         self.length = length
 
     def repeat(self, times: int) -> KVCache:
-        """A new cache with every row `times` times, one after the other: one prompt, N samples."""
+        """Return a new cache with each row repeated `times` times: one prompt, N samples."""
         check_count("times", times)
         n_layers, _, batch, n_heads, capacity, head_dim = self._store.shape
         sizes = n_layers, batch * times, n_heads, capacity, head_dim
@@ -133,14 +133,14 @@ class KVCache:
         return other
 
     def with_room(self, capacity: int, length: int | None = None) -> KVCache:
-        """A new cache with the same tokens, or the first of them, and room for `capacity`.
+        """Return a new cache with the same tokens, or the first of them, and room for `capacity`.
 
         Args:
-            capacity: the most tokens that it can hold.
-            length: how many of the tokens it gets; None is all.
+            capacity: maximum number of tokens.
+            length: number of tokens to keep; None keeps all.
 
         Raises:
-            ValueError: if there are not so many tokens, or there is no room for them.
+            ValueError: if fewer tokens are held, or they do not fit.
         """
         length = self.length if length is None else length
         if not 0 <= length <= self.length:
@@ -155,5 +155,5 @@ class KVCache:
         return other
 
     def copy(self) -> KVCache:
-        """A new cache with the same tokens; changing one leaves the other alone."""
+        """Return a new cache with the same tokens and memory of its own."""
         return self.repeat(1)

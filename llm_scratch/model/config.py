@@ -25,25 +25,25 @@ _SWITCHES = ("qkv_bias", "tie_weights")
 
 
 class ConfigError(ValueError, AssertionError):
-    """A size or option that no model can be built with (the book asserts some of them)."""
+    """An error in a size or option of a model (the book asserts some of them)."""
 
 
 class ReadsLikeADict:
-    """What makes a frozen dataclass read like the book's dict: `cfg["emb_dim"]`, `**cfg`."""
+    """Methods that make a frozen dataclass read like the book's dict: `cfg["emb_dim"]`, `**cfg`."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def keys(self) -> tuple[str, ...]:
-        """The names of all options, in order."""
+        """Return the names of all options, in order."""
         return tuple(self.__dataclass_fields__)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The option's value, or `default` where there is no such option."""
+        """Return an option's value, or `default` if there is no such option."""
         return getattr(self, key) if key in self else default
 
     def __getitem__(self, key: str) -> Any:
         if key not in self:
-            raise KeyError(f"{key!r} is no option; there are {', '.join(self.keys())}")
+            raise KeyError(f"{key!r} is not an option; the options are {', '.join(self.keys())}")
         return getattr(self, key)
 
     def __contains__(self, key: object) -> bool:
@@ -58,17 +58,17 @@ class ReadsLikeADict:
 
 @dataclass(frozen=True)
 class GPTConfig(ReadsLikeADict):
-    """Everything that decides the shape of a GPT, checked once when it is made.
+    """The sizes and options of a GPT, checked once when it is made.
 
     It reads like the book's dict (`cfg["emb_dim"]`, `**cfg`) and changes through
     `dataclasses.replace(cfg, drop_rate=0.1)`.
 
     Args:
         vocab_size: V, number of token ids.
-        context_length: T at the most, number of positions.
+        context_length: the maximum T, number of positions.
         emb_dim: C, width of the residual stream; a multiple of `n_heads`.
-        n_heads: H, attention heads a block.
-        n_layers: transformer blocks.
+        n_heads: H, attention heads per block.
+        n_layers: number of transformer blocks.
         drop_rate: dropout probability wherever no other rate is given, 0 to 1.
         qkv_bias: whether the query, key and value projections have a bias (GPT-2: yes).
         tie_weights: whether the output head is the token embedding (GPT-2: yes; the book: no).
@@ -77,7 +77,7 @@ class GPTConfig(ReadsLikeADict):
         drop_rate_shortcut: dropout before each shortcut addition; None means `drop_rate`.
 
     Raises:
-        ConfigError: if a size is no positive integer, a rate lies outside 0 to 1, or `emb_dim`
+        ConfigError: if a size is not a positive integer, a rate is outside 0 to 1, or `emb_dim`
             is not divisible by `n_heads`. It is a `ValueError`.
 
     Source:
@@ -112,7 +112,7 @@ class GPTConfig(ReadsLikeADict):
 
     @property
     def n_kv_heads(self) -> int:
-        """Heads with keys and values of their own: all of them in this family."""
+        """The number of heads with their own keys and values: all heads in this family."""
         return self.n_heads
 
     @property
@@ -137,7 +137,7 @@ class GPTConfig(ReadsLikeADict):
 
 
 def as_config(cfg: GPTConfig | Mapping[str, Any]) -> GPTConfig:
-    """The configuration itself, or one made from a dict with the same keys.
+    """Return the configuration itself, or one made from a dict with the same keys.
 
     Raises:
         ConfigError: if a key is unknown or missing; the known ones are listed.
@@ -155,7 +155,7 @@ def config_from(kind: type[Config], needed: Sequence[str], cfg: Any) -> Config:
     Args:
         kind: the class.
         needed: the keys that a dict must have.
-        cfg: one of the class, or a dict.
+        cfg: an instance of the class, or a dict.
 
     Raises:
         ConfigError: if a key is unknown or missing; the known ones are listed.
@@ -172,7 +172,7 @@ def config_from(kind: type[Config], needed: Sequence[str], cfg: Any) -> Config:
         raise ConfigError(f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
     missing = [name for name in needed if name not in cfg]
     if missing:
-        raise ConfigError(f"the configuration lacks {', '.join(missing)}; every size is needed")
+        raise ConfigError(f"the configuration lacks {', '.join(missing)}; every size is required")
     return kind(**cfg)
 
 
@@ -206,15 +206,15 @@ GPT2_CONFIGS: dict[str, GPTConfig] = {
     "774M": _gpt2(emb_dim=1280, n_layers=36, n_heads=20),
     "1558M": _gpt2(emb_dim=1600, n_layers=48, n_heads=25),
 }
-"""OpenAI's four GPT-2 models as they were released: with qkv bias, tied, without dropout."""
+"""OpenAI's four GPT-2 models as released: with qkv bias, tied, without dropout."""
 
 _ALIASES = {"small": "124M", "medium": "355M", "large": "774M", "xl": "1558M", "": "124M"}
 
 
 def gpt2_size(name: str) -> str:
-    """One of "124M", "355M", "774M", "1558M" for any name by which a GPT-2 is known.
+    """Return "124M", "355M", "774M" or "1558M" for any common name of a GPT-2.
 
-    Known are the sizes themselves, hub names ("gpt2", "openai-community/gpt2-xl"), the book's
+    The names are the sizes themselves, hub names ("gpt2", "openai-community/gpt2-xl"), the book's
     names ("gpt2-medium") and labels ("gpt2-medium (355M)").
 
     Raises:
@@ -226,10 +226,10 @@ def gpt2_size(name: str) -> str:
     found = [_ALIASES.get(kind, kind.upper())] + ([size.rstrip(") ").upper()] if size else [])
     if not cleaned or set(found) - set(GPT2_CONFIGS) or len(set(found)) > 1:
         known = ", ".join(GPT2_CONFIGS)
-        raise ValueError(f"{name!r} is no GPT-2; there are {known} and names like gpt2-medium")
+        raise ValueError(f"{name!r} is not a GPT-2; use {known} or a name like gpt2-medium")
     return found[0]
 
 
 def gpt2_config(name: str) -> GPTConfig:
-    """The configuration of a released GPT-2, by any name that `gpt2_size` knows."""
+    """Return the configuration of a released GPT-2, by any name that `gpt2_size` knows."""
     return GPT2_CONFIGS[gpt2_size(name)]

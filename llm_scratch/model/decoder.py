@@ -1,6 +1,6 @@
-"""What the models of every family do alike: ids in, blocks one after the other, a tied head.
+"""The parts that all families' models share: ids in, blocks one after another, a tied head.
 
-The functions take the model; each family's class has a method of that name that calls them.
+The functions take the model; each family's class has methods of the same names that call them.
 
 Shape letters: B batch, T tokens, S tokens in a cache, C emb_dim, V vocabulary.
 """
@@ -27,30 +27,30 @@ def placed(
     attention_mask: Tensor | None,
     positions: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | slice]:
-    """Check what a model was given; return who may look at whom, and where the tokens stand.
+    """Check a model's inputs; return which token may see which, and the tokens' positions.
 
     Args:
         model: the model.
         in_idx: (B, T) ids.
-        cache: holds the S tokens before them.
+        cache: the cache of the S tokens before them.
         attention_mask: as in `LanguageModel.forward`.
-        positions: as there; by default they count on from the cache, or with `attention_mask` the
-            real tokens of each row.
+        positions: as there; by default they continue from the cache or, with `attention_mask`,
+            count the real tokens of each row.
 
     Returns:
-        A mask (B, 1, T, S + T), or None for all that came before; and the positions: a slice where
-        they follow each other, else (T,) or (B, T).
+        A mask (B, 1, T, S + T), or None for all earlier tokens; and the positions: a slice if they
+        are consecutive, else (T,) or (B, T).
 
     Raises:
-        ValueError: if `in_idx` has no two dimensions, S + T is above the context length or the
-            cache's capacity, or a mask has another shape.
-        TypeError: if ids are no integers.
+        ValueError: if `in_idx` does not have two dimensions, S + T is above the context length or
+            the cache's capacity, or a mask has another shape.
+        TypeError: if ids are not integers.
     """
     past = 0 if cache is None else cache.length
     if in_idx.dim() != 2:
         raise ValueError(f"expected ids of shape (batch, tokens), got {tuple(in_idx.shape)}")
     if in_idx.is_floating_point() or in_idx.dtype == torch.bool:
-        raise TypeError(f"token ids are integers, got {in_idx.dtype}")
+        raise TypeError(f"token ids must be integers, got {in_idx.dtype}")
     B, T = in_idx.shape
     check_length(past + T, model.cfg.context_length)
     if cache is not None:
@@ -64,14 +64,14 @@ def placed(
 
 
 def shared_by_blocks(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return a mask as all blocks of a forward pass use it; of any shape, None for None.
+    """Return a mask in the form that all blocks of a forward pass share; None stays None.
 
     A kernel turns booleans into numbers that it adds to scores, 0 and -inf, and each block would
-    keep its own for the backward pass: with gradients, they are made here, once.
+    keep its own for the backward pass. With gradients, they are therefore made here, once.
 
     Args:
         mask: booleans, True where a token may look.
-        x: (B, T, C), what the first block gets.
+        x: (B, T, C), the input of the first block.
     """
     if mask is None or not torch.is_grad_enabled():
         return mask
@@ -81,16 +81,16 @@ def shared_by_blocks(mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def added_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask as what is added to scores: 0 where a token may look, else -inf; same shape."""
+    """Return a mask as numbers to add to scores: 0 where a token may look, else -inf."""
     added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     return added.masked_fill_(~mask, float("-inf"))
 
 
 def embedded(tok_emb: nn.Embedding, in_idx: Tensor) -> Tensor:
-    """Return the embeddings of ids: (B, T) -> (B, T, C).
+    """Embed ids: (B, T) -> (B, T, C).
 
     Raises:
-        ValueError: if an id lies outside the vocabulary.
+        ValueError: if an id is outside the vocabulary.
     """
     try:
         return tok_emb(in_idx)
@@ -103,14 +103,14 @@ def embedded(tok_emb: nn.Embedding, in_idx: Tensor) -> Tensor:
 
 
 def through_block(model: Any, number: int, block: nn.Module, x: Tensor, **options: Any) -> Tensor:
-    """Run a block, computed again in the backward pass where the model asks: (B, T, C) -> same.
+    """Run a block, recomputed in the backward pass if the model asks for it: (B, T, C) -> same.
 
     Args:
         model: the model.
-        number: the block's place in the model, from 0.
+        number: the block's number in the model, from 0.
         block: the block.
         x: (B, T, C).
-        options: what the block takes beside x.
+        options: the block's arguments other than x.
     """
     every = model.checkpoint_blocks
     asked = every > 0 and number % every == 0 and model.training and torch.is_grad_enabled()
@@ -122,7 +122,7 @@ def through_block(model: Any, number: int, block: nn.Module, x: Tensor, **option
 def new_cache(
     cfg: ModelConfig, weight: Tensor, batch: int, length: int | None, dtype: torch.dtype | None
 ) -> KVCache:
-    """Return an empty cache for a model; see `LanguageModel.new_cache`.
+    """Make an empty cache for a model; see `LanguageModel.new_cache`.
 
     Raises:
         ValueError: if `length` is above the model's context length or below 1.
@@ -152,13 +152,13 @@ def keep_tied(model: Any) -> None:
 
 
 def is_tied(model: Any) -> bool:
-    """Return whether head and embedding are one parameter; a head put in later has its own."""
+    """Return whether head and embedding are one parameter; a replaced head has its own."""
     head = getattr(model.out_head, "weight", None)
     return model.cfg.tie_weights and head is model.tok_emb.weight
 
 
 def _fill_tied_head(model: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Give a file's head the embedding's tensor; refuse a head that differs from it."""
+    """Use the embedding's tensor for a state dict's head; refuse a head that differs from it."""
     embedding = state_dict.get(prefix + "tok_emb.weight")
     if embedding is None or not is_tied(model):
         return
@@ -173,7 +173,7 @@ def _fill_tied_head(model: Any, state_dict: dict[str, Any], prefix: str, *_: Any
 
 
 def _tie_after_load(model: Any, _: Any) -> None:
-    """Make two parameters over one tensor one again: `assign=True` wraps it twice."""
+    """Join two parameters of one tensor again, since `assign=True` wraps it twice."""
     head = getattr(model.out_head, "weight", None)
     embedding = model.tok_emb.weight
     if head is not None and head.shape == embedding.shape:

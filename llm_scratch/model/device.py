@@ -1,4 +1,4 @@
-"""Which device a run uses, chosen when asked and never at import."""
+"""The choice of a device, made on request and never at import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: "auto" is CUDA where there is one, else the CPU.
+    """Return the device to compute on; "auto" means CUDA if available, else the CPU.
 
-    Apple's GPU is used only when named ("mps"), after one training step was compared with the
-    CPU's: some versions of PyTorch compute wrong attention there without an error.
+    Apple's GPU is used only when named ("mps"), and only after one training step has been compared
+    with the CPU's: some versions of PyTorch silently compute wrong attention there.
 
     Raises:
         ValueError: if the device does not exist on this machine, or "mps" fails the comparison.
@@ -23,10 +23,10 @@ def pick_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         raise ValueError(f"{name!r} is not a device; try auto, cpu, cuda or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{name!r} was asked for, and PyTorch finds no CUDA device; try cpu")
+        raise ValueError(f"{name!r} was requested, but PyTorch finds no CUDA device; try cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
-        raise ValueError(f"{name!r} was asked for, and PyTorch finds cuda:0 to cuda:{last}")
+        raise ValueError(f"{name!r} was requested, but PyTorch finds cuda:0 to cuda:{last}")
     if device.type == "mps":
         _check_mps(device)
     return device
@@ -34,7 +34,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def _check_mps(device: torch.device) -> None:
     if not torch.backends.mps.is_available():
-        raise ValueError("'mps' was asked for, and PyTorch finds no Apple GPU; try cpu")
+        raise ValueError("'mps' was requested, but PyTorch finds no Apple GPU; try cpu")
     difference = max_step_difference(device)
     if difference > 1e-3:
         raise ValueError(
@@ -44,7 +44,7 @@ def _check_mps(device: torch.device) -> None:
 
 
 def max_step_difference(device: torch.device) -> float:
-    """The largest difference to the CPU in the output and gradient of one attention step."""
+    """Return the largest difference from the CPU in output and gradient of an attention step."""
     x = torch.randn(2, 16, 192, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(192, 576, generator=torch.Generator().manual_seed(1)) / 14
     (here, here_grad), (cpu, cpu_grad) = (

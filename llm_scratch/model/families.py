@@ -1,7 +1,7 @@
-"""What is particular to a family of models: its configuration, its class, its parameters.
+"""The particulars of each family of models: its configuration, its class, its parameters.
 
-Code that has to know a family asks here, by the configuration. Nothing here needs PyTorch before
-a model is at hand.
+Code that must know a family looks it up here by the configuration. Nothing here imports PyTorch
+before there is a model.
 
 Shape letters: V vocabulary, T context length, C emb_dim, D head_dim.
 """
@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def _gpt2_shapes(cfg: GPTConfig) -> Shapes:
-    """Name and shape of everything but the head of a `GPTModel`, in its order."""
+    """Return the names and shapes of a `GPTModel`'s parameters but the head's, in its order."""
     V, T, C = cfg.vocab_size, cfg.context_length, cfg.emb_dim
     shapes: Shapes = {"tok_emb.weight": (V, C), "pos_emb.weight": (T, C)}
     for block in range(cfg.n_layers):
@@ -43,7 +43,7 @@ def _gpt2_shapes(cfg: GPTConfig) -> Shapes:
 
 
 def _llama_shapes(cfg: LlamaConfig) -> Shapes:
-    """Name and shape of everything but the head of a `LlamaModel`, in its order."""
+    """Return the names and shapes of a `LlamaModel`'s parameters but the head's, in its order."""
     C, D = cfg.emb_dim, cfg.head_dim
     shapes: Shapes = {"tok_emb.weight": (cfg.vocab_size, C)}
     for block in range(cfg.n_layers):
@@ -62,7 +62,7 @@ def _llama_shapes(cfg: LlamaConfig) -> Shapes:
 
 
 def _gated_shapes(cfg: LlamaConfig, prefix: str) -> Shapes:
-    """Name and shape of a gated network, or of the experts in its place."""
+    """Return the names and shapes of a gated network's parameters, or of its experts'."""
     C, width = cfg.emb_dim, cfg.moe_intermediate_size if cfg.num_experts else cfg.hidden_dim
     layers: Shapes = {"fc1": (width, C), "fc2": (width, C), "fc3": (C, width)}
     if not cfg.num_experts:
@@ -81,11 +81,11 @@ class Family:
 
     Args:
         config: the class of its configurations.
-        as_config: makes one of a mapping.
-        module: the module below `llm_scratch.model` that its classes are in.
+        as_config: the function that makes one from a mapping.
+        module: the module in `llm_scratch.model` with its classes.
         model: the name of the model's class.
-        block: the name of the class of its blocks.
-        shapes: gives name and shape of every parameter but the head's.
+        block: the name of the block's class.
+        shapes: the function that returns names and shapes of all parameters but the head's.
     """
 
     config: type[Any]
@@ -97,12 +97,12 @@ class Family:
 
     @property
     def model_class(self) -> Any:
-        """The class of its models; imports PyTorch."""
+        """The class of its models; importing it imports PyTorch."""
         return getattr(import_module(f"llm_scratch.model.{self.module}"), self.model)
 
     @property
     def block_class(self) -> Any:
-        """The class of its blocks; imports PyTorch."""
+        """The class of its blocks; importing it imports PyTorch."""
         return getattr(import_module(f"llm_scratch.model.{self.module}"), self.block)
 
 
@@ -112,23 +112,23 @@ FAMILIES: dict[str, Family] = {
         LlamaConfig, as_llama_config, "llama", "LlamaModel", "LlamaBlock", _llama_shapes
     ),
 }
-"""The families by name."""
+"""The families, by name."""
 
 
 def family_of(cfg: Any) -> Family:
-    """Return the family that a configuration is of.
+    """Return the family of a configuration.
 
     Raises:
-        TypeError: if it is no configuration of this library.
+        TypeError: if it is not a configuration of this library.
     """
     for family in FAMILIES.values():
         if isinstance(cfg, family.config):
             return family
-    raise TypeError(f"a {type(cfg).__name__} is no configuration of a model of this library")
+    raise TypeError(f"a {type(cfg).__name__} is not a configuration of a model of this library")
 
 
 def any_config(cfg: Any) -> Any:
-    """Return a configuration as it is, or the one that a dict's keys make: GPT's where they do.
+    """Return a configuration unchanged, or make one from a dict: GPT's if its keys fit.
 
     Raises:
         TypeError: if it is neither a configuration nor a dict.
@@ -141,7 +141,7 @@ def any_config(cfg: Any) -> Any:
 
 
 def config_of_saved(model: str, options: Mapping[str, Any]) -> Any:
-    """Return the configuration that a saved model states, by the name of its class.
+    """Return a saved model's configuration, by the name of its class.
 
     Raises:
         ValueError: if there is no such class, or an option is unknown or out of range.
@@ -150,15 +150,15 @@ def config_of_saved(model: str, options: Mapping[str, Any]) -> Any:
         if family.model == model:
             return family.as_config(options)
     known = ", ".join(family.model for family in FAMILIES.values())
-    raise ValueError(f"it holds a {model[:40]}, this version knows {known}; update llm_scratch")
+    raise ValueError(f"it holds a {model[:40]}, and this version knows {known}; update llm_scratch")
 
 
 def parameter_shapes(cfg: Any, head: Head | None = None) -> Shapes:
-    """Return name and shape of every parameter of a model, in its order.
+    """Return the name and shape of every parameter of a model, in its order.
 
     Args:
         cfg: the model's configuration.
-        head: the head, where it is not the language model's.
+        head: the head, if it is not the language model's.
     """
     size = cfg.vocab_size if head is None else head.size
     shapes = family_of(cfg).shapes(cfg) | {"out_head.weight": (size, cfg.emb_dim)}
@@ -166,18 +166,18 @@ def parameter_shapes(cfg: Any, head: Head | None = None) -> Shapes:
 
 
 def empty_model(cfg: Any) -> Any:
-    """Return a model whose parameters are not set yet, for a file to fill."""
+    """Make a model with unset parameters, for a file to fill."""
     return family_of(cfg).model_class.empty(cfg)
 
 
 def is_language_model(model: Any) -> bool:
-    """Return whether this is a model of one of the families; a wrapped one is not."""
+    """Return whether this is a model of one of the families, and not wrapped."""
     families = (f for f in FAMILIES.values() if isinstance(getattr(model, "cfg", None), f.config))
     return any(isinstance(model, family.model_class) for family in families)
 
 
 def language_model(model: Any) -> LanguageModel:
-    """Return the language model itself, out of what compiling or data parallel wraps around it.
+    """Return the language model inside the wrappers of compiling or data parallel.
 
     Raises:
         TypeError: if there is none inside.
@@ -190,14 +190,14 @@ def language_model(model: Any) -> LanguageModel:
     kind = type(inner).__name__
     known = ", ".join(family.model for family in FAMILIES.values())
     again = kind in known.split(", ")
-    hint = "; its module was loaded anew since, so build the model again" if again else ""
+    hint = "; its module was reloaded since, so build the model again" if again else ""
     raise TypeError(f"expected a model of this library ({known}), got a {kind}{hint}")
 
 
 def passes_cache(model: Any) -> bool:
-    """Return whether a model and all its blocks pass a cache on, as those of its family do.
+    """Return whether a model and all its blocks pass on a cache, as its family's do.
 
-    A subclass or a block of one's own that computes in its own way need not know caches.
+    A subclass or a replaced block that computes in its own way need not support caches.
     """
     if not is_language_model(model):
         return False
@@ -212,7 +212,7 @@ def passes_cache(model: Any) -> bool:
 
 
 def _computes_as(block: Any, own: Any) -> bool:
-    """Whether a block and its attention compute by the family's code."""
+    """Return whether a block and its attention compute by the family's code."""
     if type(block).forward is not own.forward:
         return False
     return type(block.att).forward is own.attention_class.forward

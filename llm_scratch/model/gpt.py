@@ -53,7 +53,7 @@ class TransformerBlock(nn.Module):
 
         Args:
             x: (B, T, C).
-            attention: what `MultiHeadAttention.forward` takes beside x: mask, cache, layer.
+            attention: the other arguments of `MultiHeadAttention.forward`: mask, cache, layer.
         """
         x = x + self.drop_shortcut(self.att(self.norm1(x), **attention))
         return x + self.drop_shortcut(self.ff(self.norm2(x)))
@@ -62,11 +62,11 @@ class TransformerBlock(nn.Module):
 class GPTModel(nn.Module):
     """A GPT: token ids (B, T) -> logits (B, T, V) for the token that follows each.
 
-    Parameters are created in the book's order with PyTorch's default initialisation, so that
-    the book's seeds give the book's numbers; `init_weights` is the better start for real runs
-    and the one that a tied model gets, whose head would else start far off.
+    Parameters are created in the book's order with PyTorch's default initialisation, so that the
+    book's seeds give the book's numbers. `init_weights` is a better start for real runs. A tied
+    model always uses it, since its head would otherwise start far off.
 
-    A tied model stays tied when it is loaded (also with `assign=True`), copied or moved. It takes
+    A tied model stays tied when it is loaded (also with `assign=True`), copied or moved. It accepts
     state dicts with and without a head; a head that differs from the embedding is a `ValueError`.
 
     Args:
@@ -77,11 +77,11 @@ class GPTModel(nn.Module):
     """
 
     checkpoint_blocks: int = 0
-    """In training, 1 computes every block again in the backward pass instead of keeping what it
-    needs, k every k-th, 0 none: less memory for more time."""
+    """Which blocks are recomputed in the backward pass instead of keeping their activations: 1
+    means every block, k every k-th, 0 none. It trades time for memory in training."""
 
     class_names: tuple[str, ...] | None = None
-    """The classes of a head that sorts texts, in the order of its outputs."""
+    """The class names of a classification head, in the order of its outputs."""
 
     trf_blocks: nn.Sequential
     final_norm: nn.Module
@@ -110,7 +110,7 @@ class GPTModel(nn.Module):
 
     @classmethod
     def empty(cls, cfg: GPTConfig | Mapping[str, Any]) -> GPTModel:
-        """A model whose parameters are not set yet, for a file to fill; draws nothing random."""
+        """Make a model with unset parameters, for a file to fill; draw no random numbers."""
         cfg = as_config(cfg)
         model = cls.__new__(cls)
         nn.Module.__init__(model)
@@ -131,16 +131,17 @@ class GPTModel(nn.Module):
 
         Args:
             in_idx: (B, T) token ids.
-            cache: holds the S tokens that came before these, and gets these too.
-            attention_mask: (B, S + T) booleans, False where a token is padding, which nobody looks
-                at; rows are best padded on the left. Or (B, T, S + T), True where a token (T) may
+            cache: the cache of the S tokens before these, which are added to it.
+            attention_mask: (B, S + T) booleans, False where a token is padding, which no token
+                sees; rows are best padded on the left. Or (B, T, S + T), True where a token (T) may
                 look at another, for texts side by side in one row.
-            positions: (B, T) or (T,) places in the sequence. By default they count on from the
-                cache, or with `attention_mask` the real tokens of each row.
+            positions: (B, T) or (T,) positions in the sequence. By default they continue from the
+                cache or, with `attention_mask`, count the real tokens of each row.
 
         Raises:
-            ValueError: if `in_idx` has no two dimensions, S + T is above the context length or the
-                cache's capacity, an id lies outside the vocabulary, or a mask has another shape.
+            ValueError: if `in_idx` does not have two dimensions, S + T is above the context length
+                or the cache's capacity, an id is outside the vocabulary, or a mask has another
+                shape.
         """
         hidden = self.hidden_states(
             in_idx, cache=cache, attention_mask=attention_mask, positions=positions
@@ -155,13 +156,13 @@ class GPTModel(nn.Module):
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Everything but the head: (B, T) ids -> (B, T, C). Arguments and errors as `forward`."""
+        """Compute all but the head: (B, T) ids -> (B, T, C); arguments as in `forward`."""
         mask, where = decoder.placed(self, in_idx, cache, attention_mask, positions)
         follow = isinstance(where, slice)
         places = self.pos_emb.weight[where] if follow else self.pos_emb(where)
         x = self.drop_emb(decoder.embedded(self.tok_emb, in_idx) + places)  # (B, T, C)
         mask = decoder.shared_by_blocks(mask, x)
-        plain = mask is None and cache is None  # then a block of one's own needs no options
+        plain = mask is None and cache is None  # then a replaced block needs no options
         for layer, block in enumerate(self.trf_blocks):
             options = {} if plain else {"mask": mask, "cache": cache, "layer": layer}
             x = decoder.through_block(self, layer, block, x, **options)
@@ -172,12 +173,12 @@ class GPTModel(nn.Module):
     def new_cache(
         self, batch: int, length: int | None = None, dtype: torch.dtype | None = None
     ) -> KVCache:
-        """Return an empty cache that fits this model, on its device.
+        """Make an empty cache that fits this model, on its device.
 
         Args:
             batch: B.
-            length: most tokens it can hold, at most the context length, which is the default.
-            dtype: type of the keys and values; the model's own by default.
+            length: maximum number of tokens, by default and at most the context length.
+            dtype: type of the keys and values; by default the model's.
 
         Raises:
             ValueError: if `length` is above the model's context length or below 1.
@@ -185,7 +186,7 @@ class GPTModel(nn.Module):
         return decoder.new_cache(self.cfg, self.tok_emb.weight, batch, length, dtype)
 
     def tie_weights(self) -> None:
-        """Make the output head and the token embedding one and the same parameter."""
+        """Make the output head and the token embedding the same parameter."""
         self.out_head.weight = self.tok_emb.weight
 
     def init_weights(
@@ -194,17 +195,18 @@ class GPTModel(nn.Module):
         position_std: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Start all weights as GPT-2's were, in place: the first loss is about ln V.
+        """Initialise all weights as GPT-2's were, in place: the first loss is about ln V.
 
-        Normal with mean 0; the two projections of a block that write to the residual stream are
-        scaled by 1 / sqrt(2 * n_layers), so that its variance does not grow with depth; biases
-        are 0, layer norms change nothing. Layers that wrap others (LoRA) keep their own parameters.
+        Weights are normal with mean 0. The two projections of a block that write to the residual
+        stream are scaled by 1 / sqrt(2 * n_layers), so that its variance does not grow with depth.
+        Biases are 0, and layer norms have no effect. Layers that wrap others (LoRA) keep their own
+        parameters.
 
         Args:
             std: standard deviation of the normal distribution.
-            position_std: of the position embedding; None means `std`. (OpenAI's code has 0.01
-                there, later reimplementations 0.02; both train alike.)
-            generator: where random numbers come from; None is PyTorch's global generator.
+            position_std: standard deviation of the position embedding; None means `std`. (OpenAI's
+                code has 0.01, later reimplementations 0.02; both train equally well.)
+            generator: the random generator; None means PyTorch's global one.
 
         Source:
             Radford et al. 2019 (GPT-2), section 2.3.
@@ -212,11 +214,11 @@ class GPTModel(nn.Module):
         init_normal(self, self.cfg.n_layers, std, position_std, generator)
 
     def num_parameters(self, *, head: bool = True, trainable_only: bool = False) -> int:
-        """How many parameters the model has (single numbers), a shared one counted once.
+        """Count the model's parameters (single numbers), a shared one once.
 
         Args:
             head: whether the output head counts; without it, an untied model has as many as the
-                tied one, which is how GPT-2 comes to "124M".
+                tied one, which is how GPT-2 gets its "124M".
             trainable_only: whether frozen parameters are left out.
         """
         return decoder.num_parameters(self, head, trainable_only)

@@ -22,20 +22,20 @@ from llm_scratch.model.together import outputs_of
 def window_mask(
     length: int, window: int, past: int = 0, device: torch.device | str | None = None
 ) -> Tensor:
-    """Return which token may see which: (T, S + T) booleans, the last `window` ones with itself.
+    """Return which token may see which: (T, S + T) booleans, True for the last `window` tokens.
 
     Args:
-        length: T, how many tokens look.
-        window: how many each may see, itself included.
-        past: S, how many tokens came before these.
-        device: where the mask is made.
+        length: T, the number of tokens that look.
+        window: the number of tokens that each may see, itself included.
+        past: S, the number of tokens before these.
+        device: the device of the mask.
     """
     mask = causal_mask(length, device, past)
     return mask ^ mask.tril(past - window)
 
 
 class GroupedQueryAttention(nn.Module):
-    """H queries, G keys and values, turned by their positions: (B, T, C) -> (B, T, C).
+    """Attention of H queries, G keys and values, turned by position: (B, T, C) -> (B, T, C).
 
     Args:
         cfg: a `LlamaConfig`.
@@ -72,11 +72,11 @@ class GroupedQueryAttention(nn.Module):
 
         Args:
             x: (B, T, C).
-            rope: from `rope_tables`; by default for positions that count on from the cache.
+            rope: tables from `rope_tables`; by default for positions that continue from the cache.
             mask: booleans that broadcast to (B, H, T, S + T), True where a token may look, or
-                numbers that are added to scores; by default itself and everything before it.
-            cache: holds the S tokens before these, and gets these too.
-            layer: which of the cache's layers this is.
+                numbers to add to the scores; by default, a token sees itself and all before it.
+            cache: the cache of the S tokens before these, which are added to it.
+            layer: the number of this layer in the cache.
         """
         B, T, _ = x.shape
         past = 0 if cache is None else cache.length
@@ -99,23 +99,23 @@ class GroupedQueryAttention(nn.Module):
 def attend_in_groups(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Mix values, H / G queries to each: (B, H, T, D), twice (B, G, S + T, D) -> (B, H, T, D).
+    """Mix values, each for H / G queries: (B, H, T, D), twice (B, G, S + T, D) -> (B, H, T, D).
 
     Args:
         queries: (B, H, T, D).
         keys: (B, G, S + T, D).
         values: (B, G, S + T, D).
-        mask: booleans that broadcast to (B, H, T, S + T), True where a token may look. None: a
-            single token looks at all, several at themselves and what came before, without a past.
+        mask: booleans that broadcast to (B, H, T, S + T), True where a token may look. With None, a
+            single token sees all; several see themselves and those before them, and S is 0.
     """
     B, H, T, D = queries.shape
     groups = keys.shape[1]
     if T == 1 and (mask is None or mask.dim() == 2 or mask.shape[-3] == 1):
-        # The queries of a group become tokens side by side, and its keys are read once for all.
+        # The queries of a group become adjacent tokens, so its keys are read once for all of them.
         queries = queries.reshape(B, groups, H // groups, D)
         return F.scaled_dot_product_attention(queries, keys, values, mask).view(B, H, 1, D)
     if H != groups and mask is not None and queries.device.type != "cpu":
-        # With a mask, grouped heads fall to a kernel there that holds all T x (S + T) scores.
+        # With a mask, grouped heads use a kernel there that holds all T x (S + T) scores.
         keys, values = (part.repeat_interleave(H // groups, dim=1) for part in (keys, values))
     return F.scaled_dot_product_attention(
         queries, keys, values, mask, is_causal=mask is None, enable_gqa=H != keys.shape[1]

@@ -1,4 +1,4 @@
-"""What the output head of a model says: the next token, or one of some classes."""
+"""The kinds of output head: one for the next token, or one for classes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HeadKind = Literal["tokens", "classes"]
 
 @dataclass(frozen=True)
 class Head:
-    """A head, as a saved model states it.
+    """A head, as described in a saved model.
 
     Args:
         kind: "tokens" for a language model, "classes" for a classifier.
         size: number of outputs.
         bias: whether it has a bias.
-        names: the classes' names in the order of the outputs; None where they have none.
+        names: the class names in the order of the outputs; None if they have none.
     """
 
     kind: HeadKind
@@ -42,18 +42,18 @@ class Head:
             raise ValueError(f"a head of kind {kind!r}, size {size!r} and bias {bias!r} can't be")
         if names is not None:
             if not isinstance(names, list | tuple) or len(names) != size:
-                raise ValueError(f"the head has {size} outputs, and not as many names")
+                raise ValueError(f"the head has {size} outputs, but another number of names")
             names = tuple(map(str, names))
         return cls(kind, size, bias, names)
 
 
 def head_of(model: Any) -> Head:
-    """Return what the head of a model is.
+    """Describe the head of a model.
 
-    A head without a bias and with one output for each id gives tokens, unless the classes have
-    names; any other one gives classes, as the book's classifiers have it.
+    A head without a bias and with one output per id predicts tokens, unless its outputs have class
+    names; any other head predicts classes, as in the book's classifiers.
     """
-    layer = getattr(model.out_head, "linear", model.out_head)  # LoRA stands around it
+    layer = getattr(model.out_head, "linear", model.out_head)  # LoRA wraps it
     size, bias = int(layer.out_features), getattr(layer, "bias", None) is not None
     names = getattr(model, "class_names", None)
     named = names is not None and len(names) == size

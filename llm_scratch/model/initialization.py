@@ -1,4 +1,4 @@
-"""How parameters start: GPT-2's scheme, and a way to leave them unset when a file fills them."""
+"""Initialisation of parameters: GPT-2's scheme, or none if a file fills them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _RANDOM_FILLS = (
     Tensor.normal_,
 )
 
-RESIDUAL = (".att.out_proj", ".ff.layers.2", ".ff.fc3")  # what writes to the residual stream
+RESIDUAL = (".att.out_proj", ".ff.layers.2", ".ff.fc3")  # these write to the residual stream
 
 
 class SkipInitialization(TorchFunctionMode):
-    """A context in which new layers keep whatever memory they got: nothing random is drawn.
+    """A context in which new layers keep uninitialised memory: no random numbers are drawn.
 
-    For models whose every parameter is overwritten right afterwards. The meta device would do
-    the same, at the price of 0.8 seconds of imports when it is first entered.
+    It is for models whose parameters are all overwritten right afterwards. The meta device would do
+    the same, at the cost of 0.8 seconds of imports when it is first entered.
     """
 
     def __torch_function__(
@@ -38,7 +38,7 @@ class SkipInitialization(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Answer the random fills with the tensor itself, pass on everything else."""
+        """Answer random fills with the unchanged tensor, and pass on everything else."""
         if func in _RANDOM_FILLS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
@@ -52,7 +52,7 @@ def init_normal(
     position_std: float | None = None,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Start a model's parameters as GPT-2's were, in place; see `GPTModel.init_weights`."""
+    """Initialise a model's parameters as GPT-2's were, in place; see `GPTModel.init_weights`."""
     position_std = std if position_std is None else position_std
     residual_std = std / math.sqrt(2 * n_layers)
     for name, module in model.named_modules():
@@ -72,7 +72,7 @@ def init_normal(
 
 
 def _fill_normal(parameter: Tensor, std: float, generator: torch.Generator | None) -> None:
-    """Fill a parameter; where it is a part of one, with the numbers that the whole would have."""
+    """Fill a parameter; fill a shard with the numbers that the whole parameter would have."""
     if type(parameter.data) is Tensor:
         parameter.normal_(0.0, std, generator=generator)
         return

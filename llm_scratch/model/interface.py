@@ -1,8 +1,8 @@
-"""What a language model offers to the rest of the library, whatever its family.
+"""The interface that a language model of any family offers to the rest of the library.
 
-For typing and for reading: training, generation, weights, LoRA and fine-tuning ask no more of a
-model than this. Nothing inherits from it and nothing asks `isinstance`; what is particular to a
-family stands in `families`.
+It is for type checkers and for readers: training, generation, weights, LoRA and fine-tuning need no
+more of a model than this. Nothing inherits from it, and nothing calls `isinstance`; `families` has
+the particulars of each family.
 
 Shape letters: B batch, T tokens, S tokens in a cache, C emb_dim, V vocabulary.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelConfig(Protocol):
-    """The sizes of a model; each family's frozen dataclass has more options of its own."""
+    """The sizes of a model; each family's frozen dataclass has further options."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -30,7 +30,7 @@ class ModelConfig(Protocol):
 
     @property
     def context_length(self) -> int:
-        """T at the most."""
+        """The maximum T."""
 
     @property
     def emb_dim(self) -> int:
@@ -42,11 +42,11 @@ class ModelConfig(Protocol):
 
     @property
     def n_heads(self) -> int:
-        """Number of attention heads of a block."""
+        """Number of attention heads per block."""
 
     @property
     def n_kv_heads(self) -> int:
-        """Number of heads that have keys and values of their own."""
+        """Number of heads with their own keys and values."""
 
     @property
     def head_dim(self) -> int:
@@ -95,10 +95,10 @@ class LanguageModel(Protocol):
     def new_cache(
         self, batch: int, length: int | None = None, dtype: torch.dtype | None = None
     ) -> KVCache:
-        """Return an empty cache for B rows of `length` tokens, on the model's device."""
+        """Make an empty cache for B rows of `length` tokens, on the model's device."""
 
     def init_weights(self) -> None:
-        """Start all weights as the family's training does, in place."""
+        """Initialise all weights as the family's training does, in place."""
 
     def tie_weights(self) -> None:
         """Make the output head and the token embedding one parameter."""
@@ -106,7 +106,7 @@ class LanguageModel(Protocol):
     def num_parameters(self, *, head: bool = True, trainable_only: bool = False) -> int:
         """Count the parameters, a shared one once."""
 
-    # What every nn.Module has, as far as the library uses it.
+    # The methods of every nn.Module that the library uses.
 
     def train(self, mode: bool = True) -> Any:
         """Set train mode."""

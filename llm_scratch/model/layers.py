@@ -1,7 +1,7 @@
-"""What stands around attention in a block: layer norm, GELU, feed-forward (book 4.2, 4.3).
+"""The parts of a block around attention: layer norm, GELU, feed-forward (book 4.2, 4.3).
 
-Each operation stands twice: as a plain function that reads like its formula, and as a module
-that calls PyTorch's fused kernel for it. Tests hold the two equal.
+Each operation exists twice: as a plain function that reads like its formula, and as a module that
+calls PyTorch's fused kernel. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from llm_scratch.model.linear import Linear
 
 
 def layer_norm_by_hand(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
-    """Every vector with mean 0 and variance 1, then scaled and shifted: (..., C) -> (..., C).
+    """Normalise every vector to mean 0 and variance 1, then scale and shift: (..., C) -> same.
 
-    The variance divides by C, not by C - 1, as GPT-2's does.
+    The variance divides by C, not by C - 1, as in GPT-2.
 
     Source:
         Book 4.2; Ba et al. 2016, arXiv:1607.06450.
@@ -32,7 +32,7 @@ def layer_norm_by_hand(x: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-
 
 
 def gelu_by_hand(x: Tensor) -> Tensor:
-    """A smooth ReLU, by the tanh approximation that GPT-2 was trained with: same shape.
+    """Apply a smooth ReLU, in the tanh approximation that GPT-2 was trained with: same shape.
 
     Source:
         Book 4.3; Hendrycks and Gimpel 2016, arXiv:1606.08415.
@@ -63,7 +63,7 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """The activation of GPT-2, element by element.
+    """The activation function of GPT-2, applied to each element.
 
     Source:
         Book 4.3; computed by PyTorch's `gelu`, see `gelu_by_hand`.
@@ -75,7 +75,7 @@ class GELU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Four times as wide, GELU, and back: (B, T, C) -> (B, T, C), each token on its own.
+    """A network four times as wide, with GELU: (B, T, C) -> (B, T, C), each token on its own.
 
     Args:
         cfg: a `GPTConfig` or the book's dict; `emb_dim` is used.

@@ -1,10 +1,10 @@
-"""Linear layers by the fastest kernel that the processor has for them, where no gradient is needed.
+"""Linear layers that use the processor's fastest kernel when no gradient is needed.
 
 A product with few rows reads every weight once and does little with it, so what counts is how much
-of the memory's speed a kernel reaches. PyTorch's linear layer in float32 is MKL's, which comes near
-the limit on Intel's processors, and to a third of it on AMD's. There two others come near it:
-oneDNN's, which PyTorch brings too, for any number of rows; and MKL's own product of a matrix with
-two to four columns.
+of the memory bandwidth a kernel reaches. PyTorch's linear layer in float32 is MKL's, which comes
+close to the limit on Intel's processors, but only to a third of it on AMD's. There, two others come
+close: oneDNN's, which PyTorch also includes, for any number of rows; and MKL's own product of a
+matrix with two to four columns.
 
 Shape letters: B rows, C_in inputs, C_out outputs.
 """
@@ -24,11 +24,11 @@ from llm_scratch.model.together import laid_together, whole_of
 
 Product = Callable[[Tensor], Tensor]
 Kernel = Callable[..., Tensor]
-COLUMNS, WIDTH = 4, 1024  # up to so many rows of fewer inputs than this, columns were faster
+COLUMNS, WIDTH = 4, 1024  # for up to 4 rows of fewer than 1024 inputs, columns were faster
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear`; without gradients by the fastest kernel: (..., C_in) -> (..., C_out)."""
+    """A linear layer with the fastest kernel without gradients: (..., C_in) -> (..., C_out)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply every row with the weights: (..., C_in) -> (..., C_out)."""
@@ -43,10 +43,10 @@ class Linear(nn.Linear):
 
 
 def product_of(layer: nn.Module, rows: int) -> Product:
-    """A linear layer as a function: (C_in,) -> (C_out,) for one row, else (B, C_in) -> (B, C_out).
+    """Return a layer as a function: (C_in,) -> (C_out,) for one row, else (B, C_in) -> (B, C_out).
 
     Args:
-        layer: an `nn.Linear`, or a layer of another kind, which is called.
+        layer: an `nn.Linear`, or a layer of another kind, which is simply called.
         rows: B.
     """
     if not isinstance(layer, nn.Linear):
@@ -55,13 +55,13 @@ def product_of(layer: nn.Module, rows: int) -> Product:
 
 
 def product_of_all(layers: Sequence[nn.Module], rows: int) -> Product:
-    """Several layers of one input as a function: their outputs, one after the other.
+    """Return several layers of one input as a function that concatenates their outputs.
 
-    One product where the layers are parts of one, or their weights lie together; else each by its
-    own.
+    It computes one product if the layers are parts of one, or their weights are adjacent; otherwise
+    one product per layer.
 
     Args:
-        layers: as `product_of` takes them.
+        layers: layers as for `product_of`.
         rows: B.
     """
     if (whole := whole_of(layers)) is not None:
@@ -73,10 +73,10 @@ def product_of_all(layers: Sequence[nn.Module], rows: int) -> Product:
 
 
 def writer_of(layers: Sequence[nn.Module], rows: int, out: Tensor) -> Product:
-    """`product_of_all` into memory that is there, which saves the calls that make it anew.
+    """Return `product_of_all` as a function that writes to `out`, which saves allocations.
 
     Args:
-        layers: as `product_of` takes them.
+        layers: layers as for `product_of`.
         rows: B.
         out: (sum of C_out,) for one row, else (B, sum of C_out).
     """
@@ -114,7 +114,7 @@ def _product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
 
 
 def kernel_for(weight: Tensor, rows: int) -> Kernel | None:
-    """A kernel, `kernel(x, weight, bias)`, that is faster than PyTorch's; None is PyTorch's."""
+    """Return a `kernel(x, weight, bias)` faster than PyTorch's, None if there is none."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu" or not _is_amd_with_mkl():
         return None
     if torch.is_autocast_enabled("cpu") or type(weight) not in (Tensor, nn.Parameter):
@@ -126,19 +126,19 @@ def kernel_for(weight: Tensor, rows: int) -> Kernel | None:
 
 
 def _by_columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W x^T, each row of x a column; a single one is there twice: (B, C_in) -> (B, C_out)."""
+    """Compute W x^T with the rows of x as columns, a single one twice: (B, C_in) -> (B, C_out)."""
     columns = (x if len(x) > 1 else x.expand(2, -1).contiguous()).t()  # (C_in, B)
     product = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
     return product[:, : len(x)].t().contiguous()
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer by oneDNN, with weights that lie either way: (B, C_in) -> (B, C_out)."""
+    """Compute a linear layer by oneDNN, with weights in either layout: (B, C_in) -> (B, C_out)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def recorded() -> bool:
-    """Return whether a model is being exported or compiled: for any machine, by PyTorch's own."""
+    """Return whether a model is being exported or compiled, which must work on any machine."""
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
@@ -146,7 +146,7 @@ def recorded() -> bool:
 def _is_amd_with_mkl() -> bool:
     if not torch.backends.mkl.is_available():
         return False
-    about = platform.processor()  # on Windows it names the maker
+    about = platform.processor()  # on Windows it names the manufacturer
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         with listing.open(encoding="utf-8", errors="replace") as file:
@@ -156,7 +156,7 @@ def _is_amd_with_mkl() -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    """Whether this PyTorch lets oneDNN multiply; it is what compiled models use, and private."""
+    """Return whether oneDNN's product works here; compiled models use it, but it is private."""
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(size, generator=generator) for size in ((3, 16), (24, 16)))
     try:
@@ -168,18 +168,18 @@ def _has_onednn() -> bool:
 
 @cache
 def _vector_kernel_is_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether matrix times vector beats a linear layer of one row; in float32 they are equal.
+    """Return whether matrix times vector beats a linear layer of one row; in float32 it is equal.
 
-    In bfloat16 it does where linear layers run on Intel's matrix unit, which a single row leaves
-    idle (by a third, with GPT-2 124M); where they run on vector instructions it is half as fast.
+    In bfloat16 it is faster if linear layers run on Intel's matrix unit, which a single row leaves
+    idle (by a third, with GPT-2 124M); if they run on vector instructions, it is half as fast.
     """
     return dtype == torch.float32 or device.type != "cpu" or has_matrix_units()
 
 
 def has_matrix_units() -> bool:
-    """Whether the CPU has units for bfloat16 matrices, which make it several times faster.
+    """Return whether the CPU has units for bfloat16 matrices, which make it several times faster.
 
-    PyTorch's kernels that use them need its AVX-512 code, which `ATEN_CPU_CAPABILITY` switches off.
+    PyTorch's kernels for them need its AVX-512 code, which `ATEN_CPU_CAPABILITY` can switch off.
     """
     asked = getattr(torch.cpu, "_is_amx_tile_supported", None)
     wide = "AVX512" in torch.backends.cpu.get_cpu_capability()

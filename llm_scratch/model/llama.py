@@ -1,8 +1,8 @@
-"""Llama and its kin, one class: Llama 2 to 3.2, Qwen 1.5 to 3, SmolLM2, Mistral.
+"""Llama and its relatives in one class: Llama 2 to 3.2, Qwen 1.5 to 3, SmolLM2, Mistral.
 
-What the papers changed since GPT-2 (see `gpt`): RMSNorm for LayerNorm, a gated network for GELU's,
+The papers' changes since GPT-2 (see `gpt`): RMSNorm for LayerNorm, a gated network for GELU's,
 positions by turning queries and keys instead of an embedding, keys and values shared by several
-queries, and biases nowhere, or in the query, key and value projections alone.
+queries, and no biases, or only in the query, key and value projections.
 
 Shape letters: B batch, T tokens, S tokens in a cache, C emb_dim, V vocabulary.
 """
@@ -54,7 +54,7 @@ class LlamaBlock(nn.Module):
 
         Args:
             x: (B, T, C).
-            attention: what `GroupedQueryAttention.forward` takes beside x: rope, mask,
+            attention: the other arguments of `GroupedQueryAttention.forward`: rope, mask,
                 cache, layer.
         """
         x = x + self.att(self.norm1(x), **attention)
@@ -64,8 +64,8 @@ class LlamaBlock(nn.Module):
 class LlamaModel(nn.Module):
     """A model of Llama's family: token ids (B, T) -> logits (B, T, V) for the token after each.
 
-    Everything that works on a `GPTModel` works on it, under the same names. A tied model gets
-    `init_weights` as its start, an untied one PyTorch's default initialisation.
+    Everything that works with a `GPTModel` works with it, under the same names. A tied model starts
+    with `init_weights`, an untied one with PyTorch's default initialisation.
 
     Args:
         cfg: a `LlamaConfig`, or a dict of its arguments. Kept, as a `LlamaConfig`, in `.cfg`.
@@ -76,11 +76,11 @@ class LlamaModel(nn.Module):
     """
 
     checkpoint_blocks: int = 0
-    """In training, 1 computes every block again in the backward pass instead of keeping what it
-    needs, k every k-th, 0 none: less memory for more time."""
+    """Which blocks are recomputed in the backward pass instead of keeping their activations: 1
+    means every block, k every k-th, 0 none. It trades time for memory in training."""
 
     class_names: tuple[str, ...] | None = None
-    """The classes of a head that sorts texts, in the order of its outputs."""
+    """The class names of a classification head, in the order of its outputs."""
 
     trf_blocks: nn.Sequential
     final_norm: nn.Module
@@ -110,7 +110,7 @@ class LlamaModel(nn.Module):
 
     @classmethod
     def empty(cls, cfg: LlamaConfig | Mapping[str, Any]) -> LlamaModel:
-        """Return a model whose parameters are not set yet, for a file to fill; draw nothing."""
+        """Make a model with unset parameters, for a file to fill; draw no random numbers."""
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.cfg = as_llama_config(cfg)
@@ -130,11 +130,11 @@ class LlamaModel(nn.Module):
 
         Args:
             in_idx: (B, T) token ids.
-            cache: holds the S tokens that came before these, and gets these too.
-            attention_mask: (B, S + T) booleans, False where a token is padding, which nobody looks
-                at; rows are best padded on the left. Or (B, T, S + T), True where a token (T) may
+            cache: the cache of the S tokens before these, which are added to it.
+            attention_mask: (B, S + T) booleans, False where a token is padding, which no token
+                sees; rows are best padded on the left. Or (B, T, S + T), True where a token (T) may
                 look at another, for texts side by side in one row.
-            positions: (B, T) or (T,) places in the sequence. By default they count on from the
+            positions: (B, T) or (T,) positions in the sequence. By default they continue from the
                 cache, or with `attention_mask` the real tokens of each row.
 
         Raises:
@@ -182,12 +182,12 @@ class LlamaModel(nn.Module):
     def new_cache(
         self, batch: int, length: int | None = None, dtype: torch.dtype | None = None
     ) -> KVCache:
-        """Return an empty cache that fits this model, on its device.
+        """Make an empty cache that fits this model, on its device.
 
         Args:
             batch: B.
-            length: most tokens it can hold, at most the context length, which is the default.
-            dtype: type of the keys and values; the model's own by default.
+            length: maximum number of tokens, by default and at most the context length.
+            dtype: type of the keys and values; by default the model's.
 
         Raises:
             ValueError: if `length` is above the model's context length or below 1.
@@ -195,18 +195,19 @@ class LlamaModel(nn.Module):
         return decoder.new_cache(self.cfg, self.tok_emb.weight, batch, length, dtype)
 
     def tie_weights(self) -> None:
-        """Make the output head and the token embedding one and the same parameter."""
+        """Make the output head and the token embedding the same parameter."""
         self.out_head.weight = self.tok_emb.weight
 
     def init_weights(self, std: float = 0.02, generator: torch.Generator | None = None) -> None:
-        """Start all weights for training from scratch, in place: the first loss is about ln V.
+        """Initialise all weights for training from scratch, in place: the first loss is about ln V.
 
-        Normal with mean 0; what writes to the residual stream is scaled by 1 / sqrt(2 * n_layers),
-        so that its variance does not grow with depth; biases are 0, norms change nothing.
+        Weights are normal with mean 0. Those that write to the residual stream are scaled by
+        1 / sqrt(2 * n_layers), so that its variance does not grow with depth. Biases are 0, and
+        norms have no effect.
 
         Args:
             std: standard deviation of the normal distribution.
-            generator: where random numbers come from; None is PyTorch's global generator.
+            generator: the random generator; None means PyTorch's global one.
         """
         init_normal(self, self.cfg.n_layers, std, generator=generator)
 
@@ -230,4 +231,4 @@ class LlamaModel(nn.Module):
 
 
 Llama3Model = Qwen3Model = LlamaModel
-"""The names that the book's package has for it."""
+"""The names of the class in the book's package."""

@@ -1,4 +1,4 @@
-"""The sizes and options of Llama and its kin: Qwen, SmolLM2, Mistral, one configuration for all.
+"""The sizes and options of Llama and its relatives (Qwen, SmolLM2, Mistral): one configuration.
 
 Shape letters: V vocabulary, T tokens, C emb_dim, H heads, D head_dim.
 """
@@ -20,7 +20,7 @@ _SIZES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
 
 @dataclass(frozen=True)
 class RopeScaling(ReadsLikeADict):
-    """How RoPE's frequencies are stretched for texts longer than those of the first training.
+    """The scaling of RoPE's frequencies for texts longer than those of pretraining.
 
     Args:
         factor: how many times longer texts may be.
@@ -28,11 +28,10 @@ class RopeScaling(ReadsLikeADict):
         low_freq_factor: llama3: waves with fewer turns than this in the original context are
             stretched by the whole factor.
         high_freq_factor: llama3: waves with more turns than this are kept.
-        original_context_length: tokens of the first training; llama3 and yarn need it.
+        original_context_length: context length of pretraining; llama3 and yarn need it.
         beta_fast: yarn: waves with more turns than this are kept.
         beta_slow: yarn: waves with fewer turns than this are stretched by the whole factor.
-        attention_factor: yarn: what cosines and sines are multiplied with; None is
-            0.1 ln(factor) + 1.
+        attention_factor: yarn: the factor for cosines and sines; None means 0.1 ln(factor) + 1.
 
     Raises:
         ConfigError: if the kind is unknown, or a number is missing or out of range.
@@ -53,7 +52,7 @@ class RopeScaling(ReadsLikeADict):
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:
-            raise ConfigError(f"RoPE of kind {self.kind!r} is unknown; {', '.join(ROPE_KINDS)} are")
+            raise ConfigError(f"RoPE of kind {self.kind!r} is unknown; use {', '.join(ROPE_KINDS)}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name == "kind" or (value is None and field.default is None):
@@ -68,34 +67,35 @@ class RopeScaling(ReadsLikeADict):
 
 @dataclass(frozen=True)
 class LlamaConfig(ReadsLikeADict):
-    """Everything that decides the shape of a `LlamaModel`, checked once when it is made.
+    """The sizes and options of a `LlamaModel`, checked once when it is made.
 
     Args:
         vocab_size: V, number of token ids.
-        context_length: T at the most.
+        context_length: the maximum T.
         emb_dim: C, width of the residual stream.
-        n_heads: H, attention heads a block.
-        n_layers: transformer blocks.
-        hidden_dim: width inside the feed-forward network; without experts it is needed.
-        n_kv_groups: how many keys and values there are for the H queries; 0 means H.
+        n_heads: H, attention heads per block.
+        n_layers: number of transformer blocks.
+        hidden_dim: width inside the feed-forward network; required without experts.
+        n_kv_groups: number of keys and values for the H queries; 0 means H.
         head_dim: D, width of a head; 0 means C / H.
         rope_base: the base of RoPE's frequencies.
-        rope_freq: how they are stretched: a `RopeScaling`, or a dict of its arguments.
+        rope_freq: the scaling of the frequencies: a `RopeScaling`, or a dict of its arguments.
         qk_norm: whether queries and keys are normalised (Qwen 3).
         qkv_bias: whether the query, key and value projections have a bias (Qwen 1.5 to 2.5).
         tie_weights: whether the output head is the token embedding.
-        norm_eps: what keeps RMSNorm from dividing by 0; 0 means 1e-6 with `qk_norm`, else 1e-5.
-        sliding_window: how many tokens, itself included, a token looks back at; None means all.
-        sliding_layers: the blocks that have the window, from 0; None means all.
+        norm_eps: the number that keeps RMSNorm from dividing by 0; 0 means 1e-6 with `qk_norm`,
+            else 1e-5.
+        sliding_window: number of tokens that each token sees, itself included; None means all.
+        sliding_layers: the blocks with the window, from 0; None means all.
         num_experts: experts of each feed-forward network; 0 for a single network.
-        num_experts_per_tok: experts that a token goes through.
+        num_experts_per_tok: number of experts per token.
         moe_intermediate_size: width inside an expert.
-        norm_topk_prob: whether the shares of a token's experts are made to sum to 1.
-        dtype: type that a new model's parameters are made in, a name or PyTorch's; None is
-            PyTorch's default. Weights of a file keep their own.
+        norm_topk_prob: whether the shares of a token's experts are scaled to sum to 1.
+        dtype: type of a new model's parameters, as a name or PyTorch's; None means PyTorch's
+            default. Weights from a file keep their own.
 
     Raises:
-        ConfigError: if a size is missing or out of range, or two do not fit. It is a `ValueError`.
+        ConfigError: if a size is missing or out of range, or two conflict. It is a `ValueError`.
 
     Source:
         Touvron et al. 2023, arXiv:2302.13971; the keys are those of the book's own package.
@@ -136,7 +136,7 @@ class LlamaConfig(ReadsLikeADict):
         self._check_pairs()
 
     def _set_defaults(self) -> None:
-        """Fill in what follows from other arguments, and make plain data of them."""
+        """Fill in the options that follow from others, and convert all to plain data."""
         put = partial(object.__setattr__, self)
         if not self.n_kv_groups:
             put("n_kv_groups", self.n_heads)
@@ -144,7 +144,7 @@ class LlamaConfig(ReadsLikeADict):
             heads = positive_int("n_heads", self.n_heads)
             if positive_int("emb_dim", self.emb_dim) % heads:
                 raise ConfigError(
-                    f"emb_dim={self.emb_dim} is not divisible by n_heads={heads}; give head_dim"
+                    f"emb_dim={self.emb_dim} is not divisible by n_heads={heads}; pass head_dim"
                 )
             put("head_dim", self.emb_dim // heads)
         if not self.norm_eps:
@@ -157,7 +157,7 @@ class LlamaConfig(ReadsLikeADict):
             put("dtype", str(self.dtype).removeprefix("torch."))
 
     def _sizes(self) -> list[str]:
-        """The names of what must be a positive whole number here."""
+        """Return the names of the options that must be positive whole numbers here."""
         names = [*_SIZES, "n_kv_groups", "head_dim"]
         if self.num_experts:
             names += ["num_experts", "num_experts_per_tok", "moe_intermediate_size"]
@@ -166,14 +166,14 @@ class LlamaConfig(ReadsLikeADict):
         return names + (["sliding_window"] if self.sliding_window is not None else [])
 
     def _check_pairs(self) -> None:
-        """Refuse what does not fit together."""
+        """Refuse combinations that do not fit."""
         if self.n_heads % self.n_kv_heads:
             raise ConfigError(
                 f"n_heads={self.n_heads} must be divisible by n_kv_groups={self.n_kv_groups}, so "
-                "that as many queries share each key"
+                "that each key serves the same number of queries"
             )
         if self.head_dim % 2:
-            raise ConfigError(f"head_dim={self.head_dim} must be even: RoPE turns pairs")
+            raise ConfigError(f"head_dim={self.head_dim} must be even, as RoPE turns pairs")
         if self.rope_freq is not None and not isinstance(self.rope_freq, RopeScaling):
             raise ConfigError(f"rope_freq={self.rope_freq!r} must be a RopeScaling or a dict")
         if self.num_experts and self.num_experts_per_tok > self.num_experts:
@@ -186,11 +186,11 @@ class LlamaConfig(ReadsLikeADict):
 
     @property
     def n_kv_heads(self) -> int:
-        """Heads with keys and values of their own."""
+        """The number of heads with their own keys and values."""
         return self.n_kv_groups
 
     def window_of(self, layer: int) -> int | None:
-        """Return how many tokens a block's tokens look back at; None for all."""
+        """Return the number of tokens that each token of a block sees; None for all."""
         slides = self.sliding_layers is None or layer in self.sliding_layers
         return self.sliding_window if slides else None
 

@@ -1,7 +1,7 @@
-"""What stands around attention in a block of Llama's family: RMSNorm, gated networks, experts.
+"""The parts of a Llama block around attention: RMSNorm, gated networks, experts.
 
-As in `layers`, each operation stands as a plain function that reads like its formula and as a
-module that calls PyTorch's own kernels. Tests hold the two equal.
+As in `layers`, each operation exists as a plain function that reads like its formula and as a
+module that calls PyTorch's own kernels. Tests compare the two.
 
 Shape letters: B batch, T tokens, C emb_dim, F hidden_dim, E experts, N tokens in all.
 """
@@ -20,7 +20,7 @@ from llm_scratch.model.together import outputs_of
 
 
 def rms_norm_by_hand(x: Tensor, scale: Tensor, eps: float = 1e-5) -> Tensor:
-    """Every vector with a mean square of 1, then scaled: (..., C) -> (..., C).
+    """Normalise every vector to a mean square of 1, then scale: (..., C) -> (..., C).
 
     Source:
         Zhang and Sennrich 2019, arXiv:1910.07467.
@@ -33,7 +33,7 @@ def swiglu_by_hand(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
     Args:
         x: (..., C).
-        gate: (F, C); what it gives goes through z / (1 + exp(-z)), which is SiLU.
+        gate: (F, C); its output goes through z / (1 + exp(-z)), which is SiLU.
         up: (F, C).
         down: (C, F).
 
@@ -49,7 +49,7 @@ class RMSNorm(nn.Module):
 
     Args:
         emb_dim: C.
-        eps: keeps it from dividing by 0.
+        eps: the number that keeps it from dividing by 0.
 
     Source:
         Computed by PyTorch's `rms_norm`, see `rms_norm_by_hand`.
@@ -69,7 +69,7 @@ class RMSNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """RMSNorm that keeps nothing but its input for the backward pass; PyTorch's keeps it twice."""
+    """An RMSNorm that keeps only its input for the backward pass; PyTorch's keeps it twice."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -79,7 +79,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        saved = ctx.saved_tensors  # once: recomputed blocks give them no second time
+        saved = ctx.saved_tensors  # once: recomputed blocks do not return them a second time
         x, scale = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in saved)
         grad = grads[0].to(x.dtype)
         inverse = torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + ctx.eps)
@@ -91,14 +91,14 @@ class _Normalise(torch.autograd.Function):
 
 
 class GatedFeedForward(nn.Module):
-    """SwiGLU: two layers side by side, one the gate of the other, then back: (B, T, C) -> same.
+    """A SwiGLU network: two parallel layers, one gating the other, and a third: (B, T, C) -> same.
 
     Args:
         emb_dim: C.
         hidden_dim: F.
 
     Source:
-        `swiglu_by_hand`; the book's package has the names fc1 (gate), fc2 (up) and fc3 (down).
+        `swiglu_by_hand`; the names fc1 (gate), fc2 (up) and fc3 (down) are the book's package's.
     """
 
     one_input = ("fc1", "fc2")
@@ -118,7 +118,7 @@ class GatedFeedForward(nn.Module):
 
 
 class _Gate(torch.autograd.Function):
-    """SiLU of the gates, times the values, that keeps both and not the SiLU in between."""
+    """The SiLU of the gates times the values; it keeps both, but not the SiLU in between."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, values: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gates, values = ctx.saved_tensors
         grad = grads[0] * values
-        if torch.is_grad_enabled():  # differentiated twice, which the kernel below can't be
+        if torch.is_grad_enabled():  # a second derivative, which the kernel below does not have
             share = torch.sigmoid(gates)
             grad = grad * (share + gates * share * (1 - share))
         else:
@@ -138,9 +138,10 @@ class _Gate(torch.autograd.Function):
 
 
 class ExpertsFeedForward(nn.Module):
-    """Many gated networks, of which each token goes through a few: (B, T, C) -> (B, T, C).
+    """A mixture of experts, gated networks of which each token uses a few: (B, T, C) -> same.
 
-    A linear layer gives each token a share of every expert; the largest few take part.
+    A linear layer computes each token's share of every expert; the experts with the largest shares
+    take part.
 
     Args:
         cfg: a `LlamaConfig` with experts.

@@ -1,4 +1,4 @@
-"""The configurations of released Llama, Qwen and SmolLM2 models; names as in the book's package.
+"""Configurations of released Llama, Qwen and SmolLM2 models, named as in the book's package.
 
 Each is a plain dict, as `GPT_CONFIG_124M` is: `LlamaModel(LLAMA32_CONFIG_1B)`.
 """

@@ -1,4 +1,4 @@
-"""Leaving a model's train and eval modes as they were found."""
+"""A context that restores a model's train and eval modes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: Any) -> Iterator[None]:
-    """A context in which `model` is in eval mode; each part's own mode comes back after it.
+    """Put `model` in eval mode for a context, and restore each part's own mode afterwards.
 
-    A callable that is no `nn.Module` has no mode and is left alone.
+    A callable that is not an `nn.Module` has no mode and is left alone.
     """
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [part.training for part in parts]

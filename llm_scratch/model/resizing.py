@@ -1,4 +1,4 @@
-"""A model's vocabulary made larger, in place.
+"""Enlarging a model's vocabulary in place.
 
 Shape letters: V vocabulary, C emb_dim.
 """
@@ -17,16 +17,16 @@ from llm_scratch.model.heads import head_of
 
 
 def grow_vocabulary(model: Any, size: int) -> None:
-    """Give a model rows for more ids, in place; the new ones start at the mean of the old ones.
+    """Add rows for more ids to a model, in place; new rows start at the mean of the old ones.
 
-    An optimizer made before does not know the new parameters.
+    An optimizer made earlier does not know the new parameters.
 
     Args:
         model: a language model without LoRA.
-        size: V after it.
+        size: the new V.
 
     Raises:
-        ValueError: if it is not above what the model has, or the head is not a plain one.
+        ValueError: if it is not above the model's vocabulary size, or the head is not a plain one.
     """
     before = model.cfg.vocab_size
     if size <= before:
@@ -43,12 +43,12 @@ def grow_vocabulary(model: Any, size: int) -> None:
 
 
 def start_at_mean(model: Any, ids: Sequence[int], others: Sequence[int]) -> None:
-    """Set rows of the embedding, and of a head of its own, to the mean of others, in place.
+    """Set rows of the embedding, and of an untied head, to the mean of others, in place.
 
     Args:
         model: a language model without LoRA.
-        ids: whose rows are set.
-        others: whose mean they get.
+        ids: the ids of the rows to set.
+        others: the ids of the rows to average.
 
     Raises:
         ValueError: if the head is not a plain one.
@@ -63,17 +63,17 @@ def _check_head(model: Any) -> None:
     layer = model.out_head
     if hasattr(layer, "linear") or not hasattr(layer, "weight") or head_of(model).kind != "tokens":
         raise ValueError(
-            "tokens are added to a plain language model, before LoRA or a head for classes is put "
-            "in"
+            "tokens must be added to a plain language model, before it gets LoRA or a head for "
+            "classes"
         )
 
 
 def _grown(weight: torch.Tensor, size: int) -> nn.Parameter:
-    """Return (V, C) weights with more rows, at the mean of those that are there."""
+    """Return (V, C) weights with more rows, set to the mean of the existing ones."""
     rows = _mean(weight.detach()).expand(size - weight.shape[0], -1)
     return nn.Parameter(torch.cat([weight.detach(), rows]), requires_grad=weight.requires_grad)
 
 
 def _mean(rows: torch.Tensor) -> torch.Tensor:
-    """Return the mean of rows: (n, C) -> (C,), in double precision."""
+    """Average rows in double precision: (n, C) -> (C,)."""
     return rows.detach().double().mean(dim=0).to(rows.dtype)

@@ -1,8 +1,7 @@
 """Rotary position embedding: queries and keys are turned by angles that grow with the position.
 
-What a query and a key have to do with each other then depends on how far apart they are, not on
-where they stand. Dimension i of a head is paired with dimension i + D/2 (rotate-half, the order of
-Hugging Face's files).
+The product of a query and a key then depends on their distance, not on their positions. Dimension i
+of a head is paired with dimension i + D/2 (rotate-half, the order of Hugging Face's files).
 
 Shape letters: B batch, H heads, T tokens, D head_dim.
 """
@@ -22,7 +21,7 @@ Rope = tuple[Tensor, Tensor]
 def rope_by_hand(x: Tensor, angles: Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i + D/2}) by its angle: (..., T, D), (T, D/2) -> (..., T, D).
 
-    The formula that `apply_rope` computes in one piece; a test holds the two equal.
+    `apply_rope` computes this formula in one piece; a test compares the two.
 
     Source:
         Su et al. 2021, arXiv:2104.09864, section 3.2.
@@ -33,7 +32,7 @@ def rope_by_hand(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def frequencies(cfg: LlamaConfig, device: torch.device | str | None = None) -> Tensor:
-    """Return how far each pair turns from one position to the next, in radians: (D/2,)."""
+    """Return the angle by which each pair turns per position, in radians: (D/2,)."""
     D = cfg.head_dim
     powers = torch.arange(0, D, 2, dtype=torch.float32, device=device) / D
     turns = 1.0 / cfg.rope_base**powers
@@ -46,7 +45,7 @@ def frequencies(cfg: LlamaConfig, device: torch.device | str | None = None) -> T
 
 
 def _llama3(turns: Tensor, scaling: RopeScaling) -> Tensor:
-    """Stretch the slow waves, keep the fast ones, and go over smoothly between the two."""
+    """Stretch the slow waves, keep the fast ones, and interpolate between the two."""
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     waves = scaling.original_context_length * turns / (2 * math.pi)  # type: ignore[operator]
     kept = ((waves - low) / (high - low)).clamp(0, 1)  # 0 is stretched by the whole factor
@@ -54,7 +53,7 @@ def _llama3(turns: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def _yarn(turns: Tensor, scaling: RopeScaling, cfg: LlamaConfig) -> Tensor:
-    """Stretch by the number of turns in the original context, in steps of whole dimensions."""
+    """Stretch by the number of turns in the original context, in whole dimensions."""
 
     def dimension(rotations: float) -> float:
         length = scaling.original_context_length / (rotations * 2 * math.pi)  # type: ignore[operator]
@@ -68,20 +67,20 @@ def _yarn(turns: Tensor, scaling: RopeScaling, cfg: LlamaConfig) -> Tensor:
 
 
 def yarn_attention_factor(factor: float) -> float:
-    """Return what YaRN multiplies cosines and sines with where nothing else is said."""
+    """Return YaRN's default factor for cosines and sines."""
     return 0.1 * math.log(factor) + 1
 
 
 def rope_tables(cfg: LlamaConfig, positions: Tensor | slice, device: torch.device) -> Rope:
-    """Return cosines and sines for positions, in float32: (T, D) each, or (B, 1, T, D).
+    """Compute cosines and sines for positions, in float32: (T, D) each, or (B, 1, T, D).
 
-    They are made anew at each call, so that no file holds them and no move of a model loses them.
-    The first half of the sines has its sign turned, as `apply_rope` needs it.
+    They are computed at each call, so that no file holds them and no move of a model loses them.
+    The first half of the sines is negated, as `apply_rope` needs it.
 
     Args:
         cfg: the model's configuration.
         positions: a slice, (T,) or (B, T).
-        device: where a slice's tables are made.
+        device: the device of the tables for a slice.
     """
     if isinstance(positions, slice):
         positions = torch.arange(positions.start, positions.stop, device=device)
@@ -98,7 +97,7 @@ def rope_tables(cfg: LlamaConfig, positions: Tensor | slice, device: torch.devic
 def apply_rope(x: Tensor, rope: Rope) -> Tensor:
     """Turn queries or keys by the angles of their positions: (B, H, T, D) -> (B, H, T, D).
 
-    Computed in float32, whatever the type of x.
+    The computation is in float32, whatever the type of x.
     """
     cos, sin = rope
     wide = x.float()

@@ -1,9 +1,9 @@
-"""Linear layers that read the same input: queries, keys and values, or a gate and what it gates.
+"""Linear layers that read the same input: queries, keys and values, or a gate and its values.
 
-One product gives the outputs of all of them where their weights lie one after the other in memory,
-(sum of C_out, C_in), or where a layer of another kind is made for all at once. With a single
-vector, a product takes as long as reading its weights, and some ten microseconds to set the threads
-to work, which counts where matrices are small.
+One product computes the outputs of all of them if their weights are adjacent in memory, (sum of
+C_out, C_in), or if a layer of another kind stands for all of them. With a single vector, a product
+takes as long as reading its weights, plus some ten microseconds to start the threads, which matters
+for small matrices.
 
 Shape letters: C_in inputs, C_out outputs.
 """
@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from llm_scratch.model.wrappers import has_hooks
 
-MOST_BYTES = 16 << 20  # beside reading so much, setting threads to work takes no time
+MOST_BYTES = 16 << 20  # compared with reading this much, starting threads takes no time
 
 
 def one_input_of(module: nn.Module) -> tuple[str, ...]:
-    """Return the names of a module's layers that read one input; empty where there are none."""
+    """Return the names of a module's layers that read the same input; may be empty."""
     return getattr(type(module), "one_input", ())
 
 
 def outputs_of(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
-    """Return what each layer makes of one input: (..., C_in) -> (..., C_out) each."""
+    """Compute each layer's output for one input: (..., C_in) -> (..., C_out) each."""
     whole = whole_of(layers)
     if whole is None or any(map(has_hooks, layers)):
         return tuple(layer(x) for layer in layers)
@@ -36,7 +36,7 @@ def outputs_of(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
 
 
 def whole_of(layers: Sequence[nn.Module]) -> Any:
-    """Return the layer that these are the parts of, all of them in order; None without one."""
+    """Return the layer whose parts these are, all and in order; None if there is none."""
     parts: Any = layers
     whole, end = getattr(parts[0], "whole", None), 0
     for part in parts:
@@ -48,7 +48,7 @@ def whole_of(layers: Sequence[nn.Module]) -> Any:
 
 @torch.no_grad()
 def lay_together(model: nn.Module) -> None:
-    """Let small weights of one input, and their biases, lie one after the other; values stay."""
+    """Make small weights of one input, and their biases, adjacent in memory; values stay."""
     for module in model.modules():
         layers: list[Any] = [getattr(module, name) for name in one_input_of(module)]
         if layers and all(type(getattr(each, "weight", None)) is nn.Parameter for each in layers):
@@ -71,7 +71,7 @@ def _lay(layers: Sequence[nn.Linear]) -> None:
 def laid_together(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None] | None:
     """Return weights and biases of linear layers as one matrix and one vector, without a copy.
 
-    None where they do not lie together, or a layer is of another kind.
+    Return None if they are not adjacent, or a layer is of another kind.
     """
     if not all(isinstance(layer, nn.Linear) for layer in layers):
         return None
@@ -98,7 +98,7 @@ def _alike(parameters: Sequence[Tensor]) -> bool:
 
 
 def _as_one(parameters: Sequence[Tensor]) -> Tensor | None:
-    """Return tensors that follow each other in one storage as one; None where they do not."""
+    """Return adjacent tensors of one storage as one tensor; None if they are not adjacent."""
     first, rows = parameters[0], 0
     storage = first.untyped_storage().data_ptr()
     for part in parameters:

@@ -1,4 +1,4 @@
-"""Pictures of how the next token is chosen: temperatures, and ways of sampling."""
+"""Pictures of the choice of the next token: temperatures, and ways of sampling."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def plot_temperatures(
     labels: Sequence[str],
     temperatures: Sequence[float] | None = None,
 ) -> Figure:
-    """Return grouped bars: the probability of each token under each temperature.
+    """Draw grouped bars: the probability of each token at each temperature.
 
     Args:
-        probabilities: temperature -> (N,) probabilities, or a matrix with a row for each one.
+        probabilities: temperature -> (N,) probabilities, or a matrix with one row per temperature.
         labels: The N tokens.
         temperatures: The temperature of each row of a matrix.
 
@@ -56,15 +56,15 @@ def plot_temperatures(
 def plot_sampling(
     distributions: Mapping[str, Any], tokens: Sequence[str], shown: int = 15
 ) -> Figure:
-    """Return bars of the next token's probability, a panel for each way of sampling.
+    """Draw bars of the next token's probability, one panel per way of sampling.
 
-    The tokens are the likeliest of the first distribution, in its order, in every panel, so that
-    one sees what a setting takes from which; a cross marks a token that can't be drawn any more.
+    Every panel shows the most likely tokens of the first distribution, in its order, so that the
+    effect of a setting is visible; a cross marks a token that can no longer be drawn.
 
     Args:
         distributions: name -> (V,) probabilities; the first one is the model's own.
         tokens: The V tokens.
-        shown: How many of them.
+        shown: The number of tokens to show.
 
     Raises:
         ValueError: if there is nothing to show, or the numbers of tokens differ.
@@ -84,7 +84,7 @@ def plot_sampling(
     for panel, (name, row) in zip(panels, rows.items(), strict=True):
         kept = row[likeliest] > 0
         panel.barh(range(len(labels)), row[likeliest], color=BLUE)
-        for place in np.flatnonzero(~kept):  # a bar of no length can't be told from a short one
+        for place in np.flatnonzero(~kept):  # a bar of length zero looks like a short one
             panel.text(0, place, "\u00d7", color=ORANGE, va="center", fontsize=9)
         panel.set_title(f"{name}\n{np.count_nonzero(row):,} tokens possible", fontsize=10)
         panel.grid(axis="x", alpha=0.25)

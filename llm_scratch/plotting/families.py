@@ -1,4 +1,4 @@
-"""Pictures of what open models do: RoPE's waves, memory of caches, speeds beside their limits.
+"""Pictures of open models: RoPE's waves, memory of caches, speeds beside their limits.
 
 Shape letters: D head_dim.
 """
@@ -22,12 +22,12 @@ FEWEST_TOKENS = 256
 
 
 def plot_rope_waves(turns: Any, pairs: Sequence[int], positions: int = 128) -> Figure:
-    """Return the cosines of some of RoPE's pairs over positions, a panel each.
+    """Draw the cosines of some of RoPE's pairs over positions, one panel per pair.
 
     Args:
-        turns: (D/2,) radians that each pair turns by from one position to the next.
-        pairs: which of them.
-        positions: how many positions.
+        turns: (D/2,) radians by which each pair turns per position.
+        pairs: the pairs to draw.
+        positions: the number of positions.
 
     Raises:
         ValueError: if there is no such pair.
@@ -41,7 +41,7 @@ def plot_rope_waves(turns: Any, pairs: Sequence[int], positions: int = 128) -> F
         7.0, 1.3 * len(pairs) + 0.8, rows=len(pairs), sharex=True, squeeze=False
     )
     places = np.arange(positions)
-    fine = np.linspace(0, positions - 1, 20 * positions)  # between the positions, for the eye
+    fine = np.linspace(0, positions - 1, 20 * positions)  # finer than positions, for a smooth curve
     for index, (panel, pair) in enumerate(zip(grid.ravel(), pairs, strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         panel.plot(fine, np.cos(fine * speeds[pair]), color=colour, lw=0.8, alpha=0.5)
@@ -57,10 +57,10 @@ def plot_rope_waves(turns: Any, pairs: Sequence[int], positions: int = 128) -> F
 
 
 def plot_rope_wavelengths(turns: Mapping[str, Any], contexts: Sequence[int] = ()) -> Figure:
-    """Return how many tokens one turn of each pair takes, a line for each way to choose them.
+    """Draw the number of tokens per turn of each pair, one line per set of frequencies.
 
     Args:
-        turns: name -> (D/2,) radians that each pair turns by from one position to the next.
+        turns: name -> (D/2,) radians by which each pair turns per position.
         contexts: lengths to compare with, in tokens, as dashed lines.
 
     Raises:
@@ -85,12 +85,12 @@ def plot_rope_wavelengths(turns: Mapping[str, Any], contexts: Sequence[int] = ()
 
 
 def plot_cache_memory(caches: Mapping[str, tuple[float, int]]) -> Figure:
-    """Return the memory of keys and values over the tokens in the cache, a line for each model.
+    """Draw the memory of keys and values over the tokens in the cache, one line per model.
 
-    A line ends at its model's context length, with what the cache takes there.
+    A line ends at its model's context length, labelled with the memory of the cache there.
 
     Args:
-        caches: name -> (bytes a token, context length in tokens).
+        caches: name -> (bytes per token, context length in tokens).
 
     Raises:
         ValueError: if there is nothing to draw, or a number is below 1.
@@ -122,11 +122,11 @@ def plot_cache_memory(caches: Mapping[str, tuple[float, int]]) -> Figure:
 def plot_speeds(
     measured: Mapping[str, Mapping[str, float]], limits: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    """Return bars of tokens a second, each with the memory's limit as a line, a panel a model.
+    """Draw bars of tokens per second, with the memory's limit as a line, one panel per model.
 
     Args:
-        measured: model -> precision -> tokens a second.
-        limits: the same for the most that the memory allows.
+        measured: model -> precision -> tokens per second.
+        limits: the same for the maximum that the memory allows.
 
     Raises:
         ValueError: if there is nothing to draw, or a limit is missing.
@@ -149,7 +149,7 @@ def plot_speeds(
         for x, speed, top in zip(places, bars.values(), tops, strict=True):
             panel.annotate(f"{top:,.0f}", (x, top), (0, 3), textcoords="offset points",
                            ha="center", color=GREY, fontsize=9)  # fmt: skip
-            inside = speed > 0.15 * highest  # two lines of text need as much
+            inside = speed > 0.15 * highest  # room for two lines of text
             panel.annotate(f"{speed:,.0f}\n{speed / top:.0%}", (x, speed), (0, -3 if inside else 2),
                            textcoords="offset points", ha="center", fontsize=9,
                            va="top" if inside else "bottom",
@@ -160,12 +160,12 @@ def plot_speeds(
         panel.grid(axis="y", alpha=0.25)
         panel.set_axisbelow(True)
         panel.yaxis.set_major_formatter("{x:,.0f}")
-    grid[0, 0].set_ylabel("Tokens a second")
+    grid[0, 0].set_ylabel("Tokens per second")
     grid[0, 0].legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 
 def _bytes(count: float) -> str:
-    """Return a number of bytes for a reader: "512 KiB", "1.5 GiB"."""
+    """Format a number of bytes: "512 KiB", "1.5 GiB"."""
     power = max(0, min(4, int(math.log(count, 1024))))
     return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

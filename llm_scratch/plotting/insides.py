@@ -1,4 +1,4 @@
-"""Pictures of what is inside a model: attention, activations, positions."""
+"""Pictures of the inside of a model: attention, activations, positions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MOST_LABELS = 40
 def plot_attention(
     weights: torch.Tensor | np.ndarray, tokens: Sequence[str] | None = None
 ) -> Figure:
-    """Return a heat map of attention weights: (T, T), or (H, T, T) with a panel for each head.
+    """Draw a heat map of attention weights: (T, T), or (H, T, T) with one panel per head.
 
     Args:
         weights: Rows are the tokens that look, columns the tokens looked at.
-        tokens: What is written at the rows and columns; without it, positions.
+        tokens: The labels of rows and columns; by default, positions.
 
     Source:
         Book 3.5.
@@ -55,7 +55,7 @@ def plot_attention(
 
 
 def plot_activations() -> Figure:
-    """Return GELU beside ReLU, with their slopes in a second panel.
+    """Draw GELU and ReLU, with their slopes in a second panel.
 
     Source:
         Book 4.3; Hendrycks and Gimpel 2016, arXiv:1606.08415.
@@ -79,7 +79,7 @@ def plot_activations() -> Figure:
 
 
 def plot_positions(matrix: torch.Tensor | np.ndarray) -> Figure:
-    """Return a heat map of an embedding (positions, dimensions), blue below zero, red above.
+    """Draw a heat map of an embedding (positions, dimensions), blue below zero, red above.
 
     Source:
         Book 2.8.
@@ -99,7 +99,7 @@ def plot_positions(matrix: torch.Tensor | np.ndarray) -> Figure:
 
 
 def _label_tokens(panel: Any, tokens: Sequence[str] | None, T: int) -> None:
-    """Write the tokens at both axes, or leave the positions where there are too many to read."""
+    """Label both axes with the tokens, or keep the positions if there are too many to read."""
     if tokens is None or T > MOST_LABELS:
         panel.locator_params(integer=True)
         return

@@ -1,4 +1,4 @@
-"""Pictures of what training gave: losses, other values, runs, a confusion matrix."""
+"""Pictures of training results: losses, other values, runs, a confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def plot_losses(
     train_losses: Sequence[float],
     val_losses: Sequence[float],
 ) -> Figure:
-    """Return the loss curves over epochs, with the tokens seen as a second axis on top.
+    """Draw the loss curves over epochs, with the tokens seen as a second axis on top.
 
     Args:
-        epochs_seen: Where each evaluation stands, in epochs.
-        tokens_seen: The same places in tokens.
+        epochs_seen: The position of each evaluation, in epochs.
+        tokens_seen: The same positions, in tokens.
         train_losses: Loss on the training part at each evaluation.
         val_losses: Loss on the validation part at each evaluation.
 
@@ -45,14 +45,14 @@ def plot_values(
     val_values: Sequence[float],
     label: str = "loss",
 ) -> Figure:
-    """Return the curves of a loss or an accuracy over epochs, with the examples seen on top.
+    """Draw the curves of a loss or an accuracy over epochs, with the examples seen on top.
 
     Args:
-        epochs_seen: Where each value stands, in epochs.
-        examples_seen: The same places in examples.
+        epochs_seen: The position of each value, in epochs.
+        examples_seen: The same positions, in examples.
         train_values: Values of the training part.
         val_values: Values of the validation part.
-        label: What the values are.
+        label: The name of the values.
 
     Raises:
         ValueError: if the four differ in length.
@@ -65,9 +65,9 @@ def plot_values(
 
 
 def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Return losses, learning rate and gradient norm of training runs, a panel each.
+    """Draw losses, learning rate and gradient norm of training runs, one panel each.
 
-    Training losses are drawn light, validation losses on top of them, with points.
+    Training losses are drawn in a light colour, validation losses on top of them, with points.
 
     Args:
         runs: name -> lines of the log: dicts with `step` and `loss`, `lr`, `grad_norm`, or
@@ -104,13 +104,13 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def plot_confusion(
     matrix: torch.Tensor | np.ndarray, class_names: Sequence[str] | None = None
 ) -> Figure:
-    """Return a confusion matrix (N, N) as a picture, a number in every cell.
+    """Draw a confusion matrix (N, N) with a number in every cell.
 
-    Colours are shares of a row, so that a rare class is seen as well as a frequent one.
+    Colours show shares of a row, so that a rare class is as visible as a frequent one.
 
     Args:
         matrix: Counts; rows are the true classes, columns the predicted ones.
-        class_names: The N names; None calls them 0, 1, ...
+        class_names: The N names; None numbers them 0, 1, ...
 
     Raises:
         ValueError: if the matrix is not square, or the names are not N.
@@ -140,14 +140,14 @@ def plot_confusion(
 
 
 def _plot_curves(named: Mapping[str, Any], label: str, seen_label: str) -> Figure:
-    """Return curves of both parts over epochs (the first series), with what was seen on top."""
+    """Draw the curves of both parts over epochs (the first series), with the amount seen on top."""
     series = {name: as_array(values) for name, values in named.items()}
     if len({values.shape for values in series.values()}) > 1:
         found = ", ".join(f"{name} {len(values)}" for name, values in series.items())
         raise ValueError(f"the series differ in length: {found}")
     epochs, seen, train, val = series.values()
     figure, axes = new_figure(6.4, 4.0)
-    # Markers on few points: a line through a single one can't be seen.
+    # Markers on few points: a line through a single point would be invisible.
     marker = "o" if len(epochs) < 30 else ""
     axes.plot(epochs, train, color=BLUE, marker=marker, markersize=4, label="Training")
     axes.plot(epochs, val, color=ORANGE, marker=marker, markersize=4, ls="--", label="Validation")
@@ -165,14 +165,14 @@ def _spans(values: np.ndarray) -> float:
 
 
 def _add_seen_axis(axes: Any, epochs: np.ndarray, seen: np.ndarray, label: str) -> None:
-    """Put the tokens or examples seen on top, with the limits that line the two axes up."""
+    """Add an axis of tokens or examples seen on top, aligned with the axis of epochs."""
     top = axes.twiny()
     top.set_xlabel(label)
     top.xaxis.set_major_formatter("{x:,.0f}")
     if _spans(epochs) > 0 and _spans(seen) > 0:
         slope, start = np.polyfit(epochs, seen, 1)
         top.set_xlim(*(start + slope * limit for limit in axes.get_xlim()))
-    else:  # nothing to measure a scale by: mark the points themselves
+    else:  # nothing to derive a scale from: mark the points themselves
         axes.set_xticks(epochs)
         top.set_xlim(axes.get_xlim())
         top.set_xticks(epochs, [f"{count:,.0f}" for count in seen])

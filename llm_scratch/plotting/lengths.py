@@ -1,4 +1,4 @@
-"""Pictures of how long texts are."""
+"""Pictures of the lengths of texts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ BARS = 40
 def plot_lengths(
     lengths: Sequence[int], learned: Sequence[int] = (), context: int | None = None
 ) -> Figure:
-    """Return bars: how many texts have how many tokens.
+    """Draw a histogram of the number of tokens per text.
 
     Args:
-        lengths: the tokens of each text.
-        learned: how many tokens of each are learned, drawn as bars of their own.
+        lengths: the number of tokens of each text.
+        learned: the number of learned tokens of each text, drawn as separate bars.
         context: a length to compare with, as a dashed line, with the share of texts above it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of several processes: what each holds, how they scale, and memory over batches."""
+"""Pictures of several processes: their memory, their scaling, and memory over batch sizes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STYLES = ("o-", "s--", "^-.", "D:")
 def plot_held(
     ways: Mapping[str, Mapping[str, float]], unit: str = "MB", limit: float | None = None
 ) -> Figure:
-    """Return what a process holds for each way of training, as bars of stacked parts.
+    """Draw a process's memory for each way of training, as stacked bars.
 
     Args:
-        ways: the way's name -> what is held -> how much of it, in `unit`. Each bar has the parts
-            that it names; the same name has the same colour in all.
-        unit: what the numbers are.
+        ways: the way's name -> the part's name -> its amount, in `unit`. Each bar has the parts
+            that it names; the same name has the same colour in all bars.
+        unit: the unit of the numbers.
         limit: a line across all bars, such as the memory of a card.
 
     Raises:
@@ -59,14 +59,14 @@ def plot_held(
 
 
 def plot_speedups(speeds: Mapping[str, Mapping[int, float]]) -> Figure:
-    """Return how much faster several processes are than one, beside the line of no loss.
+    """Draw how much faster several processes are than one, with the line of perfect scaling.
 
     Args:
-        speeds: a name -> the number of processes -> the speed of all together, in any unit. One
-            process is among them, and the others are shown as multiples of it.
+        speeds: a name -> the number of processes -> their total speed, in any unit. One process
+            must be among them; the others are shown as multiples of its speed.
 
     Raises:
-        ValueError: if there is nothing to draw, or no speed of one process.
+        ValueError: if there is nothing to draw, or the speed of one process is missing.
     """
     if not speeds or not all(found.get(1) for found in speeds.values()):
         raise ValueError(f"speeds of {dict(speeds)}; each needs that of 1 process")
@@ -91,11 +91,11 @@ def plot_batches(
     speeds: Mapping[str, Mapping[int, float]],
     limit: float,
 ) -> Figure:
-    """Return memory and speed over the size of a batch, a panel each and a line for each setting.
+    """Draw memory and speed over the batch size, one panel each and one line per setting.
 
     Args:
-        memory: a name -> sequences in a batch -> GiB.
-        speeds: the same names -> sequences in a batch -> sequences a second.
+        memory: a name -> sequences per batch -> GiB.
+        speeds: the same names -> sequences per batch -> sequences per second.
         limit: the memory of a card in GiB.
 
     Raises:
@@ -119,6 +119,6 @@ def plot_batches(
     panels[0].annotate(f"a card of {limit:,.0f} GiB", (1, limit), (0, -4), va="top", color=GREY,
                        textcoords="offset points", fontsize=8)  # fmt: skip
     panels[0].set_ylabel("GiB on a card")
-    panels[1].set_ylabel("Sequences a second, all cards")
+    panels[1].set_ylabel("Sequences per second, all cards")
     panels[1].legend(frameon=False, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""A picture of what more processes bring."""
+"""A picture of how training scales with the number of processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GREY = "#777777"
 
 
 def plot_scaling(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return tokens a second over the number of processes, and below it their efficiency.
+    """Draw tokens per second over the number of processes, and their efficiency below.
 
-    The dashed line is what the same processors would give if nothing were lost between them.
+    The dashed line shows perfect scaling, in which nothing is lost between processes.
 
     Args:
-        rows: dicts with `processes`, `tokens_per_s` and `efficiency` (from 0 to about 1); those
-            without a speed, which failed, are marked on the axis.
+        rows: dicts with `processes`, `tokens_per_s` and `efficiency` (from 0 to about 1); failed
+            ones, without a speed, are marked on the axis.
 
     Raises:
         ValueError: if no row has a speed.
@@ -41,7 +41,7 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]]) -> Figure:
         speed.plot(failed, bottom, color=ORANGE, marker="x", ls="", label="Failed", clip_on=False)
     speed.set_ylim(0, 1.15 * max(*tokens, *ideal))
     speed.yaxis.set_major_formatter("{x:,.0f}")
-    speed.set_ylabel("Tokens a second in all")
+    speed.set_ylabel("Tokens per second in total")
     speed.legend(frameon=False, fontsize=9)
     share.bar(counts, [100 * part for part in shares], 0.5, color=BLUE)
     for x, part in zip(counts, shares, strict=True):

@@ -15,10 +15,10 @@ Octets = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 def crc32c(data: Octets) -> int:
-    """The CRC-32C of some bytes, many stretches at a time.
+    """Compute the CRC-32C of some bytes, many lanes at a time.
 
-    A CRC is linear: the bytes are cut into equal lanes, all lanes advance together, four bytes
-    a step, and the lanes are joined pairwise by shifting the left one past the right one.
+    A CRC is linear: the bytes are cut into equal lanes, all lanes advance together by four bytes
+    per step, and the lanes are joined pairwise by shifting the left one past the right one.
     """
     octets = np.frombuffer(data, dtype=np.uint8)
     state = 0xFFFFFFFF
@@ -37,7 +37,7 @@ def crc32c(data: Octets) -> int:
 
 @cache
 def _byte_table() -> Words:
-    """What each byte makes of a state of zero: (256,)."""
+    """Return the state that each byte makes from zero: (256,)."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(POLYNOMIAL), table >> 1)
@@ -45,13 +45,13 @@ def _byte_table() -> Words:
 
 
 def unmask(masked: int) -> int:
-    """The checksum itself from the masked form that TensorFlow and LevelDB store."""
+    """Return the checksum behind the masked form that TensorFlow and LevelDB store."""
     rotated = (masked - MASK_DELTA) & 0xFFFFFFFF
     return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 def _past_zeros(state: Words, n_bytes: int) -> Words:
-    """Each state after `n_bytes` bytes of zero."""
+    """Return each state after `n_bytes` bytes of zero."""
     for _ in range(n_bytes):
         state = _byte_table()[state & 0xFF] ^ (state >> 8)
     return state
@@ -59,13 +59,13 @@ def _past_zeros(state: Words, n_bytes: int) -> Words:
 
 @cache
 def _half_tables() -> tuple[Words, Words]:
-    """Four bytes in two lookups: the tables of the low and of the high half of a word."""
+    """Return the tables for the low and the high half of a word: four bytes in two lookups."""
     halves = np.arange(1 << 16, dtype=np.uint32)
     return _past_zeros(halves, 4), _past_zeros(halves << np.uint32(16), 4)
 
 
 def _advance(lanes: Words, first_state: int) -> Words:
-    """The state of every lane after its words: (lanes, words) -> (lanes,)."""
+    """Return the state of every lane after its words: (lanes, words) -> (lanes,)."""
     low, high = _half_tables()
     state = np.zeros(len(lanes), dtype=np.uint32)
     state[0] = first_state
@@ -76,7 +76,7 @@ def _advance(lanes: Words, first_state: int) -> Words:
 
 
 def _apply(operator: Words, states: Words) -> Words:
-    """A linear map, given by what it makes of each of the 32 bits, applied to many states."""
+    """Apply a linear map, given by its results for each of the 32 bits, to many states."""
     result = np.zeros_like(states)
     for bit in range(32):
         result ^= np.where((states >> bit) & 1, operator[bit], np.uint32(0))
@@ -84,7 +84,7 @@ def _apply(operator: Words, states: Words) -> Words:
 
 
 def _join(states: Words, lane_bytes: int) -> int:
-    """One state from those of a power of two of lanes, each `lane_bytes` long."""
+    """Join the states of lanes, a power of two of them, each `lane_bytes` long, into one."""
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
     shift, step = bits, _past_zeros(bits, 1)
     while lane_bytes:  # the shift past `lane_bytes` zeros, by repeated squaring

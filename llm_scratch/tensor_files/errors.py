@@ -6,7 +6,7 @@ from llm_scratch.files import FileError
 
 
 class WeightsError(FileError):
-    """A file with weights that is damaged, unsafe, or does not fit what was asked for.
+    """An error in a file with weights, which is damaged, unsafe, or does not fit the request.
 
     Args:
         path: the file or folder at fault.

@@ -1,7 +1,7 @@
-"""GGUF files, llama.cpp's format: keys with what a model is, and its tensors by name.
+"""GGUF files, llama.cpp's format: keys that describe a model, and its tensors by name.
 
-Plain numbers stay mapped in the file. Quantised ones are computed when they are asked for, by the
-`gguf` package, a few at a time, so that a model needs little more memory than its own numbers.
+Plain numbers stay mapped in the file. Quantised numbers are computed on demand by the `gguf`
+package, a few at a time, so that a model needs little more memory than its own numbers.
 
 Source:
     The format's description in the repository ggml-org/ggml, docs/gguf.md; the sizes of the blocks
@@ -27,7 +27,7 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.gguf_header import Entry, Header, read_header
 from llm_scratch.tensor_files.stored import Octets, Stored, fill, fresh_memory
 
-# The format's numbers for the types of tensors: first those that PyTorch has too.
+# The format's numbers for the types of tensors: first those that PyTorch also has.
 PLAIN = {
     0: ("F32", torch.float32),
     1: ("F16", torch.float16),
@@ -38,7 +38,7 @@ PLAIN = {
     28: ("F64", torch.float64),
     30: ("BF16", torch.bfloat16),
 }
-# Then the quantised ones: how many numbers a block holds, and in how many bytes.
+# Then the quantised ones: the numbers per block, and the bytes per block.
 QUANTISED = {
     2: ("Q4_0", 32, 18),
     3: ("Q4_1", 32, 20),
@@ -51,7 +51,7 @@ QUANTISED = {
     13: ("Q5_K", 256, 176),
     14: ("Q6_K", 256, 210),
 }
-# And those that exist, and are not read here.
+# And the existing types that are not supported here.
 OTHERS = {
     9: "Q8_1",
     15: "Q8_K",
@@ -68,18 +68,18 @@ OTHERS = {
     35: "TQ2_0",
     39: "MXFP4",
 }
-CHUNK_NUMBERS = 1 << 16  # computed at a time, so that intermediate results stay in the cache
+CHUNK_NUMBERS = 1 << 16  # computed at once, so that intermediate results stay in the cache
 
 
 class GGUFFile(NamedTuple):
     """A GGUF file.
 
     Args:
-        keys: what the file says of its model and tokenizer: numbers, truth values, texts, and lists
-            of one of these.
+        keys: the file's description of its model and tokenizer: numbers, booleans, strings, and
+            lists of one of these.
         tensors: the tensors by the file's names, in the shapes that PyTorch would give them.
         types: the type of each tensor in the file, such as "F32" or "Q4_1".
-        version: of the format, 2 or 3.
+        version: the version of the format, 2 or 3.
     """
 
     keys: dict[str, Any]
@@ -90,14 +90,14 @@ class GGUFFile(NamedTuple):
 
 @dataclass
 class Quantised:
-    """Numbers in blocks, each of whole numbers of a few bits with a scale.
+    """Numbers in blocks, each of integers of a few bits with a scale.
 
     Args:
         path: the file they are in.
-        offset: where they begin.
+        offset: the byte at which they begin.
         shape: the tensor's shape; a row is a whole number of blocks.
         kind: the format's number for their type.
-        dtype: what they are computed in.
+        dtype: the type they are unpacked to.
     """
 
     path: Path
@@ -110,7 +110,7 @@ class Quantised:
         """Compute the tensor, in memory of its own.
 
         Raises:
-            WeightsError: if the `gguf` package is missing, or the file became shorter.
+            WeightsError: if the `gguf` package is missing, or the file has become shorter.
         """
         kind, block, block_bytes = QUANTISED[self.kind]
         check_package(self.path, f"its {kind} numbers need")
@@ -118,7 +118,7 @@ class Quantised:
         numbers = fresh_memory(4 * block * n_blocks).view(np.float32)
         step = CHUNK_NUMBERS // block
         buffer = np.empty(min(step, n_blocks) * block_bytes, dtype=np.uint8)
-        # Read beside the map: pages that are mapped would count as memory of the process too.
+        # Not read through the map, whose pages would also count as memory of the process.
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             for start in range(0, n_blocks, step):
@@ -130,7 +130,7 @@ class Quantised:
 
 
 def check_package(path: Path, what: str) -> None:
-    """Refuse what needs the `gguf` package where that is missing.
+    """Refuse an operation that needs the `gguf` package if it is missing.
 
     Raises:
         WeightsError: with the command that installs it.
@@ -141,7 +141,7 @@ def check_package(path: Path, what: str) -> None:
 
 
 def _dequantised(data: Octets, kind: int) -> NDArray[np.float32]:
-    """The numbers of a few blocks: (bytes,) -> (numbers,)."""
+    """Compute the numbers of a few blocks: (bytes,) -> (numbers,)."""
     import gguf
 
     with np.errstate(all="ignore"):  # a scale may be infinite in a damaged file
@@ -150,18 +150,18 @@ def _dequantised(data: Octets, kind: int) -> NDArray[np.float32]:
 
 
 def read_gguf(path: PathLike) -> GGUFFile:
-    """Return the keys and tensors of a GGUF file; all is checked, and no tensor is read yet.
+    """Read the keys of a GGUF file and find its tensors; all is checked, and no tensor is read yet.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        WeightsError: if it is damaged, big-endian, of another version, or has tensors of a type
-            that is not read here.
+        WeightsError: if it is damaged, big-endian, of another version, or has tensors of an
+            unsupported type.
     """
     path = Path(path)
     with open(path, "rb") as file:
         if path.stat().st_size < 4:
-            raise WeightsError(path, "is empty or cut off, so no GGUF file; download it again")
-        # Pages are shared with the file until somebody writes to them.
+            raise WeightsError(path, "is empty or cut off, not a GGUF file; download it again")
+        # Pages are shared with the file until they are written to.
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     header = read_header(path, data)
     sizes = {entry.name: _size(path, entry) for entry in header.entries}
@@ -178,7 +178,7 @@ def _type_name(kind: int) -> str:
 
 
 def _size(path: Path, entry: Entry) -> int:
-    """How many bytes a tensor takes in the file, once its shape and type are understood."""
+    """Return the number of bytes of a tensor in the file, after checking its shape and type."""
     name = entry.name[:60]
     if math.prod(max(size, 1) for size in entry.shape) >= 1 << 59:
         hint = f"damaged: {name!r} can't have the shape {entry.shape}; download it again"
@@ -190,8 +190,8 @@ def _size(path: Path, entry: Entry) -> int:
         known = ", ".join(map(_type_name, (*PLAIN, *QUANTISED)))
         raise WeightsError(
             path,
-            f"{name!r} is of type {_type_name(entry.kind)}, which is not read here ({known} are); "
-            "take a file of the model in one of these, as llama-quantize writes them",
+            f"{name!r} is of type {_type_name(entry.kind)}, which is not supported ({known} are); "
+            "use a file of the model in one of these, as llama-quantize writes them",
         )
     kind, block, block_bytes = QUANTISED[entry.kind]
     if not entry.shape or entry.shape[-1] % block:
@@ -204,7 +204,7 @@ def _size(path: Path, entry: Entry) -> int:
 
 
 def _check_places(path: Path, header: Header, sizes: dict[str, int], file_size: int) -> None:
-    """Refuse tensors that overlap, leave a hole, or do not end where the file does."""
+    """Refuse tensors that overlap, leave a gap, or do not end where the file does."""
     end = header.data_start
     padded = _rounded(end, header.alignment)
     for entry in sorted(header.entries, key=lambda entry: (entry.offset, sizes[entry.name])):
@@ -212,14 +212,14 @@ def _check_places(path: Path, header: Header, sizes: dict[str, int], file_size: 
             raise WeightsError(
                 path,
                 f"damaged: {entry.name[:60]!r} begins at byte {header.data_start + entry.offset} "
-                f"instead of {padded}: tensors overlap or leave a hole; download it again",
+                f"instead of {padded}: tensors overlap or leave a gap; download it again",
             )
         end = padded + sizes[entry.name]
         padded = _rounded(end, header.alignment)
     if not end <= file_size <= padded:
         raise WeightsError(
             path,
-            f"its header speaks of {end} bytes, the file holds {file_size}: cut off or damaged; "
+            f"its header claims {end} bytes, the file holds {file_size}: cut off or damaged; "
             "download it again",
         )
 
@@ -231,12 +231,12 @@ def _rounded(position: int, alignment: int) -> int:
 def _stored(
     path: Path, entry: Entry, data_start: int, octets: Octets, sizes: dict[str, int]
 ) -> Stored:
-    """One tensor: a view of the mapped file, or what computes it."""
+    """Return one tensor: a view of the mapped file, or packed numbers."""
     start = data_start + entry.offset
     if entry.kind in QUANTISED:
         return Stored(Quantised(path, start, entry.shape, entry.kind), path)
     dtype = PLAIN[entry.kind][1]
     data = torch.from_numpy(octets[start : start + sizes[entry.name]])
-    if data.data_ptr() % dtype.itemsize:  # a file may align less than kernels insist on
+    if data.data_ptr() % dtype.itemsize:  # a file may be aligned less than kernels need
         data = data.clone()
     return Stored(data.view(dtype).view(entry.shape), path, start)

@@ -1,6 +1,6 @@
-"""The header of a GGUF file: its keys, and where each tensor lies; nothing is believed unchecked.
+"""The header of a GGUF file: its keys, and the place of each tensor; every claim is checked.
 
-The `gguf` package is not used: its reader takes seconds for a large vocabulary, and walks through
+The `gguf` package is not used: its reader takes seconds for a large vocabulary, and iterates over
 as many entries as a file claims to have.
 
 Source:
@@ -26,7 +26,7 @@ ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 LARGEST_ALIGNMENT = 1 << 20
 
-# The format's numbers for the types of values, and numpy's name of each.
+# The format's numbers for the types of values, and numpy's name for each.
 NUMBERS = {
     0: "<u1",
     1: "<i1",
@@ -47,7 +47,7 @@ SHORTEST_ENTRY = 8 + 4 + 4 + 8  # the length of a tensor's name, dimensions, typ
 
 
 class Entry(NamedTuple):
-    """One tensor as the header has it: its shape as PyTorch counts, the offset from the data on."""
+    """One tensor in the header: its shape in PyTorch's order, its offset from the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands before the data, and the byte at which the data begin."""
+    """The content of a file before its data, and the byte at which the data begin."""
 
     version: int
     keys: dict[str, Any]
@@ -71,7 +71,7 @@ def is_gguf(start: bytes) -> bool:
 
 
 def read_header(path: Path, data: mmap.mmap) -> Header:
-    """Return the header of a mapped file.
+    """Read the header of a mapped file.
 
     Raises:
         WeightsError: if it is damaged, of another version, or big-endian.
@@ -100,7 +100,7 @@ def read_header(path: Path, data: mmap.mmap) -> Header:
 
 
 class _Cursor:
-    """A place in the header; each step checks that the file reaches so far."""
+    """A position in the header; each step checks that the file is long enough."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
@@ -116,7 +116,7 @@ class _Cursor:
         start = self.position
         if n_bytes > self.end - start:
             if self.end < len(self.data):
-                hint = f"its header has more than {LONGEST_HEADER:,} bytes, which no model's has"
+                hint = f"its header has more than {LONGEST_HEADER:,} bytes, too many for a model"
                 raise WeightsError(self.path, f"{hint}; download it again")
             raise WeightsError(
                 self.path,
@@ -138,7 +138,7 @@ class _Cursor:
             raise self.damaged(f"at byte {start}, {what} is not UTF-8") from None
 
     def texts(self, count: int, what: str) -> list[str]:
-        """Read many texts, as a vocabulary has them: a third of a microsecond each."""
+        """Read many strings, such as a vocabulary's: a third of a microsecond each."""
         position, end, data, length_at = self.position, self.end, self.data, U64.unpack_from
         found: list[str] = []
         if 8 * count > end - position:
@@ -168,14 +168,14 @@ def _read_version(cursor: _Cursor) -> int:
     if version & 0xFFFF == 0:
         raise WeightsError(
             cursor.path,
-            "is big-endian, and only little-endian files are read; turn it round with "
+            "is big-endian, and only little-endian files are read; convert it with "
             f"gguf-convert-endian {cursor.path.name} little (pip install gguf)",
         )
     if version not in VERSIONS:
         raise WeightsError(
             cursor.path,
-            f"is GGUF of version {version}, and versions 2 and 3 are read; convert the model anew "
-            "with llama.cpp's convert_hf_to_gguf.py, or download a newer file of it",
+            f"is GGUF of version {version}, and only versions 2 and 3 are read; convert the model "
+            "again with llama.cpp's convert_hf_to_gguf.py, or download a newer file of it",
         )
     return version
 
@@ -229,7 +229,7 @@ def _read_entry(cursor: _Cursor) -> Entry:
     if n_dims > MOST_DIMS:
         raise cursor.damaged(f"{name[:60]!r} has {n_dims} dimensions, and {MOST_DIMS} are allowed")
     sizes = [cursor.number(U64, f"the shape of {name[:60]!r}") for _ in range(n_dims)]
-    # The format lists the dimension first whose numbers lie side by side.
+    # The format lists the dimension with adjacent numbers first.
     return Entry(name, tuple(reversed(sizes)), cursor.number(U32), cursor.number(U64))
 
 

@@ -1,4 +1,4 @@
-"""GGUF files written: the header by llama.cpp's own package, the numbers a few rows at a time.
+"""Writing of GGUF files: the header by llama.cpp's own package, the numbers a few rows at a time.
 
 Source:
     The format's description in the repository ggml-org/ggml, docs/gguf.md.
@@ -20,25 +20,25 @@ from llm_scratch.files import written_whole
 from llm_scratch.tensor_files.gguf import CHUNK_NUMBERS, check_package
 from llm_scratch.tensor_files.gguf_header import DEFAULT_ALIGNMENT
 
-Q8_BLOCK = 32  # numbers that share a scale
+Q8_BLOCK = 32  # numbers per scale
 _LARGEST_F16 = float(np.finfo(np.float16).max)
 
-# The types that are written, each with the largest number that it can hold.
+# The types that can be written, each with the largest number that it can hold.
 LARGEST = {
     "F32": float(np.finfo(np.float32).max),
     "F16": _LARGEST_F16,
-    "Q8_0": 127 * _LARGEST_F16,  # the largest whole number of a block times the largest scale
+    "Q8_0": 127 * _LARGEST_F16,  # the largest integer of a block times the largest scale
 }
 
 
 class Outgoing(NamedTuple):
-    """A tensor on its way into a file.
+    """A tensor to be written to a file.
 
     Args:
-        name: by the file.
-        shape: as PyTorch counts.
-        kind: the type to write it in, of those in `LARGEST`.
-        tensor: gives the numbers, when their turn has come.
+        name: its name in the file.
+        shape: its shape in PyTorch's order.
+        kind: the type to write, one of those in `LARGEST`.
+        tensor: the function that returns the numbers when it is their turn.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Outgoing(NamedTuple):
 def write_gguf(
     path: Path, architecture: str, keys: Mapping[str, Any], tensors: Sequence[Outgoing]
 ) -> None:
-    """Write a GGUF file, whole or not at all, with no more than one tensor's numbers in memory.
+    """Write a GGUF file atomically, with no more than one tensor's numbers in memory.
 
     Args:
         path: the file.
-        architecture: what llama.cpp calls the kind of model.
-        keys: truth values, texts, whole numbers (of 32 bits), real ones (of 32 bits, numpy's
-            float64 of 64), and lists of texts or whole numbers.
-        tensors: in the order of the file.
+        architecture: llama.cpp's name for the kind of model.
+        keys: booleans, strings, integers (of 32 bits), floats (of 32 bits; numpy's float64 of
+            64), and lists of strings or integers.
+        tensors: the tensors in the order of the file.
 
     Raises:
         WeightsError: if the `gguf` package is missing.
-        ValueError: if a tensor holds a number that its type can't.
+        ValueError: if a tensor has a number that its type cannot hold.
     """
     check_package(path, "is written by")
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -100,7 +100,7 @@ def _packed_bytes(shape: tuple[int, ...], kind: str) -> int:
 
 
 def _packed_rows(outgoing: Outgoing) -> Iterator[NDArray[Any]]:
-    """Yield a tensor's numbers as they lie in the file, a few rows at a time."""
+    """Yield a tensor's numbers in the form of the file, a few rows at a time."""
     tensor = outgoing.tensor().detach()
     if tuple(tensor.shape) != outgoing.shape:
         raise ValueError(
@@ -110,7 +110,7 @@ def _packed_rows(outgoing: Outgoing) -> Iterator[NDArray[Any]]:
     step = max(1, CHUNK_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         numbers = rows[start : start + step].to("cpu", torch.float32).contiguous()
-        if not bool(numbers.abs().max() <= LARGEST[outgoing.kind]):  # NaN is refused too
+        if not bool(numbers.abs().max() <= LARGEST[outgoing.kind]):  # also refuses NaN
             raise ValueError(
                 f"{outgoing.name} holds numbers that are not finite, or above "
                 f"{LARGEST[outgoing.kind]:,.0f}, which {outgoing.kind} can't hold; F32 holds all "
@@ -120,7 +120,7 @@ def _packed_rows(outgoing: Outgoing) -> Iterator[NDArray[Any]]:
 
 
 def _packed(numbers: NDArray[np.float32], kind: str) -> NDArray[Any]:
-    """Return numbers in the bytes of a type: (rows, C) of float32 -> (rows, bytes or numbers)."""
+    """Convert numbers to a type's bytes: (rows, C) of float32 -> (rows, bytes or numbers)."""
     from gguf import GGMLQuantizationType, quantize
 
     with np.errstate(all="ignore"):  # the scale of tiny numbers is 0

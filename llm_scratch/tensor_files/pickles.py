@@ -18,15 +18,15 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.safetensors import NAMES
 from llm_scratch.tensor_files.stored import Stored, TensorFile
 
-# Where training programs keep the model's state dict in what they save: the book's and others',
+# The keys under which training programs save a model's state dict: the book's and others',
 # Lightning's, nanoGPT's, DeepSpeed's.
 PLACES = ("model_state_dict", "state_dict", "model", "module")
-MOST_PLACES = 3  # one inside of another; a dict may hold itself
-MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of torch.save from before PyTorch 1.6
+MOST_PLACES = 3  # nested keys; a dict may hold itself
+MAGIC = 0x1950A86A20F9469CFC6C  # begins files that torch.save wrote before PyTorch 1.6
 
 
 def read_pickle(path: Path) -> TensorFile:
-    """The tensors in a file of `torch.save`; nothing that is not a plain value gets unpickled."""
+    """Read the tensors in a file of `torch.save`; only plain values are unpickled."""
     size = path.stat().st_size
     loaded = load_plain(path, mmap=True)
     found = _state_dict(path, loaded)
@@ -38,15 +38,15 @@ def read_pickle(path: Path) -> TensorFile:
 
 
 def load_plain(path: Path, *, mmap: bool = False) -> Any:
-    """What a file of `torch.save` holds: tensors and plain values, whole by its checksums.
+    """Load the tensors and plain values in a file of `torch.save`, verifying its checksums.
 
     Args:
         path: the file.
-        mmap: leave the tensors in it until they are used, where its format allows.
+        mmap: whether tensors stay in the file until they are used, if its format allows.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        WeightsError: if it is damaged, or holds anything else, which is not run.
+        WeightsError: if it is damaged, or holds anything else, which is never run.
     """
     with open(path, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -67,24 +67,24 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
             "damaged; it was not run; torch.save the state_dict alone, with the program that wrote "
             "it",
         ) from err
-    except Exception as err:  # a foreign format: whatever its parser trips over, the file is bad
+    except Exception as err:  # a foreign format: whatever breaks its parser, the file is bad
         raise WeightsError(path, f"damaged or cut off: {first_line(err)}") from err
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse an archive that claims more than it holds, or whose checksums do not agree.
+    """Refuse an archive that claims more than it holds, or whose checksums do not match.
 
     The checksums take a fifth of a second for 500 MB.
     """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise ValueError("its records are packed, which torch.save never does")
+            raise ValueError("its records are compressed, which torch.save never does")
         if sum(record.file_size for record in records) > path.stat().st_size:
             raise ValueError("its records claim more bytes than the file has")
         # All are 0 after torch.serialization.set_crc32_options(False).
         if any(record.CRC for record in records) and (wrong := archive.testzip()):
-            hint = f"damaged: the checksum of {wrong[:60]!r} in it does not agree"
+            hint = f"damaged: the checksum of {wrong[:60]!r} in it does not match"
             raise WeightsError(path, f"{hint}; use another copy")
 
 
@@ -92,21 +92,21 @@ def _check_old_pickle(path: Path) -> None:
     """Refuse a file from before PyTorch 1.6 that claims sizes beyond its own."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        for number in range(4):  # a magic number, a version, facts on the machine, the object
+        for number in range(4):  # a magic number, a version, facts about the machine, the object
             arguments = [argument for _, argument, _ in pickletools.genops(file)]
             if number == 0 and MAGIC not in arguments:
                 raise WeightsError(
                     path,
-                    "is a pickle that torch.save did not write, so no file of weights, and was not "
+                    "is a pickle that torch.save did not write, not a file of weights, and was not "
                     "run; save a state_dict with torch.save",
                 )
             for argument in arguments:
                 if number == 3 and isinstance(argument, int) and abs(argument) > size:
-                    raise ValueError(f"speaks of {argument} numbers in {size} bytes")
+                    raise ValueError(f"claims {argument} numbers in {size} bytes")
 
 
 def _state_dict(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """The state dict in what was saved: itself, or the part of a training checkpoint."""
+    """Return the state dict in a saved object: the object itself, or part of a checkpoint."""
     for _ in range(MOST_PLACES):
         found = isinstance(loaded, Mapping)
         places = [name for name in PLACES if found and isinstance(loaded.get(name), Mapping)]

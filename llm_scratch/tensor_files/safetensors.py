@@ -1,10 +1,10 @@
 """Safetensors files, read and written.
 
-The `safetensors` package is not used: this reader gives tensors that stay mapped in the file, with
-their place in it, from which parts of a matrix are read without taking memory twice; this writer
-takes one tensor at a time and lets each begin at a multiple of 64 bytes. Every length and offset
-that comes from a file is checked before it is used. The format has no checksums: a flipped bit in
-the numbers is seen in this library's own files only, which have theirs in the header.
+The `safetensors` package is not used. This reader returns tensors that stay mapped in the file,
+with their place in it, so that parts of a matrix can be read without taking memory twice. This
+writer takes one tensor at a time and aligns each to a multiple of 64 bytes. Every length and offset
+from a file is checked before it is used. The format has no checksums: a flipped bit in the numbers
+is detected only in this library's own files, which have checksums in the header.
 
 Source:
     The format's description in the repository huggingface/safetensors.
@@ -46,7 +46,7 @@ MOST_DIMS = 32
 
 
 def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
-    """Return the tensors of a file, mapped or read now, and the texts in its header.
+    """Read the tensors of a file, mapped or at once, and the strings in its header.
 
     Raises:
         WeightsError: if it is damaged.
@@ -56,7 +56,7 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
     places = {name: _place(path, name, entry) for name, entry in header.items()}
     _check_no_holes(path, places, size - start)
     if mapped and places:
-        # Mode "c": pages are shared with the file until somebody writes to them.
+        # Mode "c": pages are shared with the file until they are written to.
         whole: np.ndarray = np.memmap(path, dtype=np.uint8, mode="c")
     else:
         whole = fresh_memory(size)
@@ -65,14 +65,14 @@ def read_safetensors(path: Path, mapped: bool = True) -> TensorFile:
     tensors = {}
     for name, (dtype, shape, begin, end) in places.items():
         data = torch.from_numpy(whole[start + begin : start + end])
-        if data.data_ptr() % dtype.itemsize:  # some writers do not align: kernels may insist on it
+        if data.data_ptr() % dtype.itemsize:  # some writers do not align, but kernels may need it
             data = data.clone()
         tensors[name] = Stored(data.view(dtype).view(shape), path, start + begin)
     return TensorFile(tensors, metadata)
 
 
 def _place(path: Path, name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], int, int]:
-    """Type, shape, first and last byte of a tensor, from its entry in the header."""
+    """Return type, shape, first and last byte of a tensor, from its entry in the header."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -95,11 +95,11 @@ def _check_no_holes(path: Path, places: Mapping[str, tuple[Any, ...]], size: int
     end = 0
     for _, _, begin, its_end in sorted(places.values(), key=lambda place: place[2:]):
         if begin != end:
-            raise WeightsError(path, f"damaged: tensors overlap or leave a hole at byte {end}")
+            raise WeightsError(path, f"damaged: tensors overlap or leave a gap at byte {end}")
         end = its_end
     if end != size:
         raise WeightsError(
-            path, f"its header speaks of {end} bytes, the file holds {size}: cut off or damaged"
+            path, f"its header claims {end} bytes, the file holds {size}: cut off or damaged"
         )
 
 
@@ -109,17 +109,17 @@ def write_safetensors(
     metadata: Mapping[str, str],
     seen: Callable[[memoryview], object] | None = None,
 ) -> None:
-    """Write tensors to a file, one at a time, beside the target; renamed when it is complete.
+    """Write tensors to a file atomically, one at a time.
 
     The header is padded, and tensors of odd sizes come last, so that the others begin at multiples
-    of 64 bytes: what products of them give does not depend on where they lie.
+    of 64 bytes: results of products with them then do not depend on their place in memory.
 
     Args:
         path: the file.
-        tensors: by name; a contiguous one on the CPU is never copied.
-        metadata: texts for the header.
-        seen: called with all bytes of the file in order, one piece at a time, by a thread that
-            runs beside the writing: the `update` of a hash, which may be slower than the disk.
+        tensors: the tensors by name; a contiguous one on the CPU is never copied.
+        metadata: strings for the header.
+        seen: a function that is called with all bytes of the file in order, one piece at a time, in
+            another thread: the `update` of a hash, which may be slower than the disk.
     """
     order, header = _laid_out(tensors, metadata)
     thread, seeing = ThreadPoolExecutor(1), list[Future[object]]()
@@ -130,17 +130,17 @@ def write_safetensors(
                     seeing.append(thread.submit(seen, piece))
                 file.write(piece)
                 if seen is not None and is_copy:
-                    seeing[-1].result()  # copies would pile up where the disk is faster
+                    seeing[-1].result()  # copies would pile up if the disk is faster
         for each in seeing:
             each.result()
     finally:
-        thread.shutdown(cancel_futures=True)  # after an error some are left
+        thread.shutdown(cancel_futures=True)  # after an error, some are left
 
 
 def _laid_out(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[list[str], bytes]:
-    """Return the order of the tensors in a file, and the header in front of them."""
+    """Return the order of the tensors in a file, and the header before them."""
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     order = sorted(
         tensors, key=lambda n: (sizes[n] % ALIGNMENT != 0, -tensors[n].element_size(), n)

@@ -27,5 +27,5 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
         header = parse_json(path, file.read(length), error=WeightsError)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise WeightsError(path, "damaged: its metadata are no texts; download it again")
+        raise WeightsError(path, "damaged: its metadata are not texts; download it again")
     return header, metadata, 8 + length

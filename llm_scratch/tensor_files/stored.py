@@ -1,4 +1,4 @@
-"""A tensor that lies in a file: mapped, looked at for free, and read only where it must be."""
+"""A tensor in a file: mapped, inspected at no cost, and read only when needed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch import Tensor
 
 from llm_scratch.tensor_files.errors import WeightsError
 
-CHUNK_BYTES = 1 << 20  # stays in a processor's cache
+CHUNK_BYTES = 1 << 20  # fits in a processor's cache
 LARGE_PAGE = 1 << 21
-ALIGNMENT = 64  # a cache line, at which PyTorch's own tensors begin too
+ALIGNMENT = 64  # a cache line, to which PyTorch also aligns its tensors
 MOST_THREADS = 4  # more do not read faster
 Octets = NDArray[np.uint8]
 
 
 class Packed(Protocol):
-    """Numbers that must be computed from the bytes of a file, such as quantised ones."""
+    """Numbers that must be computed from a file's bytes, such as quantised ones."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -43,11 +43,12 @@ class Stored:
     """One tensor of a file.
 
     Args:
-        numbers: the tensor, usually mapped: its memory is the file until somebody writes to it; or
-            packed numbers, which nobody keeps unpacked.
-        path: the file its bytes are in.
-        offset: where they begin, row after row; None when it may only be read through `tensor`.
-        thirds: what `reading_thirds` made of its last axis.
+        numbers: the tensor, usually mapped, so that its memory is the file until it is written to;
+            or packed numbers, which are not kept in unpacked form.
+        path: the file with its bytes.
+        offset: the byte at which they begin, row after row; None if it may only be read through
+            `tensor`.
+        thirds: the thirds of its last axis, set by `reading_thirds`.
     """
 
     numbers: Tensor | Packed
@@ -57,7 +58,7 @@ class Stored:
 
     @property
     def tensor(self) -> Tensor:
-        """The tensor; packed numbers are computed anew each time, so ask once."""
+        """The tensor; packed numbers are computed at every access, so access it once."""
         return self.numbers if isinstance(self.numbers, Tensor) else self.numbers.unpack()
 
     @property
@@ -67,7 +68,7 @@ class Stored:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The tensor's type; packed numbers have the one they are computed in."""
+        """The tensor's type; for packed numbers, the type they are unpacked to."""
         return self.numbers.dtype
 
     @property
@@ -77,11 +78,11 @@ class Stored:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, which is what lies along the last axis."""
+        """The number of bytes in one row along the last axis."""
         return self.shape[-1] * self.dtype.itemsize
 
     def rows(self) -> Iterator[tuple[int, Octets]]:
-        """The bytes of all rows, a few rows at a time, each time with the number of the first."""
+        """Yield the bytes of all rows, a few rows at a time, with the number of the first row."""
         n_rows = self.nbytes // self.row_bytes
         step = max(1, CHUNK_BYTES // self.row_bytes)
         if self.offset is None:
@@ -98,7 +99,7 @@ class Stored:
 
 
 class TensorFile(NamedTuple):
-    """The tensors of a file by name, the texts that came with them, and nanoGPT's `model_args`."""
+    """The tensors of a file by name, the strings in its header, and nanoGPT's `model_args`."""
 
     tensors: dict[str, Stored]
     metadata: dict[str, str]
@@ -107,10 +108,10 @@ class TensorFile(NamedTuple):
 
 @contextmanager
 def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
-    """Set `thirds` of each, the three thirds of its last axis, while the caller does other things.
+    """Read the three thirds of each tensor's last axis into `thirds`, in the background.
 
-    Each is dense with storage of its own. They are read from the file rather than through the
-    map, since pages that are mapped *and* copied would both count as memory of the process.
+    Each third is dense, with storage of its own. They are read from the file rather than through
+    the map, since mapped *and* copied pages would both count as memory of the process.
     """
     tensors = list(tensors)
     room = fresh_memory(sum(_rounded(stored.nbytes) for stored in tensors))
@@ -125,7 +126,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 
 
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
-    """The three thirds of a tensor's last axis, read now unless they have been."""
+    """Return the three thirds of a tensor's last axis, reading them unless that was done."""
     if stored.thirds is None:
         _set_thirds(stored, fresh_memory(stored.nbytes))
     return stored.thirds or ()
@@ -148,33 +149,33 @@ def _rounded(n_bytes: int) -> int:
 
 
 def fresh_memory(n_bytes: int) -> Octets:
-    """Memory that is about to be written to in full; it begins at a multiple of 64 bytes.
+    """Allocate memory that will be overwritten in full, aligned to a multiple of 64 bytes.
 
-    Where the system has large pages, it takes a fifth of the time to hand out as many bytes.
+    If the system has large pages, the allocation takes a fifth of the time.
     """
     if n_bytes >= LARGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # switched off: small ones do
+        with suppress(OSError):  # switched off: small pages will do
             memory.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(memory, dtype=np.uint8)
     return torch.empty(n_bytes, dtype=torch.uint8).numpy()
 
 
 def fill(data: Octets, file: io.BufferedReader, path: Path) -> None:
-    """Read as many bytes as `data` has from an open file into it.
+    """Fill `data` with bytes from an open file.
 
     Raises:
-        WeightsError: if the file ends before.
+        WeightsError: if the file is too short.
     """
     if file.readinto(data.data) < len(data):
         raise WeightsError(path, "became shorter while it was read")
 
 
 def owned(tensor: Tensor) -> Tensor:
-    """The tensor itself when it is dense and alone in its storage, else a copy that is.
+    """Return the tensor itself if it is dense and alone in its storage, else a copy that is.
 
-    The fused optimizers walk through the memory of a parameter, its gradient and its averages
-    side by side, and compute nonsense where the three are laid out differently.
+    The fused optimizers step through the memory of a parameter, its gradient and its averages in
+    parallel, and give wrong results if their layouts differ.
     """
     if tensor.untyped_storage().nbytes() == tensor.nbytes and is_dense(tensor):
         return tensor
@@ -182,6 +183,6 @@ def owned(tensor: Tensor) -> Tensor:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the numbers fill their stretch of memory without gaps, in whatever order of axes."""
+    """Return whether the numbers fill their memory without gaps, in any order of axes."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return tensor.permute(order).is_contiguous()

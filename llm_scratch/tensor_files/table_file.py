@@ -1,4 +1,4 @@
-"""The sorted table of keys and values that TensorFlow keeps its index in (LevelDB's layout)."""
+"""The sorted table of keys and values that holds TensorFlow's index (LevelDB's layout)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ FOOTER_SIZE = 48
 TRAILER_SIZE = 5  # one byte for the compression, four for the checksum
 MAGIC = 0xDB4775248B80FB57
 PLAIN, SNAPPY = 0, 1
-LONGEST_KEY = 1024  # shared prefixes make keys cheap in the file: a hostile one could ask for GBs
+LONGEST_KEY = 1024  # shared prefixes make keys cheap in the file: a hostile file could claim GBs
 
 
 class DamagedError(Exception):
-    """What is wrong inside the table; the caller adds the path."""
+    """A fault inside the table; the caller adds the path."""
 
 
 def read_table(path: Path) -> list[tuple[bytes, bytes]]:
-    """All keys with their values, in order; every checksum, length and offset is checked.
+    """Read all keys with their values, in order; every checksum, length and offset is checked.
 
     Raises:
         WeightsError: if the file is not such a table.
         DamagedError: if it is damaged.
-        FileNotFoundError: if there is no file.
+        FileNotFoundError: if there is no such file.
     """
     with open(path, "rb") as file:
         size = file.seek(0, 2)
@@ -40,8 +40,8 @@ def read_table(path: Path) -> list[tuple[bytes, bytes]]:
     meta_handle, position = _read_handle(footer, 0)
     index_handle, position = _read_handle(footer, position)
     if any(footer[position:-8]):
-        raise DamagedError("its footer is not as it was written")
-    _read_block(content, meta_handle)  # empty in checkpoints, but its checksum counts
+        raise DamagedError("its footer was altered")
+    _read_block(content, meta_handle)  # empty in checkpoints, but its checksum is verified
     entries: list[tuple[bytes, bytes]] = []
     end = 0
     for _, handle in _entries_of_block(_read_block(content, index_handle)):
@@ -57,7 +57,7 @@ def read_table(path: Path) -> list[tuple[bytes, bytes]]:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, low bits first, and the position after it."""
+    """Read a number of seven bits per byte, low bits first; return it and the next position."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
@@ -66,7 +66,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
         position += 1
         value |= (byte & 0x7F) << shift
         if byte == 0 and shift:
-            break  # no writer spends a byte that adds nothing
+            break  # no writer adds a byte without information
         if byte < 0x80:
             return value, position
     raise DamagedError("a number without an end, or longer than it needs to be")
@@ -79,14 +79,14 @@ def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
 
 
 def _read_block(content: bytes, handle: tuple[int, int]) -> bytes:
-    """A block's bytes, checked against its checksum and unpacked."""
+    """Return a block's bytes, checked against its checksum and unpacked."""
     offset, size = handle
     end = offset + size
     if end + TRAILER_SIZE > len(content) - FOOTER_SIZE:
-        raise DamagedError(f"a block ends at byte {end}, behind the end of the file")
+        raise DamagedError(f"a block ends at byte {end}, beyond the end of the file")
     stored = int.from_bytes(content[end + 1 : end + TRAILER_SIZE], "little")
     if crc32c(content[offset : end + 1]) != unmask(stored):
-        raise DamagedError(f"the checksum of the block at byte {offset} does not agree")
+        raise DamagedError(f"the checksum of the block at byte {offset} does not match")
     block, compression = content[offset:end], content[end]
     if compression == SNAPPY:
         return unsnappy(block)
@@ -96,7 +96,7 @@ def _read_block(content: bytes, handle: tuple[int, int]) -> bytes:
 
 
 def _entries_of_block(block: bytes) -> list[tuple[bytes, bytes]]:
-    """The keys and values of one block; a key repeats a part of the one before it."""
+    """Return the keys and values of one block; a key shares a prefix with the one before it."""
     n_restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (n_restarts + 1)
     if len(block) < 4 or end < 0:
@@ -108,7 +108,7 @@ def _entries_of_block(block: bytes) -> list[tuple[bytes, bytes]]:
         unshared, position = read_varint(block, position)
         value_size, position = read_varint(block, position)
         if shared > len(key) or position + unshared + value_size > end:
-            raise DamagedError("an entry reaches behind its block")
+            raise DamagedError("an entry reaches beyond its block")
         if shared + unshared > LONGEST_KEY:
             raise DamagedError(f"a name has more than {LONGEST_KEY} bytes")
         key = key[:shared] + block[position : position + unshared]
@@ -119,7 +119,7 @@ def _entries_of_block(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def unsnappy(data: bytes) -> bytes:
-    """The bytes that snappy packed into `data`.
+    """Unpack bytes that snappy packed.
 
     Source:
         google/snappy, format_description.txt.

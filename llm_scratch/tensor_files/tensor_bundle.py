@@ -1,7 +1,8 @@
 """TensorFlow's checkpoints, read without TensorFlow.
 
-A checkpoint is an index, a sorted table from names to places, and one or more files of raw
-numbers ("shards"). The index is small and read whole; the numbers are mapped into memory.
+A checkpoint consists of an index, which is a sorted table from names to places, and one or more
+files of raw numbers ("shards"). The index is small and read at once; the numbers are mapped into
+memory.
 
 Source:
     tensorflow/core/protobuf/tensor_bundle.proto; google/leveldb, doc/table_format.md.
@@ -27,7 +28,7 @@ from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import MOST_THREADS
 from llm_scratch.tensor_files.table_file import DamagedError, read_table, read_varint
 
-# TensorFlow's numbers for the types of tensors. numpy has no bfloat16: its bits come as uint16.
+# TensorFlow's numbers for the types of tensors. numpy has no bfloat16: its bits are read as uint16.
 DTYPES = {
     1: "float32",
     2: "float64",
@@ -49,7 +50,7 @@ MOST_DIMS = 32
 
 @dataclass(frozen=True)
 class BundleEntry:
-    """Where one tensor stands: `dtype` by name, `size` in bytes, `checksum` of its bytes."""
+    """The place of one tensor: `dtype` by name, `size` in bytes, `checksum` of its bytes."""
 
     name: str
     dtype: str
@@ -61,13 +62,13 @@ class BundleEntry:
 
 
 class TensorBundle:
-    """A TensorFlow checkpoint: names, shapes and types now, numbers when asked for.
+    """A TensorFlow checkpoint: names, shapes and types at once, numbers on demand.
 
-    `skipped` names what can't be read as an array (strings, tensors kept in slices), with the
-    reason.
+    `skipped` names the entries that cannot be read as arrays (strings, sliced tensors), with the
+    reasons.
 
     Args:
-        path: the checkpoint's prefix ("model.ckpt"), its `.index` file, or the folder it is in.
+        path: the checkpoint's prefix ("model.ckpt"), its `.index` file, or its folder.
 
     Raises:
         FileNotFoundError: if a file of the checkpoint is missing.
@@ -87,11 +88,11 @@ class TensorBundle:
         self._maps = {shard: self._map_shard(shard) for shard in shards}
 
     def names(self) -> list[str]:
-        """The names of all tensors that can be read, sorted."""
+        """Return the names of all tensors that can be read, sorted."""
         return list(self._entries)
 
     def entry(self, name: str) -> BundleEntry:
-        """Shape, type and place of one tensor.
+        """Return the shape, type and place of one tensor.
 
         Raises:
             KeyError: if there is no such tensor.
@@ -103,23 +104,23 @@ class TensorBundle:
             raise KeyError(f"{self.path} has no tensor {name!r} to read: {reason}") from None
 
     def read(self, name: str, *, verify: bool = False) -> NDArray[Any]:
-        """One tensor as an array mapped from its file; writing to it changes memory only.
+        """Return one tensor as an array mapped from its file; writing to it changes only memory.
 
-        bfloat16 comes as its bits, in uint16.
+        bfloat16 is returned as its bits, in uint16.
 
         Args:
             name: one of `names()`.
-            verify: also compare its checksum, which reads every byte.
+            verify: whether to verify its checksum, which reads every byte.
 
         Raises:
             KeyError: if there is no such tensor.
-            WeightsError: if its checksum does not agree.
+            WeightsError: if its checksum does not match.
         """
         entry = self.entry(name)
         data = self._maps[entry.shard][entry.offset : entry.offset + entry.size]
-        # Read beside the map: pages that are mapped, and copied later, would both count as memory.
+        # Not read through the map: pages mapped and later copied would both count as memory.
         if verify and entry.checksum is not None and self._checksum(entry) != entry.checksum:
-            hint = f"the checksum of {name!r} does not agree; download it again"
+            hint = f"the checksum of {name!r} does not match; download it again"
             raise WeightsError(self.shard_path(entry.shard), hint)
         return data.view(_numpy_dtype(entry.dtype)).reshape(entry.shape)
 
@@ -128,17 +129,17 @@ class TensorBundle:
         return crc32c(np.fromfile(path, np.uint8, entry.size, offset=entry.offset))
 
     def verify(self) -> None:
-        """Compare the checksum of every tensor: some 2 seconds for 500 MB on two cores.
+        """Verify the checksum of every tensor: about 2 seconds for 500 MB on two cores.
 
         Raises:
-            WeightsError: at the first that does not agree.
+            WeightsError: at the first that does not match.
         """
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
             for _ in pool.map(partial(self.read, verify=True), self.names()):
                 pass
 
     def shard_path(self, shard: int) -> Path:
-        """The path of one file of numbers."""
+        """Return the path of one file of numbers."""
         prefix = self.path.name.removesuffix(".index")
         return self.path.with_name(f"{prefix}.data-{shard:05d}-of-{self._n_shards:05d}")
 
@@ -191,18 +192,18 @@ class TensorBundle:
         if needed > size:
             hint = f"{size} bytes, but {self.path.name} needs {needed}: cut off; download it again"
             raise WeightsError(path, hint)
-        # Mode "c": pages are shared with the file until somebody writes to them.
+        # Mode "c": pages are shared with the file until they are written to.
         return np.memmap(path, dtype=np.uint8, mode="c") if size else np.empty(0, np.uint8)
 
 
 def find_index(path: Path) -> Path:
-    """The `.index` file of a checkpoint given by its folder, its prefix, or by any of its files.
+    """Return the `.index` file of a checkpoint given by its folder, prefix, or any of its files.
 
-    In a folder the file `checkpoint` says which one is meant, or there is only one.
+    In a folder, the file `checkpoint` names it, or there is only one.
 
     Raises:
         FileNotFoundError: if there is none.
-        WeightsError: if a folder holds several and does not say which.
+        WeightsError: if a folder holds several and does not name one.
     """
     if path.is_dir():
         return _index_of_folder(path)
@@ -210,7 +211,7 @@ def find_index(path: Path) -> Path:
     index = path.with_name(f"{prefix}.index")
     if not index.is_file():
         raise FileNotFoundError(
-            f"{index} is not there: a TensorFlow checkpoint is given by its folder, or by its "
+            f"{index} does not exist; name a TensorFlow checkpoint by its folder, or by its "
             "path without .index"
         )
     return index
@@ -222,7 +223,7 @@ def _index_of_folder(folder: Path) -> Path:
     if state.is_file() and state.stat().st_size < 1 << 20:
         text = state.read_text(encoding="utf-8", errors="replace")
         latest = re.search(r'^model_checkpoint_path:\s*"([^"]+)"', text, flags=re.MULTILINE)
-        # TensorFlow may note the absolute path of another machine: only the last part counts.
+        # TensorFlow may record the absolute path of another machine, so only the last part counts.
         name = re.split(r"[/\\]", latest.group(1))[-1] if latest else ""
         if folder / f"{name}.index" in found:
             return folder / f"{name}.index"
@@ -239,7 +240,7 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a protocol buffer."""
+    """Yield the number and value of each field of a protocol buffer."""
     position = 0
     while position < len(data):
         tag, position = read_varint(data, position)
@@ -260,19 +261,19 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _numbers(data: bytes) -> dict[int, int]:
-    """The fields that are numbers."""
+    """Return the fields that are numbers."""
     return {field: value for field, value in _fields(data) if isinstance(value, int)}
 
 
 def _records(data: bytes, number: int) -> list[bytes]:
-    """What stands in the fields of one number that are records or texts."""
+    """Return the records and strings in the fields of one number."""
     return [value for field, value in _fields(data) if field == number and type(value) is bytes]
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
-    """The sizes in a shape record: one record a dimension, in each one number."""
+    """Return the sizes in a shape record, which has one record per dimension with one number."""
     sizes = [_numbers(record).get(1, 0) for record in _records(data, 2)]
     n_numbers = math.prod(max(size, 1) for size in sizes[: MOST_DIMS + 1])
-    if len(sizes) > MOST_DIMS or n_numbers >= 1 << 59:  # numpy's limits, eight bytes a number
+    if len(sizes) > MOST_DIMS or n_numbers >= 1 << 59:  # numpy's limits, at eight bytes per number
         raise DamagedError(f"a tensor of {n_numbers} numbers, {len(sizes)} dimensions, can't be")
     return tuple(sizes)

@@ -1,7 +1,6 @@
-"""Files of bare token ids, as other training code writes them, into token files.
+"""Files of bare token ids into token files: with documents, checked, and with their tokenizer.
 
-nanoGPT's `train.bin` holds ids of 16 bits and nothing else, llm.c's files have 1,024 bytes in front
-of them, and NumPy's name their type. None of them says which tokenizer made the ids.
+`foreign_ids` says what kinds there are, and opens them where they lie.
 """
 
 from __future__ import annotations
@@ -11,17 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from llm_scratch.compressed import is_compressed
 from llm_scratch.files import written_whole
+from llm_scratch.text.foreign_ids import map_ids
 from llm_scratch.text.token_file import TokenFile
-from llm_scratch.text.token_header import (
-    HEADER_BYTES,
-    LLM_C_MAGIC,
-    NUMPY_MAGIC,
-    id_type,
-    looks_bare,
-)
+from llm_scratch.text.token_header import HEADER_BYTES, id_type, looks_bare
 from llm_scratch.text.token_writing import (
     TokenWriter,
     bytes_of_ids,
@@ -29,26 +22,25 @@ from llm_scratch.text.token_writing import (
     progress_bar,
 )
 
-LLM_C_HEADER = 1024  # bytes
 BLOCK = 1 << 20  # ids
 
 
 def write_bare_ids(
     path: str | os.PathLike[str], files: Iterable[Path], tokenizer: Any, *, progress: bool = True
 ) -> TokenFile:
-    """Write the ids of some files into a token file and return it, opened.
+    """Write the ids of some files to a token file and return it, opened.
 
     A document ends with each `<|endoftext|>`, and with each file.
 
     Args:
-        path: where to write; only a token file is written over.
-        files: bare ids of 16 bits (of 32 where the vocabulary is above 65,536), with llm.c's header
-            or without one, or NumPy's `.npy`.
-        tokenizer: the one that made the ids.
-        progress: show a bar when it takes longer than a second.
+        path: the token file to write; only an existing token file is overwritten.
+        files: files of bare 16-bit ids (32-bit if the vocabulary is above 65,536), with or without
+            llm.c's header, or NumPy's `.npy`.
+        tokenizer: the tokenizer that made the ids.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
-        ValueError: if a file is not made of ids, or has one outside the tokenizer's vocabulary.
+        ValueError: if a file does not consist of ids, or has one outside the vocabulary.
         FileNotFoundError: if a file is missing.
     """
     path = Path(path)
@@ -56,7 +48,7 @@ def write_bare_ids(
     with written_whole(path) as out:
         writer = TokenWriter(out, tokenizer)
         sizes = bytes_of_ids(tokenizer, writer.vocab_size)
-        rows = [(file, map_ids(file, writer.vocab_size)) for file in files]
+        rows = [(file, map_ids(file, id_type(writer.vocab_size))) for file in files]
         with progress_bar(sum(len(ids) for _, ids in rows), "writing", progress) as bar:
             for file, ids in rows:
                 writer.begin(str(file))
@@ -71,45 +63,18 @@ def write_bare_ids(
     return TokenFile(path)
 
 
-def map_ids(path: Path, vocab_size: int) -> np.ndarray:
-    """Return the ids in a file, mapped: (n,) of 16 or 32 bits.
-
-    Raises:
-        ValueError: if its size is no whole number of ids, or NumPy's file holds something else.
-        FileNotFoundError: if there is no such file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of ids at {path}")
-    dtype, size = id_type(vocab_size), path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(LLM_C_HEADER)
-    if start.startswith(NUMPY_MAGIC):
-        ids = np.load(path, mmap_mode="r", allow_pickle=False)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-            raise ValueError(f"{path} holds {ids.dtype} {ids.shape}, not one flat row of ids")
-        return ids
-    offset = LLM_C_HEADER if start.startswith(LLM_C_MAGIC) else 0
-    count, rest = divmod(size - offset, dtype.itemsize)
-    if rest or count < 1:
-        raise ValueError(
-            f"{path} has {size} bytes, which is no whole number of ids of {dtype.itemsize} bytes; "
-            "are they ids of this tokenizer?"
-        )
-    return np.memmap(path, dtype, "r", offset, (count,))
-
-
 def refuse_bare_ids(paths: Iterable[Path]) -> None:
-    """Refuse files that seem to hold ids where texts are wanted.
+    """Refuse files that seem to hold ids instead of text.
 
     Raises:
         ValueError: naming the file and the option.
     """
     for path in paths:
-        if path.is_file():
+        if path.is_file() and not is_compressed(path):
             with open(path, "rb") as file:
                 start = file.read(HEADER_BYTES)
             if looks_bare(start, path.stat().st_size):
                 raise ValueError(
-                    f"{path} is no text; if it holds bare ids, as nanoGPT's train.bin does, "
-                    "--bare-ids makes a token file of them (--tokenizer names what made them)"
+                    f"{path} is not a text; if it holds bare ids, as nanoGPT's train.bin does, "
+                    "use --bare-ids to make a token file (and --tokenizer to name their tokenizer)"
                 )

@@ -1,4 +1,4 @@
-"""Named texts: part of this project, in a folder of the user's, or fetched once."""
+"""Named texts: part of this project, in one of the user's folders, or fetched once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_scratch.text.archives import unpack_member
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip archive that a text is fetched in.
+    """A zip archive from which a text is extracted.
 
     Args:
         member: The name of the text's file inside it.
@@ -31,11 +31,11 @@ class Corpus:
     """A named text: its title, its file, and where it comes from.
 
     Args:
-        title: What a person calls it.
+        title: Its title for readers.
         file: The name of its file in every folder.
-        urls: Addresses to fetch it from, in order; none for a text that is part of the project.
+        urls: Addresses to fetch it from, in order; empty for a text that is part of the project.
         sha256: The hash of its content; None for a text that may still be edited.
-        archive: Where the addresses give a zip archive that holds the file, what it is like.
+        archive: The zip archive that holds the file, if the addresses lead to one.
         also: Other names under which its file is found.
     """
 
@@ -106,8 +106,8 @@ CORPORA: dict[str, Corpus] = {
 def data_folders() -> list[Path]:
     """Return the folders that are searched for data, in order; some may not exist.
 
-    Those of `LLM_SCRATCH_DATA` (one, or several joined as in PATH), the cache of fetched files, the
-    data inside an installed package, and the folder `data/` beside the package in a clone.
+    They are those of `LLM_SCRATCH_DATA` (one, or several joined as in PATH), the cache of fetched
+    files, the data in an installed package, and the folder `data/` next to the package in a clone.
     """
     package = Path(__file__).resolve().parents[1]
     return [*_chosen_folders(), cache_folder(), package / "data", package.parent / "data"]
@@ -122,11 +122,12 @@ def _chosen_folders() -> list[Path]:
 def find_data(name: str) -> Path:
     """Return the path of a named text (`"the-verdict"`) or of a data file (`"the-verdict.txt"`).
 
-    A named text counts only with the content that belongs to the name, so that the book's numbers
-    come out: a file with another SHA-256 is passed over.
+    A named text must have the content that belongs to the name, so that the book's numbers come
+    out: a file with another SHA-256 is skipped.
 
     Raises:
-        FileNotFoundError: if it is in none of `data_folders()`; names the command that brings it.
+        FileNotFoundError: if it is in none of `data_folders()`; the message names the command that
+            fetches it.
     """
     if not name or Path(name).name != name:
         raise ValueError(f"{name!r} must be the name of a text or a file, without folders")
@@ -143,21 +144,21 @@ def find_data(name: str) -> Path:
 
 
 def load_text(name: str) -> str:
-    """Return a named text, or the text of a data file, with the line ends that the file has.
+    """Read a named text, or the text of a data file, with its line ends unchanged.
 
     Raises:
-        FileNotFoundError: as `find_data`.
+        FileNotFoundError: as in `find_data`.
         FileError: if the file is not UTF-8.
     """
     return read_text(find_data(name))
 
 
 def fetch(name: str) -> Path:
-    """Return the path of a named text, fetched into the cache when it is not here yet.
+    """Fetch a named text into the cache, unless it is already here, and return its path.
 
     Raises:
         ValueError: if no text has this name.
-        DownloadError: if none of its addresses gives it.
+        DownloadError: if none of its addresses provides it.
     """
     known = _known_as(name)
     if known is None:
@@ -175,7 +176,7 @@ def fetch(name: str) -> Path:
 
 
 def _fetch_archive(corpus: Corpus, archive: Archive, target: Path) -> Path:
-    """Return `target`, unpacked from the corpus's archive, which does not stay."""
+    """Fetch the corpus's archive, extract the text to `target`, and delete the archive."""
     path = target.with_name(f"{target.name}.{os.getpid()}.zip")
     download_file(corpus.urls, path, sha256=archive.sha256)
     try:
@@ -187,7 +188,7 @@ def _fetch_archive(corpus: Corpus, archive: Archive, target: Path) -> Path:
 
 
 def _known_as(name: str) -> str | None:
-    """Return the name of the text that is called so, or whose file is; None if there is none."""
+    """Return the name of the text with this name or this file name; None if there is none."""
     called = (key for key, c in CORPORA.items() if name in (key, c.file, *c.also))
     return next(called, None)
 
@@ -196,6 +197,6 @@ def _way_out(known: str | None, corpus: Corpus) -> str:
     if known and corpus.urls:
         return f"llm-scratch fetch {known} gets it"
     if known:
-        return "it is a part of this project: install it again"
+        return "it is part of this project: reinstall it"
     folder = (*_chosen_folders(), cache_folder())[0]
     return f"put it into {folder} (texts with a name: {', '.join(CORPORA)})"

@@ -1,4 +1,4 @@
-"""Several rows in one, side by side and blind to each other.
+"""Several rows packed into one, side by side and invisible to each other.
 
 Shape letters: B rows of a batch, T tokens.
 """
@@ -19,15 +19,15 @@ PackedBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class PackedRows:
-    """Several short rows in one long one, side by side and blind to each other: a `TrainData`.
+    """A `TrainData` of packs: short rows side by side in one long row, invisible to each other.
 
-    A batch is inputs, targets and positions, (B, T) each, and which token may see which, (B, T, T)
-    booleans: positions begin anew with every row, and no token sees another row. Loss and
-    gradients are those of the rows one by one; next to nothing is padded.
+    A batch is inputs, targets and positions, (B, T) each, and a mask of which token may see which,
+    (B, T, T) booleans. Positions restart with every row, and no token sees another row. Loss and
+    gradients equal those of the separate rows, with hardly any padding.
 
     Args:
-        rows: what is packed.
-        length: the most tokens of a pack.
+        rows: the rows to pack.
+        length: the maximum number of tokens per pack.
 
     Raises:
         ValueError: if a row is longer than `length`.
@@ -36,7 +36,7 @@ class PackedRows:
     def __init__(self, rows: TokenRows, length: int) -> None:
         rows.num_rows(length)
         self.rows = rows
-        """What is packed."""
+        """The rows that are packed."""
         self.vocab_size = rows.vocab_size
         self.packs = pack(rows.lengths.tolist(), length)
         """The rows of each pack, by number."""
@@ -48,22 +48,22 @@ class PackedRows:
         return f"PackedRows({len(self.rows):,} rows in {len(self):,} packs)"
 
     def num_rows(self, length: int) -> int:
-        """How many packs an epoch has.
+        """Count the packs of an epoch.
 
         Raises:
-            ValueError: if one is longer than `length`.
+            ValueError: if a pack is longer than `length`.
         """
         longest = max(sum(self.rows.lengths[pack]) for pack in self.packs)
         if longest > length:
             raise ValueError(
-                f"a pack has {longest} tokens, at most {length} fit; pack them shorter"
+                f"a pack has {longest} tokens, at most {length} fit; make shorter packs"
             )
         return len(self)
 
     def batch(
         self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> PackedBatch:
-        """The packs of a training step, as `TokenRows.batch` chooses its rows."""
+        """Return the packs of a training step, chosen as `TokenRows.batch` chooses rows."""
         return self.packed(shuffled_rows(seed, self.num_rows(length), step, rows, **piece))
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[PackedBatch]:
@@ -71,7 +71,7 @@ class PackedRows:
         return map(self.packed, rows_in_turn(self.num_rows(length), rows))
 
     def packed(self, chosen: Sequence[int]) -> PackedBatch:
-        """Some packs as a batch: inputs, targets, positions (B, T), and who sees whom (B, T, T)."""
+        """Return packs as a batch: inputs, targets, positions (B, T), and a mask (B, T, T)."""
         T = max(int(self.rows.lengths[self.packs[i]].sum()) for i in chosen)
         inputs = torch.full((len(chosen), T), self.rows.pad_id)
         targets = torch.full((len(chosen), T), IGNORE_INDEX)
@@ -90,12 +90,12 @@ class PackedRows:
 
 
 def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
-    """Numbers of rows, put together so that each pack has at most `most` tokens.
+    """Group row numbers into packs of at most `most` tokens each.
 
-    Long rows first, each where the least room is left over ("best fit, decreasing").
+    Longest rows first, each into the pack with the least room left ("best fit, decreasing").
     """
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int, int]] = []  # tokens left in a pack, the last one used first
+    rooms: list[tuple[int, int, int]] = []  # tokens left in a pack, the last used first
     for turn, row in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
         place = bisect_left(rooms, (lengths[row], -turn, 0))
         if place == len(rooms):

@@ -1,10 +1,10 @@
-"""A shuffled order that nobody has to keep: item i of an epoch is computed, not looked up.
+"""A shuffled order that is not stored: item i of an epoch is computed, not looked up.
 
 A permutation of n numbers as a list takes 8 n bytes. A Feistel network (the idea behind many
-ciphers) mixes the numbers 0 .. 4^k - 1 among themselves by arithmetic alone, so that different
-numbers stay different. Where n is no power of 4, the network is made for the next one, and a
-result of n or more goes through it again until it falls below n ("cycle walking"): this keeps
-different numbers different, too, and takes fewer than four turns on average.
+ciphers) permutes the numbers 0 .. 4^k - 1 by arithmetic alone, so that distinct numbers stay
+distinct. If n is not a power of 4, the network is made for the next power, and a result of n or
+more goes through it again until it falls below n ("cycle walking"). This also keeps distinct
+numbers distinct, and takes fewer than four passes on average.
 
 Source:
     Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains".
@@ -19,18 +19,18 @@ import numpy as np
 from llm_scratch.checks import check_count
 
 ROUNDS = 6
-CHUNK = 256  # positions that are computed at once: numpy takes as long for a few as for many
+CHUNK = 256  # positions computed at once: numpy takes as long for a few as for many
 
 
 def epoch_shift(seed: int, epoch: int) -> int:
-    """Return a random number of 64 bits that belongs to an epoch."""
+    """Return an epoch's random number of 64 bits."""
     return int(_epoch_keys(seed, epoch)[ROUNDS])
 
 
 def epoch_order(seed: int, epoch: int, n: int, begin: int, end: int) -> np.ndarray:
-    """Return what stands at positions begin .. end - 1 of an epoch's order: (end - begin,) int64.
+    """Return the items at positions begin .. end - 1 of an epoch's order: (end - begin,) int64.
 
-    All n positions give all numbers 0 .. n - 1, each once, and the same on every machine.
+    The n positions hold the numbers 0 .. n - 1, each once, in the same order on every machine.
     """
     first, last = begin // CHUNK, (end - 1) // CHUNK
     chunks = [_chunk(seed, epoch, n, number) for number in range(first, last + 1)]
@@ -55,7 +55,7 @@ def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def _feistel(items: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    """Mix 2 * half bits: one half changes by what the other half and a key say, then they swap."""
+    """Mix 2 * half bits: the other half and a key change one half, then the halves swap."""
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = items >> bits, items & mask
     for key in keys:

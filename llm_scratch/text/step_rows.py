@@ -1,4 +1,4 @@
-"""Which rows belong to a training step: the one rule, for rows of every kind."""
+"""The rows of a training step, by one rule for rows of every kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_scratch.text.shuffling import epoch_order
 
 
 class Piece(TypedDict, total=False):
-    """Which rows of a step are wanted, where it is taken in pieces; see `rows_of_step`."""
+    """The requested rows of a step that is taken in pieces; see `rows_of_step`."""
 
     first_row: int
     step_rows: int | None
@@ -19,21 +19,21 @@ class Piece(TypedDict, total=False):
 def rows_of_step(
     n: int, step: int, rows: int, first_row: int = 0, step_rows: int | None = None
 ) -> list[tuple[int, int, int]]:
-    """Return where a step's rows stand: (epoch, begin, end), their places in the epoch's order.
+    """Return the positions of a step's rows in the order of epochs: (epoch, begin, end).
 
     Rows come epoch after epoch, so that a step may take the last rows of one and the first of the
-    next. The result depends on the arguments alone: a run that goes on at step 1,000 gets what it
-    would have got, and several processes share a step without speaking to one another.
+    next. The result depends only on the arguments: a run resumed at step 1,000 gets the same rows,
+    and several processes share a step without communication.
 
     Args:
-        n: how many rows an epoch has.
-        step: which step, from 0.
-        rows: how many rows.
-        first_row: how many rows to pass over first, for a step that is taken in pieces.
-        step_rows: all rows of a step that is taken in pieces; `rows` if it is not given.
+        n: number of rows per epoch.
+        step: number of the step, from 0.
+        rows: number of rows to return.
+        first_row: number of rows to skip first, for a step that is taken in pieces.
+        step_rows: number of rows of a step that is taken in pieces; by default `rows`.
 
     Raises:
-        ValueError: if an argument is below its range, or the rows are not all among the step's.
+        ValueError: if an argument is below its range, or not all rows are among the step's.
     """
     for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("rows", rows, 1)):
         check_count(name, value, least)
@@ -51,13 +51,13 @@ def rows_of_step(
 
 
 def shuffled_rows(seed: int, n: int, step: int, rows: int, **piece: Unpack[Piece]) -> list[int]:
-    """Which of n rows a step reads; see `rows_of_step`."""
+    """Return which of n rows a step reads; see `rows_of_step`."""
     places = rows_of_step(n, step, rows, **piece)
     return [row for place in places for row in epoch_order(seed, place[0], n, *place[1:]).tolist()]
 
 
 def rows_in_turn(n: int, rows: int) -> Iterator[range]:
-    """Return the places of all n rows in order, `rows` at a time; the last ones may be fewer.
+    """Return the positions of all n rows in order, `rows` at a time; the last may be fewer.
 
     Raises:
         ValueError: at the call, if `rows` is below 1.

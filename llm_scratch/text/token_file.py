@@ -1,63 +1,71 @@
 """Token files: a corpus encoded once, then mapped into memory by every run that trains on it.
 
-One file holds everything that training needs: the ids, where documents begin, and the tokenizer.
-It is opened in milliseconds, whatever its size, since the ids stay on disk until a batch needs
-them. `token_header` says what stands where; `token_parts` cuts batches.
+One file, or a folder of parts, holds everything that training needs: the ids, where documents
+begin, and the tokenizer. It is opened in milliseconds, whatever its size, since the ids stay on
+disk until a batch needs them. `token_header` says what stands where, `token_parts` cuts batches.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from functools import cached_property
+from bisect import bisect_left
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llm_scratch.text.token_header import HEADER_BYTES, REMEDY, TokenFileError, read_header
+from llm_scratch.text.foreign_ids import (
+    bare_contents,
+    datatrove_contents,
+    datatrove_files,
+    named_tokenizer,
+)
+from llm_scratch.text.joined_array import between
+from llm_scratch.text.part_files import parts_contents, parts_in
+from llm_scratch.text.token_contents import Contents, file_contents
+from llm_scratch.text.token_header import NUMPY_MAGIC, REMEDY, TokenFileError, is_token_file
 from llm_scratch.text.token_ids import check_parts, cut_at
 from llm_scratch.text.token_parts import TokenPart
-from llm_scratch.text.token_writing import (
-    Empty,
-    bytes_of_ids,
-    progress_bar,
-    unpack_tokenizer,
-    write_token_file,
-)
+from llm_scratch.text.token_writing import Empty, bytes_of_ids, write_token_file
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe_pieces import Texts
 
 FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance sizes
-BLOCK = 1 << 22  # bytes
 
 
 class TokenFile:
-    """A corpus as ids, mapped from a file that `write_tokens` wrote.
+    """A corpus as ids, mapped in place from a file or from the files in a folder.
 
     `tokens` are the ids (n,), mapped; `documents` the index of the first token of each document,
-    mapped; `vocab_size` is above every id; `num_bytes` counts the text in UTF-8; `fingerprint`
-    tells the tokenizer, `sha256` the content.
+    mapped; `vocab_size` is above every id; `num_bytes` counts the text in UTF-8 (0: not known);
+    `fingerprint` identifies the tokenizer, `sha256` the content ("": not known).
 
     Args:
-        path: the file.
+        path: a file that `write_tokens` wrote, a folder of parts that `write_parts` wrote, a `.ds`
+            file of datatrove's or a folder of them, or a file of bare ids.
+        tokenizer: the tokenizer of the ids, if the files do not hold it: "gpt2", a file, or the
+            tokenizer itself. If they do, it must be the same.
+        dtype: the type of bare ids, "uint16" or "uint32"; NumPy's `.npy` names it.
 
     Raises:
-        TokenFileError: if it is no token file, or not a whole one. Its content is compared with
-            the checksum by `verify` only, since that reads all of it.
+        TokenFileError: if it is not a token file, or not complete; in a folder, naming the part.
+            Only `verify` compares the content with the checksum, since that reads all of it.
+        ValueError: if the tokenizer is missing or another one, or the type of the ids is missing.
         FileNotFoundError: if there is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, tokenizer: Any = None, dtype: str | None = None
+    ) -> None:
         self.path = Path(path)
-        self._header = header = read_header(self.path)
-        self.vocab_size = header.vocab_size
-        self.num_bytes = header.num_bytes
-        self.fingerprint = header.fingerprint.hex()
-        self.sha256 = header.sha256.hex()
-        self.tokens = np.memmap(self.path, header.dtype, "r", HEADER_BYTES, (header.num_tokens,))
-        count = header.num_documents
-        self.documents = np.memmap(self.path, "<u8", "r", header.documents_at, (count,))
+        self._given = {"tokenizer": tokenizer, "dtype": dtype}
+        self._contents = contents = _contents_of(self.path, tokenizer, dtype)
+        self.tokens, self.documents = contents.tokens, contents.documents
+        self.vocab_size = contents.vocab_size
+        self.num_bytes = contents.num_bytes
+        self.fingerprint = contents.fingerprint
+        self.sha256 = contents.sha256
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -68,8 +76,8 @@ class TokenFile:
             f"{self.vocab_size}, {len(self.documents):,} documents, {self.num_bytes:,} bytes)"
         )
 
-    def __reduce__(self) -> tuple[type[TokenFile], tuple[Path]]:
-        return TokenFile, (self.path,)  # another process maps the file, too
+    def __reduce__(self) -> tuple[partial[TokenFile], tuple[Path]]:
+        return partial(TokenFile, **self._given), (self.path,)  # another process maps it, too
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -78,20 +86,11 @@ class TokenFile:
         Raises:
             TokenFileError: if it is damaged.
         """
-        with open(self.path, "rb") as file:
-            file.seek(self._header.tokenizer_at)
-            packed = file.read(self._header.tokenizer_bytes)
-        try:
-            tokenizer = unpack_tokenizer(packed)
-        except ValueError as error:
-            raise TokenFileError(f"{self.path} holds a damaged tokenizer: {error}") from error
-        if tokenizer is not None and fingerprint(tokenizer) != self.fingerprint:
-            raise TokenFileError(f"{self.path} holds another tokenizer than the one of its ids")
-        return tokenizer
+        return self._contents.tokenizer()
 
     @cached_property
     def id_bytes(self) -> np.ndarray | None:
-        """How many bytes of text each id stands for: (vocab_size,) int64.
+        """The number of bytes of text that each id stands for: (vocab_size,) int64.
 
         Special tokens stand for none. It is what makes bits per byte of nats per token; None
         without the tokenizer.
@@ -128,37 +127,64 @@ class TokenFile:
 
     def _nearest_start(self, token: int) -> int:
         """Return where a document begins, not the first one, as near to a token as there is."""
-        starts = self.documents[1:]
-        after = int(np.searchsorted(starts, token))
-        around = [int(start) for start in starts[max(after - 1, 0) : after + 1]]
-        nearest = min(around, key=lambda start: abs(start - token))
-        if not 0 < nearest < len(self.tokens):
+        after = bisect_left(self.documents, token, 1)
+        around = (int(start) for start in self.documents[max(after - 1, 1) : after + 1])
+        inside = [start for start in around if 0 < start < len(self.tokens)]
+        if not inside:
             raise TokenFileError(f"{self.path} has a document outside its ids; {REMEDY}")
-        return nearest
+        return min(inside, key=lambda start: abs(start - token))
 
     def _part(self, start: int, stop: int) -> TokenPart:
-        reopen = (_reopened_part, (self.path, start, stop))
-        return TokenPart(self.tokens[start:stop], self.vocab_size, reopen=reopen)
+        reopen = (_reopened_part, (self.path, self._given, start, stop))
+        return TokenPart(between(self.tokens, start, stop), self.vocab_size, reopen=reopen)
 
     def verify(self, *, progress: bool = False) -> None:
-        """Read the whole file and compare it with its checksum.
+        """Read everything and compare it with the checksum.
+
+        Ids of other programs have none; they are compared with the vocabulary.
 
         Raises:
             TokenFileError: if it was changed since it was written.
         """
-        digest, size = hashlib.sha256(), self._header.file_bytes
-        with open(self.path, "rb") as file, progress_bar(size, "verifying", progress) as bar:
-            file.seek(HEADER_BYTES)
-            while block := file.read(BLOCK):
-                digest.update(block)
-                bar.update(len(block))
-        if digest.digest() != self._header.sha256:
-            raise TokenFileError(f"{self.path} was changed since it was written; {REMEDY}")
-        _ = self.tokenizer  # raises if it is not the one of the ids
+        self._contents.verify(progress)
 
 
-def _reopened_part(path: Path, start: int, stop: int) -> TokenPart:
-    return TokenFile(path)._part(start, stop)
+def _reopened_part(path: Path, given: dict[str, Any], start: int, stop: int) -> TokenPart:
+    return TokenFile(path, **given)._part(start, stop)
+
+
+def _contents_of(path: Path, tokenizer: Any, dtype: str | None) -> Contents:
+    """Return the contents at a path: of this library, or of another program."""
+    given = None if tokenizer is None else named_tokenizer(tokenizer)
+    if dtype is not None and (path.is_dir() or (path.is_file() and is_token_file(path))):
+        raise ValueError(f"{path} names the type of its ids itself; leave {dtype=} out")
+    if files := datatrove_files(path):
+        return datatrove_contents(files, given)
+    if dtype is not None or (given is not None and _is_numpy(path)):
+        return bare_contents(path, given, dtype)
+    contents = _folder_contents(path) if path.is_dir() else file_contents(path)
+    if given is not None and (own := fingerprint(given.tokenizer)) != contents.fingerprint:
+        raise ValueError(
+            f"{path} was made with the tokenizer {contents.fingerprint[:12]}..., got "
+            f"{own[:12]}...; prepare the text with that one"
+        )
+    return contents
+
+
+def _folder_contents(path: Path) -> Contents:
+    if not parts_in(path):
+        raise FileNotFoundError(
+            f"{path} holds no parts of a corpus, and no .ds files; llm-scratch prepare TEXT "
+            f"--parts 8 --out {path} makes parts"
+        )
+    return parts_contents(path)
+
+
+def _is_numpy(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(NUMPY_MAGIC)) == NUMPY_MAGIC
 
 
 def write_tokens(
@@ -167,6 +193,7 @@ def write_tokens(
     tokenizer: Any,
     *,
     empty: Empty = "drop",
+    field: str = "text",
     progress: bool = True,
 ) -> TokenFile:
     """Encode texts into a token file and return it, opened.
@@ -181,11 +208,13 @@ def write_tokens(
     Args:
         path: where to write; only a token file is written over.
         texts: a text, a `Path` (UTF-8), or any number of them; a folder stands for the .txt files
-            in it, and a file of rows (JSON, JSON Lines, CSV, TSV) for the `text` of each.
+            in it, and a file of rows (JSON, JSON Lines, CSV, TSV) for the text of each. Files may
+            be compressed (.gz, and .zst where the package zstandard is).
         tokenizer: any with `encode(text)`. It is kept in the file if it is a `BytePairTokenizer`
             or GPT-2's, of others the fingerprint is.
         empty: what to do about texts without a letter: "drop" them with a warning that numbers
             them, or "raise".
+        field: the field of rows that holds their text.
         progress: show a bar when it takes longer than a second.
 
     Raises:
@@ -193,5 +222,5 @@ def write_tokens(
             but no `<|endoftext|>` in it, or no text is left.
         FileNotFoundError: if a file is missing.
     """
-    write_token_file(Path(path), texts, tokenizer, empty=empty, progress=progress)
+    write_token_file(Path(path), texts, tokenizer, empty=empty, field=field, progress=progress)
     return TokenFile(path)

@@ -1,7 +1,8 @@
 """The first 128 bytes of a token file: what is in it, how much of each, and two checksums.
 
 Behind them lie the ids, then the starts of the documents, then the tokenizer, with nothing in
-between but the bytes that put the starts on a multiple of eight. Numbers are little-endian.
+between but the bytes that put the starts on a multiple of eight. Numbers are little-endian. A file
+of version 2 is a part of a corpus, with JSON about its origin at its end: see `part_files`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 
 MAGIC = b"LLM-TOK\n"
 VERSION = 1
+PART_VERSION = 2
 HEADER_BYTES = 128
-# Magic, version, bytes an id, five counts, fingerprint, SHA-256 of the rest, unused bytes.
-_LAYOUT = struct.Struct("<8sII5Q32s32s4x")
+# Magic, version, bytes an id, five counts, fingerprint, SHA-256 of the rest, bytes of JSON.
+_LAYOUT = struct.Struct("<8sII5Q32s32sI")
 _CHECKSUM = struct.Struct("<I")
 _HIGHEST_VOCABULARY = 1 << 32
 GPT2_IDS = 50257
@@ -34,7 +36,7 @@ class TokenFileError(ValueError):
 
 
 class Header(NamedTuple):
-    """What a token file says about itself."""
+    """The facts that a token file states about itself."""
 
     vocab_size: int
     num_tokens: int
@@ -43,6 +45,7 @@ class Header(NamedTuple):
     tokenizer_bytes: int
     fingerprint: bytes
     sha256: bytes  # of everything behind the header
+    facts_bytes: int = 0  # of JSON, in a part of a corpus
 
     @property
     def dtype(self) -> np.dtype:
@@ -61,15 +64,24 @@ class Header(NamedTuple):
         return self.documents_at + 8 * self.num_documents
 
     @property
-    def file_bytes(self) -> int:
-        """How long the whole file is."""
+    def facts_at(self) -> int:
+        """Where the JSON of a part begins in the file."""
         return self.tokenizer_at + self.tokenizer_bytes
 
+    @property
+    def file_bytes(self) -> int:
+        """The length of the whole file."""
+        return self.facts_at + self.facts_bytes
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the file is a part of a corpus."""
+        return self.facts_bytes > 0
+
     def pack(self) -> bytes:
-        """Return the header as it stands in the file: 128 bytes."""
-        counts = self[:5]
-        fixed = (MAGIC, VERSION, self.dtype.itemsize, *counts, self.fingerprint, self.sha256)
-        content = _LAYOUT.pack(*fixed)
+        """Return the header as written to the file: 128 bytes."""
+        version = PART_VERSION if self.is_part else VERSION
+        content = _LAYOUT.pack(MAGIC, version, self.dtype.itemsize, *self)
         return content + _CHECKSUM.pack(zlib.crc32(content))
 
 
@@ -83,11 +95,15 @@ def padding(position: int) -> int:
     return -position % 8
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, part: bool = False) -> Header:
     """Read the header of a token file and check it against its checksum and the file's length.
 
+    Args:
+        path: the file.
+        part: whether a part of a corpus is expected, which is not a token file alone.
+
     Raises:
-        TokenFileError: if it is no token file, or not a whole one.
+        TokenFileError: if it is not a token file, not complete, or not what `part` says.
         FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
@@ -97,30 +113,44 @@ def read_header(path: Path) -> Header:
     with open(path, "rb") as file:
         start, length = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     if start[: len(MAGIC)] != MAGIC:
-        bare = " --bare-ids --tokenizer gpt2 --out tokens.bin" if looks_bare(start, length) else ""
+        bare = looks_bare(start, length)
+        words = " --bare-ids --tokenizer gpt2 --out tokens.bin" if bare else ""
         kind = "the bare ids that it seems to hold" if bare else "a text"
+        in_place = ", --dtype uint16 --tokenizer gpt2 opens them in place" if bare else ""
         raise TokenFileError(
-            f"{path} is not a token file; llm-scratch prepare {path}{bare} makes one of {kind}"
+            f"{path} is not a token file; llm-scratch prepare {path}{words} makes one of "
+            f"{kind}{in_place}"
         )
     if len(start) < HEADER_BYTES:
         raise TokenFileError(f"{path} ends within its header; {REMEDY}")
-    return _checked(path, start, length)
+    header = _checked(path, start, length)
+    if header.is_part and not part:
+        raise TokenFileError(f"{path} is one part of a corpus; open the folder, {path.parent}")
+    if part and not header.is_part:
+        raise TokenFileError(f"{path} is a token file, not a part of a corpus; move it away")
+    return header
 
 
 def _checked(path: Path, start: bytes, length: int) -> Header:
     content = start[: _LAYOUT.size]
     _, version, id_bytes, *fields = _LAYOUT.unpack(content)
-    if version != VERSION:
+    if version not in (VERSION, PART_VERSION):
         raise TokenFileError(
-            f"{path} has version {version} of the format, this library reads {VERSION}; "
-            "update the library, or write the file again with llm-scratch prepare"
+            f"{path} has version {version} of the format, this library reads {VERSION} and "
+            f"{PART_VERSION}; update the library, or write the file again with llm-scratch prepare"
         )
     if _CHECKSUM.unpack(start[_LAYOUT.size :])[0] != zlib.crc32(content):
         raise TokenFileError(f"{path} has a damaged header; {REMEDY}")
     header = Header(*fields)
     # Whoever writes a right checksum over wrong numbers gets no further either.
     sound = 1 <= header.vocab_size <= _HIGHEST_VOCABULARY and id_bytes == header.dtype.itemsize
-    if not sound or not 1 <= header.num_documents <= header.num_tokens or not header.num_bytes:
+    sound = sound and header.is_part == (version == PART_VERSION)
+    least = 0 if header.is_part else 1  # a part may have no text, or lie within a document
+    if (
+        not sound
+        or not least <= header.num_documents <= header.num_tokens
+        or (header.num_bytes < least)
+    ):
         raise TokenFileError(
             f"{path} claims {header.num_documents} documents with {header.num_tokens} tokens of "
             f"{id_bytes} bytes out of {header.vocab_size}, of {header.num_bytes} bytes of text, "

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from llm_scratch.checks import check_count
+from llm_scratch.text.joined_array import JoinedArray, Row
 from llm_scratch.text.shuffling import epoch_order, epoch_shift
 from llm_scratch.text.step_rows import Piece, rows_in_turn, rows_of_step
 from llm_scratch.text.token_header import TokenFileError
@@ -29,14 +30,15 @@ class TokenPart:
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: Row,
         vocab_size: int,
         *,
         reopen: tuple[Callable[..., TokenPart], tuple[Any, ...]] | None = None,
     ) -> None:
         self.tokens = tokens
         self.vocab_size = vocab_size
-        self._array = np.asarray(tokens)  # a plain array is cut faster than a memmap
+        joined = isinstance(tokens, JoinedArray)
+        self._array = tokens if joined else np.asarray(tokens)  # cut faster than a memmap
         self._reopen = reopen
 
     @classmethod

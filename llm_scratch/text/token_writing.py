@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import regex
 
-from llm_scratch.files import written_whole
+from llm_scratch.files import Span, written_whole
 from llm_scratch.text.token_header import (
     HEADER_BYTES,
     Header,
@@ -47,37 +48,60 @@ Empty = Literal["drop", "raise"]
 GPT2 = b"gpt2"  # in the place of the tokenizer: the one that ships with this library
 BLOCK = 1 << 20  # characters
 NO_MARK = -1
+INSIDE = -2  # the id before, in the middle of a text
 _NOT_BLANK = regex.compile(r"\S")  # the \S that texts are cut by; str.strip has another
 SHOWN = 20
 
 
 def write_token_file(
-    path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, progress: bool
+    path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, field: str, progress: bool
 ) -> None:
     """Encode texts into a token file; `token_file.write_tokens` says how."""
-    if empty not in ("drop", "raise"):
-        raise ValueError(f"{empty=} must be 'drop' or 'raise'")
+    check_empty(empty)
     sources = text_sources(texts)
     total = sum(map(_size, sources)) if isinstance(sources, list) else None
     check_place(path)
     with written_whole(path) as file, progress_bar(total, "encoding", progress) as bar:
         writer = TokenWriter(file, tokenizer)
-        blanks = []
-        for text in each_text(sources):
-            if not writer.add_text(text, bar.update):
-                blanks.append(text.name)
-                if empty == "raise":
-                    raise ValueError(f"{text.name} is empty; leave it out, or pass empty='drop'")
+        blanks = writer.add_texts(each_text(sources, field), empty, bar.update)
         if not writer.num_tokens:
             raise ValueError("there is no text to write: give at least one that is not empty")
         writer.finish()
+    warn_of_blanks(blanks, writer.num_texts, stacklevel=4)
+
+
+def check_empty(empty: str) -> None:
+    """Check that the treatment of empty texts is one of the two.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if empty not in ("drop", "raise"):
+        raise ValueError(f"{empty=} must be 'drop' or 'raise'")
+
+
+def warn_of_blanks(blanks: Sequence[str], others: int, stacklevel: int, where: str = "") -> None:
+    """Warn of the texts that were left out, if there are any."""
     if blanks:
         more = ", ..." if len(blanks) > SHOWN else ""
         warnings.warn(
-            f"left out {len(blanks)} empty of {writer.num_texts + len(blanks)} texts: "
+            f"{where}left out {len(blanks)} empty of {others + len(blanks)} texts: "
             f"{', '.join(blanks[:SHOWN])}{more}",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
+
+
+def cuts_texts(tokenizer: Any) -> bool:
+    """Return whether a tokenizer may encode a long text in pieces."""
+    pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
+    words = getattr(tokenizer, "added_words", ())
+    return can_be_cut(pattern, {*special_tokens_of(tokenizer), *words})
+
+
+def mark_of(tokenizer: Any) -> int:
+    """Return the id that ends a document, `NO_MARK` if a tokenizer has none."""
+    end = end_of_text_id(tokenizer)
+    return NO_MARK if end is None else end
 
 
 class TokenWriter:
@@ -92,25 +116,38 @@ class TokenWriter:
             )
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
-        pattern = getattr(tokenizer, "pattern", getattr(tokenizer, "_pat_str", None))
-        words = getattr(tokenizer, "added_words", ())
-        self.whole = not can_be_cut(pattern, {*special_tokens_of(tokenizer), *words})
-        end = end_of_text_id(tokenizer)
-        self.mark = NO_MARK if end is None else end
+        self.whole = not cuts_texts(tokenizer)
+        self.mark = mark_of(tokenizer)
         self.file = file
         self.digest = hashlib.sha256()
         self.starts = array("Q")  # of documents
         self.num_texts = self.num_tokens = self.num_bytes = 0
         self.last = self.mark
+        self.goes_on = False  # whether the first text begins in another part
         file.write(bytes(HEADER_BYTES))  # the header comes last: it holds the counts
+
+    def add_texts(
+        self, texts: Iterable[Text], empty: Empty, advance: Callable[[int], Any]
+    ) -> list[str]:
+        """Write some texts and return the names of those that are empty."""
+        blanks = []
+        for text in texts:
+            if not self.add_text(text, advance):
+                blanks.append(text.name)
+                if empty == "raise":
+                    raise ValueError(f"{text.name} is empty; leave it out, or pass empty='drop'")
+        return blanks
 
     def add_text(self, text: Text, advance: Callable[[int], Any]) -> bool:
         """Write one text and say whether there was anything in it."""
+        inside = isinstance(text.source, Span) and text.source.start > 0
+        if inside:  # the text before it is not blank, as every cut follows another character
+            self.last, self.goes_on = INSIDE, True
         for number, block in enumerate(blocks_of(text.source, self.whole, BLOCK)):
             # A first block is never cut within white space: if it is blank, all of the text is.
-            if number == 0 and not _NOT_BLANK.search(block):
-                return False
-            if number == 0:
+            if number == 0 and not inside:
+                if not _NOT_BLANK.search(block):
+                    return False
                 self.begin(text.name)
             self.write_ids(encode(self.tokenizer, block), text.name)
             num_bytes = len(block.encode("utf-8"))
@@ -120,18 +157,21 @@ class TokenWriter:
 
     def begin(self, name: str) -> None:
         """Begin a text, behind the end of the one before."""
-        if self.num_texts and self.mark == NO_MARK:
+        behind = self.num_texts or self.goes_on
+        if behind and self.mark == NO_MARK:
             raise ValueError(
                 f"this tokenizer has no {END_OF_TEXT} to stand between texts, and {name} is "
                 f"the second; give one text, or train a tokenizer with {END_OF_TEXT}"
             )
-        if self.num_texts:
+        if behind:
             self._write_mark()
         self.num_texts += 1
 
-    def _write_mark(self) -> None:
-        if self.last != self.mark:  # the text may have one at its end
+    def _write_mark(self) -> bool:
+        missing = self.last != self.mark  # the text may have one at its end
+        if missing:
             self.write_ids([self.mark], END_OF_TEXT)
+        return missing
 
     def write_ids(self, ids: Sequence[int] | np.ndarray, name: str) -> None:
         """Write ids of a text, and note where documents begin among them."""
@@ -155,12 +195,28 @@ class TokenWriter:
         """Write what stands behind the ids, then the header in front of them."""
         if self.num_texts > 1 or len(self.starts) > 1:  # several documents: the last one ends, too
             self._write_mark()
+        self._finish(b"")
+
+    def finish_part(self, ended: bool, facts: dict[str, Any]) -> None:
+        """Finish a part of a corpus, whose first and last text may continue in other parts.
+
+        Args:
+            ended: whether the last text ends here. Its end-of-text token is then written and noted
+                as "closed", since a text that turns out to be the only one has none.
+            facts: the origin of the part.
+        """
+        closed = ended and self.num_tokens > 0 and self.mark != NO_MARK and self._write_mark()
+        facts = facts | {"texts": self.num_texts, "closed": closed}
+        self._finish(json.dumps(facts, sort_keys=True).encode())
+
+    def _finish(self, facts: bytes) -> None:
         num_documents = len(self.starts)
         self._write(bytes(padding(self.file.tell())))
         self._write(np.array(self.starts, dtype="<u8").tobytes())
         identity = fingerprint(self.tokenizer)
         packed = pack_tokenizer(self.tokenizer, identity)
         self._write(packed)
+        self._write(facts)
         header = Header(
             vocab_size=self.vocab_size,
             num_tokens=self.num_tokens,
@@ -169,6 +225,7 @@ class TokenWriter:
             tokenizer_bytes=len(packed),
             fingerprint=bytes.fromhex(identity),
             sha256=self.digest.digest(),
+            facts_bytes=len(facts),
         )
         self.file.seek(0)
         self.file.write(header.pack())
@@ -194,12 +251,12 @@ def _size(source: str | Path) -> int:
 
 
 def check_place(path: Path) -> None:
-    """See to it that a token file takes the place of nothing but a token file."""
+    """Make sure that a token file takes the place of nothing but a token file."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file, such as {path / 'tokens'}")
     if path.is_file() and not is_token_file(path):
         raise ValueError(
-            f"{path} is there and is no token file; give another name, or move it away"
+            f"{path} is there and is not a token file; give another name, or move it away"
         )
 
 

@@ -1,4 +1,4 @@
-"""Training windows: pieces of one long row of token ids, with the next token as the target."""
+"""Training windows: pieces of one long row of token ids, with next tokens as targets."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ Tokens = TypeVar("Tokens", bound=Any)
 class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
     """Windows over one flat array of ids: item i is (input, target), each (T,) int64.
 
-    Window i starts at token `i * stride` and the target is the input moved on by one, so a window
-    takes `max_length + 1` tokens. With a stride of `max_length` every token is an input once, with
-    a shorter one windows overlap; the tokens after the last whole window are left out.
+    Window i starts at token `i * stride`, and its target is its input shifted by one, so a window
+    takes `max_length + 1` tokens. With a stride of `max_length`, every token is an input once; with
+    a shorter one, windows overlap. The tokens after the last whole window are left out.
 
-    The array stays where it is, nothing is kept per window. A list is packed once into the
-    smallest integers that hold it.
+    The array is not copied, and nothing is stored per window. A list is packed once into the
+    smallest integer type that holds it.
 
     Args:
-        token_ids: all ids, one after the other: an array (a memory-mapped one too), a tensor or
-            a list.
+        token_ids: all ids in one row: an array (also memory-mapped), a tensor or a list.
         max_length: T, the length of a window, at least 1.
         stride: the distance between the starts of two windows, at least 1.
-        vocab_size: where it is given, every id must be below it.
+        vocab_size: if given, every id must be below it.
 
     Raises:
         ValueError: if there is not one whole window, or if an id is negative or too large.
@@ -60,7 +59,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         if n_tokens <= max_length:
             raise ValueError(
                 f"got {n_tokens} tokens, need at least max_length + 1 = {max_length + 1}; "
-                "give a longer text or a smaller max_length"
+                "use a longer text or a smaller max_length"
             )
         check_ids(self.token_ids, vocab_size)
         _warn_of_gaps(max_length, stride)
@@ -77,7 +76,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         return inputs_and_targets(self._tokens[start : start + self.max_length + 1])
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
-        """Gather several windows in one go: B indices -> inputs and targets, each (B, T) int64."""
+        """Gather several windows at once: B indices -> inputs and targets, each (B, T) int64."""
         return inputs_and_targets(self._rows[np.asarray(indices, dtype=np.intp)])  # (B, T + 1)
 
     @cached_property
@@ -90,7 +89,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         return windows[:: self.stride]
 
     def __getstate__(self) -> dict[str, Any]:
-        # The views would be written out whole; of a mapped file only its place is passed on.
+        # A view would be pickled in full; for a mapped file, only its location is passed on.
         state = {k: v for k, v in self.__dict__.items() if k not in ("_tokens", "_rows")}
         if (place := _place_in_file(self.token_ids)) is not None:
             state["token_ids"] = place
@@ -105,8 +104,8 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
 class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
     """The training windows of a text: item i is (input, target), each (max_length,) int64.
 
-    The text is encoded once, with `<|endoftext|>` as one id. `input_ids` and `target_ids` read
-    like lists of tensors, but each window is made when it is asked for.
+    The text is encoded once, with `<|endoftext|>` as one id. `input_ids` and `target_ids` behave
+    like lists of tensors, but each window is made on demand.
 
     Args:
         txt: the text.
@@ -115,9 +114,9 @@ class GPTDatasetV1(Dataset[tuple[Tensor, Tensor]]):
         stride: the distance between the starts of two windows, at least 1.
 
     Raises:
-        ValueError: if the text gives fewer than `max_length + 1` tokens.
+        ValueError: if the text has fewer than `max_length + 1` tokens.
     Source:
-        Book 2.6 (there every window is stored as two tensors).
+        Book 2.6 (which stores every window as two tensors).
     """
 
     def __init__(self, txt: str, tokenizer: Any, max_length: int, stride: int) -> None:
@@ -155,20 +154,20 @@ def create_dataloader_v1(
 ) -> DataLoader:
     """Return a loader of a text's training windows: batches [inputs, targets], each (B, T) int64.
 
-    The order of a shuffled epoch and what is drawn from the random generator are the book's.
+    The order of a shuffled epoch and the draws from the random generator are the book's.
 
     Args:
         txt: the text.
-        batch_size: B, windows in a batch.
-        max_length: T, tokens in a window.
+        batch_size: B, windows per batch.
+        max_length: T, tokens per window.
         stride: tokens between the starts of two windows.
-        shuffle: draw a new order for each epoch.
-        drop_last: leave out a last batch of fewer than `batch_size` windows.
-        num_workers: processes that prepare batches; 0 does it in this one.
-        tokenizer: GPT-2's unless another is given.
-        generator: for the order; without one it is torch's global generator.
-        pin_memory: put batches where a GPU can fetch them faster.
-        persistent_workers: keep the processes from one epoch to the next.
+        shuffle: whether each epoch has a new random order.
+        drop_last: whether a last batch of fewer than `batch_size` windows is left out.
+        num_workers: number of processes that prepare batches; 0 uses this process.
+        tokenizer: GPT-2's by default.
+        generator: the random generator for the order; by default torch's global one.
+        pin_memory: whether batches go to pinned memory, which a GPU reads faster.
+        persistent_workers: whether the processes live on from one epoch to the next.
 
     Raises:
         ValueError: if the text is too short for a window or the windows are too few for a batch.
@@ -181,8 +180,8 @@ def create_dataloader_v1(
     dataset = _GatheringDataset(txt, tokenizer, max_length, stride)
     if drop_last and len(dataset) < batch_size:
         raise ValueError(
-            f"{len(dataset)} windows make no batch of {batch_size} with drop_last=True; "
-            "pass drop_last=False or a smaller batch_size, or make more windows of the text with "
+            f"{len(dataset)} windows do not fill a batch of {batch_size} with drop_last=True; "
+            "pass drop_last=False or a smaller batch_size, or make more windows from the text with "
             "a smaller max_length or stride"
         )
     return DataLoader(
@@ -201,12 +200,12 @@ def create_dataloader_v1(
 def split_tokens(
     token_ids: Tokens, train_frac: float = 0.9, *, max_length: int | None = None
 ) -> tuple[Tokens, Tokens]:
-    """Cut ids into a training and a validation part: (n,) -> (int(train_frac * n),) and the rest.
+    """Split ids into a training and a validation part: (n,) -> (int(train_frac * n),), the rest.
 
     Args:
         token_ids: an array, a tensor or a list of ids; the parts of an array are views.
         train_frac: the training part's share, between 0 and 1.
-        max_length: where it is given, each part must hold at least one window of this length.
+        max_length: if given, each part must hold at least one window of this length.
 
     Raises:
         ValueError: if a part is too short.
@@ -214,16 +213,16 @@ def split_tokens(
     n_tokens = len(token_ids)
     cut = cut_at(n_tokens, train_frac)
     if max_length is None:
-        least, needs, way_out = 1, "at least 1", " or give more tokens"
+        least, needs, way_out = 1, "at least 1", " or use more tokens"
     else:
         least = max_length + 1
-        needs, way_out = f"max_length + 1 = {least}", f" or give a smaller {max_length=}"
+        needs, way_out = f"max_length + 1 = {least}", f" or use a smaller {max_length=}"
     check_parts(cut, n_tokens, train_frac, least, needs, way_out)
     return token_ids[:cut], token_ids[cut:]
 
 
 def split_text(text: str, train_frac: float = 0.9) -> tuple[str, str]:
-    """Cut a text into a training and a validation part, the first `int(train_frac * len(text))`.
+    """Split a text into a training part of `int(train_frac * len(text))` characters and the rest.
 
     Raises:
         ValueError: if a part is empty.
@@ -235,13 +234,13 @@ def split_text(text: str, train_frac: float = 0.9) -> tuple[str, str]:
         part = "training" if cut == 0 else "validation"
         raise ValueError(
             f"the {part} part of a text of {len(text)} characters is empty with {train_frac=}; "
-            "change train_frac or give a longer text"
+            "change train_frac or use a longer text"
         )
     return text[:cut], text[cut:]
 
 
 class _Column(Sequence[Tensor]):
-    """The inputs (0) or the targets (1) of all windows, each made when it is asked for."""
+    """The inputs (0) or the targets (1) of all windows, each made on demand."""
 
     def __init__(self, windows: TokenWindows, side: int) -> None:
         self._windows = windows
@@ -257,7 +256,7 @@ class _Column(Sequence[Tensor]):
 
 
 class _Batch(Sequence[tuple[Tensor, Tensor]]):
-    """A batch gathered whole that reads like a list of items, which is what a loader expects."""
+    """A batch gathered at once that behaves like a list of items, as a loader expects."""
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         self.inputs = inputs  # (B, T)
@@ -273,8 +272,8 @@ class _Batch(Sequence[tuple[Tensor, Tensor]]):
 class _GatheringDataset(GPTDatasetV1):
     """A `GPTDatasetV1` whose loader asks for a whole batch at once.
 
-    A subclass, since `loader.dataset` must be a `GPTDatasetV1`. What it returns still works with
-    the default collate function, as in a `Subset` that a reader makes of it.
+    It is a subclass because `loader.dataset` must be a `GPTDatasetV1`. The batches still work with
+    the default collate function, for example in a `Subset` of it.
     """
 
     def __getitems__(self, indices: list[int]) -> _Batch:
@@ -282,28 +281,28 @@ class _GatheringDataset(GPTDatasetV1):
 
 
 def _whole_batch(batch: Any) -> list[Tensor]:
-    return [batch.inputs, batch.targets]  # a list, as PyTorch's own collate function gives
+    return [batch.inputs, batch.targets]  # a list, as PyTorch's own collate function returns
 
 
 def _check_sizes(max_length: int, stride: int) -> None:
     check_count("max_length", max_length, note="the number of tokens in a window")
-    check_count("stride", stride, note="the tokens from one window to the next")
+    check_count("stride", stride, note="the number of tokens from one window to the next")
 
 
 def _warn_of_gaps(max_length: int, stride: int) -> None:
     if stride > max_length:
         warnings.warn(
-            f"{stride=} above {max_length=} leaves {stride - max_length} tokens out between two "
+            f"{stride=} above {max_length=} leaves out {stride - max_length} tokens between two "
             f"windows; a stride of {max_length} uses each token once",
             stacklevel=3,
         )
 
 
 def _place_in_file(array: np.ndarray) -> dict[str, Any] | None:
-    """Return what opens a mapped array (or a slice of one) again, None for one in memory."""
+    """Return the arguments that reopen a mapped array or a slice of one; None if in memory."""
     if not isinstance(array, np.memmap) or array.filename is None or not array.flags.c_contiguous:
         return None
-    # A slice says its parent's offset, so the place is counted from where the mapping begins.
+    # A slice has its parent's offset, so the position is counted from the start of the mapping.
     mapping = np.frombuffer(array._mmap, dtype=np.uint8)  # type: ignore[attr-defined]
     begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     offset = begin + array.ctypes.data - mapping.ctypes.data

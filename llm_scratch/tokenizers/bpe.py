@@ -112,9 +112,8 @@ class BytePairTokenizer(TiktokenMethods):
     ) -> BytePairTokenizer:
         """Learn a vocabulary by repeatedly merging the most frequent pair of tokens into a token.
 
-        Among equally frequent pairs, the one with the lowest ids wins, so that every machine
-        learns the same merges. With GPT-2's pattern, memory grows only with the number of
-        distinct words.
+        Among equally frequent pairs, the one with the lowest ids wins, on every machine. With
+        GPT-2's pattern, memory grows only with the number of distinct words.
 
         Args:
             texts: a text, a `Path` (UTF-8, read in blocks), or several of them.
@@ -126,8 +125,7 @@ class BytePairTokenizer(TiktokenMethods):
             progress: show a progress bar if it takes longer than a second.
 
         Raises:
-            ValueError: if there is no text, or `vocab_size` has no room for the bytes and the
-                special tokens.
+            ValueError: if there is no text, or no room for the bytes and the special tokens.
         """
         merges = learn_merges(texts, vocab_size, special_tokens, pattern, progress=progress)
         return cls(merges, special_tokens, pattern, name)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TextIO
 
 import regex
 
+from llm_scratch.compressed import check_readable
 from llm_scratch.data_files import file_texts, holds_rows
-from llm_scratch.files import open_text
+from llm_scratch.files import Span, open_text
 from llm_scratch.tokenizers.any_tokenizer import any_of, check_surrogates
 from llm_scratch.tokenizers.gpt2 import GPT2_PATTERN
 from llm_scratch.tokenizers.known_patterns import ASCII_FORMS
@@ -127,10 +128,10 @@ def blocks_before(cut: Any, text: str, size: int) -> Iterator[str]:
 
 
 class Text(NamedTuple):
-    """A text or a text file, with the name that errors use: its number and where it is."""
+    """A text, a text file or a span of one, with the name that errors use: its number and place."""
 
     name: str
-    source: str | Path
+    source: str | Path | Span
 
 
 def text_sources(texts: Any) -> Iterable[str | Path]:
@@ -158,6 +159,7 @@ def _sources(text: Any) -> list[str | Path]:
         if not path.is_dir():
             if not path.is_file():
                 raise FileNotFoundError(f"no text at {path}")
+            check_readable(path)
             return [path]
         files = (file for file in sorted(path.rglob("*")) if file.suffix.lower() == ".txt")
         if found := [file for file in files if file.is_file()]:
@@ -173,35 +175,36 @@ def _sources(text: Any) -> list[str | Path]:
     return [text]
 
 
-def each_text(sources: Iterable[str | Path]) -> Iterator[Text]:
-    """Yield each text and text file, and the `text` of each row of a file of rows (JSON, CSV, ...).
+def each_text(sources: Iterable[str | Path | Span], field: str = "text") -> Iterator[Text]:
+    """Yield each text and text file, and one field of each row of a file of rows (JSON, CSV, ...).
 
     Args:
-        sources: see `text_sources`.
+        sources: see `text_sources`; of a large file, spans may come in its place.
+        field: what the text of a row is called.
 
     Raises:
         ValueError: naming the text, or the file and row, with a lone surrogate or without text.
     """
     number = 0
     for source in sources:
-        rows: Iterable[tuple[str, str | Path]]
+        rows: Iterable[tuple[str, str | Path | Span]]
         if isinstance(source, str):
             check_surrogates(source, f"text {number + 1}: ")
             rows = [("", source)]
-        elif holds_rows(source):
-            rows = ((f" ({where})", text) for where, text in file_texts(source))
+        elif holds_rows(path := source.path if isinstance(source, Span) else source):
+            rows = ((f" ({where})", text) for where, text in file_texts(source, field))
         else:
-            rows = [(f" ({source})", source)]
+            rows = [(f" ({path})", source)]
         for where, text in rows:
             number += 1
             yield Text(f"text {number}{where}", text)
 
 
-def blocks_of(source: str | Path, whole: bool, size: int = 1 << 20) -> Iterator[str]:
+def blocks_of(source: str | Path | Span, whole: bool, size: int = 1 << 20) -> Iterator[str]:
     """Yield a text, or a file's text, in blocks that split into the same pieces as the whole.
 
     Args:
-        source: the text or the path of its file.
+        source: the text, the path of its file, or a span of that file.
         whole: yield everything at once, as needed if `can_be_cut` is false.
         size: the approximate number of characters per block.
     """

@@ -1,4 +1,4 @@
-"""The loop for real runs: stoppable at any moment, resumable to the bit, in bounded memory.
+"""The loop for real runs: stoppable at any moment, resumable exactly, in bounded memory.
 
 A step is a function of the seed, its number and the data. Nothing that decides it lives outside
 of the model, the optimizers and the few numbers of `RunState`, and those are what a checkpoint
@@ -21,6 +21,7 @@ from llm_scratch.generation.decoding import generate
 from llm_scratch.model.families import language_model
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
+from llm_scratch.text.mixture import Mixture
 from llm_scratch.tokenizers.any_tokenizer import decode, text_to_token_ids
 from llm_scratch.training.allocator import keep_freed_memory
 from llm_scratch.training.checkpoints import (
@@ -64,7 +65,7 @@ from llm_scratch.weights.folder import save_model
 
 
 class RunOptions(TypedDict, total=False):
-    """What every run can be told beside its settings; see `train`."""
+    """The options of every run besides its settings; see `train`."""
 
     folder: str | os.PathLike[str] | None
     resume: bool
@@ -184,7 +185,7 @@ def _nothing(line: str) -> None:
 
 
 def _step(run: Run, reporter: Reporter) -> None:
-    """One update, and what is due after it."""
+    """Return one update, and what is due after it."""
     config, state, start = run.config, run.state, time.perf_counter()
     step, rank = state.step + 1, run.engine.ranks.rank
     batches = micro_batches(run.data, config, run.plan, step, rank)
@@ -213,7 +214,7 @@ def _step(run: Run, reporter: Reporter) -> None:
 
 @contextmanager
 def _counted(run: Run) -> Iterator[None]:
-    """A context for a step; of the first one the run's folder keeps what each process holds."""
+    """Return a context for a step; the run's folder keeps what each process held in the first."""
     if run.counted or run.path is None:
         yield
         return
@@ -239,7 +240,7 @@ def _due(step: int, every: int, steps: int) -> bool:
 def micro_batches(
     data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0
 ) -> list[Batch]:
-    """What one process reads at a step: a function of the seed, the step and its rank.
+    """Return what one process reads at a step: a function of the seed, the step and its rank.
 
     The micro batches of all processes lie side by side in one order of rows: steps of as many rows
     read the same ones, whether processes or micro batches divide them.
@@ -259,7 +260,7 @@ def micro_batches(
 
 
 def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
-    """The batches of every evaluation of a run: all windows in order, or some, always the same.
+    """Return the batches of every evaluation: all windows in order, or some, always the same.
 
     How many some are follows from the micro batch that the run began with, so that a run that goes
     on with another one measures the same.
@@ -273,9 +274,11 @@ def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
 def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
     """Measure the validation loss, keep the model if it is the best, count it if it is not."""
     state = run.state
-    loss = evaluate(run.engine, validation_batches(run, validation))
+    loss, losses = _validation_losses(run, validation)
     state.val_loss = loss
     note = f"step {state.step}: validation loss {loss:.4f}"
+    if losses:
+        note += f" ({', '.join(f'{name} {value:.4f}' for name, value in losses.items())})"
     if state.best_loss is None or loss < state.best_loss:
         state.best_loss, state.best_step, state.worse = loss, state.step, 0
         _save_best(run)
@@ -283,8 +286,20 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
         state.worse += 1
         note += f", the best was {state.best_loss:.4f} after step {state.best_step}"
         state.stopped = run.config.patience is not None and state.worse >= run.config.patience
-    reporter.record({"step": state.step, "val_loss": loss})
+    own = {f"val_loss/{name}": value for name, value in losses.items()}
+    reporter.record({"step": state.step, "val_loss": loss, **own})
     reporter.line(f"{note}; stopping early" if state.stopped else note)
+
+
+def _validation_losses(run: Run, validation: TrainData) -> tuple[float, dict[str, float]]:
+    """Return the validation loss; of a mixture, the mean by shares of what its parts have, too."""
+    if not isinstance(validation, Mixture):
+        return evaluate(run.engine, validation_batches(run, validation)), {}
+    losses = {
+        name: evaluate(run.engine, validation_batches(run, part))
+        for name, part in validation.parts.items()
+    }
+    return validation.mean(losses), losses
 
 
 def _sample(run: Run, reporter: Reporter) -> None:
@@ -375,6 +390,6 @@ def _stopped(run: Run, step: int, reason: str) -> NonFiniteError:
 
 
 def _last_good(folder: RunFolder, before: int | None = None) -> str:
-    """Which checkpoint is left; one of step `before` led to what went wrong, and is not good."""
+    """Return which checkpoint is left; one of step `before` led to the fault, and is not good."""
     newest = newest_whole(folder.checkpoints, lambda line: None, before)
     return "there is no good checkpoint" if newest is None else f"the last good one is {newest}"

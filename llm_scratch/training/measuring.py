@@ -14,18 +14,19 @@ import torch
 
 from llm_scratch.model.modes import evaluation_mode
 from llm_scratch.model.wrappers import device_of
+from llm_scratch.text.mixed_files import MixedFiles
 from llm_scratch.text.token_file import TokenFile
 from llm_scratch.text.token_parts import TokenPart
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.training.config import Precision
+from llm_scratch.training.facts import first_rows
 from llm_scratch.training.precision import pick_precision
-from llm_scratch.training.starting import first_rows
 from llm_scratch.training.steps import Engine
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """A measurement.
 
     Args:
         loss: nats per token.
@@ -81,13 +82,13 @@ def measure(
     return Measured(total / targets_seen, targets_seen, bits)
 
 
-def check_vocabularies(model: Any, tokenizer: Any, data: TokenFile) -> None:
+def check_vocabularies(model: Any, tokenizer: Any, data: TokenFile | MixedFiles) -> None:
     """Refuse a token file that was not made for a model.
 
     Args:
         model: what reads the ids.
         tokenizer: the model's; None compares the sizes alone.
-        data: the token file.
+        data: the token file, or several.
 
     Raises:
         ValueError: if the tokenizers differ, or the file has ids that the model does not have.
@@ -134,6 +135,8 @@ def trained_on(run: str | os.PathLike[str], data: TokenFile) -> bool:
         content = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
         length = content["train"]["length"] or content["model"]["context_length"]
         part = data.split(min_tokens=length + 1)[0]
-        return first_rows(part, length) == content["data"]["first rows"]
+        facts = content["data"]
+        known = [facts, *(facts.get("parts") or {}).values()]
+        return first_rows(part, length) in [source["first rows"] for source in known]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -1,4 +1,4 @@
-"""Complete settings for runs of three sizes; the vocabulary comes from the data."""
+"""Complete settings for runs of several sizes; the vocabulary comes from the data."""
 
 from __future__ import annotations
 
@@ -74,6 +74,35 @@ PRESETS: dict[str, Preset] = {
             warmup_steps=700,
             eval_every=250,
             save_every=250,
+        ),
+    ),
+    "163M": Preset(
+        # The base model of the series "Writing an LLM from scratch" (parts 28 to 32), with the
+        # settings that it came to: no dropout, gradients clipped at 3.5, a scheduled rate, less
+        # weight decay; 96 rows of 1,024 tokens per step, 20 tokens per parameter. What it does not
+        # name is as in its trainer (AdamW's second decay rate) or as here (the initial weights).
+        # Source: gpjt/ddp-base-model-from-scratch, runs/1xrtx3090-stacked-interventions.
+        GPTConfig(
+            vocab_size=50257,
+            context_length=1024,
+            emb_dim=768,
+            n_layers=12,
+            n_heads=12,
+            drop_rate=0.0,
+            qkv_bias=False,
+            tie_weights=False,
+        ),
+        TrainConfig(
+            steps=33165,  # the first number whose 98,304 tokens each make 3,260,190,720
+            micro_batch=6,
+            tokens_per_step=96 * 1024,
+            learning_rate=1.4e-3,  # after 5 % of the steps, then down to a tenth: the defaults
+            weight_decay=0.01,
+            beta2=0.999,
+            clip=3.5,
+            eval_every=617,
+            eval_batches=200,
+            save_every=617,
         ),
     ),
 }

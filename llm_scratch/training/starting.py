@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import warnings
@@ -16,7 +15,8 @@ import torch
 from llm_scratch.model.families import empty_model
 from llm_scratch.model.interface import ModelConfig
 from llm_scratch.model.wrappers import device_of
-from llm_scratch.tokenizers.any_tokenizer import fingerprint, text_to_token_ids
+from llm_scratch.text.mixture import Mixture
+from llm_scratch.tokenizers.any_tokenizer import text_to_token_ids
 from llm_scratch.training.checkpoints import (
     clean,
     is_plain,
@@ -27,6 +27,7 @@ from llm_scratch.training.checkpoints import (
 from llm_scratch.training.config import StepPlan, TrainConfig, changed_settings
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
+from llm_scratch.training.facts import data_facts, difference, facts_of, weights_mark
 from llm_scratch.training.memory_log import MemoryLog
 from llm_scratch.training.objective import Objective, TrainData
 from llm_scratch.training.optimizer_state import fill_optimizers
@@ -39,7 +40,6 @@ from llm_scratch.training.step_loss import StepLoss
 from llm_scratch.training.steps import Engine, compile_model
 from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import check_vocabulary, save_model
-from llm_scratch.weights.folder_metadata import checksum
 
 Log = Callable[[str], object]
 SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
@@ -132,7 +132,7 @@ def build_engine(
     division: Division = WHOLE,
     device: torch.device | None = None,
 ) -> Engine:
-    """What computes the steps of a run with these settings.
+    """Return what computes the steps of a run with these settings.
 
     Args:
         model: the model; on the meta device, where it is to be divided before it is filled.
@@ -191,14 +191,18 @@ def start_run(run: Run) -> None:
         f"a step: {plan} x {plan.length} = {plan.tokens:,} tokens, "
         f"{engine.place['dtype']} on {engine.place['device']}"
     )
-    run.facts = _facts_of(run)
+    if isinstance(run.data, Mixture):
+        for line in run.data.outlook(config.steps * plan.step_rows, plan.length):
+            log(line)
+    run.facts = facts_of(engine.model, run.data, plan.length, run.tokenizer, run.base)
     if engine.ranks.count > 1:
         _check_data_of_ranks(run)
     if run.path is not None:
         _go_on(run, run.path)
     run.state.eval_rows = run.state.eval_rows or plan.rows
     if run.folder is not None and not run.ended:
-        settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": run.facts}
+        data = run.facts | {"kind": type(run.data).__name__}
+        settings = {"model": asdict(engine.model.cfg), "train": asdict(config), "data": data}
         run.folder.write_json("config.json", settings)
         run.folder.add_environment(step=run.state.step, **engine.place)
 
@@ -251,24 +255,6 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
         raise ValueError(f"sample_prompt={config.sample_prompt!r} gives no token; give a word")
 
 
-def _facts_of(run: Run) -> dict[str, Any]:
-    """What has to be the same when a run goes on: model, data, tokenizer."""
-    model, length = run.engine.model, run.plan.length
-    facts = {} if run.base is None else {"base": run.base}
-    return facts | {
-        "model": asdict(model.cfg),
-        "rows": run.data.num_rows(length),
-        "first rows": first_rows(run.data, length),
-        "tokenizer": None if run.tokenizer is None else fingerprint(run.tokenizer),
-    }
-
-
-def first_rows(data: TrainData, length: int) -> str:
-    """A mark of the data: 16 hex digits that its first shuffled rows have."""
-    batch = data.batch(0, 0, 16, length)
-    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()[:16]
-
-
 def check_ranks(model: Any, config: TrainConfig, division: Division, ranks: Ranks) -> None:
     """Refuse processes that were started with something else, before they divide a model.
 
@@ -287,20 +273,12 @@ def check_ranks(model: Any, config: TrainConfig, division: Division, ranks: Rank
     ranks.agree(facts)
 
 
-def weights_mark(model: torch.nn.Module) -> str:
-    """Return 16 hex digits for a model's parameters; those on the meta device have no numbers."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {parameter.is_meta or checksum(parameter)}".encode())
-    return digest.hexdigest()[:16]
-
-
 def _check_data_of_ranks(run: Run) -> None:
     """Refuse processes that read other data; one of them would wait for the others in the end."""
     facts = dict(run.facts)
     if run.validation is not None:
-        facts["validation rows"] = run.validation.num_rows(run.plan.length)
-        facts["first validation rows"] = first_rows(run.validation, run.plan.length)
+        marks = data_facts(run.validation, run.plan.length)
+        facts |= {f"validation {name}": mark for name, mark in marks.items()}
     run.engine.ranks.agree(facts)
 
 
@@ -368,7 +346,7 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         was, now = content["facts"].get(name), json.loads(json.dumps(now))
         if was != now:
             raise ValueError(
-                f"the run was started with another {name}: {_difference(was, now)}; give what it "
+                f"the run was started with another {name}: {difference(was, now)}; give what it "
                 "was started with, or start a new run in another folder"
             )
     before = replace(run.config, **content["config"])
@@ -385,14 +363,7 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         if was != now:
             warnings.warn(
                 f"the run was started with {name} {was}, and goes on with {now}: the numbers will "
-                "agree up to rounding, not to the bit",
+                "agree up to rounding only",
                 stacklevel=5,
             )
     return before
-
-
-def _difference(was: Any, now: Any) -> str:
-    if isinstance(was, dict) and isinstance(now, dict):
-        differing = [key for key in now if was.get(key) != now[key]]
-        return ", ".join(f"{key} {was.get(key)!r} before, {now[key]!r} now" for key in differing)
-    return f"{was!r} before, {now!r} now"

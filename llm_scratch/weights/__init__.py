@@ -1,1 +1,1 @@
-"""GPT-2's weights: in from TensorFlow, Hugging Face and the book's files, and out again (5.5)."""
+"""Weights: read from TensorFlow, Hugging Face, GGUF and the book's files, and exported (5.5)."""

@@ -1,7 +1,7 @@
-"""State dicts in the book's names, in every form that its chapters and bonus material save them.
+"""State dicts under the book's names, in every form that its chapters and bonus material save.
 
-With masks or without, with one projection for queries, keys and values, with one matrix a head,
-with LoRA around the layers: all become the names of this library's `GPTModel`.
+They have masks or none, one projection for queries, keys and values, one matrix per head, or LoRA
+around the layers: all are converted to the names of this library's `GPTModel`.
 
 Source:
     Book 5.4 (saving), 3.6 (heads), appendix E (LoRA).
@@ -28,10 +28,10 @@ HEADS = re.compile(r"(trf_blocks\.\d+\.att)\.heads\.(\d+)\.(W_query|W_key|W_valu
 def from_book(
     tensors: Mapping[str, Stored], path: Path, lora_alpha: float | None = None
 ) -> dict[str, Part]:
-    """Every tensor of the file by the name that `GPTModel` gives it; unknown names stay.
+    """Return a file's tensors by the names in `GPTModel`; unknown names stay.
 
     Raises:
-        WeightsError: if LoRA matrices are in it and `lora_alpha` is needed and not given, or
+        WeightsError: if it has LoRA matrices and `lora_alpha` is needed but not given, or if they
             do not fit their layer.
     """
     tensors = {name: stored for name, stored in tensors.items() if not MASK.fullmatch(name)}
@@ -44,7 +44,7 @@ def from_book(
 
 
 def _merge_lora(tensors: dict[str, Stored], path: Path, alpha: float | None) -> dict[str, Stored]:
-    """Add each pair of LoRA matrices to the weight that it stands beside."""
+    """Merge each pair of LoRA matrices into its weight."""
     layers = [n.removesuffix(".linear.weight") for n in tensors if n.endswith(".linear.weight")]
     for layer in layers:
         weight = tensors.pop(f"{layer}.linear.weight")
@@ -65,7 +65,7 @@ def _with_lora(
     if not fits or weight.shape != (B.shape[1], A.shape[0]):
         shapes = f"{weight.shape}, {A.shape}, {B.shape}"
         raise WeightsError(path, f"LoRA matrices of {layer} do not fit: {shapes}")
-    if not torch.count_nonzero(B.tensor):  # as it starts: adds nothing, whatever alpha is
+    if not torch.count_nonzero(B.tensor):  # the initial state: it adds nothing, whatever alpha is
         return weight
     rank = A.shape[1]
     if alpha is None:
@@ -76,7 +76,7 @@ def _with_lora(
 
 
 def _join_heads(tensors: dict[str, Stored], path: Path) -> dict[str, Stored]:
-    """Put the matrices of single heads on top of each other: H times (D, C) -> (C, C)."""
+    """Stack the matrices of single heads: H times (D, C) -> (C, C)."""
     heads: dict[str, dict[int, Stored]] = {}
     for name in list(tensors):
         if match := HEADS.fullmatch(name):
@@ -92,7 +92,7 @@ def _join_heads(tensors: dict[str, Stored], path: Path) -> dict[str, Stored]:
 
 
 def _split_fast(name: str, stored: Stored) -> dict[str, Stored]:
-    """Names and thirds for what the book's fast model joins or calls otherwise."""
+    """Return names and thirds for tensors that the book's fast model joins or names differently."""
     if match := FAST_NAMES.fullmatch(name):
         return {f"{match[1]}.{NORM_NAMES[match[2]]}": stored}
     if match := re.fullmatch(r"(trf_blocks\.\d+\.att)\.proj\.(weight|bias)", name):

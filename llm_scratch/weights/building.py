@@ -1,4 +1,4 @@
-"""From an opened source to a model: checked in full, then filled at the memory of one model."""
+"""Building of a model from an opened source: checked, then filled in the memory of one model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def build_model(
     tie_weights: bool | None = None,
     drop_rate: float = 0.0,
 ) -> Any:
-    """Return the model that an opened source holds; all is checked before anything is allocated.
+    """Build the model in an opened source; everything is checked before any memory is allocated.
 
     Raises:
         WeightsError: if a tensor is missing, not used, or of another shape.
@@ -47,9 +47,7 @@ def build_model(
         _drop_zero_biases(parts, cfg.n_layers)
     tied = head is None and _is_tied(source, tie_weights)
     if head is not None and tie_weights:
-        hint = (
-            f"its head gives {head.size} classes and can't be the embedding; leave tie_weights out"
-        )
+        hint = f"its head has {head.size} classes and can't be the embedding; leave tie_weights out"
         raise WeightsError(source.path, hint)
     copied_head = not tied and "out_head.weight" not in parts and tie_weights is False
     expected = parameter_shapes(cfg, head)
@@ -61,7 +59,7 @@ def build_model(
     if complaint := compare(expected, shapes, source.surplus):
         raise WeightsError(source.path, f"does not fit a model of these sizes: {complaint}")
     _check_floats(source.path, parts, dtype)
-    if dtype is None and not source.metadata:  # our own files keep each parameter's
+    if dtype is None and not source.metadata:  # our own files keep each parameter's type
         dtype = _widest(source.path, parts)
     joined = {id(part.stored): part.stored for part in parts.values() if part.third is not None}
     with reading_thirds(joined.values()):
@@ -72,7 +70,7 @@ def build_model(
         _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
     if tied:
         model.tie_weights()
-    if source.family == LLAMA:  # GPT-2 keeps its matrices in the file that they are mapped from
+    if source.family == LLAMA:  # GPT-2's matrices stay mapped in the file
         lay_together(model)
     return model.eval()
 
@@ -96,25 +94,25 @@ def _check_floats(path: Path, parts: Mapping[str, Part], dtype: torch.dtype | No
         raise ValueError(f"{dtype=} must be a floating type such as torch.bfloat16")
     wrong = [n for n, part in parts.items() if not part.stored.dtype.is_floating_point]
     if wrong:
-        raise WeightsError(path, f"these hold no floating numbers: {', '.join(wrong[:4])}")
+        raise WeightsError(path, f"these are not floating-point numbers: {', '.join(wrong[:4])}")
 
 
 def _widest(path: Path, parts: Mapping[str, Part]) -> torch.dtype:
-    """The type that holds the numbers of all parameters, which is said where they differ."""
+    """Return a type that holds the numbers of all parameters; warn if their types differ."""
     types = {part.stored.dtype for part in parts.values()}
     widest = functools.reduce(torch.promote_types, types)
     if len(types) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         warnings.warn(
             f"{path} holds numbers of the types {names}: all become {str(widest)[6:]}, which loses "
-            "nothing; dtype= (--dtype) gives another one",
+            "nothing; choose another type with dtype= (--dtype)",
             stacklevel=4,
         )
     return widest
 
 
 def _drop_zero_biases(parts: dict[str, Part], n_layers: int) -> None:
-    """Take out the biases of queries, keys and values where all are zero: nothing is lost."""
+    """Remove the biases of queries, keys and values if all are zero, which loses nothing."""
     names = [f"trf_blocks.{n}.att.{layer}.bias" for n in range(n_layers) for layer in QKV]
     found = [name for name in names if name in parts]
     if not any(torch.count_nonzero(parts[name].stored.tensor) for name in found):
@@ -123,7 +121,7 @@ def _drop_zero_biases(parts: dict[str, Part], n_layers: int) -> None:
 
 
 def _is_tied(source: Source, wanted: bool | None) -> bool:
-    """Whether head and embedding become one parameter.
+    """Return whether head and embedding become one parameter.
 
     Raises:
         WeightsError: if they should, but the file's head differs from its embedding.
@@ -141,7 +139,7 @@ def _is_tied(source: Source, wanted: bool | None) -> bool:
         raise WeightsError(
             source.path,
             "its head differs from its embedding, so they can't be tied; tie_weights=False uses "
-            "the head of the file",
+            "the file's head",
         )
     return same
 

@@ -1,4 +1,4 @@
-"""A model trained here as a folder that transformers opens."""
+"""Export of a model to a folder that transformers opens."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ def export_huggingface(
     chat_format: Format | None = None,
     max_shard_size: int | None = None,
 ) -> Path:
-    """Write the folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
+    """Write a folder that `AutoModelForCausalLM.from_pretrained` opens, with equal logits.
 
-    Written are `config.json`, `generation_config.json`, the weights, a model card (`README.md`,
-    unless there is one), and with a tokenizer `tokenizer.json`, `tokenizer_config.json`,
-    `vocab.json` and `merges.txt`, for `AutoTokenizer`, and the id that ends a text. `open_model`
-    reads it back, bit by bit.
+    It holds `config.json`, `generation_config.json`, the weights and a model card (`README.md`,
+    unless there is one). With a tokenizer, it also holds `tokenizer.json`, `tokenizer_config.json`,
+    `vocab.json` and `merges.txt`, for `AutoTokenizer`, and the end-of-text id. `open_model` reads
+    it back bit for bit.
 
     Args:
-        model: of any family, tied or not; where its family has biases that it lacks, zeros are
-            written.
-        folder: is made when missing.
+        model: a model of any family, tied or not; biases that its family has but the model lacks
+            are written as zeros.
+        folder: the folder to write; it is created if missing.
         tokenizer: a `BytePairTokenizer`, or GPT-2's in any form.
-        chat_template: Jinja text that makes a prompt of a conversation, for `AutoTokenizer`.
-        chat_format: the format of its conversations instead, whose ends of an answer are written
-            into `generation_config.json` as well.
-        max_shard_size: bytes of a file of weights at the most; None writes one file.
+        chat_template: Jinja text that makes a prompt from a conversation, for `AutoTokenizer`.
+        chat_format: the format of its conversations instead; the ids that end an answer are then
+            also written to `generation_config.json`.
+        max_shard_size: maximum number of bytes per file of weights; None writes one file.
 
     Raises:
         ValueError: if the model has a head for classes or LoRA matrices, fewer ids than the
             tokenizer, or a set of options that no family of transformers has; or if `chat_format`
-            has no tokenizer, or a template beside it.
-        TypeError: if it is no model of this library, or the tokenizer is of another kind.
+            is given without a tokenizer, or together with `chat_template`.
+        TypeError: if it is not a model of this library, or the tokenizer is of another kind.
     """
     inner, tensors = exportable(model)
     cfg: Any = inner.cfg
@@ -67,11 +67,11 @@ def export_huggingface(
     stops: tuple[int, ...] = ()
     if chat_format is not None:
         if bpe is None or chat_template is not None:
-            raise ValueError("chat_format= needs the tokenizer, and takes chat_template's place")
+            raise ValueError("chat_format= needs the tokenizer, and replaces chat_template")
         chat_template, stops = chat_format.jinja(bpe), chat_format.end_ids(bpe)
     folder = Path(folder)
     tied = "out_head.weight" not in tensors
-    end = None if bpe is None else end_of_text_id(bpe)  # no size of a vocabulary tells it
+    end = None if bpe is None else end_of_text_id(bpe)  # the vocabulary size does not reveal it
     dtype = str(tensors["tok_emb.weight"].dtype).removeprefix("torch.")
     config_of, renamed = _FAMILIES[family_of(cfg).model]
     config = config_of(cfg, tied, dtype, end)
@@ -87,10 +87,10 @@ def export_huggingface(
 
 
 def upload_command(written: str | os.PathLike[str]) -> str:
-    """Return the line that would publish a folder or a file, with Hugging Face's own program.
+    """Return the command that would publish a folder or a file, with Hugging Face's own program.
 
     Args:
-        written: what an export wrote.
+        written: the folder or file that an export wrote.
     """
     written = Path(written)
     there = "." if written.is_dir() else shlex.quote(written.name)
@@ -98,17 +98,17 @@ def upload_command(written: str | os.PathLike[str]) -> str:
 
 
 def exportable(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
-    """Return the language model itself and its tensors, as other programs can have them.
+    """Return the language model itself and its tensors, in a form for other programs.
 
     Raises:
         ValueError: if it has a head for classes or LoRA matrices.
-        TypeError: if it is no model of this library.
+        TypeError: if it is not a model of this library.
     """
     inner = language_model(model)
     tensors, head = tensors_of(inner), head_of(inner)
     if head.kind == "classes":
         raise ValueError(
-            f"a head with {head.size} classes is no language model's; save_model keeps it"
+            f"a head with {head.size} classes is not a language model's; use save_model"
         )
     return inner, tensors
 
@@ -120,7 +120,7 @@ _FAMILIES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., dict[str
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -> None:
-    """Write one file of weights, or several and their index; files of an older export go."""
+    """Write one file of weights, or several and their index; delete those of an older export."""
     shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in tensors.items():
         held = sum(other.nbytes for other in shards[-1].values())
@@ -146,7 +146,7 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -
 
 
 def _card(model: Any, config: dict[str, Any]) -> str:
-    """Return a model card to be completed: what it is, and how it is opened."""
+    """Return a model card to be completed, with the model's description and how to open it."""
     cfg = model.cfg
     return f"""---
 library_name: transformers
@@ -174,7 +174,7 @@ def as_exportable(tokenizer: Any) -> BytePairTokenizer | WrappedTokenizer:
     """Return the tokenizer in a form that a `tokenizer.json` can hold.
 
     Raises:
-        TypeError: if it has none.
+        TypeError: if there is no such form.
     """
     if isinstance(tokenizer, BytePairTokenizer | WrappedTokenizer):
         return tokenizer
@@ -190,7 +190,7 @@ def as_exportable(tokenizer: Any) -> BytePairTokenizer | WrappedTokenizer:
 def _write_tokenizer(
     folder: Path, bpe: BytePairTokenizer | WrappedTokenizer, cfg: Any, template: str | None
 ) -> None:
-    """Write the tokenizer's files, and the template of its conversations where there is one."""
+    """Write the tokenizer's files, and the chat template if there is one."""
     if isinstance(bpe, WrappedTokenizer):
         bpe.save(folder / "tokenizer.json")
     else:

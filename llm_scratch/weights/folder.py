@@ -1,4 +1,4 @@
-"""This library's own form of a saved model: one folder, with everything that belongs to it."""
+"""This library's own form of a saved model: one folder with all its parts."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def save_model(
     *,
     chat_format: Format | None = None,
 ) -> Path:
-    """The folder that now holds the model, and the tokenizer if one is given.
+    """Save the model, and the tokenizer if one is given, and return the folder.
 
-    `model.safetensors` carries the configuration, the kind of head and a checksum of every tensor
-    in its header; a shared tensor is written once. It takes the place of an older one only when
-    it is complete.
+    The header of `model.safetensors` has the configuration, the kind of head and a checksum of
+    every tensor; a shared tensor is written once. The file replaces an older one only when it is
+    complete.
 
     Args:
         model: a language model, also with a head for classes or compiled.
-        folder: is made when missing.
+        folder: the folder to write; it is created if missing.
         tokenizer: this library's or GPT-2's.
-        chat_format: the format of its conversations, which `open_model` gives back.
+        chat_format: the format of its conversations, which `open_model` returns.
 
     Raises:
-        ValueError: if the model has parameters that its family does not have (LoRA: merge them
-            first), or fewer ids than the tokenizer.
-        TypeError: if it is no model of this library, or the tokenizer can't be saved.
+        ValueError: if the model has parameters that its family does not have (merge LoRA first),
+            or fewer ids than the tokenizer.
+        TypeError: if it is not a model of this library, or the tokenizer cannot be saved.
     """
     return write_model(model, Path(folder), tokenizer, chat_format)
 
@@ -86,22 +86,22 @@ def load_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Any, Any | None]:
-    """The model in evaluation mode and the tokenizer that `save_model` wrote, None without one.
+    """Load the model, in evaluation mode, and the tokenizer that `save_model` wrote, or None.
 
     Args:
-        folder: what was given to `save_model`.
-        device: where the parameters go; None means the CPU.
-        dtype: None keeps what was saved.
+        folder: the folder that was given to `save_model`.
+        device: the device of the parameters; None means the CPU.
+        dtype: the type of the parameters; None keeps the saved one.
 
     Raises:
         FileNotFoundError: if there is no saved model.
-        WeightsError: if a file is damaged; every tensor's checksum is compared.
+        WeightsError: if a file is damaged; every tensor's checksum is verified.
     """
     folder = Path(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: no model was saved in {folder}")
-    # Read, not mapped: training goes on with this model and may save it in the same place.
+        raise FileNotFoundError(f"{path} does not exist: no model was saved in {folder}")
+    # Read, not mapped: training may continue with this model and save it in the same place.
     source = open_source(path, mapped=False)
     if not source.metadata:
         raise WeightsError(path, "was not written by save_model; load_gpt2 reads it")
@@ -111,11 +111,11 @@ def load_model(
 
 
 def saved_format(folder: str | os.PathLike[str], file: str = WEIGHTS_FILE) -> Any:
-    """Return the format of conversations that was saved with a model, None without one.
+    """Return the chat format that was saved with a model, None without one.
 
     Args:
-        folder: what was given to `save_model`.
-        file: its name there.
+        folder: the folder that was given to `save_model`.
+        file: the name of the file in it.
 
     Raises:
         WeightsError: if the description is damaged, or from a later version of this library.
@@ -131,7 +131,7 @@ def saved_format(folder: str | os.PathLike[str], file: str = WEIGHTS_FILE) -> An
 
 
 def is_saved_model(folder: Path) -> bool:
-    """Return whether a folder holds what `save_model` wrote; reads a file's header, no more.
+    """Return whether `save_model` wrote a folder; only a file's header is read.
 
     Raises:
         WeightsError: if the header is damaged.
@@ -144,13 +144,13 @@ def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
     """Return every tensor to save, a shared head left out.
 
     Raises:
-        ValueError: if the model holds something else than its configuration and head say.
+        ValueError: if the model's tensors do not match its configuration and head.
     """
     tensors = {name: parameter.detach() for name, parameter in model.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if complaint := compare(parameter_shapes(model.cfg, head_of(model)), shapes):
         raise ValueError(
-            f"this model is not what its configuration says: {complaint}; LoRA matrices are "
+            f"this model does not match its configuration: {complaint}; LoRA matrices must be "
             "merged into their layers before saving"
         )
     odd = {str(tensor.dtype) for tensor in tensors.values() if tensor.dtype not in NAMES}
@@ -163,7 +163,7 @@ def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def check_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer whose ids the model does not have.
+    """Refuse a tokenizer with more ids than the model.
 
     Raises:
         ValueError: naming both sizes.

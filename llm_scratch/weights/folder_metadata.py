@@ -1,4 +1,4 @@
-"""What this library writes into the header of its own files, and reads back.
+"""The metadata that this library writes into the header of its own files, and reads back.
 
 PyTorch is imported for checksums alone, so that a configuration can be read without it.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from llm_scratch.tensor_files.stored import TensorFile
 
 METADATA_KEY = "llm_scratch"
-CHECKSUM_KEY = "llm_scratch_crc32"  # of the text under the other key
+CHECKSUM_KEY = "llm_scratch_crc32"  # the checksum of the text under the other key
 VERSION = 1
-ADAPTER = "LoRA"  # in the place of a model's class: the file holds an adapter
+ADAPTER = "LoRA"  # in place of a model's class: the file holds an adapter
 
 
 def checksum(tensor: Tensor) -> int:
-    """The CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
+    """Compute the CRC-32 of a tensor: its type, its shape, and its bytes row after row."""
     from llm_scratch.tensor_files.safetensors import pieces
 
     crc = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -38,19 +38,19 @@ def checksum(tensor: Tensor) -> int:
 
 
 def write_metadata(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The texts for a file's header: what is given, and a checksum of every tensor."""
+    """Return the strings for a file's header: the metadata, and a checksum of every tensor."""
     sums = {name: checksum(tensor) for name, tensor in tensors.items()}
     text = json.dumps({"version": VERSION, **metadata, "crc32": sums})
     return {METADATA_KEY: text, CHECKSUM_KEY: str(zlib.crc32(text.encode("utf-8")))}
 
 
 def is_ours(texts: Mapping[str, str]) -> bool:
-    """Whether a file's header was written by this library."""
+    """Return whether this library wrote a file's header."""
     return METADATA_KEY in texts or CHECKSUM_KEY in texts
 
 
 def read_metadata(path: Path, file: TensorFile) -> dict[str, Any]:
-    """What `write_metadata` wrote, checked; nothing where the file is not one of this library's.
+    """Read and check what `write_metadata` wrote; the result is empty for other programs' files.
 
     Raises:
         WeightsError: if it or a tensor is damaged, or from a later version of this library.
@@ -61,7 +61,7 @@ def read_metadata(path: Path, file: TensorFile) -> dict[str, Any]:
     try:
         text = texts[METADATA_KEY]
         if texts.get(CHECKSUM_KEY) != str(zlib.crc32(text.encode("utf-8", "surrogatepass"))):
-            raise ValueError("its checksum does not agree")
+            raise ValueError("its checksum does not match")
         metadata = json.loads(text)
         version, sums = metadata["version"], metadata["crc32"]
         if version == VERSION:
@@ -78,25 +78,25 @@ def read_metadata(path: Path, file: TensorFile) -> dict[str, Any]:
         raise WeightsError(path, "damaged: its tensors are not those that were saved")
     wrong = [name for name, stored in tensors.items() if checksum(stored.tensor) != sums[name]]
     if wrong:
-        hint = f"damaged: the checksum of {', '.join(wrong[:4])} does not agree"
+        hint = f"damaged: the checksum of {', '.join(wrong[:4])} does not match"
         raise WeightsError(path, f"{hint}; use another copy")
     return metadata
 
 
 def saved_config(metadata: Mapping[str, Any]) -> Any:
-    """Return the configuration of the model that a file holds, or of an adapter's base.
+    """Return the configuration of the model in a file, or of an adapter's base.
 
     Raises:
-        ValueError: if it is of no model that this version knows, or out of range.
+        ValueError: if this version does not know the model, or a value is out of range.
     """
     name = metadata["model"]
     if name == ADAPTER:
-        name = metadata.get("base_model", "GPTModel")  # which older adapters do not name
+        name = metadata.get("base_model", "GPTModel")  # older adapters do not name it
     return config_of_saved(str(name), metadata["config"])
 
 
 def saved_head(metadata: Mapping[str, Any]) -> Head | None:
-    """Return the head that a file states; None for a language model's, and where none is stated.
+    """Return the head that a file states; None for a language model's, or if none is stated.
 
     Raises:
         ValueError: if the description is damaged.
@@ -104,7 +104,7 @@ def saved_head(metadata: Mapping[str, Any]) -> Head | None:
     if isinstance(head := metadata.get("head"), dict):
         found = Head.from_dict(head)
         return None if found.kind == "tokens" else found
-    n_out = metadata.get("n_out")  # as older versions have it
+    n_out = metadata.get("n_out")  # the form of older versions
     if n_out is None:
         return None
     return Head.from_dict({"kind": "classes", "size": n_out, "bias": True})

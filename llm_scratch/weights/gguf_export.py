@@ -1,4 +1,4 @@
-"""A model trained here as one file that llama.cpp opens, and all that is built on it."""
+"""Export of a model to one file that llama.cpp, and programs built on it, can open."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from llm_scratch.weights.gguf_names import (
 from llm_scratch.weights.gpt2_names import QKV
 from llm_scratch.weights.parts import GPT2, LLAMA
 
-# What llama.cpp calls a file by the type of most of its numbers.
+# llama.cpp's names for files, by the type of most of their numbers.
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 QUANTIZATION_VERSION = 2
 
@@ -50,29 +50,28 @@ def export_gguf(
     name: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write the one file that llama.cpp, and what is built on it, opens.
+    """Write a single file that llama.cpp, and programs built on it, can open.
 
-    It holds the weights, everything that decides how they compute, the tokenizer and the template
-    of conversations. `open_model` reads it back: bit by bit from "f32", else as the type rounds.
-    It is written whole or not at all, at the memory of one tensor. The package `gguf` is needed
-    (extra `gguf`).
+    It holds the weights, all settings that affect their use, the tokenizer and the chat template.
+    `open_model` reads it back: bit for bit from "f32", otherwise rounded to the type. It is written
+    atomically, in the memory of one tensor. The package `gguf` is needed (extra `gguf`).
 
     Args:
         model: a GPT-2, a Llama or a Qwen 2 or 3, tied or not.
-        path: the file; its folder is made when missing.
-        tokenizer: a `BytePairTokenizer`, or GPT-2's in any form; llama.cpp opens no model without.
-        tensor_type: the type of the matrices: "f32", "f16", or "q8_0" (a byte a number and a scale
-            for 32; matrices whose rows are no multiple of 32 wide are F16 then, which is said).
-            Vectors and GPT-2's positions are F32 always.
-        chat_template: Jinja text that makes a prompt of a conversation.
-        name: what the model is called; None is the file's name.
-        license: under which it may be used, as "apache-2.0"; None says nothing of it.
+        path: the file; a missing folder is created.
+        tokenizer: a `BytePairTokenizer`, or GPT-2's in any form; llama.cpp needs one.
+        tensor_type: the type of the matrices: "f32", "f16", or "q8_0" (one byte per number and one
+            scale per 32; matrices with rows that are not a multiple of 32 wide are then F16, with a
+            warning). Vectors and GPT-2's positions are always F32.
+        chat_template: Jinja text that makes a prompt from a conversation.
+        name: the name of the model; by default the file's name.
+        license: the licence of the model, such as "apache-2.0"; None states none.
 
     Raises:
-        ValueError: if llama.cpp has no architecture that computes what the model does, or no name
-            for the rule by which the tokenizer splits; or if the model has a head for classes or
-            LoRA matrices, fewer ids than the tokenizer, or numbers that the type can't hold.
-        TypeError: if it is no model of this library, or the tokenizer is of another kind.
+        ValueError: if llama.cpp has no architecture that computes the same as the model, or no name
+            for the tokenizer's splitting rule; or if the model has a head for classes or LoRA
+            matrices, fewer ids than the tokenizer, or numbers that the type cannot hold.
+        TypeError: if it is not a model of this library, or the tokenizer is of another kind.
         WeightsError: if the package is missing.
     """
     if tensor_type not in FILE_TYPES:
@@ -92,8 +91,8 @@ def export_gguf(
     narrow = [each.name for each in outgoing if wanted == "Q8_0" and each.kind == "F16"]
     if narrow:
         warnings.warn(
-            f"{len(narrow)} matrices have rows that are no multiple of {Q8_BLOCK} wide and are F16 "
-            f"instead of {wanted}: {', '.join(narrow[:4])}{' ...' * (len(narrow) > 4)}",
+            f"{len(narrow)} matrices have rows that are not a multiple of {Q8_BLOCK} wide and are "
+            f"F16 instead of {wanted}: {', '.join(narrow[:4])}{' ...' * (len(narrow) > 4)}",
             stacklevel=2,
         )
     write_gguf(path, architecture, keys, outgoing)
@@ -101,7 +100,7 @@ def export_gguf(
 
 
 def architecture_of(cfg: Any) -> str:
-    """Return what llama.cpp calls the architecture that computes what a configuration says.
+    """Return llama.cpp's name for the architecture of a configuration.
 
     Raises:
         ValueError: if it has none.
@@ -148,11 +147,11 @@ def _general_keys(
 ) -> dict[str, Any]:
     keys: dict[str, Any] = {"general.type": "model"}
     called = path.stem if name is None else name
-    # llama.cpp changes what special tokens do in a model that is called so.
+    # llama.cpp changes the effect of special tokens in a model with this name.
     if "phi3" not in called.lower() and "phi-3" not in called.lower():
         keys["general.name"] = called
     elif name is not None:
-        raise ValueError(f"llama.cpp takes a model with {name=} for Phi-3; call it otherwise")
+        raise ValueError(f"llama.cpp takes a model with {name=} for Phi-3; use another name")
     if license is not None:
         keys["general.license"] = license
     keys["general.file_type"] = FILE_TYPES[tensor_type]
@@ -161,7 +160,7 @@ def _general_keys(
 
 
 def _model_keys(cfg: Any) -> dict[str, Any]:
-    """Return the keys of an architecture, without its name before them."""
+    """Return the keys of an architecture, without its name as their prefix."""
     options = asdict(cfg)
     if architecture_of(cfg) == "gpt2":
         options["hidden_dim"] = 4 * cfg.emb_dim
@@ -179,7 +178,7 @@ def _model_keys(cfg: Any) -> dict[str, Any]:
 
 
 def _rope_keys(scaling: RopeScaling | None) -> dict[str, Any]:
-    """Return the keys that say how RoPE is stretched; llama3's factors are a tensor besides."""
+    """Return the keys for RoPE's scaling; llama3's factors are an additional tensor."""
     if scaling is None:
         return {}
     if scaling.kind == "llama3":
@@ -203,8 +202,8 @@ def _tokenizer_keys(inner: Any, tokenizer: Any) -> dict[str, Any]:
         raise TypeError("llama.cpp opens no model without a tokenizer; give the model's own")
     if isinstance(tokenizer, WrappedTokenizer):
         raise TypeError(
-            f"{tokenizer!r} is not a byte-level BPE, which alone is written to GGUF files here; "
-            "llama.cpp's convert_hf_to_gguf.py makes one of the folder of export_huggingface"
+            f"{tokenizer!r} is not a byte-level BPE, the only kind written to GGUF files here; "
+            "use export_huggingface, and convert its folder with llama.cpp's convert_hf_to_gguf.py"
         )
     bpe: Any = as_exportable(tokenizer)
     check_vocabulary(inner, bpe)
@@ -214,7 +213,7 @@ def _tokenizer_keys(inner: Any, tokenizer: Any) -> dict[str, Any]:
 def _outgoing(
     cfg: Any, architecture: str, tensors: Mapping[str, Tensor], wanted: str
 ) -> Iterator[Outgoing]:
-    """Yield every tensor of the file, each to be made when its turn has come."""
+    """Yield every tensor of the file, each to be made when it is its turn."""
     joined = ARCHITECTURES[architecture] == GPT2
     heads = {"W_query": cfg.n_heads, "W_key": cfg.n_kv_heads}
     for name, tensor in tensors.items():
@@ -245,13 +244,13 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _in_pairs(tensor: Tensor, n_heads: int) -> Tensor:
-    """Put the rows of heads from halves into pairs side by side: (H * D, C) -> (H * D, C)."""
+    """Reorder the rows of heads from halves to adjacent pairs: (H * D, C) -> (H * D, C)."""
     halves = tensor.reshape(n_heads, 2, -1, tensor.shape[-1])  # (H, 2, D/2, C)
     return halves.transpose(1, 2).reshape(tensor.shape)
 
 
 def _joined(prefix: str, tensors: Mapping[str, Tensor], wanted: str) -> Iterator[Outgoing]:
-    """Yield query, key and value of a block as one; zeros where they have no biases."""
+    """Yield a block's query, key and value as one tensor each, with zeros for missing biases."""
     weights = [tensors[f"{prefix}{layer}.weight"] for layer in QKV]  # three of (C, C)
     none = weights[0].new_zeros(len(weights[0]))
     biases = [tensors.get(f"{prefix}{layer}.bias", none) for layer in QKV]
@@ -263,7 +262,7 @@ def _joined(prefix: str, tensors: Mapping[str, Tensor], wanted: str) -> Iterator
 
 
 def _rope_factors(cfg: LlamaConfig) -> Tensor | None:
-    """Return by what Llama 3.1 divides RoPE's frequencies, (D/2,); None for other kinds."""
+    """Return Llama 3.1's divisors of RoPE's frequencies, (D/2,); None for other kinds."""
     if cfg.rope_freq is None or cfg.rope_freq.kind != "llama3":
         return None
     plain = LlamaConfig(**{**cfg, "rope_freq": None})

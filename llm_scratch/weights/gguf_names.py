@@ -1,7 +1,7 @@
-"""GGUF files of GPT-2, Llama and Qwen: which of their tensors and keys is what here.
+"""GGUF files of GPT-2, Llama and Qwen: the mapping of their tensors and keys.
 
-Queries and keys of the architecture `llama` lie in pairs there and are put into the order of
-rotate-half; matrices are (out, in) in every architecture, GPT-2's too.
+In the architecture `llama`, the dimensions of queries and keys are in pairs and are reordered to
+rotate-half. Matrices are (out, in) in every architecture, also in GPT-2's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llm_scratch.weights.gpt2_names import NORM_NAMES, QKV
 from llm_scratch.weights.parts import GGUF, GPT2, LLAMA, Part, Source
 
 ARCHITECTURES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": LLAMA, "qwen3": LLAMA}
-"""What llama.cpp calls the architectures that are read here, and their families."""
+"""llama.cpp's names for the supported architectures, and their families."""
 
 TOP = {"token_embd": "tok_emb", "position_embd": "pos_emb", "output": "out_head",
        "output_norm": "final_norm"}  # fmt: skip
@@ -44,21 +44,21 @@ OWN_LAYERS = {
     LLAMA: {"ffn_gate": "ff.fc1", "ffn_up": "ff.fc2", "ffn_down": "ff.fc3",
             "attn_q_norm": "att.q_norm", "attn_k_norm": "att.k_norm"},
 }  # fmt: skip
-ROPE_FACTORS = "rope_freqs.weight"  # by which Llama 3.1 divides its frequencies
-# The stretching of every released Llama from 3.1 on, but for the factor itself.
+ROPE_FACTORS = "rope_freqs.weight"  # Llama 3.1's divisors of its frequencies
+# The RoPE scaling of every released Llama from 3.1 on, except for the factor itself.
 LLAMA3_ROPE: dict[str, Any] = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_context_length": 8192,
 }
 
-# What this library notes of them beside the factors themselves.
+# Settings that this library stores in addition to the factors themselves.
 LLAMA3_KEYS = {
     f"rope.scaling.llama3.{name}": name
     for name in ("factor", "low_freq_factor", "high_freq_factor", "original_context_length")
 }
-ATTENTION_FACTOR = "rope.scaling.attn_factor"  # what YaRN's own factor is multiplied with
-QKV_BIAS = "attention.qkv_bias"  # ours: whether GPT-2's biases, which are always there, are used
+ATTENTION_FACTOR = "rope.scaling.attn_factor"  # multiplies YaRN's own factor
+QKV_BIAS = "attention.qkv_bias"  # ours: whether GPT-2's biases, which always exist, are used
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -70,13 +70,13 @@ SIZES = {
     "attention.head_count_kv": "n_kv_groups",
     "attention.key_length": "head_dim",
 }
-# What becomes of each key of an architecture, which stands before it: "llama.block_count".
+# How each key is treated; the architecture is its prefix: "llama.block_count".
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*SIZES, "attention.value_length", "rope.dimension_count"), USED),
     **dict.fromkeys(("rope.freq_base", "attention.layer_norm_rms_epsilon"), USED),
     **dict.fromkeys(("rope.scaling.type", "rope.scaling.factor"), USED),
     **dict.fromkeys(("rope.scaling.original_context_length", "attention.sliding_window"), USED),
-    "attention.layer_norm_epsilon": (1e-5, float(np.float32(1e-5))),  # which is not the same
+    "attention.layer_norm_epsilon": (1e-5, float(np.float32(1e-5))),  # which is not the same number
     "attention.causal": (True,),
     **dict.fromkeys((*LLAMA3_KEYS, ATTENTION_FACTOR, QKV_BIAS), USED),
     "rope.scaling.finetuned": NOTHING,
@@ -86,10 +86,10 @@ RULES: dict[str, Rule] = {
 
 
 def open_gguf(path: Path, ignore_keys: Collection[str] = ()) -> Source:
-    """Return the parameters in a GGUF file, the options of its model, and all of its keys.
+    """Open a GGUF file: its parameters, the options of its model, and all of its keys.
 
     Raises:
-        WeightsError: if it is damaged, or of an architecture or with settings that are not read.
+        WeightsError: if it is damaged, or has an unsupported architecture or settings.
     """
     file = read_gguf(path)
     name = file.keys.get("general.architecture")
@@ -116,7 +116,7 @@ def open_gguf(path: Path, ignore_keys: Collection[str] = ()) -> Source:
     else:
         known_sizes = {k: v for k, v in known_sizes.items() if k != "hidden_dim"}
         known_sizes.pop("n_kv_groups", None)
-        if settings.get(QKV_BIAS) is False:  # zeros, which llama.cpp wants
+        if settings.get(QKV_BIAS) is False:  # zeros that llama.cpp needs
             known_sizes["qkv_bias"] = False
     parts, surplus = _parts(tensors, family, known_sizes, paired=name == "llama")
     return Source(path, GGUF, parts, surplus, known_sizes, family=family, gguf_keys=file.keys)
@@ -144,7 +144,7 @@ def _llama_options(
     factors: Stored | None,
     sizes: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what else decides how a model of Llama's family computes."""
+    """Return the other options of a model of Llama's family."""
     D = sizes.get("head_dim", sizes["emb_dim"] // sizes["n_heads"])
     for key in ("rope.dimension_count", "attention.value_length"):
         if settings.get(key, D) != D:
@@ -155,7 +155,7 @@ def _llama_options(
         raise WeightsError(path, f"has no {name}.attention.layer_norm_rms_epsilon")
     options = {
         "rope_base": base,
-        "norm_eps": float(f"{eps:.6g}"),  # 1e-5 is not a number of 32 bits
+        "norm_eps": float(f"{eps:.6g}"),  # 1e-5 is not a 32-bit number
         "qkv_bias": "blk.0.attn_q.bias" in tensors,
         "qk_norm": "blk.0.attn_q_norm.weight" in tensors,
         "tie_weights": "output.weight" not in tensors,
@@ -170,7 +170,7 @@ def _llama_options(
 def _scaling(
     path: Path, settings: Mapping[str, Any], name: str, factors: Stored | None, cfg: LlamaConfig
 ) -> RopeScaling | None:
-    """Return how RoPE is stretched: as the keys say, or as Llama 3.1's factors do."""
+    """Return RoPE's scaling, from the keys or from Llama 3.1's factors."""
     kind = settings.get("rope.scaling.type", "none")
     times = settings.get(ATTENTION_FACTOR, 1.0)
     if not is_number(times) or (kind != "yarn" and times != 1.0):
@@ -205,7 +205,7 @@ def _scaling(
 def _parts(
     tensors: Mapping[str, Stored], family: str, sizes: Mapping[str, Any], paired: bool
 ) -> tuple[dict[str, Part], list[str]]:
-    """Return every parameter by our name, and the names that mean nothing."""
+    """Return every parameter by our name, and the unknown names."""
     heads = {"W_query": sizes["n_heads"], "W_key": sizes.get("n_kv_groups", sizes["n_heads"])}
     parts: dict[str, Part] = {}
     surplus = []
@@ -223,7 +223,7 @@ def _parts(
 
 
 def _our_names(name: str, family: str) -> tuple[str, ...]:
-    """Return our names of the parameters that one tensor is; none where it is unknown."""
+    """Return our names for the parameters in one tensor; empty if it is unknown."""
     match = re.fullmatch(r"(?:blk\.(0|[1-9]\d*)\.)?(\w+)\.(weight|bias)", name)
     if match is None:
         return ()
@@ -238,7 +238,7 @@ def _our_names(name: str, family: str) -> tuple[str, ...]:
 
 
 def their_name(name: str, family: str) -> str:
-    """Return the file's name of one of our parameters; those that GPT-2 joins have none."""
+    """Return the file's name for one of our parameters; those that GPT-2 joins have none."""
     path, _, kind = name.rpartition(".")
     kind = {ours: theirs for theirs, ours in NORM_NAMES.items()}.get(kind, kind)
     match = re.fullmatch(r"trf_blocks\.(\d+)\.(.+)", path)

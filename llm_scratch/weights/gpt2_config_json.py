@@ -1,4 +1,4 @@
-"""The `config.json` of a GPT-2, and OpenAI's `hparams.json`, read into this library's words."""
+"""The `config.json` of a GPT-2, and OpenAI's `hparams.json`, as this library's options."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SIZES = {
     "n_layer": "n_layers",
     "n_head": "n_heads",
 }
-# What becomes of each key of a GPT-2's `config.json`, and of OpenAI's `hparams.json`. Older
-# versions of transformers wrote into it how to generate; that is for whoever generates to say.
+# How each key of a GPT-2's `config.json` and of OpenAI's `hparams.json` is treated. Older versions
+# of transformers also wrote settings for generation to it, which are for the caller to choose.
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*SIZES, "n_vocab", "n_inner", "tie_word_embeddings", "qkv_bias"), USED),
     **dict.fromkeys(("id2label", "architectures"), USED),
@@ -35,7 +35,7 @@ RULES: dict[str, Rule] = {
         ),
         OFF,
     ),
-    # Notes, training, the form of transformers' answers, and the heads of other models.
+    # Notes, training, the form of transformers' outputs, and the heads of other models.
     **dict.fromkeys(
         (
             *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_bfloat16"),
@@ -71,16 +71,16 @@ def read_gpt2_config(
 ) -> dict[str, Any]:
     """Return the options of `GPTConfig` that a `config.json` states, or OpenAI's `hparams.json`.
 
-    The names of classes are among it, as `class_names`, for a model that has a head for classes.
+    For a model with a head for classes, they include the class names, as `class_names`.
 
     Raises:
-        WeightsError: if it is damaged, or of a model that computes something else than GPT-2.
+        WeightsError: if it is damaged, or belongs to a model that differs from GPT-2.
     """
     values = check_settings(path, values, RULES, ignore_keys=ignore_keys, error=WeightsError)
     names = {"n_vocab": "vocab_size", **SIZES}  # the first is OpenAI's
     found: dict[str, Any] = {ours: values[name] for name, ours in names.items() if name in values}
     if any(type(value) is not int or value < 1 for value in found.values()):
-        raise WeightsError(path, f"its sizes are no positive numbers: {str(found)[:200]}")
+        raise WeightsError(path, f"its sizes are not positive numbers: {str(found)[:200]}")
     inner = values.get("n_inner")
     if inner is not None and inner != 4 * found.get("emb_dim", 0):
         raise WeightsError(path, f"n_inner is {str(inner)[:60]}; this model has 4 * n_embd")
@@ -107,11 +107,11 @@ def write_gpt2_config(cfg: GPTConfig, tied: bool, dtype: str, end: int | None) -
         "initializer_range": 0.02,
         "scale_attn_weights": True,
         "use_cache": True,
-        # Always written: what its absence means has changed between versions of transformers.
+        # Always written, as its default has changed between versions of transformers.
         "tie_word_embeddings": tied,
         "bos_token_id": end,
         "eos_token_id": end,
         "torch_dtype": dtype,
-        # For this library: without it, biases of zero would come back as biases.
+        # For this library: without it, biases of zero would be read back as biases.
         "qkv_bias": cfg.qkv_bias,
     }

@@ -1,4 +1,4 @@
-"""Where the released GPT-2 models are on this machine, and where they come from."""
+"""The files of the released GPT-2 models: their places on this machine, and their sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPENAI_URLS = (
     "https://openaipublic.blob.core.windows.net/gpt-2/models/{size}/{file}",
     "https://f001.backblazeb2.com/file/LLMs-from-scratch/gpt2/{size}/{file}",
 )
-# How many bytes each file has, where it is known; the vocabulary is the same for all sizes.
+# The number of bytes of each file, if known; the vocabulary is the same for all sizes.
 OPENAI_FILES: dict[str, dict[str, int]] = {
     "checkpoint": dict.fromkeys(GPT2_CONFIGS, 77),
     "encoder.json": {},
@@ -44,18 +44,19 @@ OPENAI_SHA256 = {
 
 
 def gpt2_folder(size: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder for a downloaded GPT-2: `gpt2/SIZE` in the cache, or in `data_dir`."""
+    """Return the folder for a downloaded GPT-2: `gpt2/SIZE` in the cache, or in `data_dir`."""
     return Path(data_dir or cache_folder()) / "gpt2" / size
 
 
 def find_gpt2(name: str) -> Path:
-    """The folder that holds a released GPT-2, in `gpt2/SIZE` of one of the data folders.
+    """Find the folder that holds a released GPT-2, `gpt2/SIZE` in one of the data folders.
 
-    Files that are cut off do not count.
+    Truncated files do not count.
 
     Raises:
         ValueError: if there is no such GPT-2.
-        FileNotFoundError: if it is not on this machine; names the command that brings it.
+        FileNotFoundError: if it is not on this machine; the message names the command that fetches
+            it.
     """
     size = gpt2_size(name)
     for folder in data_folders():
@@ -67,17 +68,17 @@ def find_gpt2(name: str) -> Path:
 
 
 def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds a released GPT-2, downloaded when it is not on this machine.
+    """Return the folder of a released GPT-2, after downloading it unless it is on this machine.
 
-    The Hugging Face hub comes first, OpenAI's original files are the way round.
+    The Hugging Face hub comes first, OpenAI's original files second.
 
     Args:
         name: any name of a GPT-2 ("124M", "gpt2-medium").
-        data_dir: where to look and to put it, instead of the data folders and the cache.
+        data_dir: the folder to search and to write to, instead of the data folders and the cache.
 
     Raises:
         ValueError: if there is no such GPT-2.
-        DownloadError: if no address gives it; names each, and what to put where by hand.
+        DownloadError: if no address provides it; the message names each, and where to put copies.
     """
     size = gpt2_size(name)
     folder = gpt2_folder(size, data_dir)
@@ -87,7 +88,7 @@ def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> 
         with suppress(FileNotFoundError):
             return find_gpt2(size)
     target = folder / "model.safetensors"
-    target.unlink(missing_ok=True)  # it is cut off, or it would have been found
+    target.unlink(missing_ok=True)  # it is truncated, or it would have been found
     try:
         url = HUB_URL.format(name=HUB_NAMES[size])
         download_file(url, target, sha256=HUB_SHA256.get(size))
@@ -100,7 +101,7 @@ def fetch_gpt2(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> 
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the folder holds weights, and as many bytes of them as their headers say."""
+    """Return whether the folder holds weights, with as many bytes as their headers state."""
     weights = find_weights(folder)
     try:
         if weights is None:
@@ -113,15 +114,15 @@ def _is_whole(folder: Path) -> bool:
 
 
 def fetch_openai(size: str, folder: Path) -> Path:
-    """The folder with OpenAI's seven files of one size, downloaded where they are missing.
+    """Download those of OpenAI's seven files of one size that are missing; return the folder.
 
     Raises:
         ValueError: if there is no such size.
-        DownloadError: if no address gives one of them.
+        DownloadError: if no address provides one of them.
     """
     if size not in GPT2_CONFIGS:
         raise ValueError(
-            f"{size!r} is no size of GPT-2; it must be one of {', '.join(GPT2_CONFIGS)}"
+            f"{size!r} is not a size of GPT-2; it must be one of {', '.join(GPT2_CONFIGS)}"
         )
     for file, n_bytes in OPENAI_FILES.items():
         urls = [url.format(size=size, file=file) for url in OPENAI_URLS]

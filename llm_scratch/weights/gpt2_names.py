@@ -1,7 +1,6 @@
-"""Which tensor of a file is which parameter of this library's GPT, in every layout there is.
+"""The mapping of a file's tensors to the parameters of this library's GPT, for every layout.
 
-The names of OpenAI's variables become Hugging Face's by spelling alone, so one mapping serves
-both.
+OpenAI's variable names differ from Hugging Face's only in spelling, so one mapping serves both.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from llm_scratch.weights.parts import BOOK, HUGGING_FACE, OPENAI, Part
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
 
-# Hugging Face's name of each parameter, and ours: first those outside of the blocks.
+# Hugging Face's name for each parameter, and ours: first those outside the blocks.
 TOP = {
     "wte.weight": "tok_emb.weight",
     "wpe.weight": "pos_emb.weight",
@@ -30,7 +29,7 @@ TOP = {
 }
 # The head of a model for classes.
 CLASSES = "score.weight"
-# In a block, one of theirs is one of ours, or three side by side.
+# In a block, one of theirs is one of ours, or three joined.
 BLOCK = {
     "ln_1.weight": ("norm1.scale",),
     "ln_1.bias": ("norm1.shift",),
@@ -45,13 +44,13 @@ BLOCK = {
     "mlp.c_proj.weight": ("ff.layers.2.weight",),
     "mlp.c_proj.bias": ("ff.layers.2.bias",),
 }
-# The matrices are stored (in, out), the other way round than a linear layer wants them: transposed
-# always, never by looking at shapes, since the square one fits either way.
+# The matrices are stored (in, out), unlike a linear layer's. They are always transposed, never
+# depending on shapes, since a square one fits either way.
 TRANSPOSED = {name for name in BLOCK if name[:3] != "ln_" and name.endswith(".weight")}
 
 
 def layout_of(names: Iterable[str]) -> str | None:
-    """The layout that a file's names are in, or None."""
+    """Return the layout of a file's names, or None."""
     names = {strip_prefixes(name) for name in names}
     if {"tok_emb.weight", "tok_emb.linear.weight"} & names:
         return BOOK
@@ -61,7 +60,7 @@ def layout_of(names: Iterable[str]) -> str | None:
 
 
 def outer_prefix(names: Iterable[str]) -> str:
-    """What a program put before all names of a GPT, as Lightning does ("model."); mostly ""."""
+    """Return the prefix that a program such as Lightning adds to all names ("model."), or ""."""
     for name in names:
         if match := re.fullmatch(
             r"(.*?)(?:(?:transformer\.)?wte|tok_emb)(?:\.linear)?\.weight", name
@@ -71,20 +70,20 @@ def outer_prefix(names: Iterable[str]) -> str:
 
 
 def is_linear(tensors: Mapping[str, Stored]) -> bool:
-    """Whether matrices are stored (out, in), as nanoGPT has them: the one of (3C, C) tells."""
+    """Return whether matrices are (out, in), as in nanoGPT: the one of (3C, C) shows it."""
     joined = tensors.get("h.0.attn.c_attn.weight")
     return joined is not None and len(joined.shape) == 2 and joined.shape[0] == 3 * joined.shape[1]
 
 
 def strip_prefixes(name: str) -> str:
-    """The name without what compiling, data parallel or Hugging Face's head put before it."""
+    """Return a name without the prefixes of compiling, data parallel or Hugging Face's head."""
     while name.startswith((*WRAPPERS, "transformer.")):
         name = name.partition(".")[2]
     return name
 
 
 def openai_as_hugging_face(name: str) -> str:
-    """Hugging Face's name of one of OpenAI's variables; other names stay as they are."""
+    """Return Hugging Face's name for one of OpenAI's variables; other names are unchanged."""
     match = re.fullmatch(r"model/(?:h(\d+)/)?([\w/]+?)(?:/([gwb]))?", name)
     if match is None:
         return name
@@ -96,7 +95,7 @@ def openai_as_hugging_face(name: str) -> str:
 def from_hugging_face(
     tensors: Mapping[str, Stored], *, linear: bool = False
 ) -> tuple[dict[str, Part], list[str]]:
-    """Every parameter that the file gives, by our name, and the names that mean nothing."""
+    """Return every parameter in the file, by our name, and the unknown names."""
     parts: dict[str, Part] = {}
     surplus = []
     for name, stored in tensors.items():
@@ -111,12 +110,12 @@ def from_hugging_face(
 def hugging_face_parts(
     name: str, stored: Stored, *, linear: bool = False
 ) -> dict[str, Part] | None:
-    """What one tensor gives: three parameters, one, none (a mask), or None where it is unknown.
+    """Return the parameters in one tensor: three, one or none (a mask); None if it is unknown.
 
     Args:
         name: by Hugging Face's spelling, without prefixes.
         stored: the tensor.
-        linear: whether matrices are stored (out, in), as nanoGPT has them.
+        linear: whether matrices are stored (out, in), as in nanoGPT.
     """
     if name in TOP or name == CLASSES:
         return {TOP.get(name, "out_head.weight"): Part(stored)}
@@ -137,7 +136,7 @@ def hugging_face_parts(
 
 
 def _is_mask(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether it is the causal mask, or the number under it, that old files hold in each block."""
+    """Return whether a tensor is the mask, or its fill value, that old files have per block."""
     if re.fullmatch(r"h\.\d+\.attn\.bias", name):
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return re.fullmatch(r"h\.\d+\.attn\.masked_bias", name) is not None and shape in ((), (1,))

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, brought by huggingface_hub into its own cache, once.
+"""Models on the Hugging Face hub, fetched once by huggingface_hub to its own cache.
 
 Logins, mirrors, proxies and the place of the cache are that library's settings (HF_TOKEN,
 HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE); nothing is overridden here, and no code of a repository runs.
@@ -32,10 +32,10 @@ class _Snapshot:
     """A repository at one commit.
 
     Args:
-        name: as it was asked for.
-        commit: what the revision stands for.
-        files: by path, what the hub says of each file; None where it was not asked.
-        unreached: why the hub was not asked; None where it was.
+        name: the requested name.
+        commit: the commit of the revision.
+        files: the hub's information about each file, by path; None if the hub was not asked.
+        unreached: why the hub was not asked; None if it was.
     """
 
     name: HubName
@@ -45,24 +45,24 @@ class _Snapshot:
 
 
 def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
-    """Return the folder or file of a model on the hub, of which what is missing here is fetched.
+    """Fetch what is missing of a model on the hub, and return its folder or file.
 
-    Only the files that it is opened from are fetched, the weights last, and not before the
-    configuration is known to be of a model that this library computes. What is in the cache is
-    not fetched again, and is enough where the hub can't be reached.
+    Only the files needed to open it are fetched, the weights last, and only once the configuration
+    is known to be of a supported model. Files in the cache are not fetched again, and are enough if
+    the hub cannot be reached.
 
     Args:
         source: "hub:ORG/NAME", with "@REVISION" for a branch, a tag or a commit other than the
             newest, and with "/FILE" for one file of weights.
-        ignore_keys: settings of the configuration to pass over.
+        ignore_keys: settings of the configuration to ignore.
 
     Raises:
         ValueError: if the name is not of this form, or several GGUF files fit it.
         FileNotFoundError: if there is no such repository, revision or file, or no weights in it,
             or the cache lacks files and HF_HUB_OFFLINE forbids fetching them.
-        PermissionError: if the repository wants a login, or an accepted licence.
-        WeightsError: if the model is of a kind that this library does not compute.
-        DownloadError: if huggingface_hub is not installed, or the files do not arrive whole.
+        PermissionError: if the repository needs a login, or an accepted licence.
+        WeightsError: if the model is of an unsupported kind.
+        DownloadError: if huggingface_hub is not installed, or the files do not arrive completely.
     """
     name = parse_hub_name(source)
     if importlib.util.find_spec("huggingface_hub") is None:
@@ -91,7 +91,7 @@ def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
 
 
 def _find_snapshot(name: HubName) -> _Snapshot:
-    """Ask the hub for the newest commit of a revision; where it does not answer, the cache."""
+    """Ask the hub for the newest commit of a revision, or the cache if it does not answer."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     unreached: Exception = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
@@ -112,7 +112,7 @@ def _find_snapshot(name: HubName) -> _Snapshot:
 
 
 def _answered(name: HubName, info: Any) -> _Snapshot:
-    """Return what the hub answered, and note in the cache what the revision stands for."""
+    """Return the hub's answer, and record the commit of the revision in the cache."""
     from huggingface_hub import HfApi, errors
 
     files = {file.rfilename: file for file in info.siblings or ()}
@@ -130,27 +130,27 @@ def _answered(name: HubName, info: Any) -> _Snapshot:
 
 
 def _cached(name: HubName, unreached: Exception) -> _Snapshot:
-    """Return what the cache knows of a repository: its list of files, or those that are here."""
+    """Return what the cache knows about a repository: its list of files, or those here."""
     from huggingface_hub import HfApi, errors, get_cached_repo_tree, snapshot_download
 
     where = {"repo_id": name.repository}
     try:
         revision = HfApi().resolve_revision(**where, revision=name.revision, local_files_only=True)
         where["revision"] = revision.resolved
-        # With no pattern none of its files counts as missing.
+        # Without a pattern, none of its files counts as missing.
         folder = Path(snapshot_download(**where, local_files_only=True, allow_patterns=[]))
     except (errors.RevisionResolutionError, errors.LocalEntryNotFoundError) as err:
         raise not_here(name, unreached) from err
     try:
         paths = [file.path for file in get_cached_repo_tree(**where)]
-    except errors.CachedRepoTreeNotFoundError:  # other programs fetch file by file
+    except errors.CachedRepoTreeNotFoundError:  # other programs fetch single files
         paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
     files: dict[str, Any] = dict.fromkeys(filter(is_safe, paths))
     return _Snapshot(name, revision.resolved, files, unreached)
 
 
 def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
-    """Return where files of a snapshot are in the cache, after fetching those that were not."""
+    """Return the places of a snapshot's files in the cache, after fetching missing ones."""
     from huggingface_hub import snapshot_download
 
     name = snapshot.name
@@ -177,7 +177,7 @@ def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
 
 
 def _bars_to_watch() -> type:
-    """Return that library's progress bar, which then shows only when somebody watches."""
+    """Return that library's progress bar, modified to show only on a terminal."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
@@ -189,7 +189,7 @@ def _bars_to_watch() -> type:
 
 
 def _in_cache(snapshot: _Snapshot, paths: Iterable[str]) -> dict[str, Path]:
-    """Return the places of those files that are in the cache."""
+    """Return the places of the files that are in the cache."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, commit = snapshot.name.repository, snapshot.commit
@@ -198,7 +198,7 @@ def _in_cache(snapshot: _Snapshot, paths: Iterable[str]) -> dict[str, Path]:
 
 
 def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, Any]) -> None:
-    """Refuse to begin what the disk can't hold; files that are here under another commit count."""
+    """Refuse a download that the disk cannot hold; files here under another commit count."""
     from huggingface_hub import constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -210,18 +210,18 @@ def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, A
     if needed > free:
         raise DownloadError(
             f"{snapshot.name} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in "
-            f"{cache}; HF_HOME names another place"
+            f"{cache}; set HF_HOME to use another place"
         )
 
 
 def _check_whole(snapshot: _Snapshot, path: str, place: Path | None) -> None:
-    """Compare a fetched file with what the hub says of it; a wrong one leaves the cache."""
+    """Compare a fetched file with the hub's information; remove a wrong one from the cache."""
     if place is None:
-        raise no_hub(snapshot.name, f"{path} came under another commit than the one asked for")
+        raise no_hub(snapshot.name, f"{path} came under another commit than the requested one")
     said = snapshot.files[path]
     size, digest = (said.lfs.size, said.lfs.sha256) if said.lfs else (said.size, None)
     if size in (None, place.stat().st_size) and digest in (None, file_sha256(place)):
         return
     place.resolve().unlink()
     place.unlink(missing_ok=True)
-    raise DownloadError(f"{snapshot.name}: {path} arrived damaged, and is removed; fetch it again")
+    raise DownloadError(f"{snapshot.name}: {path} arrived damaged and was removed; fetch it again")

@@ -1,4 +1,4 @@
-"""What goes wrong with a model on the Hugging Face hub, in one line that names the way out."""
+"""Errors of models on the Hugging Face hub, each in one line that names the way out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOGIN = "`hf auth login`, or a token in HF_TOKEN,"
 
 
 class UnreachedError(DownloadError):
-    """The hub does not answer; what is in the cache may do."""
+    """A hub that does not answer; the cache may be enough."""
 
 
 @contextmanager
 def explained(name: HubName) -> Iterator[None]:
-    """Turn what huggingface_hub raises into errors of this library."""
+    """Turn huggingface_hub's errors into errors of this library."""
     from huggingface_hub import errors
 
     try:
@@ -33,7 +33,7 @@ def explained(name: HubName) -> Iterator[None]:
 
 
 def _told(name: HubName, err: BaseException) -> OSError:
-    """Return the error that says what happened and what to do."""
+    """Return an error that says what happened and what to do."""
     from huggingface_hub import constants, errors
 
     hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{name.repository}"
@@ -41,7 +41,7 @@ def _told(name: HubName, err: BaseException) -> OSError:
         return _told(name, err.__cause__)  # why it was not fetched
     if isinstance(err, errors.GatedRepoError):
         return PermissionError(
-            f"{name} wants its licence accepted, on {page}, and then {LOGIN} of that account"
+            f"{name} needs its licence accepted on {page}, and then {LOGIN} of that account"
         )
     if isinstance(err, errors.RepositoryNotFoundError):
         return FileNotFoundError(
@@ -63,7 +63,7 @@ def _told(name: HubName, err: BaseException) -> OSError:
     if isinstance(err, errors.HTTPError):
         return UnreachedError(f"{name}: the connection to {hub} failed: {first_line(err)}")
     full = isinstance(err, OSError) and err.errno == errno.ENOSPC
-    why = "the disk is full; HF_HOME names another place" if full else first_line(err)
+    why = "the disk is full; set HF_HOME to use another place" if full else first_line(err)
     return DownloadError(f"{name} did not arrive: {why}")
 
 
@@ -76,12 +76,12 @@ def no_hub(name: HubName, why: str) -> DownloadError:
 
 
 def not_here(name: HubName, unreached: Exception, missing: Collection[str] = ()) -> OSError:
-    """Return the error for what is neither in the cache nor to be fetched now.
+    """Return the error for a model that is not in the cache and cannot be fetched now.
 
     Args:
-        name: of the model.
+        name: the name of the model.
         unreached: why the hub was not asked.
-        missing: those of its files, where others are here.
+        missing: the missing files, if others are here.
     """
     from huggingface_hub import constants, errors
 

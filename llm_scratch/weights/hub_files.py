@@ -1,4 +1,4 @@
-"""Which files of a repository on the Hugging Face hub a model is opened from."""
+"""The choice of files in a repository on the Hugging Face hub that are needed to open a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_NAMES = 40  # in a message
 
 @dataclass(frozen=True)
 class Needed:
-    """The files that a model is opened from, by their paths in the repository.
+    """The files needed to open a model, by their paths in the repository.
 
     Args:
         beside: configuration, tokenizer and template.
@@ -42,17 +42,17 @@ class Needed:
 
 
 def needed_files(name: HubName, listed: Collection[str]) -> Needed:
-    """Choose the files that a model is opened from.
+    """Choose the files needed to open a model.
 
-    Of several forms of its weights the one that `find_weights` takes from a folder is chosen.
+    Of several forms of its weights, it chooses the one that `find_weights` prefers in a folder.
 
     Args:
-        name: of the model.
+        name: the name of the model.
         listed: the paths of the repository's files.
 
     Raises:
         FileNotFoundError: if there are no weights that this library reads, or no such file.
-        ValueError: if several files would do, or the one that is named is not whole.
+        ValueError: if several files would do, or the named one is only a part.
     """
     if name.file is not None:
         return _needed_by_file(name, name.file, listed)
@@ -74,18 +74,18 @@ def needed_files(name: HubName, listed: Collection[str]) -> Needed:
 
 
 def _needed_by_file(name: HubName, file: str, listed: Collection[str]) -> Needed:
-    """Return what one file of weights needs; all that belongs to a GGUF is in it."""
+    """Return the files that one file of weights needs; a GGUF file needs no others."""
     if not file.lower().endswith(WEIGHTS):
         raise ValueError(f"{name}: {file} is not a file of weights ({', '.join(WEIGHTS)})")
     if file not in listed:
         others = sorted(path for path in listed if path.lower().endswith(WEIGHTS))
         raise FileNotFoundError(
-            f"{name} is not there; files of weights there: {_joined(others) or 'none'}"
+            f"{name} does not exist; files of weights there: {_joined(others) or 'none'}"
         )
     if SPLIT.search(file.lower()):
         raise ValueError(
-            f"{name}: {file} is one part of several, which are not read; llama-gguf-split --merge "
-            "makes one file of them"
+            f"{name}: {file} is one of several parts, which are not supported; join them with "
+            "llama-gguf-split --merge"
         )
     folder = file[: file.rfind("/") + 1]
     return Needed(() if file.lower().endswith(".gguf") else _beside(listed, folder), file)
@@ -101,15 +101,15 @@ def _beside(listed: Collection[str], folder: str = "") -> tuple[str, ...]:
 
 
 def _choice(name: HubName, ggufs: list[str]) -> str:
-    """Say which GGUF files there are, and how one is chosen."""
+    """Return a message that lists the GGUF files and says how to choose one."""
     whole = [path for path in ggufs if not SPLIT.search(path.lower())]
     if not whole:
         return (
-            f"{name} holds GGUF files in parts, which are not read; llama-gguf-split --merge makes "
-            "one file of them"
+            f"{name} holds GGUF files in parts, which are not supported; join them with "
+            "llama-gguf-split --merge"
         )
     one = HubName(name.repository, whole[0], name.revision)
-    return f"{name} holds several GGUF files; name one, as {one}: {_joined(whole)}"
+    return f"{name} holds several GGUF files; name one, such as {one}: {_joined(whole)}"
 
 
 def _joined(names: list[str]) -> str:

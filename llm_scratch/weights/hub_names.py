@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub by name: "hub:ORG/NAME/FILE@REVISION"."""
+"""Names of models on the Hugging Face hub: "hub:ORG/NAME/FILE@REVISION"."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 PREFIX = "hub:"
 FORMS = "hub:ORG/NAME, hub:ORG/NAME@REVISION or hub:ORG/NAME/FILE.gguf"
-# As the hub has them: no "--" and no "..", which would make paths ambiguous.
+# The hub's rules: no "--" and no "..", which would make paths ambiguous.
 NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w([\w.\-]*\w)?/\w([\w.\-]*\w)?", re.ASCII)
 REVISION = re.compile(r"(?!.*\.\.)\w[\w.+\-]*(/\w[\w.+\-]*)*", re.ASCII)
 WEIGHTS = (".gguf", ".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-"""How the files that can be named end."""
+"""The endings of the files that can be named."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class HubName:
 
     Args:
         repository: ORG/NAME.
-        file: one of its files, by its path there; None is the model that the repository is.
-        revision: a branch, a tag or a commit; None is the branch that the hub shows.
+        file: the path of one of its files; None means the whole repository.
+        revision: a branch, a tag or a commit; None means the hub's default branch.
     """
 
     repository: str
@@ -41,7 +41,7 @@ def is_hub_name(source: object) -> bool:
 
 
 def parse_hub_name(source: str) -> HubName:
-    """Return what "hub:ORG/NAME/FILE@REVISION" names.
+    """Parse "hub:ORG/NAME/FILE@REVISION".
 
     Raises:
         ValueError: if it is not of this form.
@@ -61,7 +61,7 @@ def parse_hub_name(source: str) -> HubName:
 
 
 def hub_name_of(base: str, revision: object = None) -> str | None:
-    """Return a name as other programs write it ("ORG/NAME") in our form; None for another text."""
+    """Return another program's "ORG/NAME" in our form; None for any other text."""
     if not NAME.fullmatch(base):
         return None
     return f"{PREFIX}{base}" + (f"@{revision}" if revision else "")

@@ -16,23 +16,23 @@ from llm_scratch.weights.gpt2_config_json import read_gpt2_config
 from llm_scratch.weights.llama_config_json import ARCHITECTURES, read_llama_config
 from llm_scratch.weights.parts import GPT2, LLAMA
 
-LONGEST_INDEX = 16 << 20  # bytes, of a hundred thousand tensors
-# In the order in which they are looked for: those that can't hold code come first.
+LONGEST_INDEX = 16 << 20  # bytes: a hundred thousand tensors
+# In the order of preference: those that cannot hold code come first.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# PEFT's adapters: their settings, and their tensors as it writes them and as older versions did.
+# PEFT's adapters: their settings, and their tensors in the present form and that of older versions.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def find_weights(folder: Path) -> Path | None:
-    """The file of weights in a folder, or the index of several; None where there is none.
+    """Find the file of weights in a folder, or the index of several; None if there is none.
 
-    A GGUF file counts where it is the only one.
+    A GGUF file counts if it is the only one.
     """
     found = [folder / n for n in WEIGHT_FILES if (folder / n).is_file()]
     others = list(folder.glob("*.gguf"))
@@ -40,7 +40,7 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def missing_index(folder: Path) -> Path | None:
-    """Return the index that is not there although its shards are; None without shards."""
+    """Return the index that is missing although its shards exist; None without shards."""
     for kind, index in (("safetensors", WEIGHT_FILES[1]), ("bin", WEIGHT_FILES[3])):
         if any(folder.glob(f"*-of-*.{kind}")):
             return folder / index
@@ -48,18 +48,18 @@ def missing_index(folder: Path) -> Path | None:
 
 
 def read_config(path: Path, family: str, ignore_keys: Collection[str] = ()) -> dict[str, Any]:
-    """Return the options of a model's configuration that a `config.json` states.
+    """Read the options of a model's configuration that a `config.json` states.
 
-    OpenAI's `hparams.json` is read too. The names of classes are among the options, as
-    `class_names`, for a model that has a head for classes.
+    OpenAI's `hparams.json` is read too. For a model with a head for classes, the options include
+    the class names, as `class_names`.
 
     Args:
         path: the file.
-        family: of the tensors that it lies beside.
-        ignore_keys: settings to pass over.
+        family: the family of the tensors next to it.
+        ignore_keys: settings to ignore.
 
     Raises:
-        WeightsError: if it is damaged, or of a model that computes something else.
+        WeightsError: if it is damaged, or belongs to an unsupported model.
     """
     values = read_json(path, error=WeightsError)
     stated = _stated_family(path, values, ignore_keys)
@@ -73,13 +73,13 @@ def read_config(path: Path, family: str, ignore_keys: Collection[str] = ()) -> d
 
 
 def check_config(path: Path, ignore_keys: Collection[str] = ()) -> None:
-    """Refuse a configuration that `read_config` would, before there are weights beside it.
+    """Refuse a configuration that `read_config` would refuse, before there are weights.
 
     Raises:
-        WeightsError: if it is damaged, or of a model that computes something else.
+        WeightsError: if it is damaged, or belongs to an unsupported model.
     """
     family = _stated_family(path, read_json(path, error=WeightsError), ignore_keys)
-    if family is not None:  # else the tensors tell
+    if family is not None:  # otherwise the tensors decide
         with warnings.catch_warnings(action="ignore"):  # it is read again
             read_config(path, family, ignore_keys)
 
@@ -87,7 +87,7 @@ def check_config(path: Path, ignore_keys: Collection[str] = ()) -> None:
 def _stated_family(
     path: Path, values: Mapping[str, Any], ignore_keys: Collection[str]
 ) -> str | None:
-    """Return the family that a configuration says it is of; None where it says nothing."""
+    """Return the family that a configuration states; None if it states none."""
     if "model_type" in ignore_keys or "model_type" not in values:
         return None
     kind = values["model_type"]
@@ -99,11 +99,11 @@ def _stated_family(
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:
-    """The tensors of a model that is spread over several files.
+    """Read the tensors of a model from several files.
 
     Raises:
         FileNotFoundError: if one of the files is missing.
-        WeightsError: if the index is damaged, or does not agree with the files.
+        WeightsError: if the index is damaged, or does not match the files.
     """
     names = read_index(index)
     found: dict[str, Stored] = {}
@@ -115,13 +115,13 @@ def read_sharded(index: Path) -> dict[str, Stored]:
         expected = {name for name, its_file in names.items() if its_file == file}
         if tensors.keys() != expected:
             odd = sorted(tensors.keys() ^ expected)[:4]
-            raise WeightsError(path, f"{index.name} does not agree with it: {', '.join(odd)}")
+            raise WeightsError(path, f"{index.name} does not match it: {', '.join(odd)}")
         found.update(tensors)
     return found
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return in which of the files beside an index each tensor is.
+    """Read from an index which file each tensor is in.
 
     Raises:
         WeightsError: if the index is damaged, or names files elsewhere.
@@ -130,7 +130,7 @@ def read_index(index: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
         raise WeightsError(index, "damaged: it has no weight_map from tensors to files")
     for file in sorted(set(names.values())):
-        # A name with folders in it would open a file anywhere on this machine.
+        # A name with folders could open a file anywhere on this machine.
         if not re.fullmatch(r"[\w.\-]+", file):
             raise WeightsError(index, f"{file[:60]!r} is not the name of a file beside it")
     return names

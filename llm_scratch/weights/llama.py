@@ -1,4 +1,4 @@
-"""Llama's and Qwen's parameters into a model that is there already, under the book's names."""
+"""Loading of Llama's and Qwen's parameters into an existing model, with the book's signatures."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def load_weights_into_llama(
 ) -> None:
     """Fill a `LlamaModel` with tensors under Hugging Face's names, in place.
 
-    Devices, types and tied weights stay as they are. A file without a head has the embedding for
-    one. Nothing is changed unless everything fits.
+    Devices, types and tied weights are preserved. If there is no head, the embedding is used.
+    Nothing is changed unless everything fits.
 
     Args:
         model: a `LlamaModel`.
-        param_config: its configuration; the model knows it, the book's signature has it.
+        param_config: its configuration, which the model has and the book's signature includes.
         params: tensors by name, as in the files of transformers.
 
     Raises:
-        ValueError: if a tensor is missing, not used, or of another shape; lists them.
+        ValueError: if a tensor is missing, not used, or of another shape; the message lists them.
 
     Source:
-        The book's bonus material on Llama 3.2 and Qwen 3; `open_model` does it from a folder.
+        The book's bonus material on Llama 3.2 and Qwen 3; `open_model` does this for a folder.
     """
     del param_config
     stored = {

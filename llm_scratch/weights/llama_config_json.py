@@ -1,4 +1,4 @@
-"""The `config.json` of Llama, Mistral and Qwen, read into this library's words and written back.
+"""The `config.json` of Llama, Mistral and Qwen, converted to this library's options and back.
 
 Source:
     The configuration classes of transformers 5, and the older names that all versions read.
@@ -27,7 +27,7 @@ SIZES = {
     "num_experts_per_tok": "num_experts_per_tok",
     "moe_intermediate_size": "moe_intermediate_size",
 }
-# transformers 5 calls one of them otherwise.
+# transformers 5 has another name for one of them.
 SIZES_READ = {**SIZES, "num_local_experts": "num_experts"}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -36,9 +36,9 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
-"""What transformers calls the families that are one class here."""
+"""transformers' names for the families that are one class here."""
 
-DENSE_QWEN = ("qwen2", "qwen3")  # whose first blocks may look back at everything
+DENSE_QWEN = ("qwen2", "qwen3")  # their first blocks may see all earlier tokens
 
 ROPE_WORDS = {
     "factor": "factor",
@@ -71,7 +71,7 @@ RULES: dict[str, Rule] = {
          "pruned_heads", "quantization_config", "auto_map", "cross_attention_hidden_size"),
         OFF,
     ),
-    # Notes, training, the form of transformers' answers.
+    # Notes, training, the form of transformers' outputs.
     **dict.fromkeys(
         ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_bfloat16",
          "attn_implementation", "_attn_implementation_autoset", "tokenizer_class", "label2id",
@@ -93,11 +93,11 @@ def read_llama_config(
 
     Args:
         path: the file, for messages.
-        values: what stands in it.
-        ignore_keys: settings to pass over.
+        values: its keys and values.
+        ignore_keys: settings to ignore.
 
     Raises:
-        WeightsError: if it is damaged, or of a model that computes something else.
+        WeightsError: if it is damaged, or belongs to an unsupported model.
     """
     values = check_settings(path, values, RULES, ignore_keys=ignore_keys, error=WeightsError)
     kind = values.get("model_type")
@@ -107,7 +107,7 @@ def read_llama_config(
         if values.get(theirs) is not None
     }
     if any(type(value) is not int or value < 0 for value in found.values()):
-        raise WeightsError(path, f"its sizes are no positive numbers: {str(found)[:200]}")
+        raise WeightsError(path, f"its sizes are not positive numbers: {str(found)[:200]}")
     if kind != "qwen3_moe":
         found = {k: v for k, v in found.items() if "expert" not in k and "moe" not in k}
     found["norm_eps"] = values.get("rms_norm_eps", 1e-6)
@@ -115,7 +115,7 @@ def read_llama_config(
         raise WeightsError(path, "attention_bias=True puts a bias after attention too, unlike here")
     found["qkv_bias"] = kind == "qwen2" and values.get("qkv_bias") is not False
     found["qk_norm"] = kind in ("qwen3", "qwen3_moe")
-    if isinstance(tied := values.get("tie_word_embeddings"), bool):  # else the tensors tell
+    if isinstance(tied := values.get("tie_word_embeddings"), bool):  # otherwise the tensors decide
         found["tie_weights"] = tied
     if kind == "qwen3_moe":
         found["norm_topk_prob"] = _flag(values, "norm_topk_prob")
@@ -130,7 +130,7 @@ def _flag(values: Mapping[str, Any], key: str) -> bool:
 
 
 def _rope_of(path: Path, values: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
-    """Return base and scaling of RoPE, under the names of transformers 5 or the older ones."""
+    """Return RoPE's base and scaling, from the keys of transformers 5 or the older ones."""
     where = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
     stated = values.get(where) or {}
     if not isinstance(stated, dict):
@@ -157,7 +157,7 @@ def _rope_of(path: Path, values: Mapping[str, Any], ignore: Collection[str]) -> 
 
 
 def _window_of(path: Path, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sliding window and the blocks that have it; nothing where there is none."""
+    """Return the sliding window and the blocks that have it; empty if there is none."""
     window = values.get("sliding_window")
     qwen = str(values.get("model_type")).startswith("qwen")
     if not window or (qwen and not _flag(values, "use_sliding_window")):
@@ -177,10 +177,10 @@ def _window_of(path: Path, values: Mapping[str, Any], sizes: Mapping[str, Any]) 
 
 
 def model_type_of(cfg: LlamaConfig) -> str:
-    """Return the family of transformers that computes what a configuration says.
+    """Return the family of transformers that corresponds to a configuration.
 
     Raises:
-        ValueError: if none does.
+        ValueError: if there is none.
     """
     if cfg.num_experts and not cfg.qk_norm:
         raise ValueError("no family of transformers has experts without qk_norm; save_model does")
@@ -192,7 +192,7 @@ def model_type_of(cfg: LlamaConfig) -> str:
         return "qwen3_moe" if cfg.num_experts else "qwen3"
     if cfg.qkv_bias or (cfg.sliding_window and cfg.sliding_layers is not None):
         return "qwen2"
-    # transformers' Llama wants a width that the heads divide, whatever theirs is.
+    # transformers' Llama needs a width divisible by the number of heads, whatever their width.
     return "mistral" if cfg.sliding_window or cfg.emb_dim % cfg.n_heads else "llama"
 
 
@@ -203,7 +203,7 @@ def write_llama_config(cfg: LlamaConfig, tied: bool, dtype: str, end: int | None
         cfg: the model's configuration.
         tied: whether its head is the embedding.
         dtype: the name of its numbers' type.
-        end: the id that ends a text, None where nothing says it.
+        end: the end-of-text id, None if it is unknown.
     """
     kind = model_type_of(cfg)
     config: dict[str, Any] = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
@@ -220,7 +220,7 @@ def write_llama_config(cfg: LlamaConfig, tied: bool, dtype: str, end: int | None
         "bos_token_id": end,
         "eos_token_id": end,
         "torch_dtype": dtype,
-        # For this library: without it, biases of zero would come back as biases.
+        # For this library: without it, biases of zero would be read back as biases.
         **({"qkv_bias": cfg.qkv_bias} if kind == "qwen2" else {}),
     }
     if kind == "qwen3_moe":

@@ -1,6 +1,6 @@
-"""Which tensor of a file is which parameter of a `LlamaModel`, and back.
+"""The mapping of a file's tensors to the parameters of a `LlamaModel`, and back.
 
-One name is one parameter, as it lies: queries and keys are in the order of rotate-half here too.
+Each name is one parameter, unchanged: queries and keys have the order of rotate-half here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.llama_config_json import model_type_of
 from llm_scratch.weights.parts import Part
 
-# Hugging Face's name of each layer, and ours: first those outside of the blocks.
+# Hugging Face's name for each layer, and ours: first those outside the blocks.
 TOP = {
     "model.embed_tokens.weight": "tok_emb.weight",
     "model.norm.weight": "final_norm.scale",
@@ -45,7 +45,7 @@ BACK = {ours: theirs for theirs, ours in (LAYERS | NORMS).items()}
 
 
 def is_llama(names: Iterable[str]) -> bool:
-    """Return whether a file's names are those of Llama's family, by Hugging Face or in the book."""
+    """Return whether a file's names are of Llama's family, in Hugging Face's form or the book's."""
     return any(
         re.fullmatch(r"(.*\.)?(embed_tokens|layers\.0\.self_attn\.q_proj)\.weight", name)
         or re.fullmatch(r"(.*\.)?trf_blocks\.0\.ff\.(fc1|gate)(\.0)?(\.linear)?\.weight", name)
@@ -54,11 +54,11 @@ def is_llama(names: Iterable[str]) -> bool:
 
 
 def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], list[str]]:
-    """Return every parameter that a file gives, by our name, and the names that mean nothing."""
+    """Return every parameter in a file, by our name, and the unknown names."""
     parts: dict[str, Part] = {}
     surplus = []
     for name, stored in tensors.items():
-        if name.endswith("rotary_emb.inv_freq"):  # which old files hold, and which is computed
+        if name.endswith("rotary_emb.inv_freq"):  # old files hold it; it is computed here
             continue
         ours = our_name(name)
         if ours is None or ours in parts:
@@ -69,7 +69,7 @@ def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], l
 
 
 def our_name(name: str) -> str | None:
-    """Return our name of a parameter of Hugging Face's, None where it is unknown."""
+    """Return our name for one of Hugging Face's parameters, None if it is unknown."""
     if name in TOP or name in HEADS:
         return (TOP | HEADS)[name]
     match = re.fullmatch(r"model\.layers\.(0|[1-9]\d*)\.(.+)\.(weight|bias)", name)
@@ -86,10 +86,10 @@ def our_name(name: str) -> str | None:
 
 
 def their_name(name: str, *, classes: bool = False) -> str:
-    """Return Hugging Face's name of one of our parameters.
+    """Return Hugging Face's name for one of our parameters.
 
     Args:
-        name: by us.
+        name: our name.
         classes: whether the head is one for classes.
     """
     for theirs, ours in ({**TOP, **HEADS} if classes else TOP).items():
@@ -97,7 +97,7 @@ def their_name(name: str, *, classes: bool = False) -> str:
             return theirs
     match = re.fullmatch(r"trf_blocks\.(\d+)\.(.+)\.(weight|bias|scale)", name)
     if match is None:
-        raise ValueError(f"{name} is no parameter of a LlamaModel")
+        raise ValueError(f"{name} is not a parameter of a LlamaModel")
     block, layer, kind = match.groups()
     kind = "weight" if kind == "scale" else kind
     if expert := re.fullmatch(r"ff\.(fc[123])\.(\d+)", layer):
@@ -108,7 +108,7 @@ def their_name(name: str, *, classes: bool = False) -> str:
 def to_hugging_face(tensors: Mapping[str, Tensor], cfg: LlamaConfig) -> dict[str, Tensor]:
     """Return the tensors of a `LlamaModel` by Hugging Face's names.
 
-    Where transformers' family has biases that the model lacks, zeros are there.
+    Biases that transformers' family has but the model lacks are zeros.
     """
     found = {their_name(name): tensor for name, tensor in tensors.items()}
     if model_type_of(cfg) == "qwen2" and not cfg.qkv_bias:

@@ -1,4 +1,4 @@
-"""What a source that somebody names is: a model with a name, one on the hub, a file or folder."""
+"""Sources by name: a named model, a model on the hub, a file or a folder."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from llm_scratch.weights.wheels import MODELS, find_model
 
 
 def find_source(source: str | os.PathLike[str], ignore_keys: Collection[str] = ()) -> Path:
-    """Return the folder or file that is meant; a GPT-2, or what is on the hub, is fetched for it.
+    """Return the folder or file of a source; fetch a GPT-2, or a model on the hub.
 
     Args:
-        source: the path of a file or folder; or a text, which may be the name of a model too.
-        ignore_keys: settings to pass over in the configuration of a model on the hub, which is
-            looked at before its weights are fetched.
+        source: the path of a file or folder; or a string, which may also be a model's name.
+        ignore_keys: settings to ignore in the configuration of a model on the hub, which is checked
+            before its weights are fetched.
 
     Raises:
-        FileNotFoundError: if there is neither a model nor a file of this name, or the model is not
-            here; names the command that brings it.
-        ValueError: if it begins like a model on the hub and does not go on like one.
-        DownloadError: if a GPT-2, or a model on the hub, can't be fetched; the latter's other
-            errors are those of `fetch_from_hub`.
+        FileNotFoundError: if there is neither a model nor a file with this name, or the model is
+            missing; the message names the command that fetches it.
+        ValueError: if it begins like the name of a model on the hub but is not one.
+        DownloadError: if a GPT-2, or a model on the hub, cannot be fetched; for the latter's other
+            errors, see `fetch_from_hub`.
     """
     if not isinstance(source, str):
         return Path(source)

@@ -1,4 +1,4 @@
-"""Names in files of Hugging Face's and PEFT's, whichever family they are of, and ours."""
+"""The mapping from names in Hugging Face's and PEFT's files to ours, for all families."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from llm_scratch.weights.parts import Part
 
 
 def parts_of(name: str, stored: Stored) -> dict[str, Part] | None:
-    """Return what one of their tensors gives: our parameters by name; None where it is unknown."""
+    """Return our parameters in one of their tensors, by name; None if it is unknown."""
     if ours := llama_names.our_name(name):
         return {ours: Part(stored)}
     return gpt2_names.hugging_face_parts(gpt2_names.strip_prefixes(name), stored)
 
 
 def layers_of(name: str) -> tuple[str, ...]:
-    """Return our names of the layers that one of theirs is; none where it is none."""
+    """Return our names for the layers in one of theirs; empty if it is unknown."""
     parts = parts_of(f"{name}.weight", Stored(torch.empty(0, 0), Path()))
     return tuple(part.removesuffix(".weight") for part in parts or ())

@@ -1,4 +1,4 @@
-"""nanoGPT's checkpoints: Hugging Face's names, matrices as (out, in), and sizes in `model_args`."""
+"""nanoGPT's checkpoints: Hugging Face's names, matrices as (out, in), sizes in `model_args`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_model_args(
     """Return the options of `GPTConfig` that nanoGPT's `model_args` state.
 
     Raises:
-        WeightsError: if one is not understood, or of the wrong kind.
+        WeightsError: if one is unknown, or of the wrong kind.
     """
     plain = {
         str(k): v if type(v) in (bool, int, float, str) else str(v) for k, v in settings.items()
@@ -49,7 +49,7 @@ def read_model_args(
 
 
 def with_zero_biases(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Return the parameters, with zeros for biases where nanoGPT's `bias=False` left out all."""
+    """Return the parameters, with zeros for all biases if nanoGPT's `bias=False` left them out."""
     found = dict(parts)
     if any(name.endswith((".bias", ".shift")) for name in parts):
         return found

@@ -1,4 +1,4 @@
-"""The book's own way to GPT-2: OpenAI's files as nested arrays, then parameter by parameter (5.5).
+"""The book's own way to load GPT-2: OpenAI's files as nested arrays, then each parameter (5.5).
 
 `load_gpt2` does all of it in one call; these functions are for code that follows the book.
 """
@@ -30,19 +30,19 @@ from llm_scratch.weights.parts import compare
 def download_and_load_gpt2(
     model_size: str, models_dir: str | os.PathLike[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and parameters of a GPT-2, downloaded into `models_dir/model_size` where missing.
+    """Load a GPT-2's settings and parameters, downloaded to `models_dir/model_size` if missing.
 
     Args:
         model_size: "124M", "355M", "774M" or "1558M".
-        models_dir: the folder that holds a folder a size.
+        models_dir: the folder that holds one folder per size.
 
     Returns:
         `settings`, with n_vocab, n_ctx, n_embd, n_head and n_layer, and `params` as
-        `load_gpt2_params_from_tf_ckpt` gives them.
+        `load_gpt2_params_from_tf_ckpt` returns them.
 
     Raises:
         ValueError: if there is no such size.
-        DownloadError: if a file can't be fetched.
+        DownloadError: if a file cannot be fetched.
         WeightsError: if one is damaged.
 
     Source:
@@ -56,7 +56,7 @@ def download_and_load_gpt2(
 def load_gpt2_params_from_tf_ckpt(
     ckpt_path: str | os.PathLike[str], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The parameters in a TensorFlow checkpoint of GPT-2, as the book nests them.
+    """Load the parameters in a TensorFlow checkpoint of GPT-2, nested as in the book.
 
     `params["wte"]`, `["wpe"]`, `["g"]`, `["b"]`, and for each block `params["blocks"][i]` with
     `["attn"]["c_attn"]["w"]` and so on; matrices are (in, out). The arrays are mapped from the
@@ -68,7 +68,7 @@ def load_gpt2_params_from_tf_ckpt(
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
-        WeightsError: if it is damaged or no GPT-2 of `n_layer` blocks.
+        WeightsError: if it is damaged, or not a GPT-2 of `n_layer` blocks.
 
     Source:
         Book 5.5; here without TensorFlow.
@@ -84,7 +84,7 @@ def load_gpt2_params_from_tf_ckpt(
         target = params
         if first.startswith("h") and first[1:].isdecimal():
             target = blocks.setdefault(first, {})
-        elif first != "ln_f":  # the last norm's two stand at the top, as in the book
+        elif first != "ln_f":  # the last norm's two are at the top, as in the book
             keys = [first, *keys]
         for key in keys[:-1]:
             target = target.setdefault(key, {})
@@ -98,14 +98,14 @@ def load_gpt2_params_from_tf_ckpt(
 
 
 def assign(left: Tensor | None, right: Any) -> nn.Parameter:
-    """The parameter `left`, holding the numbers of `right`.
+    """Fill the parameter `left` with the numbers of `right`, and return it.
 
-    The book makes a new parameter. Here a parameter is filled where it stands, so that it keeps
-    its device and type, whatever shares it, and the optimizer that knows it.
+    The book makes a new parameter. Here a parameter is filled in place, so that it keeps its device
+    and type, its sharing, and the optimizer that refers to it.
 
     Args:
         left: the parameter to fill.
-        right: a tensor, or what makes one, of the same shape.
+        right: a tensor, or data for one, of the same shape.
 
     Raises:
         ValueError: if the shapes differ, or there is no parameter.
@@ -125,15 +125,15 @@ def assign(left: Tensor | None, right: Any) -> nn.Parameter:
 def load_weights_into_gpt(gpt: nn.Module, params: Mapping[str, Any]) -> None:
     """Fill a GPT with GPT-2's parameters, in place.
 
-    Devices, types, tied weights and the optimizer's references stay as they are. Nothing is
-    changed unless everything fits.
+    Devices, types, tied weights and the optimizer's references are preserved. Nothing is changed
+    unless everything fits.
 
     Args:
         gpt: a model with the book's parameter names, this library's or the reader's own.
-        params: as `load_gpt2_params_from_tf_ckpt` gives them, or Hugging Face's tensors by name.
+        params: the result of `load_gpt2_params_from_tf_ckpt`, or Hugging Face's tensors by name.
 
     Raises:
-        ValueError: if a tensor is missing, not used, or of another shape; lists them.
+        ValueError: if a tensor is missing, not used, or of another shape; the message lists them.
 
     Source:
         Book 5.5.
@@ -172,7 +172,7 @@ def _check_tie(targets: Mapping[str, nn.Parameter], parts: Mapping[str, Any]) ->
 
 
 def _as_hugging_face(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The book's nested parameters, flat and by Hugging Face's names."""
+    """Flatten the book's nested parameters, under Hugging Face's names."""
     tree = {key: value for key, value in params.items() if key not in ("blocks", "g", "b")}
     tree["ln_f"] = {key: params[key] for key in ("g", "b") if key in params}
     tree |= {f"h{number}": block for number, block in enumerate(params["blocks"])}
@@ -187,5 +187,5 @@ def _leaves(tree: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
 
 def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray) and not (value.flags.writeable and value.flags.aligned):
-        value = value.copy()  # torch would warn of memory that it must not write to
+        value = value.copy()  # torch would warn about read-only memory
     return torch.as_tensor(value)

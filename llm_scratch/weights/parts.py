@@ -1,4 +1,4 @@
-"""Parameters that are still in their files, by this library's names, and whether all are there."""
+"""Parameters that are still in their files, by this library's names, and a check of them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from llm_scratch.tensor_files.stored import Stored, owned, thirds_of
 from llm_scratch.weights.folder_metadata import saved_head
 
 HUGGING_FACE, OPENAI, BOOK, NANOGPT, GGUF = "huggingface", "openai", "book", "nanogpt", "gguf"
-GPT2, LLAMA = "gpt2", "llama"  # the families, as `model.families` calls them
+GPT2, LLAMA = "gpt2", "llama"  # the families' names in `model.families`
 
 
 @dataclass(frozen=True)
 class Part:
-    """One parameter, still in its file: the stored tensor, and which way round it is to be read.
+    """One parameter, still in its file: the stored tensor, and how to read it.
 
     Args:
         stored: the tensor in the file.
         transpose: whether it is stored (in, out).
-        third: which third of the last axis is meant, None for the whole.
-        pairs_of: the number of heads whose rows lie pair by pair, as RoPE of llama.cpp has them;
-            0 where they do not.
+        third: which third of the last axis to use, None for all of it.
+        pairs_of: the number of heads whose rows are in pairs, as for RoPE in llama.cpp; 0 if they
+            are not.
     """
 
     stored: Stored
@@ -36,13 +36,13 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that the parameter will have."""
+        """The shape of the parameter."""
         *rest, last = self.stored.shape
         shape = (*rest, last // 3 if self.third is not None and last % 3 == 0 else last)
         return shape[::-1] if self.transpose else shape
 
     def tensor(self) -> Tensor:
-        """The parameter's numbers: dense, alone in their storage, mapped where that is possible."""
+        """Return the parameter's numbers: dense, alone in their storage, mapped if possible."""
         if self.third is None:
             whole = self.stored.tensor
         else:
@@ -58,15 +58,15 @@ class Source:
     """A model's parameters, still in their files.
 
     Args:
-        path: what was opened.
+        path: the opened file or folder.
         layout: one of "book", "huggingface", "openai", "nanogpt", "gguf".
         parts: every parameter, by this library's names.
-        surplus: names of tensors that are no parameter of such a model.
+        surplus: names of tensors that are not parameters of such a model.
         known: the options of the model that the files state.
-        metadata: what else one of this library's own files says.
-        classes: whether the file calls its head one for classes.
-        family: the family of the model, as `model.families` calls it.
-        gguf_keys: what a GGUF file says, of its tokenizer too.
+        metadata: further metadata of one of this library's own files.
+        classes: whether the file states that its head is one for classes.
+        family: the model's family, by its name in `model.families`.
+        gguf_keys: a GGUF file's keys, including those of its tokenizer.
     """
 
     path: Path
@@ -81,7 +81,7 @@ class Source:
 
     @property
     def head(self) -> Head | None:
-        """The head where it is not a language model's: as stated, else told by its bias."""
+        """The head if it is not a language model's: as stated, else recognised by its bias."""
         if self.metadata:
             return saved_head(self.metadata)
         head, bias = self.parts.get("out_head.weight"), self.parts.get("out_head.bias")
@@ -99,7 +99,7 @@ def compare(
     found: Mapping[str, tuple[int, ...]],
     surplus: Iterable[str] = (),
 ) -> str:
-    """What does not fit, in one line that names tensors; empty when all of it does."""
+    """Describe what does not fit, in one line that names tensors; "" if everything fits."""
     missing = [name for name in expected if name not in found]
     extra = [*(name for name in found if name not in expected), *surplus]
     wrong = [

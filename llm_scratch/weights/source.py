@@ -1,4 +1,4 @@
-"""Whatever holds a model's weights, opened: a folder or a file in any layout."""
+"""Opening of a model's weights: a folder or a file in any layout."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def open_source(
     mapped: bool = True,
     ignore_keys: Collection[str] = (),
 ) -> Source:
-    """The parameters in a folder or a file, with what is known of the model's sizes.
+    """Open the parameters in a folder or a file, with the known sizes of the model.
 
     Args:
         source: the folder or file.
-        lora_alpha: for LoRA matrices in a state dict.
+        lora_alpha: the alpha for LoRA matrices in a state dict.
         mapped: whether tensors of a safetensors file stay in it, or are read.
-        ignore_keys: settings in files of other programs to pass over.
+        ignore_keys: settings in files of other programs to ignore.
 
     Raises:
-        FileNotFoundError: if there is nothing of the kind.
+        FileNotFoundError: if there are no weights.
         WeightsError: if a file is damaged or in no known layout.
     """
     path = Path(source)
     weights = find_weights(path) or path
     if weights.is_dir() and (index := missing_index(path)):
         raise FileNotFoundError(
-            f"{index} is missing: it says which tensors are in which of the files beside it; bring "
+            f"{index} is missing, which says which of the files beside it holds each tensor; get "
             "it from where they are from"
         )
     if weights.is_dir() and not any(path.glob("*.index")):
@@ -79,24 +79,24 @@ def open_source(
     ):
         return _open_bundle(path, ignore_keys)
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: a folder or a file of weights is needed")
+        raise FileNotFoundError(f"{path} does not exist; name a folder or a file of weights")
     opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
-    # A single file in the book's layout need not belong to the configuration beside it.
+    # A single file in the book's layout need not belong to the configuration next to it.
     if config.is_file() and (path.is_dir() or opened.layout != BOOK) and opened.layout != GGUF:
         opened.known = {**read_config(config, opened.family, ignore_keys), **opened.known}
-        if not opened.classes:  # the names that every configuration of transformers has
+        if not opened.classes:  # every configuration of transformers has these names
             opened.known.pop("class_names", None)
     return opened
 
 
 def _nothing_in(folder: Path) -> str:
-    """Say that a folder holds no model, and what to do where a run has not written one yet."""
+    """Return a message that a folder holds no model, with advice for a run without one yet."""
     checkpoints = sorted(folder.glob("checkpoints/step-*"))
     if checkpoints:
         return (
             f"{folder} is a run that has no best model yet; its newest checkpoint is "
-            f"{checkpoints[-1]}, and --resume goes on with the run"
+            f"{checkpoints[-1]}; continue the run with --resume"
         )
     return (
         f"{folder} holds no model: neither model.safetensors nor pytorch_model.bin, nor OpenAI's "
@@ -105,10 +105,10 @@ def _nothing_in(folder: Path) -> str:
 
 
 def config_of(source: Source, config: Any | None = None) -> Any:
-    """The configuration of the model that a source holds: given, stated, or seen in the shapes.
+    """Return the configuration of the model in a source: given, stated, or derived from shapes.
 
     Raises:
-        WeightsError: if these contradict one another, or the number of heads is nowhere.
+        WeightsError: if these contradict each other, or the number of heads is unknown.
     """
     if config is not None and family_of(config) is not FAMILIES[source.family]:
         hint = f"holds a model of the family {source.family}, the config is of another one"
@@ -139,7 +139,7 @@ def config_of(source: Source, config: Any | None = None) -> Any:
 
 
 def _llama_config(source: Source) -> LlamaConfig:
-    """The configuration that the files beside a model of Llama's family state."""
+    """Return the configuration that the files of a model of Llama's family state."""
     options = {k: v for k, v in source.known.items() if k != "class_names"}
     if not {"n_heads", "context_length"} <= options.keys():
         raise WeightsError(
@@ -154,37 +154,37 @@ def _llama_config(source: Source) -> LlamaConfig:
 
 
 def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
-    """The heads of the GPT-2 of this width and depth, which is a guess, and said.
+    """Return the heads of the GPT-2 of this width and depth, and warn that they are a guess.
 
-    The released files, which are fetched without their configuration, are known by their names and
-    by all of their sizes.
+    The released files, which are fetched without their configuration, are recognised by their names
+    and by all of their sizes.
     """
     shape = (sizes["emb_dim"], sizes["n_layers"])
     if (n_heads := N_HEADS.get(shape)) is None:
         raise WeightsError(
             source.path,
-            "nothing says how many attention heads it has; give n_heads= or config=, or write it "
-            "anew: llm-scratch weights convert MODEL FOLDER --n-heads N",
+            "nothing says how many attention heads it has; give n_heads= or config=, or convert it "
+            "first: llm-scratch weights convert MODEL FOLDER --n-heads N",
         )
     if source.layout != BOOK and (sizes["vocab_size"], sizes["context_length"]) == (50257, 1024):
         return n_heads
     warnings.warn(
-        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are taken, "
-        "as in GPT-2 of its width and depth (config= or n_heads= says it)",
+        f"nothing beside {source.path} says how many attention heads it has; {n_heads} are "
+        "assumed, as in GPT-2 of its width and depth (state it with config= or n_heads=)",
         stacklevel=4,
     )
     return n_heads
 
 
 def _sizes_seen(source: Source) -> dict[str, Any]:
-    """The sizes that the shapes of the embeddings and the numbers of the blocks give."""
+    """Return the sizes in the shapes of the embeddings and the numbers of the blocks."""
     shapes = []
     tables = ("tok_emb.weight", "pos_emb.weight") if source.family == GPT2 else ("tok_emb.weight",)
     for name in tables:
         part = source.parts.get(name)
         if part is None or len(part.shape) != 2 or 0 in part.shape:
             seen = "missing" if part is None else f"of shape {part.shape}"
-            raise WeightsError(source.path, f"{name} is {seen}; one of two dimensions is needed")
+            raise WeightsError(source.path, f"{name} is {seen}; two dimensions are needed")
         shapes.append(part.shape)
     numbers = {name.split(".")[1] for name in source.parts if name.startswith("trf_blocks.")}
     if numbers != {str(number) for number in range(len(numbers))} or not numbers:
@@ -223,12 +223,12 @@ def _open_bundle(path: Path, ignore_keys: Collection[str]) -> Source:
 
 
 def stored_of_bundle(bundle: TensorBundle) -> dict[str, Stored]:
-    """Every tensor of a TensorFlow checkpoint by its own name; GPT-2's leading 1 is dropped."""
+    """Return a TensorFlow checkpoint's tensors by name; GPT-2's leading 1 is dropped."""
     found = {}
     for name in bundle.names():
         entry, array = bundle.entry(name), bundle.read(name)
         if entry.dtype in ("uint16", "uint32", "uint64"):
-            continue  # numbers that count something, never weights
+            continue  # counters, never weights
         tensor = torch.from_numpy(array if array.flags.aligned else array.copy())
         if entry.dtype == "bfloat16":
             tensor = tensor.view(torch.bfloat16)
@@ -249,7 +249,7 @@ def _sorted_into_parts(path: Path, tensors: dict[str, Stored], lora_alpha: float
     layout = layout_of(tensors)
     if layout is None:
         some = ", ".join(sorted(tensors)[:4]) or "no tensors"
-        raise WeightsError(path, f"these are no names of a model's weights here: {some[:200]}")
+        raise WeightsError(path, f"these are not names of a known model's weights: {some[:200]}")
     if layout == OPENAI:
         tensors = {openai_as_hugging_face(name): stored for name, stored in tensors.items()}
     if layout == BOOK:
@@ -266,5 +266,5 @@ def _without_prefixes(path: Path, tensors: dict[str, Stored]) -> dict[str, Store
     stripped = {strip_prefixes(n.removeprefix(outer)): stored for n, stored in tensors.items()}
     if len(stripped) != len(tensors):
         twice = sorted(name for name in tensors if name not in stripped)[:4]
-        raise WeightsError(path, f"some tensors are there twice, with a prefix: {', '.join(twice)}")
+        raise WeightsError(path, f"some tensors occur twice, with a prefix: {', '.join(twice)}")
     return stripped

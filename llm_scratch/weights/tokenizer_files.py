@@ -1,4 +1,4 @@
-"""A tokenizer beside the weights it belongs to: saved, and checked when it is loaded again."""
+"""The tokenizer stored with a model's weights: saved, and verified when it is loaded."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from llm_scratch.tokenizers.simple import SimpleTokenizerV1, SimpleTokenizerV2
 from llm_scratch.tokenizers.tiktoken_methods import ENDS
 from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
-LONGEST_WORDS = 64 << 20  # bytes of a vocabulary of words
+LONGEST_WORDS = 64 << 20  # bytes in a vocabulary of words
 
-# Merges and vocabulary as OpenAI and Hugging Face call them.
+# OpenAI's and Hugging Face's names for merges and vocabulary.
 TEXT_FILES = (("vocab.bpe", "encoder.json"), ("merges.txt", "vocab.json"))
 
 WORDS: dict[str, Any] = {"words-2": SimpleTokenizerV2, "words-1": SimpleTokenizerV1}
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """What tells this tokenizer from others, once its file is in the folder.
+    """Save a tokenizer's file to a folder, and return its description for `load_tokenizer`.
 
-    Kind, file and fingerprint, for `load_tokenizer`. The file is called after the fingerprint, so
-    that a new tokenizer never takes the place of one that older weights need. GPT-2's ships with
-    this library and needs no file.
+    The description has kind, file and fingerprint. The file is named after the fingerprint, so that
+    a new tokenizer never replaces one that older weights need. GPT-2's ships with this library and
+    needs no file.
 
     Raises:
-        TypeError: if it is no tokenizer of this library, nor GPT-2's.
+        TypeError: if it is neither a tokenizer of this library nor GPT-2's.
     """
     mark = fingerprint(tokenizer)
     file = f"tokenizer-{mark[:8]}.json"
@@ -58,11 +58,11 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
-    """The tokenizer that `save_tokenizer` described.
+    """Load the tokenizer that `save_tokenizer` described.
 
     Raises:
         FileNotFoundError: if its file is missing.
-        WeightsError: if the file is damaged, or of another tokenizer.
+        WeightsError: if the file is damaged, or belongs to another tokenizer.
     """
     kind, file = description.get("kind"), description.get("file", "")
     if kind != "gpt2" and not (isinstance(file, str) and re.fullmatch(r"[\w.\-]+", file)):
@@ -85,12 +85,12 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
 def find_tokenizer(
     folder: Path, ignore_keys: Collection[str] = ()
 ) -> BytePairTokenizer | WrappedTokenizer | None:
-    """Return the tokenizer that lies in a folder of Hugging Face's or OpenAI's, None without one.
+    """Load the tokenizer in a folder of Hugging Face's or OpenAI's, None without one.
 
-    Which of its tokens begin and end a text is read from `tokenizer_config.json`.
+    The tokens that begin and end a text are read from `tokenizer_config.json`.
 
     Raises:
-        TokenizerFileError: if it is damaged, or of a kind that this library does not read.
+        TokenizerFileError: if it is damaged, or of an unsupported kind.
     """
     if (path := folder / "tokenizer.json").is_file():
         tokenizer = open_tokenizer_json(path, ignore_keys)
@@ -118,9 +118,9 @@ def _ends_in(folder: Path, tokenizer: Any) -> dict[str, int]:
 
 
 def find_template(folder: Path) -> str | None:
-    """Return the template of conversations that lies in a folder of Hugging Face's, None without.
+    """Read the chat template in a folder of Hugging Face's, None without one.
 
-    Of several with names, it is the one called "default".
+    Of several named ones, it is the one called "default".
 
     Raises:
         FileError: if a file is damaged.

@@ -1,4 +1,4 @@
-"""Special tokens for a vocabulary that lacks them: a tokenizer and a model that have them too."""
+"""Adding special tokens to the vocabulary of a tokenizer and its model."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from llm_scratch.weights.export import as_exportable
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
 
 MULTIPLE = 64
-"""A vocabulary that grows has so many rows, or twice as many, and so on: kernels like it."""
+"""The divisor of a grown vocabulary's number of rows, which makes kernels faster."""
 
 
 def add_tokens(
     model: Any, tokenizer: Any, tokens: Sequence[str]
 ) -> BytePairTokenizer | WrappedTokenizer:
-    """Return the tokenizer with more special tokens, and give the model, in place, rows for them.
+    """Add rows for more special tokens to the model, in place; return the tokenizer with them.
 
-    Rows of the model that no token has are taken first; only beyond them its vocabulary grows, to a
-    multiple of 64. In the embedding, and in a head of its own, each new row starts at the mean of
-    the others. They are learned by training the whole model: LoRA leaves them at the mean.
+    Unused rows of the model are taken first; only beyond them does its vocabulary grow, to a
+    multiple of 64. In the embedding, and in an untied head, each new row starts at the mean of the
+    others. Training the whole model learns them; LoRA leaves them at the mean.
 
     Args:
         model: a language model without LoRA.
-        tokenizer: its own; one of this library's, or GPT-2's.
-        tokens: special tokens; those that the tokenizer has are left as they are.
+        tokenizer: the model's tokenizer, one of this library's or GPT-2's.
+        tokens: special tokens; those that the tokenizer already has are unchanged.
 
     Raises:
-        ValueError: if a token is empty or another kind of token already, if the model has LoRA or
+        ValueError: if a token is empty or already another kind of token, if the model has LoRA or
             a head for classes, or if the two do not belong together.
         TypeError: if the tokenizer is of another kind.
     """

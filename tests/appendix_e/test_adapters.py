@@ -263,14 +263,14 @@ def refused(folder, match=None):
         ({"r": None}, "r=None"),
         ({"lora_alpha": -1}, "lora_alpha=-1"),
         ({"lora_alpha": [1]}, "lora_alpha"),
-        ({"alpha_pattern": [1]}, "alpha_pattern is no object"),
+        ({"alpha_pattern": [1]}, "alpha_pattern is not an object"),
         ({"alpha_pattern": {"(a+": 3}}, "can't be matched"),
         (
             {"alpha_pattern": {"(.|(.))*(?<!y)": 3}},
             "can't be matched: regex timed out",
         ),
-        ({"auto_mapping": {"base_fingerprint": "0" * 16}}, "not of one adapter"),
-        ({"auto_mapping": {"base_fingerprint": 3}}, "not of one adapter"),
+        ({"auto_mapping": {"base_fingerprint": "0" * 16}}, "belong to different adapters"),
+        ({"auto_mapping": {"base_fingerprint": 3}}, "belong to different adapters"),
     ],
 )
 def test_damaged_config_is_refused(folder, changes, match):
@@ -310,14 +310,14 @@ def put(name, tensor):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (drop(f"{PREFIX}.0.att.W_query.lora_B.weight"), "no pair"),
-        (put(f"{PREFIX}.0.att.W_query.lora_B.weight", torch.zeros(16, 3)), "no pair"),
-        (put(f"{PREFIX}.0.att.W_query.lora_A.weight", torch.zeros(4)), "no pair"),
+        (drop(f"{PREFIX}.0.att.W_query.lora_B.weight"), "not a pair"),
+        (put(f"{PREFIX}.0.att.W_query.lora_B.weight", torch.zeros(16, 3)), "not a pair"),
+        (put(f"{PREFIX}.0.att.W_query.lora_A.weight", torch.zeros(4)), "not a pair"),
         (put(f"{PREFIX}.0.att.W_query.lora_B.weight", torch.zeros(17, 4)), r"\(17, 16\)"),
         (put("base_model.model.lora_A.weight", torch.zeros(2, 2)), "model has None"),
-        (put("trf_blocks.0.x", torch.zeros(2)), "no part of a LoRA adapter"),
+        (put("trf_blocks.0.x", torch.zeros(2)), "not part of a LoRA adapter"),
         (put("base_model.model.nothing.weight", torch.zeros(2)), "the model has None"),
-        (put("base_model.model.out_head.bias", torch.zeros(2)), "not whole"),
+        (put("base_model.model.out_head.bias", torch.zeros(2)), "is incomplete"),
         (put("base_model.model.final_norm.scale", torch.zeros(3)), r"shape \(3,\)"),
         (put("base_model.model.final_norm.scale", torch.zeros(16).int()), "type torch.int32"),
         (dict.clear, "holds no LoRA"),

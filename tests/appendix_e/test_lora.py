@@ -181,7 +181,7 @@ def test_replace_refuses_layers_that_have_a_lora():
     model = build()
     replace_linear_with_lora(model, 2, 2, targets="W_query")
     before = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"att.W_query and 1 more layers have a LoRA already"):
+    with pytest.raises(ValueError, match=r"att.W_query and 1 more layers have LoRA already"):
         replace_linear_with_lora(model, 2, 2)
     assert list(model.state_dict()) == before
     replace_linear_with_lora(model, 2, 2, targets="W_value")
@@ -190,7 +190,7 @@ def test_replace_refuses_layers_that_have_a_lora():
 
 def test_replace_passes_over_a_head_that_is_the_embedding():
     model = build(tie_weights=True)
-    with pytest.warns(UserWarning, match="out_head is one with the token embedding"):
+    with pytest.warns(UserWarning, match="out_head is tied to the token embedding"):
         replace_linear_with_lora(model, 2, 2)
     assert len(names_of(model)) == 12
     assert "out_head" not in names_of(model)
@@ -296,7 +296,7 @@ def test_unwrapped_model_is_plain_and_says_the_same(tmp_path):
     loaded = load_model(tmp_path)[0]
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    # Not to the bit: a product may hang on where in memory its weights begin.
+    # Not bit for bit: a product may depend on where in memory its weights begin.
     assert_same(loaded(IDS), model(IDS))
 
 
@@ -326,5 +326,5 @@ def test_merge_sums_small_types_in_float32():
 
 @pytest.mark.parametrize("function", [merge_lora, unmerge_lora])
 def test_merge_and_unmerge_say_when_there_is_no_lora(function):
-    with pytest.raises(ValueError, match="replace_linear_with_lora puts it in"):
+    with pytest.raises(ValueError, match="add it with replace_linear_with_lora"):
         function(build())

@@ -112,7 +112,7 @@ def test_fetch_refuses_an_archive_that_lies(lie, served, cache) -> None:
 @pytest.mark.parametrize("lie", ["too long", "says to be short"])
 def test_unpacking_stops_at_the_limit_whatever_the_archive_says(lie, tmp_path) -> None:
     (tmp_path / "a.zip").write_bytes(LIES[lie])
-    with pytest.raises(DownloadError, match="not the archive that was wanted"):
+    with pytest.raises(DownloadError, match="not the expected archive"):
         unpack_member(tmp_path / "a.zip", MEMBER, tmp_path / "target", most_bytes=20_000)
     assert [found.name for found in tmp_path.iterdir()] == ["a.zip"]
 
@@ -126,7 +126,7 @@ def test_unpacking_counts_the_bytes_and_not_what_the_archive_says(tmp_path) -> N
 def test_unpacking_keeps_the_file_that_is_there_when_it_fails(tmp_path) -> None:
     (tmp_path / "a.zip").write_bytes(LIES["another member"])
     (tmp_path / "target").write_bytes(b"mine")
-    with pytest.raises(DownloadError, match="does not give SMSSpamCollection"):
+    with pytest.raises(DownloadError, match="does not yield SMSSpamCollection"):
         unpack_member(tmp_path / "a.zip", MEMBER, tmp_path / "target", most_bytes=20_000)
     assert (tmp_path / "target").read_bytes() == b"mine"
 

@@ -68,7 +68,7 @@ def test_write_bare_ids_reads_the_type_that_the_vocabulary_needs(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x01\x02\x03", "has 3 bytes, which is no whole number of ids of 2 bytes"),
+        (b"\x01\x02\x03", "has 3 bytes, which is not a whole number of ids of 2 bytes"),
         (b"", "has 0 bytes"),
         (as_llm_c([])[:900], "has 900 bytes"),
         (
@@ -101,7 +101,7 @@ def test_commands_know_bare_ids_and_name_the_way(train_bin, tokenizer, tmp_path,
     assert way in capsys.readouterr().err
     out = tmp_path / "tokens.bin"
     assert main(["prepare", str(train_bin), "--out", str(out)]) == 2
-    assert f"{train_bin} is no text; if it holds bare ids" in capsys.readouterr().err
+    assert f"{train_bin} is not a text; if it holds bare ids" in capsys.readouterr().err
     words = ["--bare-ids", "--tokenizer", "gpt2", "--out", str(out)]
     assert main(["prepare", str(train_bin), *words]) == 0
     said = capsys.readouterr().out

@@ -200,7 +200,7 @@ def test_create_dataloader_v1_takes_gpt2s_tokenizer_by_itself():
 
 def test_create_dataloader_v1_says_that_no_batch_is_left():
     with pytest.raises(
-        ValueError, match="32 windows make no batch of 33 with drop_last=True; pass"
+        ValueError, match="32 windows do not fill a batch of 33 with drop_last=True; pass"
     ):
         make_loader(batch_size=33)
     assert len(make_loader(batch_size=33, drop_last=False)) == 1

@@ -235,7 +235,7 @@ def test_gpt_dataset_v1_says_how_much_text_is_missing():
 
 
 def test_windows_warn_of_skipped_tokens():
-    with pytest.warns(UserWarning, match="stride=7 above max_length=4 leaves 3 tokens out"):
+    with pytest.warns(UserWarning, match="stride=7 above max_length=4 leaves out 3 tokens"):
         TokenWindows(range(20), max_length=4, stride=7)
 
 
@@ -295,7 +295,7 @@ def test_split_tokens_wants_a_window_in_each_part():
     with pytest.raises(
         ValueError,
         match=r"the validation part has 6 of 60 tokens, needs max_length \+ 1 = 9; "
-        r"lower train_frac=0.9 or give a smaller max_length=8",
+        r"lower train_frac=0.9 or use a smaller max_length=8",
     ):
         split_tokens(ids, 0.9, max_length=8)
     with pytest.raises(ValueError, match="the training part has 6 of 60 tokens, .* raise train_fr"):

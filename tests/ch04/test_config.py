@@ -101,7 +101,7 @@ def test_config_reads_like_a_dict():
 
 
 def test_config_names_the_options_when_asked_for_an_unknown_one():
-    with pytest.raises(KeyError, match=r"'heads' is no option; there are vocab_size,"):
+    with pytest.raises(KeyError, match=r"'heads' is not an option; the options are vocab_size,"):
         config()["heads"]
 
 
@@ -168,7 +168,7 @@ def test_gpt2_size_knows_the_names_of_a_model(size, names):
     "name", ["", "gpt3", "gpt2-huge", "125M", "gpt2-small (355M)", "gpt2 (7B)", "llama"]
 )
 def test_gpt2_size_refuses_other_names(name):
-    with pytest.raises(ValueError, match=f"{re.escape(repr(name))} is no GPT-2; there are 124M, "):
+    with pytest.raises(ValueError, match=f"{re.escape(repr(name))} is not a GPT-2; use 124M, "):
         gpt2_size(name)
 
 

@@ -136,7 +136,7 @@ def test_gpt_model_refuses_ids_outside_the_vocabulary(low, high):
 
 
 def test_gpt_model_refuses_what_are_no_ids():
-    with pytest.raises(TypeError, match=r"token ids are integers, got torch\.float32"):
+    with pytest.raises(TypeError, match=r"token ids must be integers, got torch\.float32"):
         make()(torch.zeros(1, 3))
 
 

@@ -70,7 +70,7 @@ def test_pick_device_refuses_what_is_no_device():
 
 def test_pick_device_refuses_cuda_where_there_is_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="'cuda:0' was asked for, and PyTorch finds no CUDA"):
+    with pytest.raises(ValueError, match="'cuda:0' was requested, but PyTorch finds no CUDA"):
         pick_device("cuda:0")
 
 
@@ -78,7 +78,7 @@ def test_pick_device_refuses_a_cuda_device_beyond_the_last(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(ValueError, match="'cuda:2' was asked for.*cuda:0 to cuda:1"):
+    with pytest.raises(ValueError, match="'cuda:2' was requested.*cuda:0 to cuda:1"):
         pick_device("cuda:2")
 
 

@@ -141,7 +141,7 @@ def test_generate_nothing_returns_prompt(model, function):
 
 @pytest.mark.parametrize("shape", [(2, 0), (4,), (1, 2, 3)])
 def test_generate_refuses_prompt_without_tokens_or_rows(model, shape):
-    with pytest.raises(ValueError, match=r"\(batch, tokens\) with a token at least, got \("):
+    with pytest.raises(ValueError, match=r"\(batch, tokens\) with at least one token, got \("):
         generate(model, torch.zeros(shape, dtype=torch.int64), 3)
 
 

@@ -159,7 +159,7 @@ def test_load_gpt2_reads_a_head_for_classes(tmp_path):
     assert_same(loaded, model)
     ids = torch.zeros(1, 4, dtype=torch.long)
     torch.testing.assert_close(loaded(ids), model(ids))
-    with pytest.raises(WeightsError, match="gives 2 classes"):
+    with pytest.raises(WeightsError, match="has 2 classes"):
         load_gpt2(tmp_path / "model.pth", config=CFG, tie_weights=True)
 
 
@@ -176,7 +176,7 @@ def test_load_gpt2_sees_the_sizes_of_a_released_model(tmp_path):
     """The heads of GPT-2 of this width and depth are taken, and said; of no other depth."""
     cfg = replace(GPT2_CONFIGS["124M"], vocab_size=20, context_length=4)
     path = saved(GPTModel.empty(cfg).state_dict(), tmp_path)
-    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are taken, as in"):
+    with pytest.warns(UserWarning, match="how many attention heads it has; 12 are assumed, as in"):
         assert load_gpt2(path).cfg == cfg
     state = torch.load(path, weights_only=True)
     shallow = {n: t for n, t in state.items() if not n.startswith("trf_blocks.11.")}
@@ -189,5 +189,5 @@ def test_only_the_released_files_have_the_heads_of_gpt2_without_a_word(tmp_path)
     shapes = parameter_shapes(GPT2_CONFIGS["355M"])
     parts = {n: Part(Stored(torch.empty(s, device="meta"), tmp_path)) for n, s in shapes.items()}
     assert config_of(Source(tmp_path, HUGGING_FACE, parts)).n_heads == 16
-    with pytest.raises(UserWarning, match="how many attention heads it has; 16 are taken"):
+    with pytest.raises(UserWarning, match="how many attention heads it has; 16 are assumed"):
         config_of(Source(tmp_path, BOOK, parts))

@@ -125,7 +125,7 @@ def test_tensor_bundle_reads_every_type_and_shape(tmp_path):
 def test_tensor_bundle_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no TensorFlow checkpoint"):
         TensorBundle(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"model\.ckpt\.index is not there"):
+    with pytest.raises(FileNotFoundError, match=r"model\.ckpt\.index does not exist"):
         TensorBundle(tmp_path / "model.ckpt")
     write_bundle(tmp_path / "m", {"x": np.zeros(2, "float32")})
     (tmp_path / "m.data-00000-of-00001").unlink()

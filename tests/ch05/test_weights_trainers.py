@@ -223,7 +223,7 @@ def test_every_flipped_bit_of_a_state_dict_is_seen(tmp_path):
         data = archive.getinfo(largest.filename)
     middle = data.header_offset + data.file_size // 2
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :])
-    with pytest.raises(WeightsError, match="the checksum of .* does not agree; use another copy"):
+    with pytest.raises(WeightsError, match="the checksum of .* does not match; use another copy"):
         load_gpt2(path, config=CFG)
 
 

@@ -229,7 +229,7 @@ def test_download_and_unzip_spam_data_refuses_another_archive(tmp_path, content)
     else:
         path.write_bytes(content)
     target = tmp_path / "messages.tsv"
-    with pytest.raises(DownloadError, match="not the archive that was wanted"):
+    with pytest.raises(DownloadError, match="not the expected archive"):
         download_and_unzip_spam_data("https://localhost:1/none", path, tmp_path, target)
     assert [found.name for found in tmp_path.iterdir()] == ["other.zip"]
 

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from llm_scratch.judging.judge import exact_match, token_f1
-from llm_scratch.judging.judgement import Judgement, mean_score, t_quantile
+from llm_scratch.judging.judgement import Judgement, mean_score
+from llm_scratch.training.noise import t_quantile
 
 # Tables of Student's distribution, as in any textbook of statistics.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 10: 2.228, 30: 2.042, 100: 1.984}

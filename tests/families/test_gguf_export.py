@@ -271,11 +271,11 @@ def test_a_window_that_holds_all_is_none(bpe, tmp_path):
 def test_heads_for_classes_and_lora_are_refused(bpe, tmp_path):
     model = build("llama")
     model.out_head = nn.Linear(64, 2)
-    with pytest.raises(ValueError, match="a head with 2 classes is no language model's"):
+    with pytest.raises(ValueError, match="a head with 2 classes is not a language model's"):
         export_gguf(model, tmp_path / "m.gguf", bpe)
     model = build("gpt2")
     replace_linear_with_lora(model.trf_blocks, 4, 8)
-    with pytest.raises(ValueError, match="LoRA matrices are merged into their layers"):
+    with pytest.raises(ValueError, match="LoRA matrices must be merged into their layers"):
         export_gguf(model, tmp_path / "m.gguf", bpe)
     with pytest.raises(TypeError, match="expected a model of this library"):
         export_gguf(nn.Linear(2, 2), tmp_path / "m.gguf", bpe)
@@ -287,7 +287,7 @@ def test_tokenizers_that_are_no_bpe_are_refused(tmp_path):
     wrapped = WrappedTokenizer(words.to_str().encode())
     for tokenizer, message in (
         (None, "llama.cpp opens no model without a tokenizer"),
-        (wrapped, "is not a byte-level BPE, .* llama.cpp's convert_hf_to_gguf.py makes one"),
+        (wrapped, "is not a byte-level BPE, .* llama.cpp's convert_hf_to_gguf.py"),
         (SimpleTokenizerV2({"a": 0, "<|unk|>": 1}), "a SimpleTokenizerV2 has no form"),
     ):
         with pytest.raises(TypeError, match=message):

@@ -140,7 +140,9 @@ def test_open_model_opens_the_one_gguf_or_the_one_that_is_named(hub, tmp_path):
     assert hub.fetched() == ["more/a-F32.gguf"]
     shutil.copy(tmp_path / "more" / "a-F32.gguf", tmp_path / "b.gguf")
     hub.publish("org/model", tmp_path)
-    with pytest.raises(ValueError, match=r"several GGUF files; name one, as hub:org/model/b.gguf:"):
+    with pytest.raises(
+        ValueError, match=r"several GGUF files; name one, such as hub:org/model/b.gguf:"
+    ):
         ls.open_model("hub:org/model")
     assert_same(ls.open_model("hub:org/model/b.gguf"), model)
 

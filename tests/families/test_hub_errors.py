@@ -62,13 +62,13 @@ def test_what_is_not_there_is_said(hub, published):
     said = refusal(FileNotFoundError, f"hub:org/model@{'0' * 40}")
     assert "no branch, tag or commit 000" in said
     said = refusal(FileNotFoundError, "hub:org/model/q.gguf")
-    assert said.endswith("q.gguf is not there; files of weights there: model.safetensors")
+    assert said.endswith("q.gguf does not exist; files of weights there: model.safetensors")
 
 
 def test_a_licence_is_named_with_its_page(hub, published):
     published.gated = True
     said = refusal(PermissionError)
-    assert f"wants its licence accepted, on {hub.url}/org/model, and then `hf auth login`" in said
+    assert f"needs its licence accepted on {hub.url}/org/model, and then `hf auth login`" in said
     assert "HF_TOKEN" in said
 
 
@@ -177,7 +177,7 @@ def test_offline_and_only_what_others_fetched_is_said(hub, published, monkeypatc
 
 def test_a_damaged_file_is_said_and_does_not_stay(hub, published, in_cache):
     published.faults["model.safetensors"] = "flip"
-    assert "model.safetensors arrived damaged, and is removed" in refusal(DownloadError)
+    assert "model.safetensors arrived damaged and was removed" in refusal(DownloadError)
     assert "model.safetensors" not in in_cache()
     published.faults.clear()
     ls.open_model("hub:org/model")
@@ -214,7 +214,7 @@ def test_a_disk_that_runs_full_is_said(hub, published, in_cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", fail)
-    assert refusal(DownloadError).endswith("the disk is full; HF_HOME names another place")
+    assert refusal(DownloadError).endswith("the disk is full; set HF_HOME to use another place")
     assert in_cache() == set()
 
 

@@ -128,7 +128,7 @@ def test_needed_files_of_another_named_file_are_those_beside_it():
     ("listed", "file", "kind", "complaint"),
     [
         (("a.gguf", "b.gguf"), None, ValueError,
-         "several GGUF files; name one, as hub:org/name/a.gguf@v1: a.gguf, b.gguf"),
+         "several GGUF files; name one, such as hub:org/name/a.gguf@v1: a.gguf, b.gguf"),
         (tuple(f"{n:03}.gguf" for n in range(50)), None, ValueError, "039.gguf and 10 more"),
         (("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"), None, ValueError, "in parts"),
         (("m-00001-of-00002.gguf",), "m-00001-of-00002.gguf", ValueError, "--merge"),
@@ -139,7 +139,7 @@ def test_needed_files_of_another_named_file_are_those_beside_it():
         (("adapter_config.json", "model.safetensors"), None, FileNotFoundError,
          "holds none of adapter_model.safetensors, adapter_model.bin, nor"),
         (("a.gguf",), "c.gguf", FileNotFoundError,
-         "hub:org/name/c.gguf@v1 is not there; files of weights there: a.gguf"),
+         "hub:org/name/c.gguf@v1 does not exist; files of weights there: a.gguf"),
         (("train.py",), "train.py", ValueError, "train.py is not a file of weights"),
     ],
 )  # fmt: skip

@@ -164,7 +164,7 @@ def test_config_takes_a_dtype_of_torch():
     ("change", "message"),
     [
         ({"n_kv_groups": 4}, "n_heads=6 must be divisible by n_kv_groups=4"),
-        ({"emb_dim": 25}, "emb_dim=25 is not divisible by n_heads=6; give head_dim"),
+        ({"emb_dim": 25}, "emb_dim=25 is not divisible by n_heads=6; pass head_dim"),
         ({"head_dim": 5}, "head_dim=5 must be even"),
         ({"hidden_dim": 0}, "hidden_dim=0 must be a positive integer"),
         ({"qk_norm": 1}, "qk_norm=1 must be True or False"),

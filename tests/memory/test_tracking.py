@@ -8,46 +8,16 @@ import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from step_cases import EXPERTS, FULL, GPT, LLAMA, ROOT, TIED, C, T, V, real_step, tracked
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llm_scratch.memory.imagined import ImaginedStep, engine_of, imagined
+from llm_scratch.memory.imagined import ImaginedStep, imagined
 from llm_scratch.memory.step import TrainingStep
-from llm_scratch.memory.tracking import KINDS, Tracked, track_step
-from llm_scratch.model.config import GPTConfig
-from llm_scratch.model.llama_config import LlamaConfig
-from llm_scratch.training.division import Division
+from llm_scratch.memory.tracking import KINDS, track_step
 from llm_scratch.training.held import held_in_step
-
-ROOT = Path(__file__).parents[2]
-V, C, T = 1000, 32, 64
-GPT = GPTConfig(vocab_size=V, context_length=T, emb_dim=C, n_heads=4, n_layers=2)
-LLAMA = LlamaConfig(
-    vocab_size=V, context_length=T, emb_dim=C, n_heads=4, n_layers=2, hidden_dim=96, n_kv_groups=2
-)
-TIED = replace(LLAMA, tie_weights=True)
-EXPERTS = replace(LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48)
-FULL = Division("full")
-
-
-@cache  # the same step holds the same
-def tracked(cfg=LLAMA, **options) -> Tracked:
-    return track_step(TrainingStep(cfg, **options))
-
-
-def real_step(step: TrainingStep, ranks=None) -> ImaginedStep:
-    """The same step with memory and numbers."""
-    engine = engine_of(step) if ranks is None else engine_of(step, ranks)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in engine.model.parameters():
-            parameter.normal_(0, 0.02, generator=generator if ranks is None else None)
-    ids = torch.randint(V, (2, step.rows, step.tokens_a_row), generator=generator)
-    return ImaginedStep(engine, [tuple(ids)] * step.accumulation)
 
 
 def peak_by_pytorch(made: ImaginedStep) -> int:
@@ -145,6 +115,16 @@ def test_checkpointed_blocks_keep_their_input():
     assert plain.backward_peak > every.backward_peak + 10 * more
 
 
+def test_what_a_block_computes_again_are_activations():
+    sizes = {"rows": 4, "loss_chunk": None}
+    deeper = tracked(replace(LLAMA, n_layers=3), **sizes)
+    block = deeper.backward_parts["activations"] - tracked(**sizes).backward_parts["activations"]
+    small = replace(LLAMA, vocab_size=50)  # whose peak is in a block
+    found = tracked(small, rows=4, checkpoint_blocks=1).backward_parts
+    assert found["activations"] > block / 2  # of which some has served its turn
+    assert found["temporary"] > 0
+
+
 def test_lora_learns_little_and_keeps_what_it_stands_on():
     plain, lora = tracked(), tracked(lora_rank=4)
     added = lora.static["parameters"] - plain.static["parameters"]
@@ -168,62 +148,10 @@ def test_last_blocks_learn_alone():
 
 
 def test_micro_batches_add_to_the_gradients_that_are_there():
-    one, many = tracked(loss_chunk=8), tracked(loss_chunk=8, accumulation=3)
+    one, many = tracked(loss_chunk=32), tracked(loss_chunk=32, accumulation=3)
     whole = one.static["gradients"]
     # While the head's share is there, those of all before are.
     assert many.backward_peak - one.backward_peak == pytest.approx(whole, rel=0.05)
-
-
-@pytest.mark.parametrize("shard", ["none", "optimizer"])
-def test_data_parallel_holds_gradients_all_the_time(shard):
-    one = tracked()
-    found = tracked(ranks=2, division=Division(shard))
-    assert found.static["gradients"] == one.static["gradients"]
-    assert found.backward_parts["gradients"] >= one.static["gradients"]
-    assert (
-        found.backward_parts["gradients"] - one.backward_parts["gradients"]
-        == (one.static["gradients"])
-    )
-    shares = found.static["optimizer"] / one.static["optimizer"]
-    assert shares == (1 if shard == "none" else pytest.approx(0.5, rel=0.05))
-
-
-@pytest.mark.parametrize("ranks", [2, 7, 64])
-def test_full_sharding_holds_a_part(ranks):
-    one, found = tracked(), tracked(ranks=ranks, division=FULL)
-    with imagined(TrainingStep(LLAMA)) as made:
-        shapes = [parameter.shape for parameter in made.engine.model.parameters()]
-    padded = sum(-(-shape[0] // ranks) * shape[1:].numel() for shape in shapes)
-    assert found.static["parameters"] == found.static["gradients"] == 4 * padded
-    assert found.static["optimizer"] == 2 * 4 * padded + 4 * len(shapes)
-    assert found.backward_parts["gathered"] > 4 * 2 * V * C  # embedding and head
-    assert found.backward_peak < one.backward_peak
-    assert found.step_parts["gathered"] == 0
-
-
-def test_blocks_that_are_not_divided_again_stay_gathered():
-    divided, kept = (
-        tracked(ranks=2, division=Division("full", reshard=again)) for again in (True, False)
-    )
-    assert kept.backward_parts["gathered"] > divided.backward_parts["gathered"]
-
-
-def test_a_mesh_of_copies_divides_by_its_parts():
-    mesh = tracked(ranks=8, division=Division("full", mesh=(4, 2)))
-    assert mesh.static == tracked(ranks=2, division=FULL).static
-
-
-def test_offload_leaves_parts_to_the_host():
-    on_device = tracked(ranks=2, division=FULL)
-    found = tracked(ranks=2, division=Division("full", offload=True))
-    assert on_device.host == 0
-    assert found.host == pytest.approx(sum(found.static.values()), rel=0.01)
-    assert found.static == on_device.static
-    assert found.parts["gathered"] == on_device.parts["gathered"]
-    assert found.peak == pytest.approx(
-        on_device.backward_peak - found.static["parameters"] - found.static["optimizer"], rel=0.05
-    )
-    assert found.step_peak == 0
 
 
 def test_float16_scales_its_loss_and_takes_the_step():
@@ -267,22 +195,6 @@ def test_another_engine_is_refused():
         tracked(engine="deepspeed")
 
 
-def test_a_process_of_several_is_refused():
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        with pytest.raises(ValueError, match="start it without torchrun"):
-            tracked(ranks=2)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_what_the_division_refuses_is_refused():
-    with pytest.raises(ValueError, match="--precision bfloat16"):
-        tracked(ranks=2, division=FULL, precision="float16")
-    assert not torch.distributed.is_initialized()
-
-
 def test_without_a_tracker_what_is_kept_is_counted(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.distributed._tools.mem_tracker", None)
     monkeypatch.delitem(sys.modules, "torch.distributed._tools.fsdp2_mem_tracker", raising=False)
@@ -295,13 +207,6 @@ def test_without_a_tracker_what_is_kept_is_counted(monkeypatch):
     kept = whole.backward_parts["activations"] + whole.backward_parts["other"]
     assert found.backward_parts["activations"] == pytest.approx(kept, abs=64)
     assert found.backward_parts["temporary"] == 0
-
-
-def test_without_a_group_of_absent_processes_one_can_be_tracked(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.testing._internal.distributed.fake_pg", None)
-    assert tracked().peak > 0
-    with pytest.raises(ValueError, match="one process can be tracked, not 2"):
-        tracked(ranks=2)
 
 
 LARGE = """

@@ -148,7 +148,7 @@ def test_classifier_of_two_classes_has_no_bias_and_no_tie(tmp_path):
     ours = load_gpt2(tmp_path)
     assert ours.out_head.bias is None
     assert_near(logits_of(ours)[:, -1], logits_of(theirs))
-    with pytest.raises(WeightsError, match="gives 2 classes and can't be the embedding"):
+    with pytest.raises(WeightsError, match="has 2 classes and can't be the embedding"):
         load_gpt2(tmp_path, tie_weights=True)
 
 

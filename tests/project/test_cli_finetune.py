@@ -66,6 +66,23 @@ def test_finetune_classify_then_classify(base, data, capsys, lora):
     assert (run / "adapter_model.safetensors").is_file() == bool(lora)
 
 
+def test_compare_takes_runs_of_fine_tuning(base, data, capsys):
+    """Seeds divide the rows in another way, and are one group all the same."""
+    runs = []
+    for seed, lora in ((1, []), (2, []), (1, ["--lora", "2"])):
+        runs.append(str(data / f"run{len(runs)}"))
+        words = ["finetune", "classify", base, "--data", data / "m.tsv", "--out", runs[-1], *lora]
+        assert main(quick(*words, "--seed", seed)) == 0
+    capsys.readouterr()
+    assert main(["compare", *runs, "--group", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [group["runs"] for group in found["groups"]] == [["run0", "run1"], ["run2"]]
+    assert found["settings"]["lora rank"] == {"run0": "not recorded", "run1": "not recorded",
+                                              "run2": 2}  # fmt: skip
+    assert found["settings"]["data"]["run0"] != found["settings"]["data"]["run1"]
+    assert all(run["best_loss"] and run["kind"] == "TokenRows" for run in found["runs"])
+
+
 @pytest.mark.parametrize("options", [[], ["--lora", "2"], ["--packing", "--learn-prompt"]])
 def test_finetune_instruct_then_generate(base, data, capsys, options):
     run = data / "run"

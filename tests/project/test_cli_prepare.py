@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 
@@ -159,3 +160,84 @@ def test_prepare_refuses_in_one_line(capsys, tmp_path, monkeypatch, words, messa
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cats(tmp_path):
+    """A folder of texts."""
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"the cat {number} " * 40, encoding="utf-8")
+    return str(folder)
+
+
+def test_prepare_makes_one_part_after_the_other_or_all(capsys, tmp_path, mine, cats):
+    one, several, all_at_once = tmp_path / "one", tmp_path / "several", tmp_path / "all"
+    words = ["prepare", cats, "--tokenizer", mine, "--out"]
+    assert main([*words, str(one)]) == 0
+    for part in (3, 1, 2):
+        assert main([*words, str(several), "--part", f"{part}/3"]) == 0
+    capsys.readouterr()
+    assert main([*words, str(several), "--part", "2/3"]) == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(r".*part-00002-of-00003\.tokens: \d+ tokens, there already\n", said)
+    assert main([*words, str(all_at_once), "--parts", "3", "--verify"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("-of-00003.tokens: ") == 3
+    assert f"{all_at_once}: {len(TokenFile(one)):,} tokens in 3 documents, " in said
+    assert said.endswith(f"{all_at_once}: whole, as it was written\n")
+    for folder in (several, all_at_once):
+        assert TokenFile(folder).tokens.tolist() == TokenFile(one).tokens.tolist()
+
+
+def test_prepare_verify_names_the_part_that_was_changed(capsys, tmp_path, mine, cats):
+    out = tmp_path / "parts"
+    assert main(["prepare", cats, "--tokenizer", mine, "--out", str(out), "--parts", "3"]) == 0
+    path = out / "part-00002-of-00003.tokens"
+    data = bytearray(path.read_bytes())
+    data[140] ^= 1
+    path.write_bytes(data)
+    assert main(["prepare", "--verify", "--out", str(out)]) == 2
+    assert f"{path} was changed since it was written" in capsys.readouterr().err
+
+
+def test_prepare_takes_the_field_of_rows(capsys, tmp_path, mine):
+    path, out = tmp_path / "a.jsonl", tmp_path / "t.bin"
+    path.write_text('{"text": "no", "body": "the cat"}\n{"body": "the hat"}\n', encoding="utf-8")
+    words = ["prepare", str(path), "--tokenizer", mine, "--field", "body", "--out"]
+    assert main([*words, str(out)]) == 0
+    assert texts_in(out) == ["the cat", "the hat", ""]
+    assert main([*words, str(tmp_path / "parts"), "--parts", "2"]) == 0
+    assert texts_in(tmp_path / "parts") == ["the cat", "the hat", ""]
+    assert main(["prepare", str(path), "--out", str(out)]) == 2
+    assert "line 2 has no text under 'text'; it has 'body'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--part", "0/3"], "'0/3' must be like 1/8"),
+        (["--part", "4/3"], "'4/3' must be like 1/8"),
+        (["--part", "2"], "'2' must be like 1/8"),
+        (
+            ["--part", "1/3", "--parts", "3"],
+            "--part makes one part, --parts and --workers make",
+        ),
+        (["--part", "1/3", "--workers", "2"], "--part makes one part, --parts and --workers make"),
+        (["--parts", "0"], "parts=0 must be 1 or more"),
+        (["--workers", "-1"], "must be 1 or more"),
+        (["--parts", "2", "--bare-ids"], "--bare-ids makes one file"),
+        (["--field", "body"], "--field body is for files of rows, such as .jsonl; none is"),
+        (["--field", "body", "--bare-ids"], "--field names a field of rows"),
+        (["--parts", "2", "--out", "cats/0.txt"], "0.txt is a file; parts need a folder"),
+    ],
+)
+def test_prepare_refuses_parts_in_one_line(capsys, tmp_path, monkeypatch, cats, words, message):
+    monkeypatch.chdir(tmp_path)
+    status = None
+    with suppress(SystemExit):  # by argparse
+        status = main(["prepare", cats, *words])
+    assert status in (None, 2)
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]

@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from llm_scratch.data_files import Columns, RowError, file_rows, file_texts, holds_rows, table_rows
+from llm_scratch.data_files import Columns, RowError, file_rows, file_texts, holds_rows
+from llm_scratch.tables import table_rows
 
 COLUMNS = Columns(("label", "text"), ("id",))
 SEPARATORS = "a\u2028b\x85c\x0bd\u2029e\x1cf"  # where str.splitlines cuts
@@ -232,8 +233,8 @@ def test_many_quotations_and_separators_take_no_longer_than_others(read):
 
 
 def test_holds_rows_tells_by_the_ending():
-    assert all(map(holds_rows, ("a.JSON", "b/a.jsonl", "a.Csv", "a.tsv", "a.ndjson")))
-    assert not any(map(holds_rows, ("a.txt", "json", "a.json.gz", "csv/a")))
+    assert all(map(holds_rows, ("a.JSON", "b/a.jsonl", "a.Csv", "a.tsv", "a.ndjson", "a.json.gz")))
+    assert not any(map(holds_rows, ("a.txt", "json", "a.txt.gz", "gz", "csv/a")))
 
 
 @pytest.mark.parametrize("quotes", [True, False])

@@ -18,7 +18,7 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".cfg", ""}
 
 # Who may import whom: a module imports from its own row or from one above.
 ROWS = (
-    ("checks", "files", "data_files", "download", "foreign", "plotting"),
+    ("checks", "compressed", "files", "data_files", "download", "foreign", "plotting", "tables"),
     ("tokenizers",),
     ("text", "model", "tensor_files", "appendix_a"),
     ("weights", "generation", "conversations"),

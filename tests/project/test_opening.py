@@ -202,7 +202,7 @@ def test_open_model_says_what_is_wrong_and_the_way_out(saved, adapter, bpe, tmp_
     adapter("../first", "second")
     for source, options, kind, message in (
         ("no such model", {}, FileNotFoundError, "no file or folder no such model"),
-        (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth is not there"),
+        (tmp_path / "x.pth", {}, FileNotFoundError, "x.pth does not exist"),
         (empty, {}, FileNotFoundError, "empty holds no model: neither model.safetensors"),
         (code, {}, WeightsError, "refused: it holds code"),
         (lost, {}, FileNotFoundError, "adapter in .*lost is not at nowhere"),
@@ -226,13 +226,13 @@ def test_save_model_states_the_kind_of_head(model, tmp_path):
 
 
 def test_a_head_whose_classes_have_names_is_one_for_classes_at_any_size(bpe, tmp_path):
-    """As many classes as ids are no language model's head."""
+    """As many classes as ids are not a language model's head."""
     torch.manual_seed(0)
     model = ls.GPTModel(GPTConfig(bpe.n_vocab, 8, 8, 2, 1))
     model.class_names = tuple(f"class {n}" for n in range(bpe.n_vocab))
     ls.save_model(model, tmp_path, bpe)
     assert ls.open_model(tmp_path).model.class_names == model.class_names
-    with pytest.raises(ValueError, match="no language model's"):
+    with pytest.raises(ValueError, match="not a language model's"):
         ls.export_huggingface(model, tmp_path / "out")
 
 
@@ -256,5 +256,5 @@ def test_a_model_of_a_module_that_was_loaded_anew_is_told_from_others(tmp_path, 
     again = importlib.import_module("llm_scratch.model.gpt")
     model = module.GPTModel(GPTConfig(20, 4, 4, 2, 1))
     assert again.GPTModel is not module.GPTModel
-    with pytest.raises(TypeError, match="got a GPTModel; its module was loaded anew since, so"):
+    with pytest.raises(TypeError, match="got a GPTModel; its module was reloaded since, so"):
         ls.save_model(model, tmp_path)

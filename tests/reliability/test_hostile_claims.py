@@ -59,7 +59,7 @@ def entry(shape, begin, end, dtype="F32"):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"wte.weight": entry([10**12], 0, 4 * 10**12)}, "speaks of 4000000000000 bytes"),
+        ({"wte.weight": entry([10**12], 0, 4 * 10**12)}, "claims 4000000000000 bytes"),
         ({"wte.weight": entry([10**6, 10**6], 0, 16)}, "has 16 bytes"),
         ({"wte.weight": entry([0, 2**60], 0, 0)}, "holds wrong numbers"),
         ({"wte.weight": entry([0, 2**58, 4], 0, 0)}, "has 0 bytes"),
@@ -69,12 +69,12 @@ def entry(shape, begin, end, dtype="F32"):
         ({"wte.weight": entry([1] * 40, 0, 4)}, "holds wrong numbers"),
         ({"wte.weight": entry([4], 0, 16, "F33")}, "of type 'F33'"),
         ({"wte.weight": entry([4], 0, 16, ["F32"])}, "of type"),
-        ({"a": entry([4], 0, 16), "b": entry([4], 0, 16)}, "overlap or leave a hole"),
-        ({"a": entry([2], 0, 8), "b": entry([1], 12, 16)}, "overlap or leave a hole"),
-        ({"a": entry([2], 0, 8)}, "speaks of 8 bytes, the file holds 16"),
+        ({"a": entry([4], 0, 16), "b": entry([4], 0, 16)}, "overlap or leave a gap"),
+        ({"a": entry([2], 0, 8), "b": entry([1], 12, 16)}, "overlap or leave a gap"),
+        ({"a": entry([2], 0, 8)}, "claims 8 bytes, the file holds 16"),
         ({"a": {"dtype": "F32"}}, "incomplete"),
         ({"a": 3}, "incomplete"),
-        ({"__metadata__": {"a": 1}}, "no texts"),
+        ({"__metadata__": {"a": 1}}, "are not texts"),
         (b"{" + b'"a":[' * 60_000, "damaged"),
         (b"{" * 100, "damaged"),
         (b'{"a": ' + b"9" * 5000 + b"}", "damaged"),
@@ -118,7 +118,7 @@ def test_pth_that_claims_too_much_is_refused(tmp_path, memory_limit, shape, stri
     path = tmp_path / "model.pth"
     state = {"tok_emb.weight": Claim(shape, stride)}
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=r"claims \d+ numbers|speaks of|damaged or cut off"):
+    with pytest.raises(WeightsError, match=r"claims \d+ |damaged or cut off"):
         load_gpt2(path)
 
 
@@ -129,7 +129,7 @@ def test_pth_that_unpacks_to_more_is_refused(tmp_path, memory_limit):
         for record in old.infolist():
             new.writestr(record.filename, old.read(record))
     assert packed.stat().st_size < path.stat().st_size / 100
-    with pytest.raises(WeightsError, match="its records are packed"):
+    with pytest.raises(WeightsError, match="its records are compressed"):
         load_gpt2(packed)
 
 
@@ -182,8 +182,8 @@ MANY = (2**60, 2**64 - 1)
         *((gguf((), [tensor(dims=(n,))]), "can't have the shape") for n in MANY),
         *((gguf((), [tensor(dims=(n, 0))]), "can't have the shape") for n in MANY),
         *((gguf((), [tensor(dims=(n, n, n, 0))]), "can't have the shape") for n in MANY),
-        *((gguf((), [tensor(offset=n)], bytes(32)), "overlap or leave a hole") for n in MANY),
-        (gguf((), [tensor(dims=(2**58,))]), "speaks of 1152921504606847"),
+        *((gguf((), [tensor(offset=n)], bytes(32)), "overlap or leave a gap") for n in MANY),
+        (gguf((), [tensor(dims=(2**58,))]), "claims 1152921504606847"),
         (gguf((), [tensor(dims=(2**58,), kind=Q8_0)]), "cut off or damaged"),
         (gguf((), [tensor(dims=(2**31, 2**27), kind=Q8_0)]), "cut off or damaged"),
     ],

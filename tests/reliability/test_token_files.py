@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from llm_scratch.text.token_file import TokenFile, TokenFileError, write_tokens
-from llm_scratch.text.token_header import HEADER_BYTES
+from llm_scratch.text.token_header import HEADER_BYTES, read_header
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
 from llm_scratch.tokenizers.simple import UnknownIdError
 
@@ -124,9 +124,9 @@ def test_missing_token_file_says_what_makes_one(path):
 
 def test_token_file_of_a_later_version_says_so(path, good):
     header = bytearray(good[:HEADER_BYTES])
-    header[8:12] = struct.pack("<I", 2)
+    header[8:12] = struct.pack("<I", 3)
     path.write_bytes(with_checksum(bytes(header)) + good[HEADER_BYTES:])
-    with pytest.raises(TokenFileError, match="has version 2 of the format, this library reads 1"):
+    with pytest.raises(TokenFileError, match="has version 3 of the format, this library reads 1"):
         TokenFile(path)
 
 
@@ -139,7 +139,7 @@ def test_false_claims_with_a_right_checksum_are_refused(path, good, at, claim):
     header = bytearray(good[:HEADER_BYTES])
     header[at : at + 8] = struct.pack("<Q", claim)
     path.write_bytes(with_checksum(bytes(header)) + good[HEADER_BYTES:])
-    if at == 40 and claim:  # a number of bytes that nothing hangs on
+    if at == 40 and claim:  # a number of bytes on which nothing depends
         assert TokenFile(path).num_bytes == claim
         return
     with pytest.raises(TokenFileError, match="which can't be|its header says"):
@@ -150,7 +150,7 @@ def test_document_outside_the_ids_is_refused(path, tokenizer):
     write_tokens(path, ["text"] * 12, tokenizer)
     data = bytearray(path.read_bytes())
     documents = TokenFile(path).documents
-    at = len(data) - TokenFile(path)._header.tokenizer_bytes - 8 * len(documents)
+    at = len(data) - read_header(path).tokenizer_bytes - 8 * len(documents)
     data[at : at + 8 * len(documents)] = np.full(len(documents), 2**40, "<u8").tobytes()
     path.write_bytes(data)
     with pytest.raises(TokenFileError, match="document outside its ids"):
@@ -230,7 +230,7 @@ def test_killed_writing_leaves_what_was_there(path, good):
 def test_writing_over_anything_but_a_token_file_is_refused(path, good, tokenizer):
     story = path.with_name("story.txt")
     story.write_text("once", encoding="utf-8")
-    with pytest.raises(ValueError, match="is there and is no token file"):
+    with pytest.raises(ValueError, match="is there and is not a token file"):
         write_tokens(story, story, tokenizer)
     assert story.read_text(encoding="utf-8") == "once"
     with pytest.raises(ValueError, match="is a folder"):

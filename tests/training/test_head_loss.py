@@ -157,3 +157,23 @@ def test_chunked_head_loss_reads_no_memory_that_was_never_set(dtype):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(gradient.isfinite().all() for gradient in (loss, *found))
+
+
+def test_losses_run_without_numbers_and_all_targets_count():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    seen = []
+
+    class Head(torch.nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return x[:, :1].expand(-1, 30)
+
+    with FakeTensorMode():
+        hidden = torch.empty(2, 5, 8, requires_grad=True)
+        weight = torch.empty(30, 8, requires_grad=True)
+        targets = torch.empty(2, 5, dtype=torch.long)
+        chunked_head_loss(hidden, weight, targets, chunk=4).backward()
+        assert (hidden.grad.shape, weight.grad.shape) == ((2, 5, 8), (30, 8))
+        head_loss.head_loss(Head(), hidden, targets, chunk=16).backward()
+    assert sum(seen) == 10

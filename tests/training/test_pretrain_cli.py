@@ -163,7 +163,7 @@ def test_eval_refuses_another_tokenizer(run, tmp_path, capsys):
     other = BytePairTokenizer.train("ab ab ab", vocab_size=258, special_tokens=())
     write_tokens(tmp_path / "other.bin", TEXT, other, progress=False)
     assert main(["eval", str(run), "--data", str(tmp_path / "other.bin")]) == 2
-    assert "prepare the text with the model's tokenizer" in capsys.readouterr().err
+    assert "prepare the text with that one" in capsys.readouterr().err
 
 
 def test_measure_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary():

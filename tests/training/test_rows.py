@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from llm_scratch.finetuning.preference_rows import PreferenceRows
+from llm_scratch.text.mixture import Mixture
 from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.step_rows import rows_of_step
 from llm_scratch.text.token_parts import TokenPart
@@ -55,8 +56,9 @@ def kinds_of_rows():
     pairs = PreferenceRows(list(zip(some_rows(), some_rows(seed=1), strict=True)), **OPTIONS)
     pairs.reference = torch.zeros(len(pairs), 2)
     part = TokenPart.from_tokens(range(49), VOCAB)
+    mixture = Mixture({"a": part, "b": part}, {"a": 0.5, "b": 0.5})
     return {"windows": part, "rows": token_rows(), "packs": PackedRows(token_rows(), 12),
-            "pairs": pairs}  # fmt: skip
+            "pairs": pairs, "mixture": mixture}  # fmt: skip
 
 
 def as_tuples(rows):
@@ -70,7 +72,7 @@ def test_rows_of_step_go_through_the_epochs_one_after_the_other():
     assert rows_of_step(10, 2, 2, first_row=3, step_rows=8) == [(1, 9, 10), (2, 0, 1)]
 
 
-@pytest.mark.parametrize("kind", ["windows", "rows", "packs", "pairs"])
+@pytest.mark.parametrize("kind", ["windows", "rows", "packs", "pairs", "mixture"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
