@@ -216,7 +216,7 @@ def entries() -> list[Entry]:
 
 
 def build() -> str:
-    """Return the content of instructions.json, an entry a line."""
+    """Return the content of instructions.json, one entry per line."""
     lines = ",\n".join(json.dumps(e, ensure_ascii=False) for e in entries())
     return f"[\n{lines}\n]\n"
 

@@ -72,7 +72,7 @@ def filled(pattern: str, grammar: Grammar, chooser: Chooser) -> str:
 
 
 def ham_pattern(core: str, grammar: Grammar, chooser: Chooser) -> str:
-    """Return a pattern for a message that is no spam: its core, perhaps a greeting, an end."""
+    """Return a pattern for a message that is not spam: its core, perhaps a greeting, an end."""
     parts = [core]
     if chooser.random() < 0.4:
         parts.insert(0, chooser.one_of(grammar["opener"]))

@@ -85,7 +85,7 @@ def entries() -> list[dict[str, str]]:
 
 
 def build() -> str:
-    """Return the content of preferences.json, an entry a line."""
+    """Return the content of preferences.json, one entry per line."""
     lines = ",\n".join(json.dumps(e, ensure_ascii=False) for e in entries())
     return f"[\n{lines}\n]\n"
 

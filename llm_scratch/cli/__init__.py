@@ -1,4 +1,4 @@
-"""The command `llm-scratch`: a file a group of commands, one function a command."""
+"""The command `llm-scratch`: one file per group of commands, one function per command."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from llm_scratch.cli import (
     weights,
 )
 from llm_scratch.cli.options import MISUSED
+from llm_scratch.training.failures import record
 
 DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model that writes."
 EXAMPLE = """example:
@@ -41,7 +42,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the work failed, 2 a mistake in use.
+    """Run one command and return its exit code: 0 done, 1 the work failed, 2 a usage error.
 
     Args:
         argv: The words after `llm-scratch`; None takes them from the command line.
@@ -98,14 +99,16 @@ def _report(error: Exception, verbose: bool) -> int:
         traceback.print_exception(error)
     else:
         said = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        print(f"llm-scratch: {_which()}{' '.join(said.splitlines())}", file=sys.stderr)
+        print(f"llm-scratch: {_by_rank(' '.join(said.splitlines()))}", file=sys.stderr)
+    record(error)
     return MISUSED if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
 
 
-def _which() -> str:
-    """Say which process this is, where torchrun has started several."""
+def _by_rank(said: str) -> str:
+    """Let a line begin with the process that says it, where torchrun has started several."""
     count = os.environ.get("WORLD_SIZE", "1")
-    return "" if count == "1" else f"rank {os.environ.get('RANK', '?')} of {count}: "
+    this = f"rank {os.environ.get('RANK', '?')} of {count}"
+    return said if count == "1" or said.startswith(this) else f"{this}: {said}"
 
 
 def _version() -> str:

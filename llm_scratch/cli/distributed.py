@@ -180,6 +180,6 @@ def _legend(speeds: Any) -> str:
         return "No start has worked."
     unit = "GPU" if first.device.startswith("cuda") else "thread"
     return (
-        f"efficiency: tokens a second of each {unit}, by those with {first.processes} "
+        f"efficiency: tokens per second of each {unit}, by those with {first.processes} "
         f"process{'es' if first.processes > 1 else ''}; it/s: micro batches of each process"
     )

@@ -85,7 +85,7 @@ def devices() -> list[torch.device]:
 
 
 def _print_version(name: str, found: str | None, tested: tuple[str, str], needed: bool) -> bool:
-    """Print a row of the report; return False if it stands in the way of the library."""
+    """Print a row of the report; return False if it keeps the library from working."""
     verdict = judge(found, tested)
     if found is None:
         hint = "needed" if needed else "optional"

@@ -174,7 +174,7 @@ def data_path(name: str) -> Path:
 
 
 def save_picture(path: str, draw: Callable[[], Figure]) -> None:
-    """Save what is drawn, and say where; a missing matplotlib is a mistake in use."""
+    """Save what is drawn, and say where; a missing matplotlib is a usage error."""
     try:
         figure = draw()
     except ModuleNotFoundError as error:

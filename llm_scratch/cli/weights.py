@@ -67,7 +67,7 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
                usual="FOLDER")  # fmt: skip
     command.add_argument("--type", choices=GGUF_TYPES,
                          help="gguf: numbers of the matrices; default: f16")  # fmt: skip
-    add_option(command, "--max-shard-size X", "GB of a file at the most", usual="one file")
+    add_option(command, "--max-shard-size X", "at most so many GB per file", usual="one file")
 
 
 def run_info(args: argparse.Namespace) -> int:

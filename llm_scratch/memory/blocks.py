@@ -1,7 +1,7 @@
 """What a block keeps for its backward pass, and what that pass needs beside it, by family.
 
 The formulas follow this library's modules tensor by tensor, as a CPU computes them. A GPU's own
-kernels differ in two places: dropout keeps a byte a number (`Ways.mask`), and attention with
+kernels differ in two places: dropout keeps one byte per number (`Ways.mask`), and attention with
 dropout keeps no scores.
 
 Source:
@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Block:
-    """What a block keeps for its backward pass, and that pass's moments.
+    """The tensors that a block keeps for its backward pass, and that pass's moments.
 
     Args:
         kept: formulas of what is kept, by what it is for.
@@ -53,7 +53,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Ways:
-    """How a block computes, as far as memory depends on it.
+    """The way a block computes, as far as memory depends on it.
 
     Args:
         autocast: weights of four bytes are multiplied in two.
@@ -120,19 +120,19 @@ def added(*formulas: str) -> str:
 
 
 def _fused(queries: str, keys: str) -> tuple[str, str]:
-    """What attention keeps and makes in one kernel: queries, keys, values, what comes out."""
+    """Return what fused attention keeps and makes: queries, keys, values, and its output."""
     return f"2 a N {queries} + 2 a N {keys} + 4 N H", f"2 a N {queries} + 2 a N {keys}"
 
 
 def _scored(ways: Ways, queries: str) -> tuple[str, str]:
-    """What attention keeps and makes with all scores: after softmax, and after dropout."""
+    """Return what attention keeps and makes with all scores: after softmax, and after dropout."""
     copies = 3 if ways.drops_scores else 1  # with dropout its mask too, and what is left
     more = 1 if ways.drops_scores else 2
     return f"3 s N {queries} + {copies} s N H T", f"s N {queries} + {more} s N H T"
 
 
 def _gpt_block(ways: Ways) -> Block:
-    """GPT's block: LayerNorm, attention, LayerNorm, two matrices with GELU between them."""
+    """Return GPT's block: LayerNorm, attention, LayerNorm, two matrices with GELU between them."""
     attention, made = _scored(ways, "C") if ways.scores else _fused("C", "C")
     out = "a N C" if ways.scores and ways.inputs else ""
     kept = {
@@ -152,7 +152,7 @@ def _gpt_block(ways: Ways) -> Block:
 
 
 def _llama_block(cfg: LlamaConfig, ways: Ways) -> Block:
-    """Llama's block: RMSNorm, attention in groups, RMSNorm, a gated network."""
+    """Return llama's block: RMSNorm, attention in groups, RMSNorm, a gated network."""
     attention, made = _scored(ways, "H D") if ways.scores else _fused("H D", "G D")
     # Queries and keys before their norms; normed ones lie by heads, so what comes out is copied.
     before = "a N H D + a N G D" if cfg.qk_norm else ""
@@ -180,7 +180,7 @@ def _llama_block(cfg: LlamaConfig, ways: Ways) -> Block:
 
 
 def _experts_block(cfg: LlamaConfig, ways: Ways) -> Block:
-    """A block of Llama's kind with experts, all of which get as many tokens."""
+    """Return a block of Llama's kind with experts, all of which get as many tokens."""
     dense = _llama_block(cfg, ways)
     experts = added("2 a k N C" if ways.inputs else "", "3 a k N F",
                     "a k N F" if ways.inputs else "", "a k N C + e k N C")  # fmt: skip

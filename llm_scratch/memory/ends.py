@@ -57,7 +57,7 @@ def at_loss(step: TrainingStep, ways: Ways, parameters: Parameters) -> list[Kind
 
 
 def _all_logits(ways: Ways) -> list[Kinds]:
-    """The loss of all logits at once: their logarithms are kept, their gradient comes twice."""
+    """Return the loss of all logits at once: it keeps logarithms, and makes two gradients."""
     kept: Kinds = {"what the head gets": (ACTIVATIONS, "a N C")}
     if ways.autocast:
         kept["the head's weights in a bytes"] = (ACTIVATIONS, "a V C")
@@ -70,7 +70,7 @@ def _all_logits(ways: Ways) -> list[Kinds]:
 
 
 def _lora_pieces(ways: Ways) -> Kinds:
-    """The loss of a head with LoRA, whose pieces go through autograd one by one."""
+    """Return the loss of a head with LoRA, whose pieces go through autograd one by one."""
     found: Kinds = {
         "what the head gets": (ACTIVATIONS, "e N C"),
         "gradient of what the head gets": (ACTIVATIONS, "e N C"),
@@ -82,7 +82,7 @@ def _lora_pieces(ways: Ways) -> Kinds:
 
 
 def _chunks(step: TrainingStep, ways: Ways, learns: bool) -> list[Kinds]:
-    """The loss in chunks: logits of one chunk, and gradients of all of them already."""
+    """Return the loss in chunks: logits of one chunk, and gradients of all of them already."""
     common: Kinds = {
         "what the head gets": (ACTIVATIONS, "e N C"),
         "gradient of what the head gets": (ACTIVATIONS, "a N C"),
@@ -108,7 +108,7 @@ def _chunks(step: TrainingStep, ways: Ways, learns: bool) -> list[Kinds]:
 
 
 def _probabilities(step: TrainingStep, ways: Ways) -> tuple[str, str]:
-    """Logits in four bytes, where they have two, and what becomes of them."""
+    """Return logits in four bytes, where they have two, and what becomes of them."""
     narrow = ways.autocast or not ways.wide
     if step.device == "cpu":  # some rows at a time, while those before are still there
         rows = min(ROWS, step.tokens)
@@ -117,7 +117,7 @@ def _probabilities(step: TrainingStep, ways: Ways) -> tuple[str, str]:
 
 
 def _products(step: TrainingStep, ways: Ways) -> str:
-    """Products of the head's gradient that are not in the type of their sum."""
+    """Return products of the head's gradient that are not in the type of their sum."""
     if sums_in(step) == (4 if not ways.autocast and ways.wide else 2):
         return "0"
     if step.device == "cuda":

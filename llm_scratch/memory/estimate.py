@@ -61,7 +61,7 @@ class Estimate:
 
     @property
     def legend(self) -> dict[str, str]:
-        """What the letters of its formulas stand for."""
+        """The meaning of the letters in its formulas."""
         terms = (*self.backward.terms, *self.update.terms, *self.host)
         return {letter: LEGEND[letter] for letter in letters_in(terms)}
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST = 3  # points on a line, and on a floor, for either to be one
-WORTH = 0.9  # of the squared error that a floor has to leave at the most, to be one
+WORTH = 0.9  # at most so much of the squared error is left by what counts as a floor
 
 
 @dataclass(frozen=True)
 class Law:
-    """What fits measured points best, in their own units.
+    """The law that fits measured points best, in their own units.
 
     Args:
         floor: a, the height of the flat part; None where there is none.

@@ -52,7 +52,7 @@ class GenerationEstimate:
 
     @property
     def legend(self) -> dict[str, str]:
-        """What the letters of its formulas stand for."""
+        """The meaning of the letters in its formulas."""
         terms = (*self.reading.terms, *self.writing.terms)
         return {letter: LEGEND[letter] for letter in letters_in(terms)}
 

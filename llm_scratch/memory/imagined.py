@@ -50,7 +50,7 @@ class ImaginedStep:
 
 @contextmanager
 def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
-    """A context in which a step can be taken that needs no memory for its tensors.
+    """Return a context in which a step can be taken that needs no memory for its tensors.
 
     Every target counts, and experts get equal shares of the tokens.
 
@@ -92,7 +92,7 @@ def _model_of(step: TrainingStep) -> Any:
 
 @contextmanager
 def _default_numbers(dtype: torch.dtype) -> Iterator[None]:
-    """A context in which parameters are made in a type: tensors without memory can't change it."""
+    """Return a context in which parameters are made in a type, which can't change afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

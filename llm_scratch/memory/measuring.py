@@ -202,7 +202,7 @@ def _peaks(device: torch.device, before: int) -> dict[str, Any]:
 
 @contextmanager
 def limited(limit: int | None, device: torch.device) -> Iterator[None]:
-    """A context in which this process may use so many bytes more than it has; None: any number.
+    """Return a context that limits what this process may use beyond what it has; None: nothing.
 
     Raises:
         ValueError: if the system has no such limit.

@@ -64,7 +64,7 @@ def model_config(source: Any) -> GPTConfig | LlamaConfig:
 
     Raises:
         FileNotFoundError: if there is nothing of this name; the known names are listed.
-        ValueError: if it is no configuration, or one of a model that this library does not have.
+        ValueError: if it is not a configuration, or one of a model that this library does not have.
     """
     if not isinstance(source, str | os.PathLike):
         return any_config(source)

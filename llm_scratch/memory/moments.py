@@ -84,7 +84,7 @@ def share_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Kept:
-    """How many blocks keep what, at one moment.
+    """The numbers of blocks that keep something at one moment.
 
     Args:
         whole: numbers of blocks that keep everything, those that learn.
@@ -174,7 +174,7 @@ class Moments:
         yield letters.term("ids and targets", OTHER, "16 N A")
 
     def _muon(self, letters: Letters) -> Term:
-        """Muon's largest group of matrices: gradients with momentum, stacked, turned twice."""
+        """Return Muon's largest group of matrices: momentum and gradients stacked, turned twice."""
         groups = muon_groups(self.parameters)
         own = f"/ {self.numbers['R']}" if self.divided else ""
         formulas = [

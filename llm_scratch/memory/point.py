@@ -115,7 +115,7 @@ def point_in(row: Mapping[str, str]) -> Point:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as it stands in a table: nothing for None, yes or no, 2x4 for a pair."""
+    """Return a value as a table shows it: nothing for None, yes or no, 2x4 for a pair."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -143,7 +143,7 @@ def bytes_of(text: str) -> int:
     """Return the bytes of a size as it is written: "6GiB", "500 MB", "1.5e9".
 
     Raises:
-        ValueError: if it is no size above 0.
+        ValueError: if it is not a size above 0.
     """
     found = re.fullmatch(r"\s*([0-9.]+(?:[eE][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     try:

@@ -22,7 +22,7 @@ class FirstOfMany(Ranks):
 
 @contextmanager
 def first_of(count: int) -> Iterator[Ranks]:
-    """A context in which PyTorch takes this process for the first of `count`.
+    """Return a context in which PyTorch takes this process for the first of `count`.
 
     Raises:
         ValueError: if it is one of several already, or this PyTorch has no such thing.
@@ -57,7 +57,7 @@ def first_of(count: int) -> Iterator[Ranks]:
 def send_nowhere(module: Any) -> None:
     """Let a module under data parallel take its own gradients for the average of all.
 
-    Its buckets stay those of the first step. Real ones are made anew in the second, in the order
+    Its buckets stay those of the first step. Real ones are made again in the second, in the order
     in which gradients came, and are as large together.
     """
     # Not annotated: PyTorch compares annotations, which are texts in this file.
@@ -72,7 +72,7 @@ def _done(bucket: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
 
 
 class _KeepsBuckets:
-    """The part of data parallel that holds gradients, without making its buckets anew."""
+    """The part of data parallel that holds gradients, without making its buckets again."""
 
     def __init__(self, reducer: Any) -> None:
         self._reducer = reducer

@@ -65,7 +65,7 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """How far the estimate is off, in per cent."""
+        """The error of the estimate in per cent."""
         return 100 * (self.estimated / self.measured - 1)
 
 

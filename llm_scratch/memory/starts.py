@@ -24,7 +24,7 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Starts:
-    """How points are measured.
+    """The way in which points are measured.
 
     Args:
         retries: how often a start that crashed, for another reason than memory, is tried again.

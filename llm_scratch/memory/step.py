@@ -24,7 +24,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What decides the memory of one step.
+    """The settings that decide the memory of one step.
 
     Args:
         cfg: the model's configuration, of any family.
@@ -116,5 +116,5 @@ class TrainingStep:
 
     @property
     def compute_type(self) -> str:
-        """What products are computed in."""
+        """The type of the products."""
         return self.precision if self.weights == "float32" else self.weights

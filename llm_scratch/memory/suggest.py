@@ -1,6 +1,6 @@
 """What to do where a step does not fit: a ladder of settings, each with its price.
 
-The rungs stand in the order in which they cost little: the first that fits is taken.
+The rungs come in the order in which they cost little: the first that fits is taken.
 
 Source:
     The order is that of the advice in transformers' documentation on a single GPU and on ZeRO;
@@ -21,14 +21,14 @@ from llm_scratch.training.config import CHUNK
 from llm_scratch.training.division import Division
 
 HEADROOM = 0.15
-SHORTEST = 128  # tokens of a row, below which shortening is no advice
+SHORTEST = 128  # tokens of a row, below which shortening does not help
 RANK = 16
 MOST_ROWS = 1 << 16
 
 NOTHING = "no time: nothing is computed twice"
 CHECKPOINTING = (
-    "about one more forward pass, a third more computing; the series saw 16 % fewer steps a second "
-    "at batch 1 (0.5B, part 9)"
+    "about one more forward pass, a third more computing; the series saw 16 % fewer steps "
+    "per second at batch 1 (0.5B, part 9)"
 )
 ZERO1 = "the updated parameters are sent too: half as much again as DDP sends (1 P to 2 P)"
 FULL = "each block is gathered twice: 1.5 times what DDP sends (ZeRO, arXiv:1910.02054, section 7)"

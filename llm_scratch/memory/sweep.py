@@ -30,7 +30,7 @@ class Range:
         first: the first one.
         last: none is above it; None: there is no end.
         step: from one to the next.
-        listed: the numbers themselves, where they are no such range.
+        listed: the numbers themselves, where they are not such a range.
     """
 
     first: int
@@ -45,7 +45,7 @@ class Range:
 
     @property
     def size(self) -> int | None:
-        """How many they are; None where there is no end."""
+        """Their number; None where there is no end."""
         if self.listed:
             return len(self.listed)
         return None if self.last is None else (self.last - self.first) // self.step + 1

@@ -1,4 +1,4 @@
-"""What stands in the files of sweeps: this library's, and those of the series on fine-tuning.
+"""The contents of the files of sweeps: this library's, and those of the series on fine-tuning.
 
 The series "Messing around with fine-tuning LLMs" (parts 6 to 9) has no heads in its files, and two
 layouts: `x, active, reserved, steps/s` of one GPU, and for eight of them a row from each, with a
@@ -32,13 +32,13 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured at one place.
+    """A measurement at one place.
 
     Args:
         x: the length or the batch.
         state: "ok", "oom" or "failed".
         numbers: bytes by what is counted.
-        steps_per_s: as it stands in the file; None where there is none.
+        steps_per_s: as in the file; None where there is none.
         ranks: how many processes told theirs.
         row: of this library's files, with the whole configuration.
     """
@@ -119,7 +119,7 @@ def _reading(path: PathLike, number: int, row: Row, axis: str) -> Reading:
         speed = 1 / float(row["seconds_per_step"]) if row["seconds_per_step"] else None
         return Reading(int(row[axis]), row["state"], numbers, speed, int(row["ranks"]), row)
     except (ValueError, ZeroDivisionError) as err:
-        raise FileError(path, f"line {number} is no row of a sweep: {err}") from None
+        raise FileError(path, f"line {number} is not a row of a sweep: {err}") from None
 
 
 def _rising(readings: Iterable[Reading]) -> tuple[Reading, ...]:

@@ -43,7 +43,7 @@ class SweepTable:
         varied: the columns in which rows of this sweep may differ.
 
     Raises:
-        FileError: if the file is no sweep's, or that of another configuration; the column is named.
+        FileError: if the file is not a sweep's, or of another configuration; names the column.
         ValueError: if another process sweeps into it.
     """
 
@@ -128,7 +128,7 @@ def rows_in(path: PathLike, text: str) -> list[Row]:
     """Return the rows in the text of a sweep's file, each of which is whole.
 
     Raises:
-        FileError: naming the line that is no row of a sweep.
+        FileError: naming the line that is not a row of a sweep.
     """
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
@@ -143,7 +143,7 @@ def rows_in(path: PathLike, text: str) -> list[Row]:
                 )
             rows.append(dict(zip(COLUMNS, cells, strict=True)))
     except csv.Error as err:
-        raise FileError(path, f"line {lines.line_num} is no CSV: {err}") from err
+        raise FileError(path, f"line {lines.line_num} is not CSV: {err}") from err
     return rows
 
 

@@ -75,7 +75,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Peak:
-    """What is held at one moment of a step.
+    """The memory held at one moment of a step.
 
     Args:
         moment: when that is.
@@ -105,12 +105,12 @@ class Letters:
         """Return what a formula comes to, rounded down.
 
         Raises:
-            ValueError: if it is no formula, or a letter has no number.
+            ValueError: if it is not a formula, or a letter has no number.
         """
         tokens = TOKEN.findall(formula)
         total, rest = self._sum(tokens)
         if rest:
-            raise ValueError(f"{formula!r} is no formula: {' '.join(rest)!r} is left over")
+            raise ValueError(f"{formula!r} is not a formula: {' '.join(rest)!r} is left over")
         return int(total)
 
     def term(self, name: str, kind: str, formula: str) -> Term:

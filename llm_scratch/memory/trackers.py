@@ -53,7 +53,7 @@ def tracker_of(made: ImaginedStep, elsewhere: tuple[str, ...] = ()) -> Any:
 
 @contextmanager
 def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
-    """A context for steps that a tracker follows."""
+    """Return a context for steps that a tracker follows."""
     engine = made.engine
     divided = hasattr(engine.module, "unshard")
 
@@ -82,7 +82,7 @@ def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
 
 
 def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
-    """Hooks on what learns that tell a tracker which tensors are gradients."""
+    """Return hooks on what learns that tell a tracker which tensors are gradients."""
 
     def tell_sum(parameter: Any) -> None:
         tracker.tell_gradient(parameter.grad)
@@ -93,7 +93,7 @@ def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
 
 
 def _block_hooks(tracker: Any, model: Any) -> list[Any]:
-    """Hooks on blocks that tell a tracker when one computes again in the backward pass."""
+    """Return hooks on blocks that tell a tracker when one computes again in the backward pass."""
 
     def before(*call: Any) -> None:
         tracker._in_ac = tracker._mod_tracker.is_bw
@@ -107,7 +107,7 @@ def _block_hooks(tracker: Any, model: Any) -> list[Any]:
 
 
 class _Modules:
-    """What a tracker asks about modules, without the hooks that PyTorch's own puts on each call."""
+    """The answers about modules that a tracker needs, without PyTorch's hooks on each call."""
 
     parents: frozenset[str] = frozenset()
 
@@ -134,7 +134,7 @@ class _Modules:
 
 
 class _Peaks:
-    """What a tracker notes: bytes by kind, in its own words, at the peak of each phase.
+    """The notes of a tracker: bytes by kind, in its own words, at the peak of each phase.
 
     Attributes:
         phase: the present one.
@@ -196,4 +196,4 @@ class _Peaks:
                 self.peaks[self.phase][tensor.reftype] += tensor.mem_consumed
 
     def _register_global_optimizer_hook(self) -> None:
-        """What an optimizer makes in its first step is its state; `begin` finds it."""
+        """Return what an optimizer makes in its first step is its state; `begin` finds it."""

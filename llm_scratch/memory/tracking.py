@@ -77,7 +77,7 @@ class Tracked:
 
     @property
     def parts(self) -> Parts:
-        """What is held then, by kind."""
+        """The bytes held then, by kind."""
         is_step = self.step_peak > self.backward_peak
         return self.step_parts if is_step else self.backward_parts
 

@@ -90,7 +90,7 @@ class TokenFile:
 
     @cached_property
     def id_bytes(self) -> np.ndarray | None:
-        """How many bytes of text each id stands for: (vocab_size,) int64.
+        """The number of bytes of text that each id stands for: (vocab_size,) int64.
 
         Special tokens stand for none. It is what makes bits per byte of nats per token; None
         without the tokenizer.

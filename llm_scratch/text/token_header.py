@@ -36,7 +36,7 @@ class TokenFileError(ValueError):
 
 
 class Header(NamedTuple):
-    """What a token file says about itself."""
+    """The facts that a token file states about itself."""
 
     vocab_size: int
     num_tokens: int
@@ -70,7 +70,7 @@ class Header(NamedTuple):
 
     @property
     def file_bytes(self) -> int:
-        """How long the whole file is."""
+        """The length of the whole file."""
         return self.facts_at + self.facts_bytes
 
     @property
@@ -79,7 +79,7 @@ class Header(NamedTuple):
         return self.facts_bytes > 0
 
     def pack(self) -> bytes:
-        """Return the header as it stands in the file: 128 bytes."""
+        """Return the header as written to the file: 128 bytes."""
         version = PART_VERSION if self.is_part else VERSION
         content = _LAYOUT.pack(MAGIC, version, self.dtype.itemsize, *self)
         return content + _CHECKSUM.pack(zlib.crc32(content))

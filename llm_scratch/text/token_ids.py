@@ -80,7 +80,7 @@ def cut_at(length: int, train_frac: float) -> int:
 def check_parts(
     cut: int, n_tokens: int, train_frac: float, least: int, needs: str, way_out: str
 ) -> None:
-    """See to it that both parts are long enough.
+    """Make sure that both parts are long enough.
 
     Raises:
         ValueError: naming the part, what it `needs`, and the `way_out` beside another share.

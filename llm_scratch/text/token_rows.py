@@ -74,12 +74,12 @@ class TokenRows:
         )
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        """One row without padding: inputs and targets, each (T,) int64."""
+        """Return one row without padding: inputs and targets, each (T,) int64."""
         inputs, targets = self.padded([row])
         return inputs[0], targets[0]
 
     def num_rows(self, length: int) -> int:
-        """How many rows an epoch has.
+        """Return how many rows an epoch has.
 
         Raises:
             ValueError: if one is longer than `length`.
@@ -95,7 +95,7 @@ class TokenRows:
     def batch(
         self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor]:
-        """The rows of a training step: inputs and targets, each (rows, T) int64.
+        """Return the rows of a training step: inputs and targets, each (rows, T) int64.
 
         The result depends on the arguments alone; see `rows_of_step`. Every row comes once an
         epoch, in another order in each.
@@ -129,7 +129,7 @@ class TokenRows:
         return (self.padded(order[places].tolist()) for places in rows_in_turn(n, rows))
 
     def padded(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Some rows as a batch: inputs and targets, each (B, T) int64."""
+        """Return some rows as a batch: inputs and targets, each (B, T) int64."""
         T = int(self.lengths[list(chosen)].max())
         inputs = np.full((len(chosen), T), self.pad_id, dtype=np.int64)
         targets = np.full((len(chosen), T), IGNORE_INDEX, dtype=np.int64)
@@ -166,7 +166,7 @@ def _check_row(
 
 @lru_cache(maxsize=8)
 def _epoch_order(seed: int, epoch: int, n: int, rows: int, lengths: bytes) -> np.ndarray:
-    """A shuffled order of n rows in which the `rows` neighbours of a step are alike in length.
+    """Return a shuffled order of n rows in which the `rows` rows of a step are alike in length.
 
     Batches are counted through all epochs, so the first one of an epoch may have begun in the
     epoch before, and the last one may end in the next.

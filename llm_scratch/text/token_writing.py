@@ -251,12 +251,12 @@ def _size(source: str | Path) -> int:
 
 
 def check_place(path: Path) -> None:
-    """See to it that a token file takes the place of nothing but a token file."""
+    """Make sure that a token file takes the place of nothing but a token file."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file, such as {path / 'tokens'}")
     if path.is_file() and not is_token_file(path):
         raise ValueError(
-            f"{path} is there and is no token file; give another name, or move it away"
+            f"{path} is there and is not a token file; give another name, or move it away"
         )
 
 

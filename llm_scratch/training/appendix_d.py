@@ -32,7 +32,7 @@ def book_learning_rate(
     initial_lr: float = 3e-05,
     min_lr: float = 1e-6,
 ) -> float:
-    """The book's rate at a step, counted from 0: a line up to the peak, then half a cosine down.
+    """Return the book's rate at a step, counted from 0: a line up, then half a cosine down.
 
     `schedules.learning_rate` is the one for real runs.
 
@@ -54,7 +54,7 @@ def book_learning_rate(
 
 
 def find_highest_gradient(model: nn.Module, *, signed: bool = False) -> Tensor:
-    """The largest number in all gradients of a model, without its sign: a scalar.
+    """Return the largest number in all gradients of a model, without its sign: a scalar.
 
     Args:
         model: after `backward`.

@@ -127,7 +127,7 @@ def is_plain(model: Any) -> bool:
 
 
 def frozen_mark(model: nn.Module) -> str:
-    """16 hex digits for all that training does not change: the layers, and what is frozen."""
+    """Return 16 hex digits for what training does not change: layers and frozen parameters."""
     digest = hashlib.sha256(repr(model).encode("utf-8"))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -145,14 +145,14 @@ def _take_place(part: Path, target: Path) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first, damaged ones too."""
+    """Return the checkpoints in a folder, the newest first, damaged ones too."""
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), reverse=True)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
+    """Return the step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -177,7 +177,7 @@ def clean(folder: Path) -> None:
 def newest_whole(
     folder: Path, log: Callable[[str], object] = print, before: int | None = None
 ) -> Path | None:
-    """The newest checkpoint whose files are as they were written; None where there is none.
+    """Return the newest checkpoint whose files are as they were written; None where there is none.
 
     For each damaged one a line is logged, which says what is wrong and what is taken instead.
     With `before`, only checkpoints of earlier steps are looked at.

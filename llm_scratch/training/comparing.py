@@ -29,7 +29,7 @@ MOST_NAMED = 3  # settings in the name of a group
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the folder of a run says about it.
+    """The facts in the folder of a run.
 
     Args:
         name: what it is called here.
@@ -124,7 +124,7 @@ def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunRecord]:
 
     Raises:
         ValueError: if a folder is given twice, or holds no step yet.
-        FileNotFoundError: if one is no folder of a run.
+        FileNotFoundError: if one is not the folder of a run.
     """
     folders = [Path(path) for path in paths]
     plain = [folder.resolve() for folder in folders]

@@ -127,7 +127,7 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             _check_number(name, getattr(self, name), 0, 1)
         if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip={self.clip} must be above 0; None is no limit")
+            raise ValueError(f"clip={self.clip} must be above 0; None means no limit")
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}; there are {', '.join(known)}")
@@ -145,7 +145,7 @@ class TrainConfig:
         return self.steps // 20 if self.warmup_steps is None else self.warmup_steps
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, 1 to `steps`."""
+        """Return the learning rate of a step, 1 to `steps`."""
         return learning_rate(
             step,
             steps=self.steps,
@@ -159,7 +159,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What one step reads: `accumulation` micro batches of `rows` rows of `length` tokens.
+    """The reading of one step: `accumulation` micro batches of `rows` rows of `length` tokens.
 
     Of several processes, `ranks`, each reads so many.
     """
@@ -193,9 +193,9 @@ class StepPlan:
 
 
 def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepPlan:
-    """How a step is made of micro batches, of one process or several.
+    """Return how a step is made of micro batches, of one process or several.
 
-    A warning names both numbers where the tokens asked for are no whole number of micro batches,
+    A warning names both numbers where the tokens asked for are not a whole number of micro batches,
     or disagree with an `accumulation` that is given too.
 
     Raises:

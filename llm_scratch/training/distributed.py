@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from llm_scratch.training.failures import LostProcessError, is_lost, told, who_is_lost
+from llm_scratch.training.network import interfaces
 
 TIMEOUT = 120.0  # seconds
+NO_ADDRESS = "Unable to find address for: "  # what gloo says before an interface's name
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class Ranks:
 
     @property
     def place(self) -> str:
-        """What this process does, in words."""
+        """The work of this process, in words."""
         return f"at {self.phase[-1]}"
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """A context in which errors say what the processes did."""
+        """Return a context in which errors say what the processes did."""
         if self.count == 1:  # whose errors need no place, and which many runs share
             yield
             return
@@ -206,7 +208,12 @@ def _unreachable(ranks: Ranks, reason: str) -> str:
     host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     where = f"rank {ranks.rank} of {ranks.count} (at {host}:{port}) can't join the others"
     first = reason.splitlines()[0] if reason else "no reason given"
-    if "EADDRINUSE" in reason or "already in use" in reason:
+    if NO_ADDRESS in first:
+        first = f"the interface {first.partition(NO_ADDRESS)[2]} has no address here"
+        found = interfaces()
+        names = [name for name, address in found.items() if address] or list(found)
+        hint = f"choose GLOO_SOCKET_IFNAME among {', '.join(names)}"
+    elif "EADDRINUSE" in reason or "already in use" in reason:
         hint = (
             "the port is taken: torchrun --standalone finds a free one, --master-port N names one"
         )

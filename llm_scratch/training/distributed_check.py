@@ -31,7 +31,7 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """How long all processes took to exchange a tensor.
+    """The time that all processes took to exchange a tensor.
 
     Args:
         operation: "all-reduce" or "broadcast".

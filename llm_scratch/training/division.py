@@ -14,7 +14,7 @@ SHARDS: tuple[str, ...] = get_args(Shard)
 
 @dataclass(frozen=True)
 class Division:
-    """What each process of a run holds.
+    """The part of a run that each process holds.
 
     Args:
         shard: "none": every process holds everything (DDP). "optimizer": the state of the

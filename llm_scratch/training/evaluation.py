@@ -26,7 +26,7 @@ def evaluate_model(
     *,
     loss_fn: LossFunction = next_token_loss,
 ) -> tuple[float, float]:
-    """Training and validation loss without dropout, in nats per target.
+    """Return training and validation loss without dropout, in nats per target.
 
     The modes of the model are left as found (the book leaves it in train mode).
 

@@ -37,7 +37,7 @@ def is_lost(error: BaseException) -> bool:
 def told(error: Exception, store: Any, rank: int) -> None:
     """Tell the others, and torchrun, why a process fails."""
     _leave(store, f"failed/{rank}", f"{type(error).__name__}: {_first_line(error)}")
-    _record(error)
+    record(error)
 
 
 def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: float) -> str:
@@ -59,7 +59,7 @@ def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: fl
     # The store's client waits for ever where the host is lost that the store is on.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    asking.join(2 * patience)
+    asking.join(patience + PATIENCE)
     if found and found[0]:
         return found[0]
     host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
@@ -103,9 +103,12 @@ def _read(store: Any, key: str) -> str:
         return ""
 
 
-def _record(error: Exception) -> None:
-    """Let torchrun show the traceback at the end of all that it prints."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+def record(error: Exception) -> None:
+    """Let torchrun show an error's traceback at the end of all that it prints.
+
+    Losing the others is never the first cause.
+    """
+    if "TORCHELASTIC_ERROR_FILE" in os.environ and not isinstance(error, LostProcessError):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)

@@ -60,7 +60,7 @@ def head_loss(
 ) -> Tensor:
     """Return what `chunked_head_loss` gives, for any head that `comes_in_pieces`: a scalar.
 
-    Where the head is no linear layer (LoRA's, say) the gradients are computed together with the
+    Where the head is not a linear layer (LoRA's, say) the gradients are computed together with the
     value too, by autograd for each piece. It needs about four times the memory of the logits, so a
     piece has a fourth of `chunk` tokens.
 
@@ -138,7 +138,7 @@ class _LossWithGradients(torch.autograd.Function):
 def _by_products(
     targets: Tensor, divisor: float, chunk: int, wanted: Sequence[bool], *tensors: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """The loss of a plain linear head, and the gradients of hidden states and weight."""
+    """Return the loss of a plain linear head, and the gradients of hidden states and weight."""
     hidden, weight = tensors
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -166,7 +166,7 @@ def _by_autograd(
     head: nn.Module, targets: Tensor, divisor: float, size: int, wanted: Sequence[bool],
     states: Tensor, *learning: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """The loss of any head, and the gradients of hidden states and what learns in the head."""
+    """Return the loss of any head, and the gradients of hidden states and its parameters."""
     total = torch.zeros((), dtype=torch.float32, device=states.device)
     gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if any(wanted)]
     for start in range(0, len(states), size):
@@ -200,7 +200,7 @@ def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
-    """The loss of some rows; their logits become its gradient in place, if wanted."""
+    """Return the loss of some rows; their logits become its gradient in place, if wanted."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
     for part, ids in zip(logits.split(rows), targets.split(rows), strict=True):

@@ -49,7 +49,7 @@ class Held:
 
 @contextmanager
 def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
-    """A context for one step of a run, which counts what this process holds and sends.
+    """Return a context for one step of a run, which counts what this process holds and sends.
 
     The step computes the same numbers, a little slower. Gradients are counted when the first
     optimizer steps; of accumulated micro batches the activations of the first one.
@@ -74,7 +74,7 @@ def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
 
 @contextmanager
 def kept_for_backward() -> Iterator[Held]:
-    """A context for a forward pass, which counts the activations that it keeps for the backward."""
+    """Return a context for a forward pass that counts the activations kept for the backward."""
     held = Held()
     with _kept(held, _Exchanges(held)):
         yield held

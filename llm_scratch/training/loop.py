@@ -1,4 +1,4 @@
-"""The loop for real runs: stoppable at any moment, resumable to the bit, in bounded memory.
+"""The loop for real runs: stoppable at any moment, resumable exactly, in bounded memory.
 
 A step is a function of the seed, its number and the data. Nothing that decides it lives outside
 of the model, the optimizers and the few numbers of `RunState`, and those are what a checkpoint
@@ -35,7 +35,7 @@ from llm_scratch.training.config import StepPlan, TrainConfig, plan_step
 from llm_scratch.training.distributed import ONE, Ranks
 from llm_scratch.training.division import WHOLE, Division
 from llm_scratch.training.held import held_in_step
-from llm_scratch.training.memory_log import MemoryLog, recorded_allocations
+from llm_scratch.training.memory_log import recorded_allocations
 from llm_scratch.training.objective import Batch, Objective, TrainData
 from llm_scratch.training.optimizer_state import optimizer_tensors
 from llm_scratch.training.reporting import Reporter
@@ -65,7 +65,7 @@ from llm_scratch.weights.folder import save_model
 
 
 class RunOptions(TypedDict, total=False):
-    """What every run can be told beside its settings; see `train`."""
+    """The options of every run besides its settings; see `train`."""
 
     folder: str | os.PathLike[str] | None
     resume: bool
@@ -169,8 +169,7 @@ def train(
         run = Run(*parts, write_sample, chat_format, path, whole, division, base)
         start_run(run)
         if config.log_memory:
-            run.memory = MemoryLog(engine.device)
-            engine.mark = run.memory.mark
+            run.log_memory()
         reporter = Reporter(run, progress and ranks.first)
         stack.callback(reporter.close)
         if run.ended:
@@ -186,7 +185,7 @@ def _nothing(line: str) -> None:
 
 
 def _step(run: Run, reporter: Reporter) -> None:
-    """One update, and what is due after it."""
+    """Return one update, and what is due after it."""
     config, state, start = run.config, run.state, time.perf_counter()
     step, rank = state.step + 1, run.engine.ranks.rank
     batches = micro_batches(run.data, config, run.plan, step, rank)
@@ -215,7 +214,7 @@ def _step(run: Run, reporter: Reporter) -> None:
 
 @contextmanager
 def _counted(run: Run) -> Iterator[None]:
-    """A context for a step; of the first one the run's folder keeps what each process holds."""
+    """Return a context for a step; the run's folder keeps what each process held in the first."""
     if run.counted or run.path is None:
         yield
         return
@@ -241,7 +240,7 @@ def _due(step: int, every: int, steps: int) -> bool:
 def micro_batches(
     data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0
 ) -> list[Batch]:
-    """What one process reads at a step: a function of the seed, the step and its rank.
+    """Return what one process reads at a step: a function of the seed, the step and its rank.
 
     The micro batches of all processes lie side by side in one order of rows: steps of as many rows
     read the same ones, whether processes or micro batches divide them.
@@ -261,7 +260,7 @@ def micro_batches(
 
 
 def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
-    """The batches of every evaluation of a run: all windows in order, or some, always the same.
+    """Return the batches of every evaluation: all windows in order, or some, always the same.
 
     How many some are follows from the micro batch that the run began with, so that a run that goes
     on with another one measures the same.
@@ -391,6 +390,6 @@ def _stopped(run: Run, step: int, reason: str) -> NonFiniteError:
 
 
 def _last_good(folder: RunFolder, before: int | None = None) -> str:
-    """Which checkpoint is left; one of step `before` led to what went wrong, and is not good."""
+    """Return which checkpoint is left; one of step `before` led to the fault, and is not good."""
     newest = newest_whole(folder.checkpoints, lambda line: None, before)
     return "there is no good checkpoint" if newest is None else f"the last good one is {newest}"

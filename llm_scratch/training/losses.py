@@ -42,7 +42,7 @@ def calc_loss_batch(
     *,
     loss_fn: LossFunction = next_token_loss,
 ) -> Tensor:
-    """The mean loss of a batch, in nats per target: a scalar to call `backward` on.
+    """Return the mean loss of a batch, in nats per target: a scalar to call `backward` on.
 
     Args:
         input_batch: (B, T) ids.
@@ -83,9 +83,9 @@ def calc_loss_loader(
     average: Literal["tokens", "batches"] = "tokens",
     loss_fn: LossFunction = next_token_loss,
 ) -> float:
-    """The mean loss over a loader, in nats per target, whatever the batches are.
+    """Return the mean loss over a loader, in nats per target, whatever the batches are.
 
-    The model's mode is the caller's business (`evaluate_model` sees to it).
+    The model's mode is the caller's business (`evaluate_model` sets it).
 
     Args:
         data_loader: gives (inputs, targets).

@@ -26,7 +26,7 @@ from llm_scratch.training.steps import Engine
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """A measurement.
 
     Args:
         loss: nats per token.

@@ -73,7 +73,7 @@ def process_size(name: str) -> int:
 
 
 def forget_peaks(device: torch.device) -> None:
-    """Let peaks begin anew, as far as the system can: on a CPU that is Linux."""
+    """Let peaks start again, as far as the system can: on a CPU that is Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif REFERENCES.exists():
@@ -115,7 +115,7 @@ class MemoryLog:
 def recorded_allocations(
     path: str | os.PathLike[str] | None, device: torch.device, rank: int = 0, count: int = 1
 ) -> Iterator[None]:
-    """A context whose allocations on a GPU are written to a file when it ends, however it ends.
+    """Return a context whose allocations on a GPU are written to a file, however it ends.
 
     PyTorch's page of memory snapshots draws such a file.
 
@@ -127,7 +127,7 @@ def recorded_allocations(
         count: how many there are.
 
     Raises:
-        ValueError: if the device is no CUDA GPU, or the folder of the file is not there.
+        ValueError: if the device is not a CUDA GPU, or the folder of the file is not there.
     """
     if path is None:
         yield
@@ -139,7 +139,7 @@ def recorded_allocations(
             f"{device}; --log-memory (log_memory=True) works there"
         )
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent}, where the memory snapshot is to be, is no folder")
+        raise ValueError(f"{path.parent}, where the memory snapshot is to be, is not a folder")
     if count > 1:
         path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
     torch.cuda.memory._record_memory_history(max_entries=ENTRIES, device=device)

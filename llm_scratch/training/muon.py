@@ -16,7 +16,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """Each matrix with all singular values near 1: (N, rows, columns), same shape.
+    """Return each matrix with all singular values near 1: (N, rows, columns), same shape.
 
     A Newton-Schulz iteration: it needs products only, and may be coarse, as the values need not
     be equal to be all of one size.

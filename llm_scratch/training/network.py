@@ -62,10 +62,14 @@ def address_of(interface: str) -> str:
 
 def interface_of(address: str) -> str:
     """Return the name of the interface with an address; "" where that can't be told."""
-    if not address or not hasattr(socket, "if_nameindex"):
-        return ""
-    names = [name for _, name in socket.if_nameindex()]
-    return next((name for name in names if address_of(name) == address), "")
+    return next((name for name, found in interfaces().items() if address and found == address), "")
+
+
+def interfaces() -> dict[str, str]:
+    """Return the IPv4 address of each interface of this machine, as `address_of` finds it."""
+    if not hasattr(socket, "if_nameindex"):
+        return {}
+    return {name: address_of(name) for _, name in socket.if_nameindex()}
 
 
 def is_loopback(address: str) -> bool:

@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the mean of one group lies from that of another.
+    """The distance of one group's mean from another's.
 
     Args:
         value: the mean of the second group minus that of the first.

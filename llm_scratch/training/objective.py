@@ -16,20 +16,20 @@ Batch = tuple[Tensor, ...]
 
 
 class TrainData(Protocol):
-    """What a run reads its batches from: a `TokenPart`, `TokenRows`, or something of one's own."""
+    """The source of a run's batches: a `TokenPart`, `TokenRows`, or a class of one's own."""
 
     @property
     def vocab_size(self) -> int:
         """Every input id is below it."""
 
     def num_rows(self, length: int) -> int:
-        """How many rows an epoch has; a ValueError if rows of `length` tokens can't be made."""
+        """Return how many rows an epoch has; a ValueError if they can't have `length` tokens."""
 
     def batch(self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]) -> Batch:
-        """The rows of a step, or a piece of them: a function of the arguments alone."""
+        """Return the rows of a step, or a piece of them: a function of the arguments alone."""
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[Batch]:
-        """Every row once, `rows` at a time."""
+        """Return every row once, `rows` at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,5 @@ class Objective:
 
 
 def count_targets(batch: Batch) -> int:
-    """How many targets of a batch count."""
+    """Return how many targets of a batch count."""
     return int((batch[1] != IGNORE_INDEX).sum())

@@ -16,7 +16,7 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[str, Any]]:
-    """Two groups for an optimizer: what decays, and what does not.
+    """Return two groups for an optimizer: what decays, and what does not.
 
     Matrices and embeddings decay, biases and the scales and shifts of layer norms do not. A tied
     parameter is listed once, a frozen one not at all; an empty group is left out.
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
 
 
 def describe_groups(groups: Sequence[dict[str, Any]]) -> str:
-    """One line on the groups: how many tensors and numbers each has, and its decay."""
+    """Return one line on the groups: how many tensors and numbers each has, and its decay."""
     return "; ".join(
         f"{len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} numbers, "
         f"weight decay {group['weight_decay']:g}"
@@ -62,7 +62,7 @@ def build_optimizers(
     eps: float = 1e-8,
     divided: bool = False,
 ) -> list[torch.optim.Optimizer]:
-    """The optimizers that together train every trainable parameter once.
+    """Return the optimizers that together train every trainable parameter once.
 
     "adamw" is one AdamW, fused where the device has that. "muon" adds Muon for the weight
     matrices of the blocks, with AdamW for everything else (embeddings, head, biases, norms).

@@ -12,7 +12,7 @@ from llm_scratch.training.config import PRECISIONS, Precision
 
 
 def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """The type of the matrix products; parameters, sums, norms and losses stay in float32.
+    """Return the type of the matrix products; parameters, sums, norms and losses stay in float32.
 
     "auto" is bfloat16 on a GPU that computes with it, else float16 there (with a scaled loss); on
     a CPU bfloat16 where it has matrix units for it (AMX), else float32; on Apple's GPU float32.
@@ -33,14 +33,14 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself, rather than by way of float32."""
+    """Return whether a device computes in bfloat16 itself, rather than by way of float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != "mps"
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
-    """A context in which matrix products are computed in `dtype`.
+    """Return a context in which matrix products are computed in `dtype`.
 
     Without its cache, which would keep every weight in `dtype` until the context ends, also those
     of blocks that are computed again or divided: two bytes for each parameter. A forward pass uses
@@ -52,5 +52,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """What keeps small float16 gradients above zero; for the other types it does nothing."""
+    """Return what keeps small float16 gradients above zero; for the other types it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

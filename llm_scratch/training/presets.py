@@ -79,7 +79,7 @@ PRESETS: dict[str, Preset] = {
     "163M": Preset(
         # The base model of the series "Writing an LLM from scratch" (parts 28 to 32), with the
         # settings that it came to: no dropout, gradients clipped at 3.5, a scheduled rate, less
-        # weight decay; 96 rows of 1,024 tokens a step, 20 tokens a parameter. What it does not
+        # weight decay; 96 rows of 1,024 tokens per step, 20 tokens per parameter. What it does not
         # name is as in its trainer (AdamW's second decay rate) or as here (the initial weights).
         # Source: gpjt/ddp-base-model-from-scratch, runs/1xrtx3090-stacked-interventions.
         GPTConfig(

@@ -71,7 +71,7 @@ class Reporter:
 
 
 def open_board(folder: Path) -> Any:
-    """A writer of TensorBoard's files, None where it is not installed."""
+    """Return a writer of TensorBoard's files, None where it is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined, unused-ignore]
@@ -80,7 +80,7 @@ def open_board(folder: Path) -> Any:
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product here, measured now."""
+    """Measure the floating-point operations per second of a large matrix product here."""
     size = 1024 if device.type == "cpu" else 8192
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)
@@ -103,7 +103,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def flops_per_token(model: Any, length: int) -> float:
-    """Floating-point operations that training on one token takes, forward and backward.
+    """Return floating-point operations that training on one token takes, forward and backward.
 
     Six for each number in a matrix (the embeddings are looked up, not multiplied), and those of
     attention, of whose products the causal half is counted.
@@ -115,7 +115,7 @@ def flops_per_token(model: Any, length: int) -> float:
 
 
 def memory_in_use(device: torch.device) -> float:
-    """The most bytes this process has held so far, on the device or in main memory."""
+    """Return the most bytes this process has held so far, on the device or in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":

@@ -3,7 +3,7 @@
 - config.json: model, training settings, data, tokenizer
 - environment.json: versions and machine, once for each start
 - held.json: what each process holds and sends in a step, in bytes
-- metrics.jsonl: one object a step, one an evaluation; metrics.csv holds the same, but for the
+- metrics.jsonl: one object per step and per evaluation; metrics.csv holds the same, but for the
   losses of a mixture's parts
 - samples.jsonl: texts that the model wrote on the way
 - checkpoints/: what the run can go on from
@@ -68,11 +68,11 @@ class RunFolder:
         return self.path / CHECKPOINTS
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a small file whole or not at all."""
+        """Write a small file atomically."""
         write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote; None where there is no such file, or it is damaged."""
+        """Return what `write_json` wrote; None where there is no such file, or it is damaged."""
         try:
             return json.loads(read_text(self.path / name))
         except (OSError, ValueError):
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a log; a last line that is not whole, as a killed run leaves, is none.
 
     Raises:
-        FileError: naming another line that is no object with a step.
+        FileError: naming another line that is not an object with a step.
     """
     *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
     found = []
@@ -142,7 +142,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             try:
                 found.append(_step_in(path, line))
             except FileError as err:
-                hint = "is no JSON object with a step; mend it, or remove the line"
+                hint = "is not a JSON object with a step; mend it, or remove the line"
                 raise FileError(path, f"line {number} {hint}") from err
     with suppress(FileError):
         found.append(_step_in(path, rest))
@@ -157,7 +157,7 @@ def _step_in(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The log of a run: one dict a step (step, loss, lr, ...), one an evaluation (step, val_loss).
+    """Return the log of a run: a dict for each step (step, loss, lr, ...) and each evaluation.
 
     Raises:
         FileNotFoundError: if the folder has no log.
@@ -173,7 +173,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def as_line(values: Mapping[str, Any]) -> str:
-    """An object as a line of JSON; a number that JSON does not have becomes null."""
+    """Return an object as a line of JSON; a number that JSON does not have becomes null."""
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
@@ -182,7 +182,7 @@ def as_line(values: Mapping[str, Any]) -> str:
 
 
 def table_row(values: Mapping[str, Any]) -> str:
-    """The same as a line of a table of comma-separated values."""
+    """Return the same as a line of a table of comma-separated values."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([values.get(name, "") for name in COLUMNS])
@@ -190,7 +190,7 @@ def table_row(values: Mapping[str, Any]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, as far as results depend on them."""
+    """Return versions and machine, as far as results depend on them."""
     import torch  # logs are read without it
 
     return {

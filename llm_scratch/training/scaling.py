@@ -25,7 +25,7 @@ GRACE = 30.0  # seconds that torchrun has to end its processes
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a number of processes trained.
+    """The speed at which a number of processes trained.
 
     Args:
         processes: how many there were.
@@ -34,7 +34,7 @@ class Speed:
         device: where they computed.
         its_per_s: micro batches that each process computed in a second.
         tokens_per_s: tokens that all of them learned from in a second.
-        efficiency: tokens a second for each processor, by those of the first start that worked;
+        efficiency: tokens per second for each processor, by those of the first start that worked;
             a GPU is a processor, and so is a thread on the CPU.
         minutes: what the given run would take.
         cost: what it would cost.
@@ -60,7 +60,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Price:
-    """What an hour costs.
+    """The price of an hour.
 
     Args:
         an_hour: the price.
@@ -77,7 +77,7 @@ class Price:
 
 @dataclass(frozen=True)
 class ScaleRun:
-    """What is started with each number of processes.
+    """The run that is started with each number of processes.
 
     Args:
         data: the token file.
@@ -187,7 +187,7 @@ def speed_of_run(out: Path, warm_up: int) -> Speed:
 
 
 def steady_speed(lines: Sequence[Mapping[str, Any]], warm_up: int) -> tuple[float, float]:
-    """Return steps and tokens a second of a log, from the end of the warm-up to the last step's.
+    """Return steps and tokens per second of a log, from the end of the warm-up to the last step's.
 
     Evaluations and checkpoints are not counted. What is divided by the time is what lies between
     the two ends: n steps after the warm-up are n steps, not n + 1.

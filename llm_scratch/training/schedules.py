@@ -26,7 +26,7 @@ def learning_rate(
     schedule: Schedule = "cosine",
     decay_share: float = 0.2,
 ) -> float:
-    """The learning rate of one step.
+    """Return the learning rate of one step.
 
     The first one is `peak / warmup`, or `peak` without warm-up; the last one is `minimum`
     (a run of a single step has `peak`).

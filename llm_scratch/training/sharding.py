@@ -147,7 +147,7 @@ def synchronised(module: Any, is_last: bool) -> AbstractContextManager[Any]:
 
 @contextmanager
 def writable(module: Any) -> Iterator[None]:
-    """A context in which the model itself can be called, as for samples, by all processes."""
+    """Return a context in which all processes can call the model itself, as for samples."""
     if not hasattr(module, "unshard"):
         yield
         return

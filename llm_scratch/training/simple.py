@@ -90,7 +90,7 @@ def train_model_simple(
 def save_checkpoint(
     path: str | os.PathLike[str], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write model and optimizer as the book does, whole or not at all.
+    """Write model and optimizer as the book does, atomically.
 
     The file holds a dict with `model_state_dict` and `optimizer_state_dict`; its folder is made
     when missing. With AdamW it is three times as large as the model. A compiled model, or one in
@@ -145,7 +145,7 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no such checkpoint, is damaged, contains code instead of plain
+        ValueError: if the file is not such a checkpoint, is damaged, contains code instead of plain
             tensors, lacks the optimizer, or does not fit. Model and optimizer are as before then.
     """
     state = _read_checkpoint(Path(path))
@@ -167,7 +167,7 @@ def load_checkpoint(
 
 
 def _without_prefixes(path: str | os.PathLike[str], weights: Any) -> Any:
-    """The weights by their own names, where every name has a wrapper's before it."""
+    """Return the weights by their own names, where every name has a wrapper's before it."""
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
         return weights  # load_state_dict says what is wrong
     found = ""

@@ -100,6 +100,11 @@ class Run:
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def log_memory(self) -> None:
+        """Note what is held at each stage of the steps to come."""
+        self.memory = MemoryLog(self.engine.device)
+        self.engine.mark = self.memory.mark
+
     @property
     def ended(self) -> bool:
         """Whether there is no step left to take."""
@@ -127,7 +132,7 @@ def build_engine(
     division: Division = WHOLE,
     device: torch.device | None = None,
 ) -> Engine:
-    """What computes the steps of a run with these settings.
+    """Return what computes the steps of a run with these settings.
 
     Args:
         model: the model; on the meta device, where it is to be divided before it is filled.
@@ -358,7 +363,7 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         if was != now:
             warnings.warn(
                 f"the run was started with {name} {was}, and goes on with {now}: the numbers will "
-                "agree up to rounding, not to the bit",
+                "agree up to rounding only",
                 stacklevel=5,
             )
     return before

@@ -36,7 +36,7 @@ def unmarked(stage: str) -> None:
 
 
 class Update(NamedTuple):
-    """What one step did: the loss in nats per target, the gradient's norm, how many targets."""
+    """The outcome of a step: the loss in nats per target, the gradient's norm, how many targets."""
 
     loss: float
     norm: float
@@ -45,7 +45,7 @@ class Update(NamedTuple):
 
 @dataclass
 class Engine:
-    """What computes the steps of a run.
+    """The parts that compute the steps of a run.
 
     Args:
         model: a `GPTModel` on `device`.
@@ -87,11 +87,11 @@ class Engine:
         }
 
     def count(self, batch: Batch) -> int:
-        """What the losses of a batch are averaged over: its targets, as a rule."""
+        """Return what the losses of a batch are averaged over: its targets, as a rule."""
         return (count_targets if self.objective is None else self.objective.count)(batch)
 
     def loss(self, batch: Batch, divisor: float) -> Tensor:
-        """The sum of a batch's losses over `divisor`: a scalar."""
+        """Return the sum of a batch's losses over `divisor`: a scalar."""
         batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
         return self.module(batch, divisor)
 
@@ -105,7 +105,7 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
         batches: the micro batches of the step; their losses are summed and divided by the number
             of targets of all of them, so that any partition gives the same gradient.
         rate: the learning rate.
-        clip: largest norm; None is no limit.
+        clip: largest norm; None means no limit.
         seed: for dropout; the global generators are left as found.
 
     Raises:
@@ -178,7 +178,7 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
 
 
 def first_bad_tensor(model: nn.Module) -> str:
-    """The first parameter, or gradient, with an infinite number or a NaN in it; "" without one."""
+    """Return the first parameter or gradient with an infinite number or a NaN; "" without one."""
     parameters = list(model.named_parameters())
     tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
     for name, tensor in tensors:
@@ -195,7 +195,7 @@ def _complaint(model: nn.Module, reason: str) -> str:
 
 @torch.no_grad()
 def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
-    """The mean loss over some batches in nats per target, without dropout; draws nothing random.
+    """Return the mean loss over some batches, nats per target, without dropout or random draws.
 
     Raises:
         ValueError: if there is no target.
@@ -246,14 +246,14 @@ def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) ->
 
 
 def seed_of(seed: int, step: int, rank: int = 0) -> int:
-    """A seed for one step of one process, unlike those of all others."""
+    """Return a seed for one step of one process, unlike those of all others."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A context with global generators that start at `seed`; they come back as they were."""
+    """Return a context with global generators that start at `seed`; they come back as they were."""
     is_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)

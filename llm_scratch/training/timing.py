@@ -27,7 +27,7 @@ ENOUGH = 60.0  # seconds after which no further round begins
 
 @dataclass(frozen=True)
 class StepTime:
-    """How long a step takes.
+    """The time that a step takes.
 
     Args:
         seconds: of a whole step, without evaluations and checkpoints.

@@ -296,7 +296,7 @@ def test_unwrapped_model_is_plain_and_says_the_same(tmp_path):
     loaded = load_model(tmp_path)[0]
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    # Not to the bit: a product may hang on where in memory its weights begin.
+    # Not bit for bit: a product may depend on where in memory its weights begin.
     assert_same(loaded(IDS), model(IDS))
 
 

@@ -23,7 +23,7 @@ class Open:
 OPEN: tuple[Open, ...] = ()
 
 APPLE = "from a run on an Apple GPU, whose dropout draws other numbers than a CPU's"
-CUDA = "the end of a run of GPT-2 355M on a CUDA GPU, whose last digits hang on the machine"
+CUDA = "the end of a run of GPT-2 355M on a CUDA GPU, whose last digits depend on the machine"
 JUDGE = "from Llama 3 as a judge, which answers at an Ollama server only, and never the same twice"
 
 ELSEWHERE = {
@@ -42,8 +42,8 @@ ELSEWHERE = {
     "appD.train.final": APPLE,
     "appE.train.log": APPLE,
     "appE.train.epoch_accuracy_pct": APPLE,
-    "ch06.ex6.*": "accuracy after a training run whose last digits hang on the machine",
-    "ch07.responses.first3": "answers after a run of GPT-2 355M, whose words hang on the machine",
+    "ch06.ex6.*": "accuracy after a training run whose last digits depend on the machine",
+    "ch07.responses.first3": "answers after a run of GPT-2 355M, whose words depend on the machine",
     "ch07.load.passive": "an answer of the book's own tuned file of 1.6 GB, which is not published",
     "ch07.script.cpu_losses": "from a script that drew its batches in another order than the book",
     "ch07.score.*": JUDGE,

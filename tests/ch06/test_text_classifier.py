@@ -1,4 +1,4 @@
-"""Classifiers for any number of classes: what a text is said to be hangs on the text alone."""
+"""Classifiers for any number of classes: the class of a text depends on the text alone."""
 
 from __future__ import annotations
 

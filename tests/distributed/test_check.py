@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks_server import PATIENT
 
 from llm_scratch.cli import main
 from llm_scratch.training import network
@@ -144,7 +145,7 @@ def test_check_under_torchrun_shows_ranks_and_times() -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "llm_scratch", "distributed", "check", "--sizes", "0.004", "--rounds", "1"]
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, encoding="utf-8", timeout=100,
+        [sys.executable, *command], capture_output=True, encoding="utf-8", timeout=PATIENT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -25,11 +25,12 @@ MAIN = (
     "llama-full-lora",
     "llama-mesh12-dpo",
     "gpt-optimizer-class",
+    "llama-full-few",
 )
 GO_ON = ("gpt-optimizer-tied-sampled", "gpt-full-meta-sampled")
 PLAIN = ("ddp", "optimizer", "full", "kept", "offload")
 KINDS = ("", "-tied", "-muon", "-lora", "-checkpointing", "-accumulated")
-OTHERS = ("gpt-{}-dpo", "gpt-{}-class", "gpt-{}-early-tied", "llama-{}-sampled")
+OTHERS = ("gpt-{}-dpo", "gpt-{}-class", "gpt-{}-early-tied", "llama-{}-sampled", "gpt-{}-few")
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "run_cases.py"
 
 
@@ -208,6 +209,11 @@ def test_whole_matrix_equals_one_process(server, tmp_path, count):
 
 @pytest.mark.slow
 def test_compiled_model_trains_in_two_processes(server, tmp_path):
-    outcomes = Outcomes.of_server(server, tmp_path, 2, "gpt-ddp-compiled")
-    losses = outcomes.several["gpt-ddp-compiled"]["losses"]
-    assert_near(losses, outcomes.one("gpt-ddp")["losses"], 1e-4, "compiled")
+    ended = server.run(2, "compiled", str(tmp_path), "gpt-ddp")
+    assert ended.codes == [0, 0], ended.outputs
+    found = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    for calls, graphs in found["compiled"]:
+        assert calls > STEPS  # at every step, and once to try
+        assert graphs > 0
+    one = run_case("gpt-ddp", ONE, tmp_path / "one")
+    assert_near(found["losses"], one["losses"], 1e-4, "compiled")

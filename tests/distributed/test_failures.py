@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ranks_server import finished, free_port, torchrun
+from ranks_server import PATIENT, finished, free_port, torchrun
 
 from llm_scratch.cli import main
 from llm_scratch.text.token_file import write_tokens
 from llm_scratch.tokenizers.bpe import BytePairTokenizer
+from llm_scratch.training import failures
 from llm_scratch.training.checkpoints import checkpoints_in, verify
 from llm_scratch.training.config import TrainConfig
 from llm_scratch.training.distributed import Ranks, joined
@@ -95,11 +98,12 @@ def test_lost_store_is_named(monkeypatch):
 def test_store_that_never_answers_is_not_waited_for(monkeypatch):
     store = Store()
     forever = threading.Event()
+    monkeypatch.setattr(failures, "PATIENCE", 0.1)
     monkeypatch.setattr(store, "check", lambda keys: forever.wait() and False)
     started = time.monotonic()
     said = who_is_lost(TIMED_OUT, store, 1, 2, 0.1)
     forever.set()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < PATIENT / 3
     assert "where all processes meet, is lost" in said
 
 
@@ -187,13 +191,39 @@ def test_command_names_its_rank(capsys, monkeypatch, tmp_path):
     assert "llm-scratch: rank 1 of 2: a mesh of 2 x 2" in capsys.readouterr().err
 
 
+def test_command_leaves_its_error_to_torchrun(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "error.json"
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "TORCHELASTIC_ERROR_FILE": file}.items():
+        monkeypatch.setenv(name, str(value))
+    assert main(["pretrain", "--data", str(tmp_path), "--shard", "full", "--mesh", "2x2"]) == 2
+    assert "a mesh of 2 x 2 needs 4 processes, not 2" in file.read_text(encoding="utf-8")
+
+
+def test_who_lost_others_is_not_taken_for_the_cause(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    failures.record(failures.LostProcessError("rank 1 of 2 does not answer"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_wrong_interface_is_one_line_with_the_way_out(server):
+    ended = server.run(2, "command_at", "nosuch0", "distributed", "check")
+    assert ended.codes == [2, 2]
+    for rank, output in enumerate(ended.outputs):
+        (line,) = output.splitlines()
+        said, here = line.split("; choose GLOO_SOCKET_IFNAME among ")
+        assert said.startswith(f"llm-scratch: rank {rank} of 2 (at 127.0.0.1:")
+        assert said.endswith("the interface nosuch0 has no address here")
+        assert set(here.split(", ")) <= {name for _, name in socket.if_nameindex()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["gpt-ddp", "gpt-full"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_process_that_raises_ends_all_with_its_own_error(server, tmp_path, case, rank):
-    ended = server.run(2, "trouble", "raise", rank, 5, case, str(tmp_path / "run"), 30)
+    ended = server.run(2, "trouble", "raise", rank, 5, case, str(tmp_path / "run"))
     assert ended.codes == [1, 1]
-    assert max(ended.seconds) < 25  # the others do not wait for the time-out
+    assert max(ended.seconds) < PATIENT / 3  # the others do not wait for the time-out
     own, other = ended.outputs[rank], ended.outputs[1 - rank]
     assert own.splitlines()[-2:] == ["OverflowError: something went wrong", "at step 5"]
     assert f"rank {rank} failed: OverflowError: something went wrong; at step 5" in other
@@ -201,36 +231,36 @@ def test_process_that_raises_ends_all_with_its_own_error(server, tmp_path, case,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_process_that_hangs_is_named_within_the_timeout(server, tmp_path, rank):
-    group = server.start(2, "trouble", "hang", rank, 5, "gpt-full", str(tmp_path / "run"), 4)
-    started = time.monotonic()
-    while alive(group.processes[1 - rank]):
-        assert time.monotonic() - started < 40
-        time.sleep(0.1)
+@pytest.mark.parametrize(("count", "rank"), [(2, 0), (2, 1), (4, 1)])
+def test_process_that_hangs_is_named_within_the_timeout(server, tmp_path, count, rank):
+    case = "gpt-full" if count == 2 else "gpt-mesh22"  # whose groups have time-outs of their own
+    group = server.start(count, "trouble", "hang", rank, 5, case, str(tmp_path / "run"), 15)
+    others = [process for number, process in enumerate(group.processes) if number != rank]
+    wait_until(lambda: not any(map(alive, others)), PATIENT / 3)
     group.kill(rank)
     ended = group.ended()
-    assert ended.codes[1 - rank] == 1
-    last = ended.outputs[1 - rank].splitlines()[-1]
-    assert f"rank {rank} of 2 does not answer" in last
-    assert "at step 5" in last
+    for number, output in enumerate(ended.outputs):
+        if number != rank:
+            assert ended.codes[number] == 1
+            assert_named(output, rank, count)
+            assert "at step 5" in output.splitlines()[-1]
     assert_good_checkpoint(tmp_path / "run", 4)
 
 
 @pytest.mark.slow
 def test_killed_process_is_named_by_the_others(server, tmp_path):
-    group = server.start(4, "trouble", "hang", 2, 5, "gpt-optimizer", str(tmp_path / "run"), 30)
+    group = server.start(4, "trouble", "hang", 2, 5, "gpt-optimizer", str(tmp_path / "run"))
     wait_for_checkpoint(tmp_path / "run", 4)
     group.kill(2)
     ended = group.ended()
     assert ended.codes == [1, 1, -signal.SIGKILL, 1]
-    assert "rank 2 of 4 does not answer" in ended.outputs[0]
-    assert max(ended.seconds) < 25
+    assert_named(ended.outputs[0], 2, 4)
+    assert max(ended.seconds) < PATIENT / 3
 
 
 @pytest.mark.slow
 def test_termination_is_not_caught(server, tmp_path):
-    group = server.start(2, "trouble", "hang", 1, 3, "gpt-ddp", str(tmp_path / "run"), 30)
+    group = server.start(2, "trouble", "hang", 1, 3, "gpt-ddp", str(tmp_path / "run"))
     wait_for_checkpoint(tmp_path / "run", 2)
     group.kill(by=signal.SIGTERM)
     assert group.ended().codes == [-signal.SIGTERM, -signal.SIGTERM]
@@ -249,7 +279,7 @@ def test_process_with_something_else_is_named_before_the_start(server, tmp_path,
 
 @pytest.mark.slow
 def test_torchrun_ends_with_the_traceback_of_the_process_that_failed(tmp_path):
-    lines = "import rank_jobs, sys\nrank_jobs.trouble('raise', 1, 3, 'gpt-ddp', sys.argv[1], 30)\n"
+    lines = "import rank_jobs, sys\nrank_jobs.trouble('raise', 1, 3, 'gpt-ddp', sys.argv[1])\n"
     script = tmp_path / "script.py"
     script.write_text(lines, encoding="utf-8")
     code, output = finished(torchrun(2, script, tmp_path / "run"))
@@ -291,10 +321,20 @@ def _signalled(process: int) -> bool:
 
 
 def wait_for_checkpoint(folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
-    while not (folder / "checkpoints" / f"step-{step:08d}").exists():
+    wait_until((folder / "checkpoints" / f"step-{step:08d}").exists, PATIENT)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def assert_named(output: str, rank: int, count: int) -> None:
+    """Look for a process among those that do not answer, as the slow ones may not either."""
+    said = rf"rank (\d, )*{rank}(, \d)* of {count} do(es)? not answer"
+    assert re.search(said, output.splitlines()[-1])
 
 
 def assert_good_checkpoint(folder: Path, step: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks_server import PATIENT
 
 import llm_scratch as ls
 from llm_scratch.model.families import empty_model
@@ -32,13 +33,13 @@ TRAINS = """
 import sys
 sys.path[:0] = [sys.argv[1]]
 import torch
-from test_held import model, tokens, SETTINGS
+from test_held import PATIENT, SETTINGS, model, tokens
 from dataclasses import replace
 from llm_scratch.training.distributed import joined
 from llm_scratch.training.division import Division
 from llm_scratch.training.loop import train
 
-with joined("cpu") as ranks:
+with joined("cpu", PATIENT) as ranks:
     for name in sys.argv[2:]:
         shard, _, way = name.partition("-")
         division = Division(shard, reshard=way != "kept")
@@ -141,7 +142,7 @@ def divided(tmp_path_factory):
     start += ["--nproc-per-node", "2", str(script), str(Path(__file__).parent), *names]
     paths = os.pathsep.join([str(ROOT), *sys.path])
     done = subprocess.run([sys.executable, *start], cwd=folder, capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": paths}, timeout=300)  # fmt: skip
+                          env=os.environ | {"PYTHONPATH": paths}, timeout=PATIENT)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return {name: held_of(folder / name) for name in names}
 

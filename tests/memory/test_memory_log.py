@@ -145,7 +145,7 @@ def test_a_snapshot_is_written_for_each_rank_also_when_the_run_fails(monkeypatch
         raise KeyError
     assert calls[-2] == "s.rank1.pickle"
     missing = tmp_path / "no" / "s.pickle"
-    with pytest.raises(ValueError, match="is no folder"), recorded_allocations(missing, CUDA):
+    with pytest.raises(ValueError, match="is not a folder"), recorded_allocations(missing, CUDA):
         pass
 
 

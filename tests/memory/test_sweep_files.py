@@ -99,8 +99,8 @@ def test_a_sweep_with_a_damaged_row_is_refused_in_a_line(tmp_path) -> None:
     text = (tmp_path / "s.csv").read_text(encoding="utf-8")
     for old, new, message in (
         (",ok,", ",ok", "line 2 has"),
-        (",ok,0.5", ",ok,half", "line 2 is no row of a sweep: .*half"),
-        ('"{', '"{"', "line 2 is no CSV"),
+        (",ok,0.5", ",ok,half", "line 2 is not a row of a sweep: .*half"),
+        ('"{', '"{"', "line 2 is not CSV"),
     ):
         assert old in text
         (tmp_path / "d.csv").write_text(text.replace(old, new), encoding="utf-8")

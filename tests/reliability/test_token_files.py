@@ -139,7 +139,7 @@ def test_false_claims_with_a_right_checksum_are_refused(path, good, at, claim):
     header = bytearray(good[:HEADER_BYTES])
     header[at : at + 8] = struct.pack("<Q", claim)
     path.write_bytes(with_checksum(bytes(header)) + good[HEADER_BYTES:])
-    if at == 40 and claim:  # a number of bytes that nothing hangs on
+    if at == 40 and claim:  # a number of bytes on which nothing depends
         assert TokenFile(path).num_bytes == claim
         return
     with pytest.raises(TokenFileError, match="which can't be|its header says"):
@@ -230,7 +230,7 @@ def test_killed_writing_leaves_what_was_there(path, good):
 def test_writing_over_anything_but_a_token_file_is_refused(path, good, tokenizer):
     story = path.with_name("story.txt")
     story.write_text("once", encoding="utf-8")
-    with pytest.raises(ValueError, match="is there and is no token file"):
+    with pytest.raises(ValueError, match="is there and is not a token file"):
         write_tokens(story, story, tokenizer)
     assert story.read_text(encoding="utf-8") == "once"
     with pytest.raises(ValueError, match="is a folder"):

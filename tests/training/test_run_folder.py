@@ -92,6 +92,8 @@ def test_line_of_a_log_is_not_lost_in_silence(folder, name, line):
     lines = path.read_text(encoding="utf-8").split("\n")
     content = "\n".join([lines[0], line, *lines[2:]])
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"{name}: line 2 is no JSON object with a step; mend it"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: line 2 is not a JSON object with a step; mend it"
+    ):
         folder.cut_back(3)
     assert path.read_text(encoding="utf-8") == content
