@@ -132,8 +132,8 @@ def in_notebook() -> bool:
 def never_fail_to_print() -> None:
     """Let the console replace characters it cannot show, instead of ending the program."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
+            stream.reconfigure(errors="replace")  # which writes what is left, and may fail
 
 
 def has_processes() -> bool:

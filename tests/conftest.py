@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +28,11 @@ pytest_plugins = ["book_report", "impl_option", "script_runs"]
 
 # For transformers and its hub client, in this process and in those that tests start.
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+# A shell ignores Ctrl-C for what it starts in the background, and programs that tests start inherit
+# that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One core is the tests', the others are for the scripts that run beside them.
 torch.set_num_threads(1)
