@@ -31,7 +31,7 @@ def test_data_parallel_holds_gradients_all_the_time(shard):
     assert shares == (1 if shard == "none" else pytest.approx(0.5, rel=0.05))
 
 
-@pytest.mark.parametrize("ranks", [7, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", [7, pytest.param(32, marks=pytest.mark.slow)])
 def test_full_sharding_holds_a_part(ranks):
     one, found = tracked(), tracked(ranks=ranks, division=FULL)
     with imagined(TrainingStep(LLAMA)) as made:
