@@ -275,7 +275,7 @@ def _verify(
     ends: Sequence[np.ndarray],
     progress: bool,
 ) -> None:
-    """Read all ids and ends: no checksum tells whether they are what was written.
+    """Check all ids and ends, as there is no checksum.
 
     Raises:
         TokenFileError: if a document ends before the previous one, or an id is not in the

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -258,8 +260,10 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
     """Yield the parts as they are finished by several processes."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _end_with_parent)
+    packed = pickle.dumps(jobs[0].tokenizer)
+    told = [replace(job, tokenizer=None) for job in jobs]
     try:
-        for done in as_completed([pool.submit(write_part, job) for job in jobs]):
+        for done in as_completed([pool.submit(_write_there, job, packed) for job in told]):
             yield done.result()
     except BrokenProcessPool as err:
         raise ChildProcessError(
@@ -268,6 +272,16 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
         ) from err
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _write_there(job: Job, packed: bytes) -> Written:
+    return write_part(replace(job, tokenizer=_unpacked(packed)))
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Any:
+    """Return the tokenizer, the same one for all parts of a process: it learns words as it goes."""
+    return pickle.loads(packed)  # from the parent process
 
 
 def _end_with_parent() -> None:

@@ -53,6 +53,8 @@ class Muon(torch.optim.Optimizer):
         Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982, section 2.2, for the size.
     """
 
+    STATE = ("momentum_buffer",)  # of each parameter, for checkpoints
+
     def __init__(
         self,
         params: Iterable[Tensor],

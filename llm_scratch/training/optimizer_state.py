@@ -59,12 +59,11 @@ def begin_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
 
 def state_names(name: str, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return the names of what an optimizer remembers of a parameter."""
-    adam = isinstance(optimizer, torch.optim.AdamW)
-    return [f"{name}.{key}" for key in (("step", "exp_avg", "exp_avg_sq") if adam else MUON)]
+    """Return the names of what an optimizer remembers of a parameter: AdamW's, or its `STATE`."""
+    return [f"{name}.{key}" for key in getattr(optimizer, "STATE", ADAMW)]
 
 
-MUON = ("momentum_buffer",)
+ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 def own_part(optimizer: Any) -> torch.optim.Optimizer:

@@ -229,7 +229,7 @@ def test_scale_prints_a_line_for_each_number_and_writes_both_files(
     said = capsys.readouterr().out
     assert "A run of 2,304 tokens; 7 steps timed after 3" in said  # 2 x 0.9 x 1,280
     assert "failed: no room" in said
-    assert "tokens a second of each thread, by those with 1 process;" in said
+    assert "tokens per second of each thread, by those with 1 process;" in said
     assert started[0].options == ["--preset", "tiny", "--micro-batch", "2"]
     assert (tmp_path / "s.csv").is_file()
     assert (tmp_path / "s.png").stat().st_size > 1000

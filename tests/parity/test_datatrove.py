@@ -111,6 +111,9 @@ def test_a_large_vocabulary_takes_32_bits_on_both_sides(tmp_path):
     assert (file.tokens.tolist(), file.documents.tolist()) == ([99_999, 5, 70_000], [0, 2])
 
 
+NAMES = {"__name__": "__main__"}
+
+
 def test_the_recipe_of_the_documentation_runs(tmp_path, monkeypatch, tokenizer_file):
     """The recipe for cleaning, on a small corpus with a text that comes twice and a short one."""
     from pages import CODE, ROOT, blocks
@@ -127,6 +130,6 @@ def test_the_recipe_of_the_documentation_runs(tmp_path, monkeypatch, tokenizer_f
         if block.language == CODE and "datatrove" in block.code
     )  # fmt: skip
     assert len([line for line in recipe.splitlines() if line.strip()]) <= 18
-    exec(compile(recipe.replace('"gpt2"', repr(str(tokenizer_file))), "recipe", "exec"), {})
+    exec(compile(recipe.replace('"gpt2"', repr(str(tokenizer_file))), "recipe", "exec"), NAMES)
     file = TokenFile(tmp_path / "tokens", tokenizer=tokenizer_file)
     assert len(file.documents) == len(long)

@@ -143,7 +143,7 @@ def test_main_shows_the_version(capsys) -> None:
 def test_every_group_of_commands_is_there() -> None:
     files = (ROOT / "llm_scratch" / "cli").glob("*.py")
     shared = {"__init__", "options", "settings", "finetune_chat", "finetune_runs", "processes"}
-    shared |= {"outlook", "page"}
+    shared |= {"outlook", "page", "memory_measuring", "memory_step", "memory_tables"}
     assert {path.stem for path in files} - shared == {
         group.__name__.rpartition(".")[2] for group in cli.GROUPS
     }

@@ -180,9 +180,8 @@ def test_prepare_makes_one_part_after_the_other_or_all(capsys, tmp_path, mine, c
         assert main([*words, str(several), "--part", f"{part}/3"]) == 0
     capsys.readouterr()
     assert main([*words, str(several), "--part", "2/3"]) == 0
-    assert capsys.readouterr().out.endswith(
-        "part-00002-of-00003.tokens: 400 tokens, there already\n"
-    )
+    said = capsys.readouterr().out
+    assert re.fullmatch(r".*part-00002-of-00003\.tokens: \d+ tokens, there already\n", said)
     assert main([*words, str(all_at_once), "--parts", "3", "--verify"]) == 0
     said = capsys.readouterr().out
     assert said.count("-of-00003.tokens: ") == 3

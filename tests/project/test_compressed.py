@@ -129,6 +129,9 @@ def test_a_span_of_a_file_is_read_as_a_file_of_its_own(tmp_path):
         with open_text(Span(path, start, stop)) as file:
             found.append(file.read())
     assert "".join(found) == TEXT
+    _written(path, "a\ufeffb".encode())  # not at the beginning: a character of the text
+    with open_text(Span(path, 1, 5)) as file:
+        assert file.read() == "\ufeffb"
     _written(path, b"one\ntwo\nna\xefve")
     with pytest.raises(FileError, match="position 2 of line 3"), open_text(Span(path, 4, 13)) as f:
         f.read()

@@ -103,6 +103,28 @@ def test_a_truncated_part_is_refused_at_once_and_never_kept(folder, good, text, 
         assert path.read_bytes() == good[1][:length]
 
 
+def test_a_part_with_a_changed_byte_is_not_kept(folder, good, text, tokenizer):
+    data = bytearray(good[1])
+    data[HEADER_BYTES + 5] ^= 1
+    (folder / part_name(2, 2)).write_bytes(data)
+    with pytest.raises(
+        TokenFileError, match="damaged .*was changed since it was written.*; remove"
+    ):
+        write_parts(folder, text, tokenizer, parts=2, progress=False)
+
+
+@pytest.mark.parametrize(("version", "facts"), [(1, b"{}"), (2, b"")])
+def test_a_version_that_does_not_agree_with_the_facts_is_refused(folder, good, version, facts):
+    header = read_header(folder / part_name(2, 2), part=True)
+    start = bytearray(header._replace(facts_bytes=len(facts)).pack())
+    start[8:12] = struct.pack("<I", version)
+    data = with_checksum(bytes(start)) + good[1][HEADER_BYTES : header.facts_at] + facts
+    (folder / part_name(2, 2)).write_bytes(data)
+    for path in (folder, folder / part_name(2, 2)):
+        with pytest.raises(TokenFileError, match="which can't be"):
+            TokenFile(path)
+
+
 def test_damaged_parts_are_used_or_refused_and_verify_sees_each(folder, good):
     path, rng = folder / part_name(2, 2), random.Random(1)
     for _ in range(CASES):

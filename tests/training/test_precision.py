@@ -43,3 +43,11 @@ def test_pick_precision_refuses_an_unknown_name():
 def test_make_scaler_is_for_float16_only():
     assert not make_scaler(CPU, torch.bfloat16).is_enabled()
     assert make_scaler(CPU, torch.float16).is_enabled()
+
+
+def test_autocast_keeps_no_second_copy_of_the_weights():
+    layer, x = torch.nn.Linear(8, 8), torch.ones(2, 8)
+    with precision.autocast(CPU, torch.bfloat16):
+        assert not torch.is_autocast_cache_enabled()
+        assert layer(x).dtype == torch.bfloat16
+    assert torch.is_autocast_cache_enabled()  # as it was
