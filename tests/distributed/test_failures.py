@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ranks_server import PATIENT, finished, free_port, torchrun
+from ranks_server import PATIENT, alive, finished, free_port, torchrun, wait_until
 
 from llm_scratch.cli import main
 from llm_scratch.text.token_file import write_tokens
@@ -304,31 +302,8 @@ def test_fewer_rows_than_a_step_needs_work_in_two_processes(server, tmp_path):
     assert not ended.outputs[1]
 
 
-def alive(process: int) -> bool:
-    """Return whether a process still runs; one that nobody has waited for is not alive."""
-    state = Path(f"/proc/{process}/stat")
-    if not state.exists():
-        return Path("/proc").exists() is False and _signalled(process)
-    return state.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def _signalled(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def wait_for_checkpoint(folder: Path, step: int) -> None:
     wait_until((folder / "checkpoints" / f"step-{step:08d}").exists, PATIENT)
-
-
-def wait_until(happened: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def assert_named(output: str, rank: int, count: int) -> None:

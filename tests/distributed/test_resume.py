@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from ranks_server import Ended, RankServer, finished, torchrun
-from run_cases import outcome
+from ranks_server import Group, RankServer, alive, finished, torchrun, wait_until
+from run_cases import STEPS, outcome
 
 pytestmark = pytest.mark.long
 CASES = ("gpt-optimizer-tied", "gpt-full-meta")
@@ -24,30 +25,44 @@ def assert_same_run(folder: Path, other: Path) -> None:
         assert (folder / name).read_bytes() == (other / name).read_bytes()
 
 
-def finish(server: RankServer, folder: Path, case: str, count: int = 2) -> Ended:
+def finish(server: RankServer, folder: Path, case: str, count: int = 2) -> None:
     ended = server.run(count, "go_on", str(folder), case)
     assert ended.codes == [0] * count, ended.outputs
-    return ended
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_run_killed_20_times_equals_one_that_was_not(server, tmp_path, case):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    duration = max(finish(server, whole, case).seconds)
+    finish(server, whole, case)
     moments, landed = random.Random(1), 0
     while landed < 20:
         # What waits for one that was killed before they had met notices by the time-out alone.
-        group = server.start(2, "go_on", str(folder), case, 0, 30)
-        time.sleep(moments.uniform(0, 0.7 * duration))
+        group = server.start(2, "go_on", str(folder), case, 0.02, 30)
+        # At a step, or a little later; or at the start, where the run is further already.
+        wait_for_step(folder, moments.randint(0, STEPS), group)
+        time.sleep(moments.choice((0, moments.uniform(0, 0.2))))
         killed = moments.choice(((), (0,), (1,)))  # all of them, or one
         group.kill(*killed)
         codes = group.ended().codes
         assert set(codes) <= {0, 1, -signal.SIGKILL}, codes
         landed += -signal.SIGKILL in codes
         if not any(codes):  # it was done already: begin anew, and go on counting
+            assert_same_run(folder, whole)
             shutil.rmtree(folder)
     finish(server, folder, case)
     assert_same_run(folder, whole)
+
+
+def wait_for_step(folder: Path, step: int, group: Group) -> None:
+    """Wait until a run has logged a step, or its processes have ended."""
+    log = folder / "metrics.jsonl"
+
+    def there() -> bool:
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        last = max(map(int, re.findall(r'"step": (\d+)', text)), default=0)
+        return last >= step or not any(map(alive, group.processes))
+
+    wait_until(there)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from ranks_server import PATIENT, finished
+from ranks_server import finished, wait_until
 from run_cases import outcome
 from two_hosts import ADDRESSES, set_cable, start_on, two_hosts
 
@@ -73,10 +73,7 @@ def test_cut_cable_ends_both_hosts_and_the_run_goes_on(hosts, whole, script, tmp
     started = [
         start_on(host, told_each_other(host), script, folder, 0.3, TIMEOUT) for host in (0, 1)
     ]
-    deadline = time.monotonic() + PATIENT
-    while not (folder / "checkpoints" / "step-00000006").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((folder / "checkpoints" / "step-00000006").exists)
     set_cable("down")
     cut = time.monotonic()
     ended = [finished(process, TIMEOUT + GRACE) for process in started]
