@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -256,14 +254,23 @@ def _same_bytes(there: PartFile, facts: Facts, spans: Sequence[Path | Span]) -> 
     return there.facts.times == facts.times or there.facts.read == bytes_of(spans)
 
 
+_given: dict[str, Any] = {}  # what this process was given at its start, if it makes parts
+
+
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
-    """Yield the parts as they are finished by several processes."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _end_with_parent)
-    packed = pickle.dumps(jobs[0].tokenizer)
+    """Yield the parts as they are finished by several processes.
+
+    Each process is given the tokenizer once, because it learns words as it goes.
+    """
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        multiprocessing.get_context("spawn"),
+        _start,
+        (jobs[0].tokenizer,),
+    )
     told = [replace(job, tokenizer=None) for job in jobs]
     try:
-        for done in as_completed([pool.submit(_write_there, job, packed) for job in told]):
+        for done in as_completed([pool.submit(_write_there, job) for job in told]):
             yield done.result()
     except BrokenProcessPool as err:
         raise ChildProcessError(
@@ -274,14 +281,13 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
         pool.shutdown(cancel_futures=True)
 
 
-def _write_there(job: Job, packed: bytes) -> Written:
-    return write_part(replace(job, tokenizer=_unpacked(packed)))
+def _start(tokenizer: Any) -> None:
+    _given["tokenizer"] = tokenizer
+    _end_with_parent()
 
 
-@lru_cache(maxsize=1)
-def _unpacked(packed: bytes) -> Any:
-    """Return the tokenizer, the same one for all parts of a process: it learns words as it goes."""
-    return pickle.loads(packed)  # from the parent process
+def _write_there(job: Job) -> Written:
+    return write_part(replace(job, tokenizer=_given["tokenizer"]))
 
 
 def _end_with_parent() -> None:
