@@ -168,7 +168,8 @@ if several:
 published_numbers = 463_987_712  # of Qwen1.5-0.5B, its head tied
 for processes in (2, 8):
     share = 2 * (processes - 1) / processes
-    print(f"{processes} processes: each sends {share * 4 * published_numbers / 1e9:.1f} GB a step")
+    sent = share * 4 * published_numbers / 1e9
+    print(f"{processes} processes: each sends {sent:.1f} GB per step")
 
 # %% [markdown]
 # At 5 steps per second that is some 16 GB per second from each of eight GPUs: little for what

@@ -190,13 +190,13 @@ ITERATIONS = {  # a second
 }
 CARDS = {"0.5B": 1, "8B": 8}
 rates = {}
-print(f"{'':<21}{'MiB a sequence':>15}{'most rows':>11}{'sequences/s at most':>21}")
+print(f"{'':<21}{'MiB per sequence':>17}{'most rows':>11}{'sequences/s at most':>21}")
 for name, sizes in ACTIVE.items():
     cards = CARDS[name.partition(",")[0]]
     rates[name] = {rows: rows * cards * speed for rows, speed in ITERATIONS[name].items()}
     few, many = min(sizes), max(sizes)
     slope = (sizes[many] - sizes[few]) / (many - few)
-    print(f"{name:<21}{slope:>15,.0f}{many:>11}{max(rates[name].values()):>21.1f}")
+    print(f"{name:<21}{slope:>17,.0f}{many:>11}{max(rates[name].values()):>21.1f}")
 chosen = [name for name in ACTIVE if name.startswith("8B")]
 memory = {name: {rows: size / 1024 for rows, size in ACTIVE[name].items()} for name in chosen}
 speeds = {name: rates[name] for name in chosen}
@@ -219,7 +219,7 @@ for name, V, width, depth, measured in (
 ):
     logits, inputs = 12 * V * 2048 / 2**20, 2 * width * depth * 2048 / 2**20
     print(f"{name}: logits {logits:,.0f} MiB and inputs of blocks {inputs:,.0f}, measured", end="")
-    print(f" {measured:,.0f} MiB a sequence: {logits / measured:.0%} are logits")
+    print(f" {measured:,.0f} MiB per sequence: {logits / measured:.0%} are logits")
 
 # %% [markdown]
 # This library never has them: head and loss are computed for 1,024 tokens at a time

@@ -155,7 +155,7 @@ def _print_results(point: Point, results: Mapping[str, Any]) -> None:
             ranks = f" (mean {mean:,.1f}, least {least:,.1f})" if step.ranks > 1 else ""
             above = " above what was there before the model" if name == "resident" else ""
             print(f"{name:16} {most:,.1f} MiB{ranks}{above}")
-    print(f"seconds a step   {results['seconds_per_step']}")
+    print(f"seconds per step {results['seconds_per_step']}")
     print(f"samples/s        {results['samples_per_s']}")
     print(f"tokens/s         {results['tokens_per_s']}")
     if results["epoch_seconds"]:

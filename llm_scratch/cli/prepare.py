@@ -162,5 +162,5 @@ def describe(file: TokenFile) -> str:
     tokens, documents = len(file.tokens), len(file.documents)
     return (
         f"{file.path}: {tokens:,} tokens in {documents:,} document{'s' * (documents != 1)}, "
-        f"{file.num_bytes / tokens:.2f} bytes a token, vocabulary of {file.vocab_size:,}"
+        f"{file.num_bytes / tokens:.2f} bytes per token, vocabulary of {file.vocab_size:,}"
     )

@@ -60,7 +60,7 @@ def law_text(law: Law | None, axis: str) -> str:
         return f"{law.intercept / MIB:,.0f} MiB {off}"
     slope = law.slope / MIB
     more = f"{slope:,.0f}" if slope >= 1000 else f"{slope:.4g}"
-    line = f"{law.intercept / MIB:,.0f} + {more} MiB a {each}"
+    line = f"{law.intercept / MIB:,.0f} + {more} MiB per {each}"
     if law.floor is None or law.knee is None:
         return f"{line} {off}"
     return f"{law.floor / MIB:,.0f} MiB up to {law.knee:,.4g}, then {line} {off}"

@@ -219,7 +219,6 @@ def as_line(row: Mapping[str, str], varied: Sequence[str] = ()) -> str:
         for name in COUNTED
         if row[f"{name}_max"] and (name != "resident" or not row["allocated_max"])
     ]
-    speed = (
-        f"{float(row['seconds_per_step']):.3g} s a step, {float(row['tokens_per_s']):,.0f} tokens/s"
-    )
-    return f"{where}: {', '.join(sizes)}; {speed}"
+    speed = f"{float(row['seconds_per_step']):.3g} s per step"
+    rate = f"{float(row['tokens_per_s']):,.0f} tokens/s"
+    return f"{where}: {', '.join(sizes)}; {speed}, {rate}"

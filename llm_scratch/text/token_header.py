@@ -142,7 +142,7 @@ def _checked(path: Path, start: bytes, length: int) -> Header:
     if _CHECKSUM.unpack(start[_LAYOUT.size :])[0] != zlib.crc32(content):
         raise TokenFileError(f"{path} has a damaged header; {REMEDY}")
     header = Header(*fields)
-    # Whoever writes a right checksum over wrong numbers gets no further either.
+    # A right checksum over wrong numbers does not help either.
     sound = 1 <= header.vocab_size <= _HIGHEST_VOCABULARY and id_bytes == header.dtype.itemsize
     sound = sound and header.is_part == (version == PART_VERSION)
     least = 0 if header.is_part else 1  # a part may have no text, or lie within a document

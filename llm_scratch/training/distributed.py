@@ -34,7 +34,7 @@ class Ranks:
         local_rank: which one on this machine.
         local_count: how many on this machine.
         timeout: seconds after which one that waits for another gives up.
-        phase: what they do at present, for whoever has to say where it ended.
+        phase: what they are doing, to be said if it fails.
     """
 
     rank: int = 0

@@ -2,7 +2,7 @@
 
 All of them meet at a small store before they can talk, and it outlives each of them. One that
 fails leaves its reason there. One that loses the others looks there for a reason, and for those
-who have lost somebody too: whoever is missing is the one that does not answer.
+who have lost somebody too: the missing one is the one that does not answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapters on disk: what is in them, onto which base they go, and files that are no good."""
+"""Adapters on disk: what is in them, onto which base they go, and damaged files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def edit_config(folder, **changes):
 
 
 def edit_tensors(folder, change):
-    """Write the matrices anew, without this library's checksums."""
+    """Write the matrices again, without this library's checksums."""
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     change(tensors)

@@ -62,8 +62,8 @@ def test_epoch_order_takes_every_order_about_equally_often(n):
 def test_epoch_order_looks_random():
     orders = np.stack([epoch_order(1, epoch, 400, 0, 400) for epoch in range(400)])
     steps = np.abs(np.diff(orders, axis=1)).mean()
-    assert steps == pytest.approx(400 / 3, rel=0.02)  # neighbours are no neighbours any more
-    # Where a number stands is no matter of the number.
+    assert steps == pytest.approx(400 / 3, rel=0.02)  # neighbours are torn apart
+    # The place of a number does not depend on the number.
     by_chance = 400 / math.sqrt(12) / math.sqrt(400)
     assert orders.mean(axis=0).std() == pytest.approx(by_chance, rel=0.25)
     assert abs(np.corrcoef(orders[0], orders[1])[0, 1]) < 4 / math.sqrt(400)

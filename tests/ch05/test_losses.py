@@ -112,7 +112,7 @@ def test_calc_loss_loader_weighs_masked_batches_by_their_targets(model, data):
     inputs, targets = data
     masked = targets.clone()
     masked[0, 1:] = IGNORE_INDEX
-    masked[5] = IGNORE_INDEX  # with one row a batch, a batch without any target
+    masked[5] = IGNORE_INDEX  # with one row per batch, a batch without any target
     expected = token_losses(model, data)[masked != IGNORE_INDEX].mean().item()
     loss = calc_loss_loader(batches((inputs, masked), 1), model, "cpu")
     assert loss == pytest.approx(expected, abs=1e-6)

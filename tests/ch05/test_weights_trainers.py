@@ -1,4 +1,4 @@
-"""`load_gpt2` on what other programs save while they train: nanoGPT, Lightning and their like."""
+"""`load_gpt2` on what other programs save while they train: nanoGPT, Lightning and others."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class FirstBit(torch.nn.Module):
 
 
 def batches(*rows):
-    """A loader of one batch a row: lists of ids, and a label for each."""
+    """A loader of one batch per row: lists of ids, and a label for each."""
     return [(torch.tensor(ids), torch.tensor(labels)) for ids, labels in rows]
 
 

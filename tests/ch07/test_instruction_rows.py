@@ -86,7 +86,7 @@ def test_row_learns_all_but_its_first_token_without_answer_only(small, end):
 
 
 def test_border_is_where_the_prompt_ends_though_the_text_as_a_whole_has_other_ids():
-    """Ids that run across the border are no reason to look for it."""
+    """Ids that run across the border do not make anybody look for it."""
     answer = {"instruction": "a", "output": "\n\n\n\nb"}
     tokenizer = BytePairTokenizer.train((prompt_text(answer) + answer["output"]) * 20, 280)
     prompt = prompt_ids(tokenizer, answer)

@@ -131,7 +131,7 @@ def test_chunk_is_shared_by_the_prompts_of_a_step(model):
         gate.let_go(100)
         for each in (first, *others):
             each.finished()
-    steps = [[2, 1], [6, 2, 1, 1], [4, 4, 1, 1, 1], [2, 1, 1, 1]]  # prompts, then a token a row
+    steps = [[2, 1], [6, 2, 1, 1], [4, 4, 1, 1, 1], [2, 1, 1, 1]]  # prompts, then one token per row
     assert read[: len(sum(steps, []))] == sum(steps, [])
 
 

@@ -31,8 +31,8 @@ def contents(session):
     return [(each.role, each.content) for each in session.messages]
 
 
-def asked_anew(session):
-    """The ids that the model writes to the newest question when it reads all of it anew."""
+def asked_afresh(session):
+    """The ids that the model writes to the newest question when it reads all of it again."""
     form = find_format("chatml")
     prompt = encode_prompt(session.messages[:-1], form, session.tokenizer)
     ends = {"stop_ids": form.end_ids(session.tokenizer), "eos_id": None}
@@ -40,13 +40,13 @@ def asked_anew(session):
     return generate_text(session.model, session.tokenizer, [prompt], new, **ends)[0].ids
 
 
-def test_answers_are_those_of_a_session_that_reads_all_anew():
+def test_answers_are_those_of_a_session_that_reads_all_again():
     session = small_session()
     read, reused = [0], []
     for question in QUESTIONS:
         reply = session.reply(question)
         text = "".join(reply)
-        assert list(reply.ids) == asked_anew(session)
+        assert list(reply.ids) == asked_afresh(session)
         assert reply.text == text == str(reply)
         reused.append(reply.stats.reused_tokens)
         read.append(reply.stats.prompt_tokens)
@@ -169,7 +169,7 @@ def test_a_new_question_leaves_the_answer_that_is_on_its_way():
     assert list(first) == []
     assert contents(session)[:2] == [("user", "What is the tide?"), ("assistant", piece)]
     str(second)
-    assert list(second.ids) == asked_anew(session)
+    assert list(second.ids) == asked_afresh(session)
 
 
 def test_an_emoji_in_several_tokens_comes_whole():

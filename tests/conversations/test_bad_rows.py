@@ -1,4 +1,4 @@
-"""Rows that are no conversation: named by file, line and reason, or counted."""
+"""Rows that are not conversations: named by file, line and reason, or counted."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_context_cuts_whole_turns(tokenizer):
     assert found.cut(whole - 1) == Cut(0, 0, 0)
     assert found.cut(whole - 2) == found.cut(first - 1) == Cut(1, 0, whole - first)
     assert found.cut(first - 2) == Cut(0, 2, whole + first)
-    # What nobody learns from behind the last answer is no loss.
+    # Text after the last answer, from which nothing is learned, does not count as lost.
     asked = measure_conversations([[*MESSAGES, Message("user", "Why?" * 50)]], FORMAT, tokenizer)
     assert asked.tokens[0] > whole + 50
     assert asked.cut(whole - 1) == Cut(0, 0, 0)

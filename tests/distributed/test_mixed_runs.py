@@ -1,4 +1,4 @@
-"""Two processes that train on a mixture of corpora read what one reads, and go on to the bit."""
+"""Two processes that train on a mixture of corpora read what one reads, and resume bit for bit."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_run_killed_20_times_equals_one_that_was_not(server, tmp_path, case):
         codes = group.ended().codes
         assert set(codes) <= {0, 1, -signal.SIGKILL}, codes
         landed += -signal.SIGKILL in codes
-        if not any(codes):  # it was done already: begin anew, and go on counting
+        if not any(codes):  # it was done already: start again, and continue to count
             assert_same_run(folder, whole)
             shutil.rmtree(folder)
     finish(server, folder, case)

@@ -326,7 +326,7 @@ def test_numbers_that_a_type_can_not_hold_are_refused(value, kind, fits, bpe, tm
         return
     with pytest.raises(ValueError, match="blk.1.ffn_down.weight holds numbers that are not finite"):
         export_gguf(model, path, bpe, tensor_type=kind)
-    assert path.read_bytes() == before  # whole or not at all
+    assert path.read_bytes() == before  # written atomically
     assert [each.name for each in tmp_path.iterdir()] == ["m.gguf"]
 
 

@@ -52,7 +52,7 @@ def test_cache_in_chunks_equals_the_whole():
 
 
 def test_padding_on_the_left_changes_no_row():
-    """Also beyond a sliding window, in one go and with a cache."""
+    """Also beyond a sliding window, in a single pass and with a cache."""
     for seed in SEEDS:
         model = random_llama(seed)
         lengths = (3, 14, 9)

@@ -1,4 +1,4 @@
-"""Tokenizers that are no byte-level BPE, behind our own methods: as Llama 2's and Mistral's."""
+"""Tokenizers other than byte-level BPE behind our own methods, such as Llama 2's and Mistral's."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CURVE = MemoryCurve(
     MEASURED,
     estimated=[(1, 1.9 * GIB), (2, 3.9 * GIB)],
     law=[(1, 2 * GIB), (2, 4 * GIB)],
-    law_text="2,048 MiB a row",
+    law_text="2,048 MiB per row",
     out=[3],
 )
 
@@ -34,7 +34,7 @@ def test_memory_shows_measured_law_estimate_and_where_it_ran_out() -> None:
     assert sum(line == ((1, 2), (2, 4)) for line in lines) == 2
     assert ((1, 1.9), (2, 3.9)) in lines
     assert [line[0][0] for line in lines if len(line) == 1] == [3]
-    assert words(figure) == ["a.csv, measured", "2,048 MiB a row", "estimated", "out of memory"]
+    assert words(figure) == ["a.csv, measured", "2,048 MiB per row", "estimated", "out of memory"]
     assert axes.get_ylabel() == "GiB allocated, at the peak"
     assert axes.get_xlabel() == "Rows of a batch"
     bars = axes.collections[0].get_segments()

@@ -15,7 +15,7 @@ def test_plot_prints_laws_and_how_far_off_estimates_are(tmp_path, capsys) -> Non
     words = ["memory", "plot", str(path), "--estimate", "--out", str(picture)]
     assert main(words) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("s.csv: resident: 0 MiB") or "MiB a row" in said[0]
+    assert said[0].startswith("s.csv: resident: 0 MiB") or "MiB per row" in said[0]
     assert "estimates are off by" in said[1]
     assert said[2] == f"Picture: {picture}"
     assert picture.stat().st_size > 10_000

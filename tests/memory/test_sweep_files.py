@@ -164,7 +164,8 @@ def test_a_curve_says_its_law_and_draws_it_with_the_knee(tmp_path) -> None:
     lines = [f"{x}, {max(500, 100 + 10 * x)}, 900, 2.0" for x in range(10, 100, 5)]
     (curve,) = read_sweep(saved(tmp_path, *lines))
     law = law_of(curve, "active")
-    assert law_text(law, "length") == "500 MiB up to 40, then 100 + 10 MiB a token (off by 0.0 MiB)"
+    said = "500 MiB up to 40, then 100 + 10 MiB per token (off by 0.0 MiB)"
+    assert law_text(law, "length") == said
     assert law_points(curve, law) == [
         pytest.approx((10, 500 * MIB)), pytest.approx((40, 500 * MIB)),
         pytest.approx((95, 1050 * MIB)),

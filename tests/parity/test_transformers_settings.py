@@ -129,7 +129,7 @@ def test_unknown_settings_pass_where_they_are_off_and_are_named_in_one_warning(t
 
 
 def test_classifier_of_transformers_opens_as_a_classifier(tmp_path):
-    """transformers reads its head at the last token that is no padding; the classes keep names."""
+    """transformers reads its head at the last token that is not padding; the classes keep names."""
     labels = {0: "ham", 1: "spam", 2: "eggs"}
     kind = "GPT2ForSequenceClassification"
     theirs = saved(tmp_path / "theirs", kind, id2label=labels, pad_token_id=0)

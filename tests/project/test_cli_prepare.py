@@ -29,7 +29,7 @@ def test_prepare_takes_a_named_text(capsys, tmp_path):
     assert GPT2Tokenizer().decode(file.tokens) == load_text("the-tide-clock")
     said = capsys.readouterr().out
     assert f"{out}: {len(file):,} tokens in 1 document, " in said
-    assert "bytes a token, vocabulary of 50,257\n" in said
+    assert "bytes per token, vocabulary of 50,257\n" in said
 
 
 def test_prepare_takes_files_and_folders_and_a_tokenizer(capsys, tmp_path, mine):

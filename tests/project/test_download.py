@@ -1,4 +1,4 @@
-"""Files come whole or not at all; every server here is a local one."""
+"""Downloads are atomic; every server here is a local one."""
 
 from __future__ import annotations
 

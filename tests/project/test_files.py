@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read by one rule wherever texts and JSON are read."""
+"""Files: written atomically, and read by one rule wherever texts and JSON are read."""
 
 from __future__ import annotations
 

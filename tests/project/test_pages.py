@@ -41,7 +41,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 def test_the_page_of_commands_is_current() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    made = "python -m llm_scratch.cli.page > docs/commands.md makes it anew"
+    made = "python -m llm_scratch.cli.page > docs/commands.md makes it again"
     assert page == commands_page(), made
 
 

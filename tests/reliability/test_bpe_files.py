@@ -26,7 +26,7 @@ CASES = 300  # damaged files of each format
 
 @pytest.fixture(scope="module")
 def tokenizer() -> BytePairTokenizer:
-    """A small vocabulary, with tokens that are no UTF-8 by themselves among its merges."""
+    """A small vocabulary, with tokens that are not UTF-8 by themselves among its merges."""
     text = load_text("the-tide-clock") + "é漢🔥" * 50 + "\x00\x01" * 50
     trained = BytePairTokenizer.train(text, 400, name="tide")
     assert any(not is_utf8(left + right) for left, right in trained.merges)

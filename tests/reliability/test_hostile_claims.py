@@ -28,7 +28,7 @@ MOST_MEMORY = 64 << 20  # the files here have some kB: what a process needs for 
 
 
 def peak_memory():
-    """Bytes that this process has held at the most; 0 where nobody counts them."""
+    """The most bytes that this process has held; 0 where nobody counts them."""
     if sys.platform == "win32":
         return 0
     import resource

@@ -180,7 +180,7 @@ def loads(text):
 
 
 def expected(form, path):
-    """What the standard library reads in a file; None where it reads nothing, or is no judge."""
+    """What the standard library reads in a file; None where it reads nothing, or can't judge."""
     text = path.read_bytes().decode("utf-8-sig")
     if form == "bare":
         rows = [
@@ -234,7 +234,7 @@ def damaged_cases(form, folder, count, seed):
 
 
 def attempt(reader, path):
-    """What a reader gives, and why it does not: nothing else than a ValueError may come."""
+    """What a reader gives, and why it does not: only a ValueError may come."""
     try:
         return reader(path), ""
     except ValueError as err:

@@ -109,7 +109,7 @@ def killed_often(trainer: Trainer, folder: Path, duration: float, kills: int, se
         code, lines = trainer.ended()
         assert code in (0, -signal.SIGKILL), "".join(lines)
         landed += code == -signal.SIGKILL
-        if code == 0:  # it was done already: begin anew, and go on counting
+        if code == 0:  # it was done already: start again, and continue to count
             shutil.rmtree(folder)
     trainer.finish(folder)
 

@@ -33,7 +33,7 @@ END_OF_LORA = """\
     def forward(self, x):
         return (self.alpha / self.rank) * (x @ self.A @ self.B)"""
 OTHER_LINEAR = "nn.Linear(linear.in_features, linear.out_features)"
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("highest weight", *HIGHEST, "param.grad.max()", "param.max()", hints.HIGHEST_WEIGHT),
@@ -100,7 +100,7 @@ MISTAKES = [
     Mistake("B not zero", *LORA, "torch.zeros", "torch.randn", hints.LORA_START),
     Mistake("A zero too", *LORA, RANDOM_A, "nn.init.zeros_(self.A)", hints.LORA_STUCK),
     Mistake("A all ones", *LORA, RANDOM_A, "nn.init.ones_(self.A)", hints.LORA_A_START),
-    Mistake("B is no parameter", *LORA, "nn.Parameter(torch.zeros(rank, out_dim))",
+    Mistake("B is not a parameter", *LORA, "nn.Parameter(torch.zeros(rank, out_dim))",
             "torch.zeros(rank, out_dim)", hints.LORA_MATRICES),
     Mistake("alpha forgotten", *LORA, "(self.alpha / self.rank) * ", "", hints.ALPHA_MISSING),
     Mistake("upside down", *LORA, "self.alpha / self.rank", "self.rank / self.alpha",

@@ -10,7 +10,7 @@ CAUSAL, MULTI = ("ch03", "CausalAttention"), ("ch03", "MultiHeadAttention")
 HIDE_ONE = "scores = scores.masked_fill(self.mask[:count, :count], -torch.inf)\n"
 HIDE = "scores = scores.masked_fill(hidden, -torch.inf)\n"
 SOFTMAX = "        weights = torch.softmax(scores / self.head_dim**0.5, dim=-1)"
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("exp forgotten", "ch03", "softmax_naive", "torch.exp(x) /", "x /", hints.SOFTMAX),

@@ -9,7 +9,7 @@ from llm_scratch.selfcheck.run import checks_of
 NORM, BLOCK, GPT = ("ch04", "LayerNorm"), ("ch04", "TransformerBlock"), ("ch04", "GPTModel")
 FORWARD, WRITE = ("ch04", "FeedForward"), ("ch04", "generate_text_simple")
 MULTI = ("ch04", "MultiHeadAttention")
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("unbiased variance", *NORM, "unbiased=False", "unbiased=True", hints.BIASED_VARIANCE),
@@ -21,7 +21,7 @@ MISTAKES = [
             "keepdim=True, unbiased=False)", "x.mean()\n        var = x.var(unbiased=False)",
             hints.NORM_DIM),
     Mistake("scale unused", *NORM, "self.scale * (x", "1.0 * (x", hints.SCALE_AND_SHIFT),
-    Mistake("scale is no parameter", *NORM, "nn.Parameter(torch.ones(emb_dim))",
+    Mistake("scale is not a parameter", *NORM, "nn.Parameter(torch.ones(emb_dim))",
             "torch.ones(emb_dim)", hints.PARAMETERS),
     Mistake("exact GELU", "ch04", "GELU", "return 0.5 * x * (1 + torch.tanh(inner))",
             "return 0.5 * x * (1 + torch.erf(x / 2**0.5))", hints.GELU_EXACT),

@@ -17,7 +17,7 @@ LAST, LOGITS = "[:, -1, :]", "logits = model(input_batch)[:, -1, :]"
 ENTROPY = "nn.functional.cross_entropy(logits, target_batch)"
 BEGIN = "        model.train()\n"
 ONLY_THE_HEAD = "        model.requires_grad_(False).out_head.requires_grad_(True)\n"
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("not renamed", *FETCH, "unpacked.rename(data_file_path)", "pass", hints.UNPACKED),

@@ -17,7 +17,7 @@ MASKING = ("ch07", "InstructionDatasetWithMasking")
 MASKED = ("ch07", "custom_collate_with_masking_fn")
 RUNNING = "def check_if_running(process_name):\n"
 SECTION = ' if entry["input"] else ""'
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("text for data", *LOAD, "json.load(file)", "file.read()", hints.PARSED),

@@ -12,7 +12,7 @@ LOSS, LOSSES = ("ch05", "calc_loss_batch"), ("ch05", "calc_loss_loader")
 EVALUATE, TRAIN = ("ch05", "evaluate_model"), ("ch05", "train_model_simple")
 GENERATE = ("ch05", "generate")
 STACKED = "nn.functional.cross_entropy(logits.flatten(0, 1), target_batch.flatten())"
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("no double dash", *V1, "|--", "", hints.SPLIT),

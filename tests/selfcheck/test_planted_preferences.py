@@ -13,7 +13,7 @@ MINUS_LOG = "-F.logsigmoid(beta * (model_logratios - reference_logratios))"
 MASKED = "(selected * mask).sum(-1) / mask.sum(-1)"
 FOUR = "policy_chosen, policy_rejected, reference_chosen, reference_rejected"
 BEGIN_OF_BATCH = "def compute_dpo_loss_batch(batch, policy_model, reference_model, beta):\n"
-# A table, a mistake a row.
+# A table with one mistake per row.
 # fmt: off
 MISTAKES = [
     Mistake("the same answer twice", *DATA, "entry['rejected']", "entry['chosen']",

@@ -1,4 +1,4 @@
-"""A run on a folder of parts is the run on the one file, to the bit."""
+"""A run on a folder of parts is bit for bit the run on the one file."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_chunked_head_loss_by_slabs_of_the_vocabulary_is_the_same(monkeypatch, c
         return torch.autograd.grad(loss, (hidden, weight))
 
     whole = gradients()
-    monkeypatch.setattr(head_loss, "SLAB", 7)  # 30 is no multiple of it
+    monkeypatch.setattr(head_loss, "SLAB", 7)  # 30 is not a multiple of it
     for mine, theirs in zip(gradients(), whole, strict=True):
         torch.testing.assert_close(mine, theirs)
 
