@@ -107,8 +107,7 @@ for step in (0, 1, warmup_steps - 1, warmup_steps, total_steps - 1):
 
 # %%
 def plot_rates(rates):
-    """Return a figure of learning rates over the steps; `rates` maps a name to the rate of each
-    step."""
+    """Return a figure of learning rates over the steps: name -> the rate of each step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")

@@ -379,8 +379,7 @@ def get_config(base_config: dict, model_name: str = "gpt2-small") -> dict:
 
 
 def calculate_size(model: GPTModel) -> None:
-    """Print a model's number of parameters, also without the output layer, and its size in
-    memory."""
+    """Print a model's parameters, also without the output layer, and its size in memory."""
     total_params = model.num_parameters()
     print(f"Total number of parameters: {total_params:,}")
     tied = model.num_parameters(head=False)

@@ -299,8 +299,7 @@ published = {
 
 
 def count(cfg, used=1.0):
-    """Return the number of parameters, counting a tied head once, and experts by the share
-    `used`."""
+    """Return the number of parameters: a tied head once, experts by the share `used`."""
     shapes = parameter_shapes(cfg)
     if cfg.tie_weights:
         del shapes["out_head.weight"]
