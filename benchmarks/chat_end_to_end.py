@@ -50,9 +50,7 @@ from llm_scratch.training.allocator import keep_freed_memory
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fixtures"))
 FORMAT, NEW, TIE = "guanaco-llama2", 400, 0.05
 SAMPLED = ls.SamplingSettings(temperature=0.7, top_p=0.9)
-Answer = Callable[
-    [Sequence[Any], int], tuple[list[int], list[int]]
-]  # ids of the prompt and the answer
+Answer = Callable[[Sequence[Any], int], tuple[list[int], list[int]]]  # ids of prompt and answer
 
 
 def main() -> None:

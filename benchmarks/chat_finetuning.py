@@ -155,7 +155,7 @@ def run_case(args: argparse.Namespace) -> dict[str, float]:
 
 
 def ours(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
-    """Train by the steps of this library's loop, with its batches."""
+    """Train with the steps of this library's loop, with its batches."""
     from llm_scratch.lora.layers import replace_linear_with_lora
     from llm_scratch.training.allocator import keep_freed_memory
     from llm_scratch.training.optimizers import build_optimizers
@@ -198,7 +198,7 @@ def order_of(n: int, turn: int) -> list[int]:
 
 
 def theirs(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
-    """Train by `SFTTrainer`, with a clock at the end of every step."""
+    """Train with `SFTTrainer`, with a clock at the end of every step."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from transformers.utils import logging

@@ -73,7 +73,7 @@ def run_child(case: str) -> dict:
 def report(results: dict[str, dict]) -> None:
     """Print a table of peaks, and the ratios that count."""
     print(f"\n{platform.machine()}, Python {platform.python_version()}, {results['full']['on']}")
-    print("| trained | trained numbers | peak MB | above the model alone | s/step |")
+    print("| trained | parameters | peak MB | above the model alone | s/step |")
     print("|---|---|---|---|---|")
     alone = results["built"]["peak_mb"]
     for case, name in CASES.items():

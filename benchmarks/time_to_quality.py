@@ -1,4 +1,4 @@
-"""Seconds to make a small model as good as by nanoGPT's laptop recipe, in one run.
+"""Seconds to the quality that nanoGPT's laptop recipe gives a small model, in one run.
 
     python benchmarks/time_to_quality.py                about ten minutes on two cores
     python benchmarks/time_to_quality.py --rounds 1 --steps 200    to try the script
