@@ -227,7 +227,7 @@ model = loss = None  # free the memory before the next model is made
 torch.manual_seed(123)
 model = GPTModel(trained_config).to(device)
 if trained_config is not config and not settings.full:
-    print(f"A model of {model.num_parameters():,} parameters; --full takes the book's.")
+    print(f"A model of {model.num_parameters():,} parameters; --full uses the book's.")
 optimizer = torch.optim.AdamW(
     model.parameters(), lr=peak_rate_of_training, weight_decay=0.1, fused=True
 )

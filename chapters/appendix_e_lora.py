@@ -90,7 +90,7 @@ try:
     path = find_data("SMSSpamCollection.tsv")
 except FileNotFoundError:
     command = "llm-scratch fetch sms-spam"
-    chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
+    chapter.missing("The SMS Spam Collection", command, "continuing with our own messages")
     path = find_data("messages.tsv")
 try:
     gpt2_folder = find_gpt2("124M")

@@ -354,7 +354,7 @@ def trained_loss(number, seed):
 
 
 if settings.quick:
-    print("With --quick so few steps are taken that the losses say nothing.")
+    print("--quick takes too few steps for the losses to mean anything.")
 seeds = (1,) if settings.quick else (1, 2, 3)
 for number, name in enumerate(["GPT", *(name for name, _ in changes)]):
     losses = [trained_loss(number, seed) for seed in seeds]
@@ -482,10 +482,10 @@ try:
     smollm2, smol_tokenizer = open_model("smollm2")
 except ModuleNotFoundError:
     chapter.missing(
-        "The gguf package, which opens SmolLM2,", "pip install gguf", "going on without"
+        "The gguf package, which opens SmolLM2,", "pip install gguf", "continuing without"
     )
 except FileNotFoundError:
-    chapter.missing("SmolLM2 (98 MB)", "llm-scratch fetch smollm2", "going on without it")
+    chapter.missing("SmolLM2 (98 MB)", "llm-scratch fetch smollm2", "continuing without it")
 
 if smollm2 is not None:
     above = replace(published["SmolLM2 135M"], dtype=smollm2.cfg.dtype)

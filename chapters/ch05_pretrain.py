@@ -51,7 +51,7 @@ else:
     sizes = {"emb_dim": 128, "n_heads": 4, "n_layers": 4, "context_length": 128}
     config = {**GPT_CONFIG_124M, **sizes}
     epochs, learning_rate, evaluation = 15, 2e-3, {"eval_freq": 20, "eval_iter": 5}
-    print("A small model: its numbers are not the book's; --book takes the book's model.")
+    print("A small model: its numbers are not the book's; --book uses the book's model.")
 epochs = settings.epochs or epochs
 
 context_length = config["context_length"]

@@ -90,7 +90,7 @@ try:
     path = find_data(SMS_FILE)
 except FileNotFoundError:
     command = "llm-scratch fetch sms-spam"
-    chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
+    chapter.missing("The SMS Spam Collection", command, "continuing with our own messages")
     path = find_data("messages.tsv")
 rows = read_sms(path)
 for number in (*range(3), *range(len(rows) - 3, len(rows))):

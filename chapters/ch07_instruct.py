@@ -95,7 +95,7 @@ try:
     path = find_data(BOOK_FILE)
 except FileNotFoundError:
     command = "python chapters/ch07_instruct.py --download"
-    chapter.missing("The book's instructions", command, "going on with our own")
+    chapter.missing("The book's instructions", command, "continuing with our own")
     path = find_data("instructions.json")
 data = load_instructions(path)
 print("Number of entries:", len(data))
@@ -297,7 +297,7 @@ prompt = prompt_text(val_data[0])
 print(prompt)
 ids = generate(base, text_to_token_ids(prompt, tokenizer).to(device), 35, eos_id=pad_id)
 written = token_ids_to_text(ids, tokenizer).replace(END_OF_TEXT, "")
-print("The model goes on with:", repr(extract_response(written, prompt)))
+print("The model continues:", repr(extract_response(written, prompt)))
 
 # %% [markdown]
 # # 7.6 Fine-tuning the LLM on instruction data

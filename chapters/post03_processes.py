@@ -58,7 +58,7 @@ options += [f"--steps={steps}", f"--eval-every={steps}", "--device=cpu", "--prec
 
 
 def run(name, processes, rows):
-    """Train by a command; return the metrics of its steps and what each process held."""
+    """Run a training command; return the metrics of its steps and what each process held."""
     words = ["pretrain", "--data=tokens.bin", f"--out={name}", f"--micro-batch={rows}", *options]
     chapter.run_command(words, folder, processes, threads)
     lines = [line for line in read_metrics(folder / name) if "loss" in line]
@@ -124,7 +124,7 @@ for name, each in ways.items():
     print(f"{name:<16}" + "".join(f"{each[kind] / 1e3:>13,.0f}" for kind in KINDS))
 numbers = alone["parameters"] / 4
 states = sum(alone[kind] for kind in KINDS[:3])
-print(f"{numbers:,.0f} parameters, {states / numbers:.1f} bytes for each beside activations")
+print(f"{numbers:,.0f} parameters, {states / numbers:.1f} bytes for each, without activations")
 bars = {name: {kind: each[kind] / 1e6 for kind in KINDS} for name, each in ways.items()}
 chapter.show(settings, "post03-held", pictures.plot_held, bars)
 

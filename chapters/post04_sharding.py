@@ -74,7 +74,7 @@ options += [f"--steps={steps}", f"--eval-every={steps}", "--device=cpu", "--prec
 
 
 def run(name, processes, *how):
-    """Train by a command, 8 rows per step; return the losses and what each process held."""
+    """Run a training command, 8 rows per step; return losses and what each process held."""
     words = ["pretrain", "--data=tokens.bin", f"--out={name}", f"--micro-batch={8 // processes}"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     chapter.run_command([*words, *options, *how], folder, processes, threads)

@@ -3,8 +3,8 @@
     python chapters/post08_batch_sizes.py            three minutes
     python chapters/post08_batch_sizes.py --quick    a smaller limit: 50 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. A limit on the process
-makes it run out of memory, on Linux; elsewhere the chapter continues without.
+Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. On Linux, a limit on
+the process makes it run out of memory; elsewhere there is no limit.
 """
 
 # %%

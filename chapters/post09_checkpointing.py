@@ -257,4 +257,4 @@ for every in (1, 2, 8):
 peaks = {n: 32 / n * share + n for n in (1, 2, 4, 8, 16)}  # inputs of pieces, and one whole piece
 for n, peak in peaks.items():
     print(f"pieces of {n:>2} blocks: {peak:.1f} blocks at the peak")
-print(f"Least with {min(peaks, key=peaks.get)}: an input is so small that it is not worth more.")
+print(f"Least with {min(peaks, key=peaks.get)}: inputs are too small for larger pieces to pay.")
