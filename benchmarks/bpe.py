@@ -2,10 +2,10 @@
 
     python benchmarks/bpe.py
 
-takes about half a minute on two cores. It needs `tokenizers` and a text of a megabyte of English
-(`llm-scratch fetch tinyshakespeare`; --text takes another). All figures are medians of five rounds
-in which the libraries alternate, in one process and, for encoding, on one thread; a ratio is the
-median of the ratios of the rounds. Every comparison first checks that both sides give the same.
+takes about half a minute on two cores. It needs `tokenizers` and a megabyte of English text
+(`llm-scratch fetch tinyshakespeare`, or --text). All figures are medians of five rounds in which
+the libraries alternate, in one process and, for encoding, on one thread. A ratio is the median of
+the rounds' ratios. Every comparison first checks that both sides give the same result.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def alternating(arms: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return the seconds of each arm in each round; the order turns from round to round."""
+    """Return the seconds of each arm in each round; the order is reversed every other round."""
     taken: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(ROUNDS):
         names = list(arms) if number % 2 == 0 else list(reversed(arms))

@@ -1,19 +1,21 @@
-"""SmolLM2 learns a format that it was never taught, and answers the same in other programs.
+"""SmolLM2 learns a new chat format, and answers the same in other programs.
 
     llm-scratch fetch smollm2
     pip install -e '.[test,gguf,peers]'
     python benchmarks/chat_end_to_end.py --out talker            up to an hour on two cores
     python benchmarks/chat_end_to_end.py --rows 60 --prompts 4 --epochs 1 --out trial
 
-The project's conversations in `guanaco-llama2`, with the settings of the series' last run
-(`--preset final-tune`: 8e-5 falling as a cosine, batch 2, up to 9 epochs, patience 1): 40 questions
-are held out, 30 conversations measure, the others teach. Printed are the validation loss, where the
-run stopped, the share of the held-out answers that end by themselves before and after (within 400
-tokens; the likeliest token always, and sampled at a temperature of 0.7, top-p 0.9), and whether
-transformers and llama.cpp answer the same from the exported files, prompts rendered by their own
-template engines. Texts may part where our logits of the two ids lie within 0.05 of each other.
+The project's conversations in `guanaco-llama2` are learned with the settings of the series' last
+run (`--preset final-tune`: 8e-5 falling as a cosine, batch 2, up to 9 epochs, patience 1). 40
+questions are held out, 30 conversations are for validation, and the others for training.
 
-The same arguments with `--resume` go on with a run that was stopped.
+It prints the validation loss, where the run stopped, and the share of held-out answers that end by
+themselves before and after, within 400 tokens: greedy, and sampled with a temperature of 0.7 and
+top-p 0.9. It also prints whether transformers and llama.cpp answer the same from the exported
+files, with prompts rendered by their own template engines. Texts may differ where our logits of the
+two ids are within 0.05 of each other.
+
+The same arguments with `--resume` continue a stopped run.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ def main() -> None:
     )
     parser.add_argument("--out", required=True, help="the run's folder")
     parser.add_argument("--prompts", type=int, default=40)
-    parser.add_argument("--rows", type=int, help="conversations; all without it")
+    parser.add_argument("--rows", type=int, help="number of conversations; default: all")
     parser.add_argument("--epochs", type=float)
     parser.add_argument(
-        "--compared", type=int, default=8, help="answers held against other programs"
+        "--compared", type=int, default=8, help="answers compared with other programs"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
@@ -71,7 +73,7 @@ def main() -> None:
     model, tokenizer = ls.open_model("smollm2")
     asked, measured, taught = parts(args)
     print(
-        f"{len(taught)} conversations to learn, {len(measured)} to measure, {len(asked)} held out"
+        f"{len(taught)} conversations to learn, {len(measured)} to validate, {len(asked)} held out"
     )
     share(model, tokenizer, asked, "before")
     data = conversation_parts(model, tokenizer, taught, measured, format=FORMAT, log=quiet)
@@ -91,11 +93,11 @@ def main() -> None:
 
 
 def quiet(line: str) -> None:
-    """Print nothing of what the run says again."""
+    """Print nothing: a log for runs that should be silent."""
 
 
 def parts(args: argparse.Namespace) -> tuple[list[Any], list[Any], list[Any]]:
-    """Questions that are held out, conversations to measure on, and those to learn."""
+    """Return the held-out questions, and the conversations for validation and training."""
     conversations, summary = read_conversations(find_data("conversations.jsonl"))
     print(summary)
     taught, measured, asked = split_rows(conversations[: args.rows], 1)
@@ -105,9 +107,9 @@ def parts(args: argparse.Namespace) -> tuple[list[Any], list[Any], list[Any]]:
 
 
 def share(model: Any, tokenizer: Any, asked: list[Any], when: str) -> None:
-    """Print how many answers end by themselves, and the first three of the sampled ones.
+    """Print how many answers end by themselves, and the first three sampled answers.
 
-    The likeliest token over and over leads a model of this size into circles, which never end.
+    With greedy decoding, a model of this size may repeat itself for ever.
     """
     for name, settings in (("the likeliest token", ls.SamplingSettings()), ("sampled", SAMPLED)):
         torch.manual_seed(1)
@@ -121,7 +123,7 @@ def share(model: Any, tokenizer: Any, asked: list[Any], when: str) -> None:
 
 
 def elsewhere(model: Any, tokenizer: Any, asked: list[Any], folder: Path) -> None:
-    """Export, and hold the answers of other programs against ours."""
+    """Export the model and compare the answers of other programs with ours."""
     form = find_format(FORMAT)
     ls.export_huggingface(model, folder / "hub", tokenizer, chat_format=form)
     compare("transformers", transformers_answer(folder / "hub"), model, tokenizer, asked)
@@ -134,13 +136,13 @@ def elsewhere(model: Any, tokenizer: Any, asked: list[Any], folder: Path) -> Non
 
 
 def compare(name: str, answer: Answer, model: Any, tokenizer: Any, asked: list[Any]) -> None:
-    """Print how many prompts and answers are ours, and where an answer parts, how near it was."""
+    """Print how many prompts and answers equal ours, and how close each difference was."""
     form = find_format(FORMAT)
     end, *more = form.end_ids(tokenizer)
     ours = answer_conversations(model, tokenizer, asked, format=form, max_new_tokens=NEW)
 
     def ended(ids: list[int]) -> list[int]:
-        """One end, whichever it was, and whether or not the program gives it."""
+        """Return the ids with one end token, whichever it was and whether or not it was given."""
         kept = [i for i in ids if i not in (end, *more)]
         return kept if len(kept) == NEW else [*kept, end]
 
@@ -158,9 +160,9 @@ def compare(name: str, answer: Answer, model: Any, tokenizer: Any, asked: list[A
             logits = model(torch.tensor([ids + written[:parted]]))[0, -1]
         gap = float(logits.max() - logits[written[parted]])
         near += gap <= TIE
-        print(f"  {name} parts at token {parted}, where our logits lie {gap:.4f} apart")
+        print(f"  {name} differs at token {parted}, where our logits are {gap:.4f} apart")
     found = f"{prompts} of {len(asked)} prompts and {equal} answers are equal"
-    print(f"{name}: {found}, {near} part where it is nearly a tie")
+    print(f"{name}: {found}, {near} differ where it is nearly a tie")
 
 
 def transformers_answer(folder: Path) -> Answer:

@@ -1,23 +1,24 @@
-"""Fine-tuning on conversations: ours and TRL's SFTTrainer, in one run.
+"""Fine-tuning on conversations: ours against TRL's SFTTrainer, in one run.
 
     llm-scratch fetch smollm2
     pip install -e '.[test,peers]'
     python benchmarks/chat_finetuning.py                          about an hour on two cores
     python benchmarks/chat_finetuning.py --rounds 1 --steps 2 --kinds full
 
-SmolLM2-135M-Instruct's weights and this project's conversations in ChatML for all: the same rows
-and the same learned tokens, batches of 4 rows, float32, fused AdamW, gradients clipped at 1; all
-weights learn, or LoRA of rank 16 in all layers of the blocks. Every case has a process of its own,
-so that its peak of memory is its own; the processes take turns, and what counts are ratios of
-medians within one run. A real token is one that is no padding; each case counts its own by its own
-time, from the end of one step to the end of the next.
+All cases train SmolLM2-135M-Instruct on this project's conversations in ChatML: the same rows and
+learned tokens, batches of 4 rows, float32, fused AdamW, gradients clipped at 1. Either all weights
+are trained, or LoRA of rank 16 in all layers of the blocks. Every case has its own process, and so
+its own peak memory. The processes take turns, and what counts are ratios of medians within one run.
+A real token is one that is not padding. Each case divides its real tokens by its own time, from the
+end of one step to the end of the next.
 
-"padded alike" reads the same rows in the same batches for both, each batch padded to its longest
-row. "buckets" are rows of about the same length together, for TRL `group_by_length`. "packing" puts
-several conversations into a row of up to 1,024 tokens, blind to each other, with about as many
-tokens a step; TRL's needs a kernel that a CPU does not have. TRL computes without checkpointing,
-and its loss is the fused one that it calls "nll", which keeps no logits, as ours; "TRL's own
-defaults" has checkpointing on, as it comes (`bf16=False`, since the comparison is in float32).
+"padded alike" has the same rows in the same batches for both, each batch padded to its longest row.
+"buckets" groups rows of about the same length; for TRL this is `group_by_length`. "packing" puts
+several conversations, invisible to each other, into a row of up to 1,024 tokens, with about as many
+tokens per step. TRL's packing needs a kernel that a CPU does not have. TRL computes without
+checkpointing, and with the fused loss that it calls "nll", which keeps no logits, like ours. "TRL,
+its own defaults" has its default checkpointing on (but `bf16=False`, since the comparison is in
+float32).
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps a turn, after one")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="timed steps per turn, after one for warm-up"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
@@ -84,7 +87,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Write the rows and, for transformers, the model."""
+    """Write the rows, and the model for transformers."""
     opened = ls.open_model("smollm2")
     form = find_format("chatml")
     conversations, _ = read_conversations(find_data("conversations.jsonl"))
@@ -104,7 +107,7 @@ def prepare(folder: Path) -> None:
 
 
 def measure(kind: str, folder: str, args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """What every case's process says, round after round; each round starts with another case."""
+    """Return what every case's process reports in each round; rounds start with different cases."""
     found: dict[str, list[dict[str, float]]] = {case: [] for case in args.cases}
     names = list(args.cases)
     for turn in range(args.rounds):
@@ -122,7 +125,7 @@ def measure(kind: str, folder: str, args: argparse.Namespace) -> dict[str, list[
 
 
 def report(kind: str, found: dict[str, list[dict[str, float]]], rounds: int) -> None:
-    """Medians, beside TRL's rows padded alike."""
+    """Print and record medians, and their ratios to TRL's rows padded alike."""
     medians = {
         case: {key: statistics.median(each[key] for each in runs) for key in runs[0]}
         for case, runs in found.items()
@@ -144,7 +147,7 @@ def report(kind: str, found: dict[str, list[dict[str, float]]], rounds: int) -> 
 
 
 def run_case(args: argparse.Namespace) -> dict[str, float]:
-    """Train for a few steps: real tokens a second, peak memory, and the first step's loss."""
+    """Train for a few steps; return real tokens per second, peak memory and the first loss."""
     rows = json.loads((Path(args.folder) / "rows.json").read_text(encoding="utf-8"))
     who, _, how = args.case.partition(", ")
     run = ours if who == OURS else theirs
@@ -152,7 +155,7 @@ def run_case(args: argparse.Namespace) -> dict[str, float]:
 
 
 def ours(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
-    """The loop's own step, with its batches."""
+    """Train with the steps of this library's loop, with its batches."""
     from llm_scratch.lora.layers import replace_linear_with_lora
     from llm_scratch.training.allocator import keep_freed_memory
     from llm_scratch.training.optimizers import build_optimizers
@@ -184,18 +187,18 @@ def ours(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str, 
 
 
 def real_tokens(targets: torch.Tensor) -> int:
-    """How many tokens are no padding: those up to the last target of each row."""
+    """Return the number of tokens that are not padding: those up to each row's last target."""
     return int((targets != IGNORE_INDEX).flip(1).cumsum(1).gt(0).sum())
 
 
 def order_of(n: int, turn: int) -> list[int]:
-    """The order of the rows in a turn, the same for both."""
+    """Return the order of the rows in a turn, the same for both libraries."""
     generator = torch.Generator().manual_seed(turn)
     return torch.randperm(n, generator=generator).tolist()
 
 
 def theirs(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str, float]:
-    """`SFTTrainer`, with a clock at the end of every step."""
+    """Train with `SFTTrainer`, with a clock at the end of every step."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from transformers.utils import logging
@@ -240,7 +243,7 @@ def theirs(rows: Any, how: str, kind: str, args: argparse.Namespace) -> dict[str
 
 
 def settings_of(how: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `SFTTrainer`; what is not here is as it comes."""
+    """Return the settings of `SFTTrainer`; all others are its defaults."""
     settings = {
         "output_dir": str(Path(args.folder) / "trl"),
         "per_device_train_batch_size": BATCH,
@@ -264,7 +267,7 @@ def settings_of(how: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_theirs(ids: list[int], targets: list[int]) -> dict[str, list[int]]:
-    """A row in transformers' way: labels are the ids themselves, and it shifts them."""
+    """Return a row for transformers: labels are the ids themselves; transformers shifts them."""
     return {"input_ids": [*ids, targets[-1]], "labels": [IGNORE_INDEX, *targets]}
 
 

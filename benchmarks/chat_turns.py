@@ -1,13 +1,13 @@
-"""A later turn of a conversation against reading all of it anew, in one run.
+"""A later turn of a conversation against reading all of it again, in one run.
 
     llm-scratch fetch smollm2
     python benchmarks/chat_turns.py                      about two minutes on two cores
     python benchmarks/chat_turns.py --rounds 1 --history 400
 
-A session with SmolLM2 has some 1,500 tokens of history in its cache and gets a question of some 40
-tokens; then it has forgotten what it has read and gets the same. What counts is the time to the
-first token, as the ratio of the medians, each way in turn first; the ids of both must be equal. The
-bar is 0.15.
+A session with SmolLM2 has about 1,500 tokens of history in its cache and gets a question of about
+40 tokens. Then it gets the same question with its cache cleared. What counts is the ratio of the
+median times to the first token. The two ways take turns in going first, and their ids must be
+equal. The bar is 0.15.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUESTION = (
 
 @dataclass
 class Turn:
-    """One question's answer: its ids, what was read for it, and how long that took."""
+    """The answer to one question: its ids, the tokens read for it, and the time for reading."""
 
     ids: tuple[int, ...]
     read: int
@@ -56,15 +56,15 @@ def main() -> None:
     assert all(one.ids == other.ids for one, other in zip(kept, anew, strict=True)), "ids differ"
     times = [statistics.median(each.seconds for each in turns) for turns in (kept, anew)]
     print(f"prompt {kept[0].read:,} tokens, {kept[0].new} of them new; ids equal")
-    print(f"time to the first token: {times[0]:.3f} s with what was read, {times[1]:.3f} s anew")
+    print(f"time to the first token: {times[0]:.3f} s with the cache, {times[1]:.3f} s without")
     print(f"ratio {times[0] / times[1]:.3f} (at most 0.15)")
-    found = dict(zip(("ours", "the whole conversation read anew"), times, strict=True))
+    found = dict(zip(("ours", "the whole conversation read again"), times, strict=True))
     record(f"first token of a later turn after {args.history} tokens", found, [tuple(found)],
            unit="s", rounds=args.rounds, less=True)  # fmt: skip
 
 
 def with_history(tokens: int) -> ls.ChatSession:
-    """A session whose model has read about so many tokens."""
+    """Return a session whose model has read about `tokens` tokens."""
     session = ls.ChatSession.open(MODEL, max_new_tokens=16)
     size = len(session.tokenizer.encode(SENTENCE))
     str(session.reply(SENTENCE * (tokens // size)))
@@ -72,8 +72,8 @@ def with_history(tokens: int) -> ls.ChatSession:
 
 
 def turn(session: ls.ChatSession, forgets: bool) -> Turn:
-    """Ask, and take the question back."""
-    str(session.regenerate())  # leaves the history alone in the cache
+    """Ask the question, time it, and take it back."""
+    str(session.regenerate())  # leaves only the history in the cache
     if forgets:
         session.read.forget()
     reply = session.reply(QUESTION)

@@ -1,14 +1,14 @@
-"""Training by two processes of one thread against one of two, and against plain DDP, in one run.
+"""Training by two processes of one thread against one of two threads and plain DDP, in one run.
 
     python benchmarks/distributed.py                     SmolLM2's size, about 25 minutes
     python benchmarks/distributed.py --rounds 1 --small  a tiny model, to try the script
     python benchmarks/distributed.py checkpoint          saving a divided 124M model
     python benchmarks/distributed.py --with trainer      transformers' Trainer with FSDP2 too
 
-`steps`: the same global batch (4,096 tokens in rows of 512) for all cases, random weights and ids,
-float32, fused AdamW. One start of two processes runs all cases in turn, each round beginning with
-another one; where one process trains, the other one waits without computing. Each turn builds its
-model, takes a short step that makes the optimizer's state, and times the next ones:
+`steps`: all cases have the same global batch (4,096 tokens in rows of 512), random weights and ids,
+float32, and fused AdamW. Two processes, started once, run all cases in turn, and each round begins
+with a different one. When one process trains, the other waits without computing. Each turn builds
+its model, takes a short step that makes the optimizer's state, and times the next ones:
 
     one       one process of two threads, as `train` computes a step
     ddp       two processes of one thread, --shard none
@@ -19,11 +19,10 @@ model, takes a short step that makes the optimizer's state, and times the next o
     trainer   the same sizes as transformers' model, FSDP2 (fully_shard by hand), stepped by
               its Trainer's `training_step` and optimizer
 
-`checkpoint`: how long training waits while a model of 124M parameters and its optimizer's state,
-divided by `--shard full`, are written by two processes, against `torch.save` of the same bytes by
-one. Ours brings its bytes to the disk (fsync) and computes their SHA-256; torch.save is timed with
-its bytes brought to the disk, and without. The last line says how much memory each process took at
-the most while it wrote.
+`checkpoint`: how long training waits while two processes write a model of 124M parameters and its
+optimizer's state, divided by `--shard full`, against `torch.save` of the same bytes by one process.
+Ours flushes its bytes to disk (fsync) and computes their SHA-256. torch.save is timed with and
+without flushing. The last line shows each process's peak memory for writing.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", nargs="?", choices=("steps", "checkpoint"), default="steps")
-    parser.add_argument("--rounds", type=int, help="3; 5 of checkpoint")
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a turn")
+    parser.add_argument("--rounds", type=int, help="default: 3, for checkpoint 5")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per turn")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--with", dest="more", choices=("trainer",), nargs="*", default=[])
     parser.add_argument("--only", nargs="*", choices=(*CASES, "trainer"), default=[])
@@ -77,7 +76,7 @@ def main() -> None:
 
 
 def measure_steps(args: argparse.Namespace, ranks: Any) -> None:
-    """Give every case its turn in each round, and print the ratios of their medians."""
+    """Time every case in each round, and print the ratios of their medians."""
     names = [name for name in (*CASES, *args.more) if not args.only or name in args.only]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(args.rounds):
@@ -87,14 +86,14 @@ def measure_steps(args: argparse.Namespace, ranks: Any) -> None:
             seconds[name] += found
             if ranks.first:
                 shown = ", ".join(f"{s:.2f}" for s in found)
-                print(f"round {turn + 1}, {name:9} {shown} s a step", flush=True)
+                print(f"round {turn + 1}, {name:9} {shown} s per step", flush=True)
     if ranks.first:
         report({name: statistics.median(times) for name, times in seconds.items()}, args)
 
 
 def report(medians: dict[str, float], args: argparse.Namespace) -> None:
-    """Print speeds, as shares of one process's and of the peers'."""
-    print("\n| case | s a step | tokens/s | of one process | of the bare loop |")
+    """Print and record speeds, and their ratios to one process and to the peers."""
+    print("\n| case | s/step | tokens/s | of one process | of the bare loop |")
     print("|---|---|---|---|---|")
     for name, median in medians.items():
         shares = [
@@ -112,7 +111,7 @@ def report(medians: dict[str, float], args: argparse.Namespace) -> None:
 
 
 def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
-    """Build a case, warm it up, and time its steps: the slowest process's seconds."""
+    """Build a case, warm it up, and return the slowest process's seconds of each step."""
     alone = name == "one"
     seconds: list[float] = []
     ranks.wait()
@@ -122,7 +121,7 @@ def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
         rows = TOKENS // LENGTH // (1 if alone else ranks.count)
         generator = torch.Generator().manual_seed(ranks.rank)
         for number in range(args.steps + 1):
-            length = LENGTH if number else 32  # the first makes the optimizer's state
+            length = LENGTH if number else 32  # the first step makes the optimizer's state
             ids = torch.randint(1000, (rows, length + 1), generator=generator)
             batch = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
             if not alone:
@@ -138,7 +137,7 @@ def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
 
 
 def sizes(small: bool) -> Any:
-    """SmolLM2-135M's sizes, or tiny ones."""
+    """Return SmolLM2-135M's sizes, or tiny ones."""
     from llm_scratch.model.llama_config import as_llama_config
     from llm_scratch.model.llama_sizes import SMOLLM2_CONFIG_135M
 
@@ -147,7 +146,7 @@ def sizes(small: bool) -> Any:
 
 
 def build(name: str, small: bool, ranks: Any) -> Step:
-    """A case's step."""
+    """Return a case's step."""
     if name == "bare":
         return bare_loop(small)
     if name == "trainer":
@@ -168,7 +167,7 @@ def build(name: str, small: bool, ranks: Any) -> Step:
 
 
 def bare_loop(small: bool) -> Step:
-    """The model under PyTorch's wrapper, with the loop that its tutorials have."""
+    """Return a step of the model under PyTorch's wrapper, as in PyTorch's tutorials."""
     from torch.nn.functional import cross_entropy
     from torch.nn.parallel import DistributedDataParallel
 
@@ -191,7 +190,7 @@ def bare_loop(small: bool) -> Step:
 
 
 def trainer_step(small: bool) -> Step:
-    """transformers' model of the same sizes, divided by fully_shard, stepped by its Trainer."""
+    """Return a Trainer's step of transformers' model of the same sizes, under fully_shard."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
@@ -221,7 +220,7 @@ def trainer_step(small: bool) -> Step:
     )  # fmt: skip
     trainer = Trainer(model=model, args=options)
     trainer.create_optimizer()
-    trainer.model_wrapped = model  # divided already: not by DDP
+    trainer.model_wrapped = model  # already divided, so not by DDP
     trainer.current_gradient_accumulation_steps = 1  # as its train() sets it
 
     def step(batch: Any, number: int) -> None:
@@ -237,7 +236,7 @@ def trainer_step(small: bool) -> Step:
 
 
 def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
-    """Time saving a divided model and its optimizer's state, against torch.save of the bytes."""
+    """Time saving a divided model and its optimizer's state against torch.save of as many bytes."""
     from llm_scratch.model.config import GPT2_CONFIGS
     from llm_scratch.training.config import TrainConfig
     from llm_scratch.training.division import Division
@@ -258,7 +257,7 @@ def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
     folder = Path(ranks.gather(tempfile.mkdtemp(dir=".", prefix="checkpoint-"))[0])
     found: dict[str, list[float]] = {name: [] for name in ("ours", *SAVED)}
     more: list[float] = []
-    for turn in range(args.rounds + 1):  # the first warms up
+    for turn in range(args.rounds + 1):  # the first turn warms up
         ranks.wait()
         before = memory_from_now()
         start = time.perf_counter()
@@ -278,7 +277,7 @@ def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
         for name, median in medians.items():
             print(f"| {name} | {median:.2f} | {medians['ours'] / median:.2f} |")
         shown = ", ".join(f"{peak:,.0f}" for peak in peaks)
-        print(f"MB of memory that writing took, by process: {shown}; a share has {share:,.0f} MB")
+        print(f"MB of memory for writing, by process: {shown}; a share has {share:,.0f} MB")
         if not args.small:
             pairs = [("ours", name) for name in SAVED]
             record("saving a checkpoint of 124M divided by two processes", medians, pairs, unit="s",
@@ -289,7 +288,7 @@ def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
 
 
 def memory_from_now() -> int:
-    """Let the system measure this process's peak of memory anew; return the bytes it has now."""
+    """Reset the system's record of this process's peak memory; return the bytes in use now."""
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5", encoding="ascii")
@@ -297,14 +296,14 @@ def memory_from_now() -> int:
 
 
 def status_of(name: str) -> int:
-    """Return what Linux says of this process's memory, in bytes; 0 elsewhere."""
+    """Return a memory value of this process from Linux, in bytes; 0 elsewhere."""
     path = Path("/proc/self/status")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
 
 
 def torch_save(path: Path, size: int, synced: bool) -> float:
-    """The seconds of torch.save of so many bytes, in tensors of 28 MB as a model's are."""
+    """Return the seconds that torch.save takes for `size` bytes in tensors of 28 MB."""
     parts = [torch.ones(7_000_000) for _ in range(max(1, round(size / 28e6)))]
     start = time.perf_counter()
     with open(path, "wb") as file:

@@ -6,16 +6,16 @@
     python benchmarks/families.py decode prefill      single parts
     python benchmarks/families.py --rounds 1 --new 8 decode
 
-SmolLM2-135M-Instruct, the same weights for all: read from its file, written for transformers as a
-folder and for llama.cpp as GGUF files of each type. Parts: `decode` (one row, tokens a second after
-the prompt), `steps` (where the time of one token goes), `prefill` (512 tokens), `batch` (eight rows
-of different lengths, padded on the left for both; what is counted are the tokens that are written),
-`training` (a step of 4 x 256 in float32 with fused AdamW, each in a process of its own, with its
-peak of memory), `quality` (perplexity on 20,000 tokens of this project's own English).
+All use the same weights of SmolLM2-135M-Instruct, read from its file and written as a folder for
+transformers and as GGUF files of each type for llama.cpp. Parts: `decode` (one row, tokens per
+second after the prompt), `steps` (where the time of one token goes), `prefill` (512 tokens),
+`batch` (eight rows of different lengths, padded on the left for both; only the written tokens
+count), `training` (a step of 4 x 256 in float32 with fused AdamW, each in its own process, with its
+peak memory), `quality` (perplexity on 20,000 tokens of this project's English).
 
-All cases of a part take turns within each round, starting with another one; what counts are the
-ratios of their medians. "memory alone" is a sum over as many bytes as float32 weights have, by
-PyTorch: what memory allows. llama.cpp says itself how long it took, without what stands around it.
+All cases of a part take turns within each round, and each round starts with a different one. What
+counts are the ratios of their medians. "memory alone" is the limit set by memory: PyTorch sums as
+many bytes as the float32 weights have. llama.cpp reports its own times, without overhead around it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all without one")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=128, help="new tokens in decode")
     parser.add_argument("--threads", type=int, default=2)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def peer(opened: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """The model as transformers opens it: scaled_dot_product_attention, its cache."""
+    """Return the model opened by transformers, with its attention by PyTorch and its cache."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -89,16 +89,16 @@ def peer(opened: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def llama_cpp(opened: Any, folder: Path, threads: int, what: str, *given: Any) -> dict[str, Case]:
-    """A case for each type of file that this library writes and llama.cpp opens.
+    """Return a case for each type of file that this library writes and llama.cpp opens.
 
-    It is opened for its turn alone: while it waits, its threads keep looking for work.
+    Each file is opened only for its turn, because llama.cpp's idle threads keep polling for work.
 
     Args:
         opened: the model.
         folder: where the files go.
-        threads: how many llama.cpp computes with.
-        what: the method of `LlamaCpp` that says how long something takes.
-        given: what it takes.
+        threads: the number of threads for llama.cpp.
+        what: the method of `LlamaCpp` that returns the time that something takes.
+        given: the arguments of that method.
     """
     from llama_cpp import LlamaCpp
 
@@ -114,7 +114,7 @@ def llama_cpp(opened: Any, folder: Path, threads: int, what: str, *given: Any) -
 
 
 def variants(model: Any) -> dict[str, Any]:
-    """Ours in three precisions."""
+    """Return our model in three precisions."""
     half = ls.LlamaModel.empty(model.cfg).bfloat16()
     half.load_state_dict(model.state_dict())
     return {"float32": model, "bfloat16": half.eval(), "int8": ls.quantize_int8(model)}
@@ -125,7 +125,7 @@ def prompt(length: int, rows: int = 1) -> torch.Tensor:
 
 
 def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Tokens a second of one row, after a prompt of 8."""
+    """Measure tokens per second for one row, after a prompt of 8 tokens."""
     ids, new = prompt(8), args.new
     cases: dict[str, Case] = {}
     if "transformers" not in args.without:
@@ -145,7 +145,7 @@ def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
 
 
 def steps(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Where the time of one token goes, with 64 to 128 tokens in the cache."""
+    """Print where the time of one token goes, with 64 to 128 tokens in the cache."""
     from llm_scratch.generation import flat_llama
     from llm_scratch.generation.single_token import FlatModel
 
@@ -162,7 +162,7 @@ def steps(opened: Any, folder: Path, args: argparse.Namespace) -> None:
         flat_llama.F.scaled_dot_product_attention = timed(attention, "attention", spent)
         cache, ids, tokens = model.new_cache(1, 128), prompt(1), 64 * args.rounds
         model(prompt(64), cache=cache)
-        for step in range(-8, tokens):  # the first ones warm up
+        for step in range(-8, tokens):  # the first steps warm up
             if step == 0:
                 spent.clear()
                 started = time.perf_counter()
@@ -171,13 +171,13 @@ def steps(opened: Any, folder: Path, args: argparse.Namespace) -> None:
             flat(ids, cache)
         total = time.perf_counter() - started
         flat_llama.F.scaled_dot_product_attention = attention
-        print(f"\n{name}: {total / tokens * 1e3:.2f} ms a token\n| part | ms |\n|---|---|")
+        print(f"\n{name}: {total / tokens * 1e3:.2f} ms per token\n| part | ms |\n|---|---|")
         for part, seconds in {**spent, "all else": total - sum(spent.values())}.items():
             print(f"| {part} | {seconds / tokens * 1e3:.2f} |", flush=True)
 
 
 def timed(call: Callable, part: str, spent: dict[str, float]) -> Callable:
-    """A function that adds the time of its calls to a part's."""
+    """Return a function that calls another and adds the time to a part's."""
 
     def run(*given: Any, **more: Any) -> Any:
         start = time.perf_counter()
@@ -189,7 +189,7 @@ def timed(call: Callable, part: str, spent: dict[str, float]) -> Callable:
 
 
 def prefill(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Seconds to read a prompt of 512, with one new token."""
+    """Time reading a prompt of 512 tokens, with one new token."""
     ids, cases = prompt(512), {}
     if "transformers" not in args.without:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -205,7 +205,7 @@ def prefill(opened: Any, folder: Path, args: argparse.Namespace) -> None:
 
 
 def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Tokens a second of eight rows with prompts of 8 to 64 tokens."""
+    """Measure tokens per second for eight rows with prompts of 8 to 64 tokens."""
     from llm_scratch.generation.texts import pad_left
 
     rows = [prompt(64, 8)[row, : 8 * (row + 1)].tolist() for row in range(8)]
@@ -229,7 +229,7 @@ def batch(opened: Any, folder: Path, args: argparse.Namespace) -> None:
 
 
 def training(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Seconds and peak memory of a step of 4 x 256, each model in a process of its own."""
+    """Measure seconds and peak memory of a step of 4 x 256, each model in its own process."""
     names = [n for n in ("transformers", "ours") if n not in args.without]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for turn in range(args.rounds):
@@ -238,7 +238,7 @@ def training(opened: Any, folder: Path, args: argparse.Namespace) -> None:
             child = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
             results[name].append(json.loads(child.stdout.splitlines()[-1]))
             print(f"round {turn + 1}, {name}: {results[name][-1]}", flush=True)
-    print("\n| case | seconds a step | peak MB | loss |\n|---|---|---|---|")
+    print("\n| case | seconds/step | peak MB | loss |\n|---|---|---|---|")
     medians = {
         key: {
             name: statistics.median(each[key] for each in found) for name, found in results.items()
@@ -273,13 +273,13 @@ def note(
     args: argparse.Namespace,
     limit: str | None = None,
 ) -> None:
-    """Print the table of a part, and record ours beside the peers."""
+    """Print the table of a part, and record ours against the peers."""
     rates = report(times, tokens, next(iter(times)), limit)
     record(work, rates, PAIRS, unit="tokens/s", rounds=args.rounds)
 
 
 def training_steps(name: str) -> dict[str, float]:
-    """Time three steps after one that warms up, from the same weights for all."""
+    """Time three training steps after one for warm-up."""
     from llm_scratch.training.allocator import keep_freed_memory
     from llm_scratch.training.head_loss import chunked_head_loss
 
@@ -326,12 +326,12 @@ def training_steps(name: str) -> dict[str, float]:
 
 
 def quality(opened: Any, folder: Path, args: argparse.Namespace) -> None:
-    """Perplexity on 20,000 tokens of English in three precisions."""
+    """Print the perplexity on 20,000 tokens of English in three precisions."""
     from llm_scratch.training.losses import next_token_loss
 
     ids = torch.tensor(opened.tokenizer.encode(english())[: 40 * 500 + 1])
     inputs, targets = ids[:-1].view(40, 500), ids[1:].view(40, 500)
-    print("| case | perplexity | beside float32 |\n|---|---|---|")
+    print("| case | perplexity | change from float32 |\n|---|---|---|")
     first = None
     for name, model in variants(opened.model).items():
         total = sum(
@@ -344,7 +344,7 @@ def quality(opened: Any, folder: Path, args: argparse.Namespace) -> None:
 
 
 def english() -> str:
-    """This project's story and conversations, one after the other."""
+    """Return this project's story and conversations as one text."""
     data = Path(__file__).parents[1] / "data"
     lines = (data / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [message["content"] for line in lines for message in json.loads(line)["messages"]]

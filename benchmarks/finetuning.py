@@ -1,18 +1,19 @@
-"""Instruction tuning: real tokens a second with the book's batches and with ours, in one run.
+"""Instruction tuning: real tokens per second with the book's batches and ours, in one run.
 
     python benchmarks/finetuning.py                    about fifteen minutes on two cores
     python benchmarks/finetuning.py --rounds 1 --steps 4 --batches 8    to try the script
 
-The book's instruction data (`llm-scratch fetch instruction-data`; this project's own without it) in
-GPT-2's tokens. "the book's" pads a random batch to its longest text; "buckets" are `TokenRows`, in
-which rows of about the same length come together; "packing" puts several rows into one of 256
-tokens, blind to each other (`PackedRows`). "no padding" is what removing all of it can give: as
-many real tokens in rows that are all full. "everything" is the loop's own step on buckets: head and
-loss in chunks, clipping, freed memory kept.
+The data is the book's instructions (`llm-scratch fetch instruction-data`; without them, this
+project's own) in GPT-2's tokens. "the book's" pads a random batch to its longest text. "buckets"
+are `TokenRows`, which group rows of about the same length. "packing" puts several rows, invisible
+to each other, into one of 256 tokens (`PackedRows`). "no padding" is the limit: as many real tokens
+in full rows. "everything" is the loop's own step on buckets: head and loss in chunks, clipping,
+freed memory kept.
 
-All have the same model, fused AdamW and loss over the same targets; float32, no dropout. A real
-token is one that is no padding. Each round, everybody takes steps over as many rows; medians count.
-The peak of memory of LoRA beside full fine-tuning is measured by benchmarks/finetuning_memory.py.
+All have the same model, fused AdamW and loss over the same targets, in float32 without dropout. A
+real token is one that is not padding. In each round, all cases take steps over as many rows;
+medians count. benchmarks/finetuning_memory.py measures the peak memory of LoRA and full
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12, help="batches a turn")
+    parser.add_argument("--steps", type=int, default=12, help="batches per turn")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32], metavar="ROWS")
     parser.add_argument("--size", choices=SIZES, default="small")
     args = parser.parse_args()
@@ -76,11 +77,11 @@ def read_entries() -> list[dict[str, Any]]:
 
 
 def run_size(entries: Any, tokenizer: Any, rows: int, args: argparse.Namespace) -> None:
-    """Everybody's turns with batches of so many rows, and a table."""
+    """Time every case with batches of `rows` rows, and print and record a table."""
     book = InstructionDataset(entries, tokenizer)
     ours = instruction_rows(entries, tokenizer, answer_only=False, max_length=PACK)
     packs = PackedRows(ours, PACK)
-    real = sum(len(ids) for ids in book.encoded_texts) / len(book)  # a row
+    real = sum(len(ids) for ids in book.encoded_texts) / len(book)  # per row
     packed_rows = max(1, round(rows * real / PACK))
     cases: dict[str, Callable[[int], Iterator[Batch]]] = {
         BOOK: lambda seed: book_batches(book, rows, seed),
@@ -93,7 +94,7 @@ def run_size(entries: Any, tokenizer: Any, rows: int, args: argparse.Namespace) 
     steps["everything"] = loop_step(args.size)
     speeds: dict[str, list[float]] = {name: [] for name in cases}
     padding: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(args.rounds + 1):  # the first one warms up
+    for number in range(args.rounds + 1):  # the first round warms up
         names = list(cases)[number % len(cases) :] + list(cases)[: number % len(cases)]
         for name in names:
             batches = cases[name](number)
@@ -121,7 +122,7 @@ def run_size(entries: Any, tokenizer: Any, rows: int, args: argparse.Namespace) 
 
 
 def real_tokens(batch: Batch) -> int:
-    """How many tokens are no padding: each of them has a target here."""
+    """Return the number of tokens that are not padding: each has a target here."""
     return int((batch[1] != -100).sum())
 
 
@@ -153,7 +154,7 @@ def make_model(size: str) -> GPTModel:
 
 
 def plain_step(size: str) -> Callable[[Batch], None]:
-    """Forward, loss over all logits, backward, fused AdamW."""
+    """Return a plain step: forward, loss over all logits, backward, fused AdamW."""
     model = make_model(size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.1, fused=True)
 
@@ -169,7 +170,7 @@ def plain_step(size: str) -> Callable[[Batch], None]:
 
 
 def loop_step(size: str) -> Callable[[Batch], None]:
-    """A step of the loop for real runs."""
+    """Return a step of the loop for real runs."""
     keep_freed_memory()
     model = make_model(size)
     engine = Engine(model, build_optimizers(model, 5e-5), torch.device("cpu"))

@@ -1,18 +1,18 @@
-"""The peak of memory of tuning GPT-2 124M: all parameters, against LoRA, in one run.
+"""The peak memory of tuning GPT-2 124M: all parameters against LoRA, in one run.
 
     python benchmarks/finetuning_memory.py            about 2 minutes on two cores
     python benchmarks/finetuning_memory.py --small    a tiny model, to try the script
 
-The same batch for all: 8 rows of 80 tokens, as chapter 7 has them, a head of its own as there,
-float32, AdamW, a few steps of `train`, the loop for real runs. Each case runs in a process of its
-own, whose peak is what the system says; a case that only builds the model tells what training adds.
+All cases have the same batch, 8 rows of 80 tokens as in chapter 7, an untied head as there,
+float32, AdamW, and a few steps of `train`, the loop for real runs. Each case runs in its own
+process, whose peak the system reports. A case that only builds the model shows what training adds.
 
-What memory goes to: the weights, in every case; gradients and AdamW's two averages, each as large
-as what learns; and what the backward pass needs of every layer, which is the same with LoRA, since
-the gradient has to pass through all layers. Blocks that are computed again in the backward pass
-(`checkpoint_blocks=1`) take most of the latter away, in both.
+Memory holds the weights, in every case; gradients and AdamW's two averages, each as large as the
+trained parameters; and every layer's activations for the backward pass. The last are the same with
+LoRA, since the gradient has to pass through all layers. Recomputing blocks in the backward pass
+(`checkpoint_blocks=1`) removes most of them in both cases.
 
-For the memory of a step it does not matter what is learned: ids and weights are random.
+Ids and weights are random, because the memory of a step does not depend on them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=80)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--tied", action="store_true", help="head and embedding are one")
+    parser.add_argument("--tied", action="store_true", help="tie the head to the embedding")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def run_child(case: str) -> dict:
-    """One case in a process of its own."""
+    """Run one case in its own process and return its result."""
     command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
     child = subprocess.run(command, capture_output=True, encoding="utf-8")
     if child.returncode:
@@ -71,9 +71,9 @@ def run_child(case: str) -> dict:
 
 
 def report(results: dict[str, dict]) -> None:
-    """A table of peaks, and the ratios that count."""
+    """Print a table of peaks, and the ratios that count."""
     print(f"\n{platform.machine()}, Python {platform.python_version()}, {results['full']['on']}")
-    print("| what learns | numbers that learn | peak MB | over the model alone | s a step |")
+    print("| trained | parameters | peak MB | above the model alone | s/step |")
     print("|---|---|---|---|---|")
     alone = results["built"]["peak_mb"]
     for case, name in CASES.items():
@@ -112,7 +112,7 @@ def run_case(args: argparse.Namespace) -> dict:
 
 
 def train_a_little(args: argparse.Namespace, model: Any) -> float:
-    """Some steps of the loop for real runs: seconds of one."""
+    """Take some steps of the loop for real runs; return the seconds per step."""
     import torch
 
     from llm_scratch.text.token_rows import TokenRows

@@ -1,4 +1,4 @@
-"""Generation on the CPU: ours, transformers' and the matrix products alone, in one run.
+"""Generation on the CPU: ours, transformers' and bare matrix products, in one run.
 
     pip install -e '.[test]'
     python benchmarks/generation.py                   everything, about 25 minutes on two cores
@@ -6,16 +6,17 @@
     python benchmarks/generation.py --rounds 1 --tiny speed batch prefill
 
 Parts: `speed` (GPT-2 124M, one row, 32 tokens and 128 new ones, greedy), `small` (6 layers, width
-384), `batch` (8 rows), `prefill` (512 tokens, one new), `memory` (the peak, a process each),
-`quality` (perplexity of a model trained here, in float32, bfloat16 and with 8-bit weights).
+384), `batch` (8 rows), `prefill` (512 tokens, one new), `memory` (the peak, each in its own
+process), `quality` (perplexity of a model trained here, in float32, bfloat16 and with 8-bit
+weights).
 
-All cases of a part take turns within each round, starting with another one; what counts are the
-ratios of their medians. Weights are random: speed does not depend on them. "mv alone" is the time
-of the model's matrix-vector products by PyTorch's `mv`, once a token, and nothing else; "our
-products alone" is the same by the kernel that this library takes on this machine (on AMD's
-processors another one than `mv`, see model/products.py): what memory allows. The two ways
-without a cache read the whole window for each token: all positions' logits as in the book, or the
-last position's as in nanoGPT; both with this library's layers, one turn only.
+All cases of a part take turns within each round, and each round starts with a different one. What
+counts are the ratios of their medians. Weights are random: speed does not depend on them. "mv
+alone" is the time of only the model's matrix-vector products by PyTorch's `mv`, once per token.
+"our products alone" is the same by the kernel that this library uses on this machine (on AMD
+processors not `mv`, see model/products.py): the limit set by memory. The two ways without a cache
+read the whole window for each token, and compute all positions' logits as in the book, or the last
+position's as in nanoGPT. Both use this library's layers and have one turn only.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all without one")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=128, help="new tokens in speed and small")
     parser.add_argument("--threads", type=int, default=2)
@@ -87,7 +88,7 @@ def make_model(size: str, args: argparse.Namespace) -> GPTModel:
 
 
 def make_transformers(size: str, args: argparse.Namespace) -> Any:
-    """GPT-2 as transformers builds it: scaled_dot_product_attention, cache, float32."""
+    """Return GPT-2 built by transformers: scaled_dot_product_attention, cache, float32."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     cfg = {**gpt2_config("124M"), **SIZES["tiny" if args.tiny else size]}
@@ -108,7 +109,7 @@ def prompt(rows: int, length: int) -> torch.Tensor:
 
 
 def speed(size: str, args: argparse.Namespace) -> None:
-    """Tokens a second of every way, one row."""
+    """Measure tokens per second of every way, one row."""
     model, peer, ids, new = (
         make_model(size, args),
         make_transformers(size, args),
@@ -135,7 +136,7 @@ def speed(size: str, args: argparse.Namespace) -> None:
 
 
 class Watched(GPTModel):
-    """The same model, whose modules are called since it is no plain one: what the calls cost."""
+    """The same model in a subclass, so that its modules are called: shows what the calls cost."""
 
     @classmethod
     def wrap(cls, model: GPTModel) -> GPTModel:
@@ -145,7 +146,7 @@ class Watched(GPTModel):
 
 
 def products(model: GPTModel, times: int, make: Callable[[nn.Linear], Product]) -> Case:
-    """A function that multiplies a vector with every matrix of a model, so many times."""
+    """Return a function that multiplies each matrix of a model by a vector, `times` times."""
     layers = [part for part in model.modules() if isinstance(part, nn.Linear)]
     vectors = {layer.in_features: torch.randn(layer.in_features) for layer in layers}
     pairs = [(make(layer), vectors[layer.in_features]) for layer in layers]
@@ -159,7 +160,7 @@ def products(model: GPTModel, times: int, make: Callable[[nn.Linear], Product]) 
 
 
 def batch(args: argparse.Namespace) -> None:
-    """Tokens a second of eight rows."""
+    """Measure tokens per second of eight rows."""
     model, peer, ids, new = (
         make_model("124M", args),
         make_transformers("124M", args),
@@ -177,7 +178,7 @@ def batch(args: argparse.Namespace) -> None:
 
 
 def prefill(args: argparse.Namespace) -> None:
-    """Tokens a second of a prompt of 512, with one new token."""
+    """Measure tokens per second of a prompt of 512, with one new token."""
     model, peer, ids = make_model("124M", args), make_transformers("124M", args), prompt(1, 512)
     cases: dict[str, Case] = {
         "transformers, float32": lambda: peer.generate(ids, max_new_tokens=1, do_sample=False),
@@ -187,7 +188,7 @@ def prefill(args: argparse.Namespace) -> None:
 
 
 def alternate(cases: dict[str, Case], rounds: int, turns: int = 1) -> dict[str, list[float]]:
-    """Seconds of every case in every round; each round starts with another case."""
+    """Return the seconds of every case in each round; rounds start with different cases."""
     for case in cases.values():
         case()  # the first call warms up
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -201,7 +202,7 @@ def alternate(cases: dict[str, Case], rounds: int, turns: int = 1) -> dict[str, 
 
 
 def seconds(case: Case) -> float:
-    """How long a case takes: what it says itself, or what a clock says."""
+    """Return the seconds that a case takes: what it reports itself, or what a clock shows."""
     start = time.perf_counter()
     found = case()
     return found if isinstance(found, float) else time.perf_counter() - start
@@ -210,7 +211,7 @@ def seconds(case: Case) -> float:
 def report(
     times: dict[str, list[float]], tokens: int, peer: str, limit: str | None = None
 ) -> dict[str, float]:
-    """Print medians as tokens a second, beside the peer and the limit; return the tokens."""
+    """Print and return medians in tokens per second; the table has ratios to peer and limit."""
     medians = {name: statistics.median(runs) for name, runs in times.items()}
     print(f"\n| case | tokens/s | x {peer} | of the limit |\n|---|---|---|---|")
     for name, median in medians.items():
@@ -220,7 +221,7 @@ def report(
 
 
 def memory(args: argparse.Namespace) -> None:
-    """The peak of a process that loads the weights and generates, and of its imports alone."""
+    """Print the peak of a process that loads the weights and generates, and of its imports."""
     print("| case | peak MB |\n|---|---|")
     for case in ("imports", "ours", "imports of transformers", "transformers", "ours, int8"):
         command = [sys.executable, __file__, "--peak", case, *(["--tiny"] if args.tiny else [])]
@@ -229,7 +230,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def peak_of(case: str, args: argparse.Namespace) -> float:
-    """The most memory that this process has held, in MB, after one generation."""
+    """Generate once and return the most memory that this process has held, in MB."""
     ids = prompt(1, 32)
     if "transformers" in case:
         import transformers  # noqa: F401
@@ -243,7 +244,7 @@ def peak_of(case: str, args: argparse.Namespace) -> float:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, in MB."""
+    """Return the most memory that this process has held, in MB."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: getrusage would count the process that started this one
         line = next(
@@ -256,7 +257,7 @@ def peak_memory() -> float:
 
 
 def quality(args: argparse.Namespace) -> None:
-    """Perplexity of one model, trained here on a text, in three precisions."""
+    """Print the perplexity, in three precisions, of a model trained here on a text."""
     from llm_scratch.files import read_text
     from llm_scratch.text.corpora import find_data
     from llm_scratch.training.losses import next_token_loss
@@ -271,7 +272,7 @@ def quality(args: argparse.Namespace) -> None:
     count = min(64, (len(ids) - border - 1) // 128)
     windows = ids[border:][: count * 128 + 1]
     inputs, targets = windows[:-1].view(count, 128), windows[1:].view(count, 128)
-    print("| case | perplexity | beside float32 |\n|---|---|---|")
+    print("| case | perplexity | change from float32 |\n|---|---|---|")
     first = None
     for name, variant in (
         ("float32", model),
@@ -288,7 +289,7 @@ def quality(args: argparse.Namespace) -> None:
 
 @torch.enable_grad()
 def trained(ids: torch.Tensor, steps: int) -> GPTModel:
-    """A byte-level model of 4 layers and width 192, trained on windows drawn at random."""
+    """Return a byte-level model of 4 layers and width 192, trained on random windows."""
     from llm_scratch.training.losses import calc_loss_batch
 
     torch.manual_seed(123)

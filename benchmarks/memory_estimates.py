@@ -1,12 +1,12 @@
-"""Estimates of memory against tensors that are followed one by one, at full size, without memory.
+"""Estimates of memory against tracked tensors, at full size but without allocating memory.
 
     python benchmarks/memory_estimates.py            about 20 minutes on two cores
     python benchmarks/memory_estimates.py --quick    small models only
 
-For each of some sixty steps of training, from GPT-2 124M to 8 billion parameters: the peak that
-`memory estimate` computes from formulas, and the one that `memory check` finds by PyTorch's tracker
-under fake tensors, on a CPU. The formulas were written from the same code, so a difference is a
-mistake in one of the two. Bars: the median at most 2 %, the worst at most 6 %.
+For each of about sixty training steps, from GPT-2 124M to 8 billion parameters, this compares the
+peak that `memory estimate` computes from formulas with the one that `memory check` finds by
+PyTorch's tracker and fake tensors, on a CPU. The formulas were written from the same code, so a
+difference is a mistake in one of the two. Bars: the median at most 2 %, the worst at most 6 %.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Case = tuple[str, Any, dict[str, Any]]
 
 
 def small() -> Iterator[Case]:
-    """Models of up to 200 million parameters."""
+    """Yield cases with models of up to 200 million parameters."""
     for rows, length in ((1, 128), (1, 1024), (4, 256), (8, 1024)):
         yield "gpt2", "gpt2", {"rows": rows, "length": length}
     yield "gpt2", "gpt2", {"rows": 4, "length": 1024, **BF16}
@@ -81,7 +81,7 @@ def small() -> Iterator[Case]:
 
 
 def large() -> Iterator[Case]:
-    """Models from 355 million to 8 billion parameters."""
+    """Yield cases with models of 355 million to 8 billion parameters."""
     yield "gpt2-medium", "gpt2-medium", {"rows": 4, "length": 1024}
     yield "gpt2-medium", "gpt2-medium", {"rows": 4, "length": 1024, **BF16, **AGAIN}
     yield "gpt2-large", "gpt2-large", {"rows": 2, "length": 1024, **BF16}
@@ -107,12 +107,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="small models only")
-    parser.add_argument("--out", metavar="FILE", help="the table as CSV")
+    parser.add_argument("--out", metavar="FILE", help="write the table as CSV")
     args = parser.parse_args()
     import torch
 
     print(f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print("| model | step | estimated MiB | followed MiB | difference | s |")
+    print("| model | step | estimated MiB | tracked MiB | difference | s |")
     print("|---|---|---|---|---|---|")
     rows = []
     for name, source, options in (*small(), *(() if args.quick else large())):
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def measured(name: str, source: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Both peaks of a step."""
+    """Return both peaks of a step, and their difference."""
     from llm_scratch.memory.tracking import track_step
 
     step = TrainingStep(model_config(source), device="cpu", **options)
@@ -143,7 +143,7 @@ def measured(name: str, source: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A division in words."""
+    """Return a value as text, a division in words."""
     if not isinstance(value, Division):
         return str(value)
     words = [value.shard, *(["kept"] if not value.reshard else [])]
@@ -159,7 +159,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 
 def report(differences: list[float]) -> int:
-    """Print median and worst; 1 if a bar is missed."""
+    """Print median and worst difference; return 1 if a bar is missed, else 0."""
     sizes = [abs(difference) for difference in differences]
     median, worst = statistics.median(sizes), max(sizes)
     print(

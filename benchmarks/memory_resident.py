@@ -1,17 +1,17 @@
-"""What a training step really holds on this machine, against the estimate of it.
+"""The memory that a training step really holds on this machine, against its estimate.
 
     python benchmarks/memory_resident.py                 12 settings, about 20 minutes on two cores
     python benchmarks/memory_resident.py --only 2 9      some of them
     python benchmarks/memory_resident.py --by tracker    against PyTorch's tracker instead
 
-GPT-2 124M and SmolLM2's size, random weights and ids, real steps of the loop for real runs, each
-setting by a process of its own. What is compared is resident memory at its peak, above what the
-process had before the model (a tiny model has taken a step by then), with the allocator
+Models of the sizes of GPT-2 124M and SmolLM2, with random weights and ids, take steps of the loop
+for real runs, each setting in its own process. What is compared is the peak resident memory above
+that of the process before the model (after a step of a tiny model), with the allocator
 
-- left alone: what is freed in small pieces stays with the process, and is used again or not,
-- with MALLOC_MMAP_THRESHOLD_=65536: tensors above 64 KiB go back to the system when they are freed,
+- left alone: memory freed in small pieces stays with the process, whether or not it is reused,
+- with MALLOC_MMAP_THRESHOLD_=65536: freed tensors above 64 KiB go back to the system,
 
-and without `tune_allocator`, which keeps freed memory on purpose. The bars: the median difference
+and without `tune_allocator`, which keeps freed memory on purpose. Bars: the median difference
 within 10 %, the largest within 20 %.
 """
 
@@ -54,12 +54,12 @@ def main() -> None:
     )
     numbers = range(1, len(CASES) + 1)
     parser.add_argument("--only", type=int, nargs="*", choices=numbers, default=[*numbers])
-    parser.add_argument("--steps", type=int, default=1, help="after the two that warm up")
+    parser.add_argument("--steps", type=int, default=1, help="steps after two for warm-up")
     parser.add_argument("--by", choices=("estimate", "tracker"), default="estimate")
     args = parser.parse_args()
     facts = Starts().facts("cpu")
     print(f"{facts['device_name']}, {facts['processors']} threads, torch {facts['torch']}")
-    print(f"resident MiB above the import, and how far the {args.by} is from it")
+    print(f"resident MiB above the imports, and the difference of the {args.by}")
     print(f"{'':2}  {args.by:>9}" + "".join(f"  {way:>26}" for way in WAYS))
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in args.only:
@@ -71,12 +71,12 @@ def main() -> None:
 
 
 def without_dropout(cfg: Any) -> Any:
-    """Return a configuration as it is trained here."""
+    """Return a configuration without dropout."""
     return replace(cfg, drop_rate=0.0) if "drop_rate" in cfg else cfg
 
 
 def measure_case(number: int, point: Point, by: str, found: dict[str, list[float]]) -> None:
-    """Print one setting, and note how far off its estimate is by each way of allocating."""
+    """Print one setting, and note its estimate's error for each way of allocating."""
     expected = expected_of(point.step, by)
     print(f"{number:2}  {expected / MIB:9,.0f}", end="", flush=True)
     for way, environment in WAYS.items():
@@ -91,7 +91,7 @@ def measure_case(number: int, point: Point, by: str, found: dict[str, list[float
 
 
 def expected_of(step: TrainingStep, by: str) -> int:
-    """Return the bytes that are expected at the peak."""
+    """Return the expected bytes at the peak."""
     if by == "tracker":
         from llm_scratch.memory.tracking import track_step
 
@@ -102,7 +102,7 @@ def expected_of(step: TrainingStep, by: str) -> int:
 
 
 def report(way: str, differences: list[float]) -> bool:
-    """Print median and worst of the differences; return whether both are within the bars."""
+    """Print median and worst difference; return whether both are within the bars."""
     sizes = [abs(difference) for difference in differences]
     middle, worst = statistics.median(sizes), max(sizes)
     good = middle <= MEDIAN and worst <= WORST

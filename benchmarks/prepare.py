@@ -1,12 +1,12 @@
-"""Token files against what is usual: read it all, encode it all with tiktoken, write an array.
+"""Token files against the usual way: read it all, encode it with tiktoken, write an array.
 
     python benchmarks/prepare.py
 
-takes about a minute on two cores and 200 MB of disk; it needs a text of a megabyte of English
-(`llm-scratch fetch tinyshakespeare`; --text takes another), which is repeated up to --megabytes.
-The usual way holds all ids as a list, some 12 bytes for each byte of text, and gets only
---peer-megabytes. Each way runs in a process of its own, so that its peak memory is its own, and
-both have written the same ids. `--megabytes 1000 --rounds 1` is the large run.
+takes about a minute on two cores and 200 MB of disk. It needs a megabyte of English text
+(`llm-scratch fetch tinyshakespeare`, or --text), which is repeated up to --megabytes. The usual way
+holds all ids as a list, about 12 bytes per byte of text, and gets only --peer-megabytes. Each way
+runs in its own process, and so has its own peak memory. Both must write the same ids. `--megabytes
+1000 --rounds 1` is the large run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from llm_scratch.text.token_file import TokenFile
 
 ROWS, LENGTH = 8, 1024
 
-# Both print the seconds of the work itself; the peak is of the whole process, imports included.
+# Both print the seconds of the work alone, and the peak of the whole process, imports included.
 WAYS = {
     "ours": """
 from llm_scratch.tokenizers.bpe_open import open_tokenizer
@@ -41,7 +41,7 @@ write_tokens(target, source, tokenizer, progress=False)
 """,
     "all at once": """
 import numpy
-from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer  # tiktoken, with the table that is here
+from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer  # tiktoken, with this library's table
 tokenizer = GPT2Tokenizer()._encoding
 start = time.perf_counter()
 text = source.read_bytes().decode("utf-8")
@@ -60,7 +60,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def measure(way: str, source: Path, target: Path) -> tuple[float, float]:
-    """Return seconds and bytes of memory of one way, run on its own."""
+    """Run one way in its own process; return its seconds and its peak memory in bytes."""
     command = [sys.executable, "-c", FRAME.format(way=WAYS[way]), str(source), str(target)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     seconds, peak = done.stdout.split()
@@ -68,7 +68,7 @@ def measure(way: str, source: Path, target: Path) -> tuple[float, float]:
 
 
 def repeat(source: Path, target: Path, megabytes: int) -> None:
-    """Write a text again and again until the target has that many megabytes."""
+    """Repeat a text until the target has that many megabytes."""
     data, missing = source.read_bytes(), megabytes * 10**6
     with open(target, "wb") as file:
         while missing > 0:
@@ -76,7 +76,7 @@ def repeat(source: Path, target: Path, megabytes: int) -> None:
 
 
 def report_writing(text: Path, folder: Path, args: argparse.Namespace) -> Path:
-    """Print what both ways take, and return our file."""
+    """Print speed and memory of both ways; return our file."""
     sizes = {"ours": args.megabytes, "all at once": min(args.megabytes, args.peer_megabytes)}
     sources, targets = {}, {}
     for way, megabytes in sizes.items():
@@ -87,7 +87,7 @@ def report_writing(text: Path, folder: Path, args: argparse.Namespace) -> Path:
     for number in range(args.rounds):
         for way in list(WAYS)[:: 1 if number % 2 == 0 else -1]:
             results[way].append(measure(way, sources[way], targets[way]))
-    theirs = np.fromfile(targets["all at once"], dtype=np.uint16)[:-1000]  # texts end elsewhere
+    theirs = np.fromfile(targets["all at once"], dtype=np.uint16)[:-1000]  # ends differ
     assert np.array_equal(TokenFile(targets["ours"]).tokens[: len(theirs)], theirs)
     print("| way | text, MB | MB/s | peak memory, MB |")
     print("|---|---|---|---|")
@@ -106,7 +106,7 @@ def report_writing(text: Path, folder: Path, args: argparse.Namespace) -> Path:
 
 
 def milliseconds(run: Callable[[int], Any], times: int) -> float:
-    """Return the median time of a call."""
+    """Return the median time of a call, in milliseconds."""
     taken = []
     for number in range(times):
         start = time.perf_counter()
@@ -116,12 +116,12 @@ def milliseconds(run: Callable[[int], Any], times: int) -> float:
 
 
 def report_reading(path: Path) -> None:
-    """Print what it takes to open the file and to cut a batch."""
+    """Print the times for opening the file and for cutting a batch."""
     file = TokenFile(path)
     train, _ = file.split(min_tokens=LENGTH + 1)
     array = np.memmap(path, file.tokens.dtype, "r", 128, (len(train),))
 
-    def crops(step: int) -> None:  # the usual way: places drawn at random, with gaps and repeats
+    def crops(step: int) -> None:  # the usual way: random places, with gaps and repeats
         places = torch.randint(len(array) - LENGTH, (ROWS,)).tolist()
         for shift in (0, 1):
             cuts = (array[p + shift : p + shift + LENGTH].astype(np.int64) for p in places)

@@ -1,12 +1,12 @@
-"""A large text prepared in parts: by one process and by several, and what the parts hold.
+"""A large text prepared in parts by one process and by several, with a check of the parts.
 
     python benchmarks/preparing.py
 
-takes about three minutes on two cores and 300 MB of disk; it needs a text of a megabyte of English
-(`llm-scratch fetch tinyshakespeare`; --text takes another), which is repeated up to --megabytes,
-each time with its number, so that no two copies are the same. Each way is the command itself, with
-the start of all its processes. The memory is that of the largest process. All ways must hold the
-ids of one file. `--megabytes 2000 --rounds 1` is the large run.
+takes about three minutes on two cores and 300 MB of disk. It needs a megabyte of English text
+(`llm-scratch fetch tinyshakespeare`, or --text), which is repeated up to --megabytes. Each copy is
+numbered, so that no two are the same. Each way is timed as a command, which includes starting its
+processes. The memory is that of the largest process. All ways must give the ids of a single file.
+`--megabytes 2000 --rounds 1` is the large run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from results import record
 from llm_scratch.text.corpora import find_data
 from llm_scratch.text.token_file import TokenFile
 
-AT_ONCE = 1 << 24  # ids that are compared
+AT_ONCE = 1 << 24  # ids compared at a time
 MEASURED = """
 import resource, sys
 from llm_scratch.cli import main
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 
 def repeat(source: Path, target: Path, megabytes: int) -> None:
-    """Write a text again and again, each time with its number, up to a size."""
+    """Write numbered copies of a text until the target has that many megabytes."""
     data, missing, number = source.read_bytes(), megabytes * 10**6, 0
     with open(target, "wb") as file:
         while missing > 0:
@@ -50,7 +50,7 @@ def repeat(source: Path, target: Path, megabytes: int) -> None:
 
 
 def measure(script: Path, text: Path, out: Path, words: list[str]) -> tuple[float, float]:
-    """Return the seconds of a command, and the bytes of its largest process."""
+    """Return the seconds of a command and the bytes of its largest process."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, str(script), "prepare", str(text), "--out", str(out), *words]
     start = time.perf_counter()
@@ -59,7 +59,7 @@ def measure(script: Path, text: Path, out: Path, words: list[str]) -> tuple[floa
 
 
 def same(one: TokenFile, many: TokenFile) -> bool:
-    """Return whether two corpora hold the same ids and documents, read in pieces."""
+    """Return whether two corpora hold the same ids and documents, comparing piece by piece."""
     if len(one) != len(many) or len(one.documents) != len(many.documents):
         return False
     for mine, yours in ((one.tokens, many.tokens), (one.documents, many.documents)):

@@ -1,4 +1,4 @@
-"""The rows of `RESULTS.md`, which benchmarks write themselves when they have run five rounds."""
+"""The rows of `RESULTS.md`, which a benchmark writes after five rounds or more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).with_name("RESULTS.md")
 ROUNDS = 5
-# Where a peer's name is not its package's.
+# Peers whose name differs from their package's.
 PACKAGES = {
     "llama.cpp": "xllamacpp",
     "tiktoken (Rust)": "tiktoken",
@@ -39,15 +39,15 @@ def record(
     rounds: int,
     less: bool = False,
 ) -> None:
-    """Write a row for each pair, in place of the last one of the same work and pair.
+    """Write a row for each pair, replacing the previous one of the same work and pair.
 
     Args:
-        work: what was done.
-        found: what each case came to, the median of the rounds.
-        pairs: (ours, peer): cases of `found`; one that was left out is passed over.
-        unit: of the numbers.
-        rounds: how many there were; fewer than five leave the page as it is.
-        less: whether a smaller number is the better one.
+        work: the name of what was measured.
+        found: each case's median over the rounds.
+        pairs: (ours, peer) cases; a pair with a case not in `found` is skipped.
+        unit: the unit of the numbers.
+        rounds: the number of rounds; with fewer than five, the page stays as it is.
+        less: whether smaller numbers are better.
     """
     if rounds < ROUNDS:
         print(f"not recorded: {work} ({rounds} of {ROUNDS} rounds)")
@@ -68,12 +68,12 @@ def record(
 
 
 def shown(number: float, unit: str) -> str:
-    """Return a number with three digits or more, and its unit."""
+    """Return a number, with at least three digits, and its unit."""
     return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
 
 
 def with_version(peer: str) -> str:
-    """Return a peer's name, up to its comma, with the version of its package, if it is one."""
+    """Return a peer's name with its package's version, if it has one, before any comma."""
     name, comma, rest = peer.partition(",")
     try:
         return f"{name} {version(PACKAGES.get(name, name))}{comma}{rest}"
@@ -82,7 +82,7 @@ def with_version(peer: str) -> str:
 
 
 def machine() -> str:
-    """Return the processor and how many of its threads there are, and PyTorch's version."""
+    """Return the processor, its number of threads, and PyTorch's version."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -93,7 +93,7 @@ def machine() -> str:
 
 
 def read_rows() -> list[tuple[str, ...]]:
-    """Return the rows that the page has."""
+    """Return the rows of the page."""
     if not PAGE.exists():
         return []
     lines = PAGE.read_text(encoding="utf-8").splitlines()
@@ -102,12 +102,12 @@ def read_rows() -> list[tuple[str, ...]]:
 
 
 def key_of(row: tuple[str, ...]) -> tuple[str, str, str]:
-    """Return what makes a row the same one: its script, its work, and the peer without version."""
+    """Return what identifies a row: its script, its work, and the peer without version."""
     return script_of(row), row[0], re.sub(r" \d[\w.+]*", "", row[2])
 
 
 def script_of(row: tuple[str, ...]) -> str:
-    """Return the script that a row came from."""
+    """Return the script that wrote a row."""
     return row[-1].split(" ")[1]
 
 

@@ -1,4 +1,4 @@
-"""Many requests at once: the engine beside one request at a time, in one run.
+"""Many requests at once against one request at a time, in one run.
 
     pip install -e .
     llm-scratch fetch smollm2
@@ -6,13 +6,13 @@
     python benchmarks/serving.py engine --rounds 3    single parts
     python benchmarks/serving.py --tiny --rounds 1    a tiny model, to try the script
 
-Parts: `engine` (tokens a second of 1, 2, 4 and 8 concurrent requests of different lengths, over
-those of one), `overhead` (one request by the engine, over the same by `TextStream`), `long` (how
-fast answers go on while a long prompt is read).
+Parts: `engine` (tokens per second of 1, 2, 4 and 8 concurrent requests of different lengths,
+relative to one), `overhead` (one request to the engine, relative to `TextStream`), `long` (how
+answers continue while a long prompt is read).
 
-All cases of a part take turns within each round, starting with another one; what counts are the
-ratios of their medians. Answers are greedy, of a fixed number of tokens, and nothing is reused of
-earlier ones.
+All cases of a part take turns within each round, and each round starts with a different one. What
+counts are the ratios of their medians. Answers are greedy and have a fixed number of tokens.
+Nothing is reused from earlier ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = {"engine": engine, "overhead": overhead, "long": long}
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="all without one")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--new", type=int, default=64, help="tokens of each answer")
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
-    """SmolLM2-135M in float32, or a tiny model of its kind with a vocabulary of bytes."""
+    """Return SmolLM2-135M in float32, or a tiny Llama with a byte vocabulary."""
     if not args.tiny:
         from llm_scratch.opening import open_model
 
@@ -77,14 +77,14 @@ def open_model(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def prompts(count: int, shortest: int = 16) -> list[tuple[int, ...]]:
-    """Prompts of different lengths, of ids that every vocabulary has."""
+    """Return prompts of different lengths, of ids that every vocabulary has."""
     generator = torch.Generator().manual_seed(1)
     lengths = [shortest + 4 * n for n in range(count)]
     return [tuple(torch.randint(100, 200, (n,), generator=generator).tolist()) for n in lengths]
 
 
 class Client:
-    """Asks an engine, and notes when text came."""
+    """A client that asks an engine and notes when text arrives."""
 
     def __init__(self, engine: Engine, ids: tuple[int, ...], new: int) -> None:
         self.times: list[float] = []
@@ -99,7 +99,7 @@ class Client:
             self._end.put(event)
 
     def tokens(self) -> int:
-        """How many tokens came, after the end."""
+        """Wait for the end of the answer and return its number of tokens."""
         end = self._end.get()
         if isinstance(end, Failed):
             raise end.error
@@ -107,13 +107,13 @@ class Client:
 
 
 def greedy_without_end(tokenizer: Any) -> SamplingSettings:
-    """The likeliest token, but never the end of text: all answers are of one length."""
+    """Return greedy settings without the end-of-text token, so that answers have equal length."""
     end = end_of_text_id(tokenizer)
     return SamplingSettings(banned=() if end is None else (end,))
 
 
 def by_engine(engine: Engine, asked: list[tuple[int, ...]], new: int) -> float:
-    """Tokens a second of all clients together, the reading of their prompts included."""
+    """Return tokens per second of all clients together, including reading their prompts."""
     start = time.perf_counter()
     clients = [Client(engine, ids, new) for ids in asked]
     tokens = sum(client.tokens() for client in clients)
@@ -121,7 +121,7 @@ def by_engine(engine: Engine, asked: list[tuple[int, ...]], new: int) -> float:
 
 
 def by_stream(model: Any, tokenizer: Any, ids: tuple[int, ...], new: int) -> float:
-    """Tokens a second of the same without an engine."""
+    """Return tokens per second of the same request without an engine."""
     start = time.perf_counter()
     stream = TextStream(model, tokenizer, ids, new, greedy_without_end(tokenizer))
     for _ in stream:
@@ -130,7 +130,7 @@ def by_stream(model: Any, tokenizer: Any, ids: tuple[int, ...], new: int) -> flo
 
 
 def engine(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """Tokens a second of several requests at once, over one."""
+    """Measure tokens per second of several requests at once, relative to one."""
     with Engine(model, tokenizer, rows=max(args.clients), kept=0) as running:
         asked = prompts(max(args.clients))
         cases: dict[str, Case] = {
@@ -141,7 +141,7 @@ def engine(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
 
 
 def overhead(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """One request by the engine, over the same by `TextStream`."""
+    """Measure one request to the engine, relative to `TextStream`."""
     ids = prompts(1, 64)[0]
     with Engine(model, tokenizer, kept=0) as running:
         cases: dict[str, Case] = {
@@ -152,9 +152,9 @@ def overhead(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
 
 
 def long(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """The longest silence of an answer while a prompt of 900 tokens is read, by chunk."""
+    """Print an answer's longest pause while a prompt of 900 tokens is read, by chunk size."""
     asked, prompt = prompts(1)[0], prompts(1, 900)[0]
-    print("| chunk | longest silence, s | the long prompt's first text, s |\n|---|---|---|")
+    print("| chunk | longest pause, s | the long prompt's first text, s |\n|---|---|---|")
     for chunk in (32, 128, 256, 1024):
         with Engine(model, tokenizer, kept=0, prefill_chunk=chunk) as running:
             first = Client(running, asked, 2 * args.new)
@@ -168,7 +168,7 @@ def long(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
 
 
 def alternate(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
-    """What every case says in every round; each round starts with another case."""
+    """Return every case's number in each round; rounds start with different cases."""
     for case in cases.values():
         case()  # the first call warms up
     found: dict[str, list[float]] = {name: [] for name in cases}
@@ -182,7 +182,7 @@ def alternate(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
 
 
 def report(found: dict[str, list[float]], base: str, args: argparse.Namespace) -> None:
-    """Median tokens a second, and their ratio to one case."""
+    """Print and record median tokens per second, and their ratio to one case."""
     medians = {name: statistics.median(each) for name, each in found.items()}
     print(f"\n| case | tokens/s | x {base} |\n|---|---|---|")
     for name, median in medians.items():

@@ -1,13 +1,13 @@
-"""The server over loopback: beside a session in one process, and beside `transformers serve`.
+"""The server over loopback, against a session in one process and `transformers serve`.
 
     llm-scratch fetch smollm2
     pip install -e '.[test,serve]'
     python benchmarks/serving_http.py                        about ten minutes on two cores
     pip install fastapi && python benchmarks/serving_http.py --peer    with transformers serve
 
-SmolLM2-135M in float32 for all, from one exported folder; greedy answers to different questions, of
-a fixed number of tokens at most; what counts are tokens a second, from the first request to the
-last answer, and their ratios within one run. All cases take turns within each round.
+All use SmolLM2-135M in float32 from one exported folder, and give greedy answers of a limited
+length to different questions. What counts are tokens per second, from the first request to the last
+answer, and their ratios within one run. The servers run one after the other.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--new", type=int, default=64, help="tokens of each answer at most")
+    parser.add_argument("--new", type=int, default=64, help="most tokens per answer")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer", action="store_true", help="transformers serve too")
+    parser.add_argument("--peer", action="store_true", help="measure transformers serve too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} threads")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def measured_here(folder: str, args: argparse.Namespace) -> dict[str, float]:
-    """Tokens a second of a session, one question after the other."""
+    """Return tokens per second of a session, one question after another."""
     session = ls.ChatSession.open(Path(folder), max_new_tokens=args.new)
 
     def ask(topic: str) -> int:
@@ -97,7 +97,7 @@ def peer(folder: str) -> tuple[list[str], str]:
 
 @contextmanager
 def running(words: list[str], threads: int) -> Iterator[str]:
-    """A server, from when it answers to its end."""
+    """Start a server, yield its address once it answers, and stop it at the end."""
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the server
     process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
@@ -119,7 +119,7 @@ def running(words: list[str], threads: int) -> Iterator[str]:
 
 
 def post(url: str, model: str, new: int, topic: str) -> int:
-    """Ask, and return the tokens of the answer."""
+    """Ask a question; return the number of tokens of the answer."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": question(topic)}],
@@ -137,7 +137,7 @@ def post(url: str, model: str, new: int, topic: str) -> int:
 
 
 def rate(ask: Callable[[str], int], topics: tuple[str, ...]) -> float:
-    """Tokens a second of questions that are asked at the same moment."""
+    """Return tokens per second of questions asked at the same time."""
     start = time.perf_counter()
     with ThreadPoolExecutor(len(topics)) as pool:
         tokens = sum(pool.map(ask, topics))

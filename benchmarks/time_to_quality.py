@@ -1,15 +1,15 @@
-"""Seconds until a small model is as good as nanoGPT's recipe for a laptop makes it, in one run.
+"""Seconds to the quality that nanoGPT's laptop recipe gives a small model, in one run.
 
     python benchmarks/time_to_quality.py                about ten minutes on two cores
     python benchmarks/time_to_quality.py --rounds 1 --steps 200    to try the script
 
-The text is tinyshakespeare, its last tenth for validation, a byte an id (256 of them for both);
-the model has 4 layers of width 128, 4 heads, a context of 64. The recipe: batch 12, 2,000 steps, a
+The text is tinyshakespeare, one id per byte (256 for both), its last tenth for validation. The
+model has 4 layers of width 128, 4 heads, and a context of 64. The recipe: batch 12, 2,000 steps, a
 rate of 1e-3 with 100 steps of warm-up and a cosine down to 1e-4, betas 0.9 and 0.99, decay 0.1,
-gradients clipped at 1, no dropout; trained in its design (`benchmarks/training.py`, without biases)
-with its optimizer as it comes. Ours is this library's loop on a model of the same size, with the
-settings below: Muon for the matrices of the blocks and a rate that falls to 0, which need a third
-of the steps. Both are measured on every window of the validation part, outside of the time.
+gradients clipped at 1, no dropout. It trains nanoGPT's design (`benchmarks/training.py`, without
+biases) with AdamW's default kernel. Ours is this library's loop on a model of the same size with
+the settings below: Muon for the matrices of the blocks and a rate that falls to 0, which need a
+third of the steps. Both are evaluated on every window of the validation part, which is not timed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="so many for both, to try the script")
+    parser.add_argument("--steps", type=int, help="steps for both, to try the script")
     args = parser.parse_args()
     parts = read_parts()
     results: dict[str, list[tuple[float, float]]] = {"the recipe": [], "ours": []}
@@ -89,7 +89,7 @@ def read_parts() -> tuple[TokenPart, TokenPart]:
 
 
 def run_ours(parts: Any, number: int, steps: int | None) -> tuple[float, float]:
-    """Seconds and validation loss of this library's loop."""
+    """Return seconds and validation loss of this library's loop."""
     import dataclasses
 
     config = dataclasses.replace(OURS, seed=number, **({"steps": steps} if steps else {}))
@@ -103,7 +103,7 @@ def run_ours(parts: Any, number: int, steps: int | None) -> tuple[float, float]:
 
 
 def run_recipe(parts: Any, number: int, steps: int | None) -> tuple[float, float]:
-    """Seconds and validation loss of nanoGPT's recipe, in its design."""
+    """Return seconds and validation loss of nanoGPT's recipe, in its design."""
     steps = steps or RECIPE_STEPS
     torch.manual_seed(number)
     model, _ = make_stick({**SIZES, "bias": False})

@@ -1,4 +1,4 @@
-"""Steps of the 124M model: ours, nanoGPT's design, transformers' and the book's, in one run.
+"""Training steps of 124M: ours, nanoGPT's design, transformers' and the book's, in one run.
 
     pip install -e '.[test]'
     pip install --no-deps llms-from-scratch==1.0.19
@@ -7,16 +7,15 @@
     python benchmarks/training.py --tiny --rounds 1          to try the script
     python benchmarks/training.py --where                    where a step's time goes
 
-A setting is PRECISION:BATCHxLENGTH; bfloat16 is autocast for all. No dropout; everybody's own
-AdamW as it comes out of the box, and gradients clipped at 1. "nanoGPT's design" is written down
-here as a measuring stick: one matrix for queries, keys and values, PyTorch's attention, a tied
-head, logits of the whole batch, AdamW with its default kernel on a CPU. "ours" is the loop for real
-runs (`take_step`) as it comes, which keeps freed memory on Linux; two rows have the same allocator
-settings for both. "ours, low memory" computes every block again in the backward pass.
+A setting is PRECISION:BATCHxLENGTH; bfloat16 is autocast for all. There is no dropout, each case
+uses its own AdamW with defaults, and gradients are clipped at 1. "nanoGPT's design" is written here
+as a yardstick: one matrix for queries, keys and values, PyTorch's attention, a tied head, logits of
+the whole batch, AdamW with its default kernel on a CPU. "ours" is the loop for real runs
+(`take_step`) with its defaults, which keeps freed memory on Linux. Two more rows swap the allocator
+settings of these two. "ours, low memory" recomputes every block in the backward pass.
 
-Each turn is a process of its own, so that its peak of memory is its own; they take turns, and what
-counts are ratios of medians within one run. Ids are random and weights untrained: all do the same
-work.
+Each turn has its own process, and so its own peak memory. What counts are ratios of medians within
+one run. Ids are random and weights untrained: all do the same work.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="*", metavar="PRECISION:BATCHxLENGTH")
-    parser.add_argument("--rounds", type=int, default=5, help="how often everybody has a turn")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each case")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, metavar="CASE")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--where", action="store_true", help="profile a step of ours instead")
@@ -81,7 +80,7 @@ def main() -> None:
 
 
 def run_rounds(setting: str, args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Everybody's turns; each round starts with another one."""
+    """Return the results of all turns; rounds start with different cases."""
     results: dict[str, list[dict]] = {case: [] for case in args.cases}
     for number in range(args.rounds):
         start = number % len(args.cases)
@@ -101,7 +100,7 @@ def run_rounds(setting: str, args: argparse.Namespace) -> dict[str, list[dict]]:
 
 
 def report(results: dict[str, list[dict]], setting: str, args: argparse.Namespace) -> None:
-    """Medians of the rounds, beside the measuring stick."""
+    """Print and record medians of the rounds, and their ratios to nanoGPT's design."""
     speeds = {
         case: runs[0]["tokens"] / statistics.median(s for run in runs for s in run["seconds"])
         for case, runs in results.items()
@@ -127,7 +126,7 @@ def parse(setting: str) -> tuple[str, int, int]:
 
 
 def take_turn(case: str, setting: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Time some steps in this process, after one that warms up."""
+    """Time some steps in this process, after one for warm-up."""
     import torch
 
     from llm_scratch.training.allocator import keep_freed_memory
@@ -151,7 +150,7 @@ def take_turn(case: str, setting: str, args: argparse.Namespace) -> dict[str, An
 
 
 def make_step(case: str, config: dict[str, Any], precision: str) -> Step:
-    """A function that updates a model once: inputs, targets -> the loss."""
+    """Return a function that updates a model once: inputs, targets -> the loss."""
     import torch
 
     if case.startswith("ours"):
@@ -197,7 +196,7 @@ def our_step(config: dict[str, Any], precision: str, low_memory: bool = False) -
 
 
 def make_stick(config: dict[str, Any]) -> tuple[Any, Callable]:
-    """nanoGPT's design, as far as it matters for speed and memory."""
+    """Return a model of nanoGPT's design, as far as it matters for speed and memory."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -246,7 +245,7 @@ def make_stick(config: dict[str, Any]) -> tuple[Any, Callable]:
 
 
 def make_transformers(config: dict[str, Any]) -> tuple[Any, Callable]:
-    """GPT-2 as transformers builds it: scaled_dot_product_attention, no dropout, no cache."""
+    """Return transformers' GPT-2: scaled_dot_product_attention, no dropout, no cache."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(
@@ -272,7 +271,7 @@ def make_book(config: dict[str, Any]) -> tuple[Any, Callable]:
 
 
 def where_time_goes(setting: str, args: argparse.Namespace) -> None:
-    """Profile one step of ours: the share of each kind of work, and of the machine's peak."""
+    """Profile one of our steps: the share of each kind of work, and of the machine's peak."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -308,7 +307,7 @@ def where_time_goes(setting: str, args: argparse.Namespace) -> None:
 
 
 def kind_of(name: str, shapes: list[list[int]], config: dict[str, Any]) -> str:
-    """The kind of work that an operation is, by its name and the sizes of its inputs."""
+    """Return an operation's kind of work, by its name and the sizes of its inputs."""
     sizes = {size for shape in shapes if isinstance(shape, list) for size in shape}
     if "attention" in name:
         return "attention itself"
@@ -331,7 +330,7 @@ def kind_of(name: str, shapes: list[list[int]], config: dict[str, Any]) -> str:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, in MB."""
+    """Return the most memory that this process has held, in MB."""
     if sys.platform == "linux":  # getrusage would count the process that started this one
         with open("/proc/self/status", encoding="utf-8") as status:
             line = next(line for line in status if line.startswith("VmHWM"))

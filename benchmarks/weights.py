@@ -1,13 +1,13 @@
-"""Loading GPT-2: ours, transformers' and the book's way, and ours from every kind of file.
+"""Loading GPT-2 in our, transformers' and the book's way, and ours from every kind of file.
 
     python benchmarks/weights.py                     124M, about 10 minutes on two cores
     python benchmarks/weights.py --rounds 1 --small
 
-Files of GPT-2's size with random numbers are made first, in a temporary folder (2.5 GB). Every
-turn is a process of its own; the turns alternate, and what counts are ratios within one run.
+First, files of GPT-2's size with random numbers are made in a temporary folder (2.5 GB). Every turn
+has its own process. The turns alternate, and what counts are ratios within one run.
 
-- load and first pass: seconds from the call that loads to the first logits, imports not counted;
-- peak: the most resident memory in that time, above what the imports took, over the file's size;
+- load and first pass: seconds from the call that loads to the first logits, without imports;
+- peak: the most resident memory in that time, without the imports', relative to the file's size;
 - cold start to first token: seconds of the whole process, imports and all.
 """
 
@@ -47,10 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each has its turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
-    parser.add_argument("--files", help="keep the files in this folder and use them again")
-    parser.add_argument("--peers-only", action="store_true", help="leave out the table of files")
+    parser.add_argument("--files", help="keep the files in this folder and reuse them")
+    parser.add_argument("--peers-only", action="store_true", help="skip the table of files")
     parser.add_argument("--turn", nargs=2, metavar=("WHO", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.turn:
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def make_files(folder: Path, sizes: dict[str, int]) -> None:
-    """The same model in every form; transformers writes its own."""
+    """Write the same model in every format; transformers writes its own."""
     import torch
     import transformers
 
@@ -93,7 +93,7 @@ def make_files(folder: Path, sizes: dict[str, int]) -> None:
     ours = load_gpt2(folder / "hub")
     save_model(ours, folder / "own")
     book = ours.state_dict()
-    for block in range(sizes["n_layer"]):  # the book's files hold the mask, and the head twice
+    for block in range(sizes["n_layer"]):  # the book's files hold the mask and an untied head
         mask = torch.triu(torch.ones(sizes["n_ctx"], sizes["n_ctx"]), diagonal=1)
         book[f"trf_blocks.{block}.att.mask"] = mask
     book["out_head.weight"] = book["out_head.weight"].clone()
@@ -115,7 +115,7 @@ def openai_array(name: str, tensor):
 
 
 def run_rounds(folder: Path, turns: dict, n_rounds: int) -> dict[str, list[dict]]:
-    """Everybody's turns; each round starts with another one."""
+    """Return the results of all turns; rounds start with different ways."""
     results: dict[str, list[dict]] = {name: [] for name in turns}
     names = list(turns)
     for number in range(n_rounds):
@@ -135,7 +135,7 @@ def run_rounds(folder: Path, turns: dict, n_rounds: int) -> dict[str, list[dict]
 
 
 def report(results: dict[str, list[dict]]) -> None:
-    """Medians, and the ratios that matter."""
+    """Print and record medians, and the ratios that matter."""
     import torch
 
     table = {
@@ -169,7 +169,7 @@ def report(results: dict[str, list[dict]]) -> None:
 
 
 def take_turn(who: str, file: str) -> dict[str, float]:
-    """Load, and run one pass, in this process."""
+    """Load and run one pass in this process; return times, peak and file size."""
     import torch
 
     ids = torch.tensor([IDS])
@@ -213,13 +213,15 @@ def transformers_loader(path: Path):
     import transformers
 
     transformers.logging.disable_progress_bar()
-    kind = transformers.GPT2LMHeadModel  # found now: transformers imports when names are used
+    kind = transformers.GPT2LMHeadModel  # outside the timing: transformers imports lazily
     return lambda: kind.from_pretrained(path)
 
 
 def book_loader(path: Path):
-    """The book's way, written out as a measuring stick: a model that starts at random, all arrays
-    in memory, and a new parameter made of a copy of each."""
+    """Return a loader in the book's way, as a yardstick.
+
+    It makes a model with random weights, holds all arrays in memory, and copies each into a new
+    parameter."""
     import torch
     from safetensors.torch import load_file
 
@@ -280,7 +282,7 @@ def fill(model, tensors) -> None:
 
 
 def peak_memory() -> float:
-    """The most resident memory that this process has had, in bytes."""
+    """Return the most resident memory that this process has had, in bytes."""
     if sys.platform == "win32":
         import psutil
 

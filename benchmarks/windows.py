@@ -1,11 +1,10 @@
-"""Training windows as views against windows that are all stored as tensors, the book's design.
+"""Training windows as views against windows stored as tensors, the book's design.
 
     python benchmarks/windows.py
 
-takes about two minutes on two cores, on Linux or macOS. `--stride 1` stores every window there is
-(a gigabyte, and some minutes more). All figures are medians of five rounds in which the two
-designs alternate. Building is measured in a fresh process each time; its memory is what the peak
-grew by.
+takes about two minutes on two cores, on Linux or macOS. `--stride 1` stores every window (a
+gigabyte, and some minutes more). All figures are medians of five rounds in which the two designs
+alternate. Building is measured in a fresh process each time; its memory is the growth of the peak.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ N_SMALL = 200_000
 
 
 class StoredWindows(Dataset):
-    """The measuring stick: every window and its target a tensor of its own, made in advance."""
+    """The yardstick: every window and its target as tensors of their own, made in advance."""
 
     def __init__(self, ids: list[int], stride: int) -> None:
         self.pairs = [
@@ -51,7 +50,7 @@ class StoredWindows(Dataset):
 
 
 class Numbers:
-    """A tokenizer for a text of numbers, so that tokenizing is no part of what is measured."""
+    """A tokenizer for a text of numbers, so that tokenizing is not measured."""
 
     def encode(self, text: str) -> list[int]:
         return [int(number) for number in text.split()]
@@ -67,7 +66,7 @@ def peak_bytes() -> int:
 
 
 def build(design: str, n: int, kind: str, stride: int) -> tuple[float, int]:
-    """Return the seconds and the bytes of memory that building takes from ids that are there."""
+    """Return the seconds and the bytes of memory for building windows from ready ids."""
     ids: Any = random_ids(n)
     ids = ids.tolist() if kind == "list" else ids.astype(kind)
     memory = peak_bytes()
@@ -128,7 +127,7 @@ def report_batches(stride: int) -> None:
     ids = random_ids(N_SMALL).tolist()
     text = " ".join(map(str, ids))
     stored = StoredWindows(ids, stride)
-    print(f"Batches a second, {len(stored):,} windows of {LENGTH} tokens, shuffled\n")
+    print(f"Batches per second, {len(stored):,} windows of {LENGTH} tokens, shuffled\n")
     print("| batch | stored | views | ratio | ratio of each round |")
     print("|---|---|---|---|---|")
     for size in (4, 32):

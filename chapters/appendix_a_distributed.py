@@ -4,7 +4,7 @@ With two processes, on processors or on two GPUs of one machine:
 
     torchrun --nproc-per-node 2 chapters/appendix_a_distributed.py
 
-In one process, to compare or to look around (also as a notebook):
+In one process, for comparison or a first look (also as a notebook):
 
     python chapters/appendix_a_distributed.py
 
@@ -15,8 +15,8 @@ It takes a few seconds and downloads nothing.
 # # Training in several processes
 #
 # Each process has a copy of the network and its own part of the data. After every backward pass the
-# processes average their gradients, so that all take the same step and the copies stay equal:
-# learning goes as if one process had seen a batch as large as all of theirs together.
+# processes average their gradients. So all take the same step, and the copies stay equal, as if a
+# single process had seen all the batches together as one.
 
 # %%
 import gc
@@ -38,16 +38,16 @@ args = settings(__doc__, epochs=3)
 # %% [markdown]
 # ## Who am I, and how many are we?
 #
-# `torchrun` starts the processes and tells each one in four variables who it is. Without it none of
-# them is set, and this is the only process. Some but not all of them mean that something is set up
-# wrongly, and waiting for processes that never come would be the worst answer.
+# `torchrun` starts the processes and tells each one who it is by setting environment variables.
+# Without it, none of them is set and this is the only process. If only some are set, the setup is
+# wrong. Waiting for processes that never come would be the worst answer.
 
 # %%
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def read_place() -> tuple[int, int, int]:
-    """Return this process's rank, its rank on this machine, and how many processes there are."""
+    """Return this process's rank, its rank on this machine, and the number of processes."""
     found = [name for name in VARIABLES if name in os.environ]
     if not found:
         return 0, 0, 1
@@ -60,10 +60,10 @@ def read_place() -> tuple[int, int, int]:
 
 
 # %% [markdown]
-# ## Making the processes know each other
+# ## Introducing the processes to each other
 #
-# GPUs talk through NCCL, processors through gloo. On Windows there is only gloo, and most builds of
-# PyTorch for it come without libuv. A single process needs no group.
+# GPUs talk through NCCL, CPUs through gloo. Windows only has gloo, and most PyTorch builds for it
+# lack libuv. A single process needs no group.
 
 
 # %%
@@ -76,7 +76,7 @@ def pick_backend(world_size: int) -> tuple[str, str]:
 
 
 def ddp_setup(rank: int, world_size: int, local_rank: int = 0) -> torch.device:
-    """Join the group of all processes, and return the device of this one."""
+    """Join the group of all processes and return this one's device."""
     backend, kind = pick_backend(int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     device = torch.device(kind, local_rank) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
@@ -89,12 +89,12 @@ def ddp_setup(rank: int, world_size: int, local_rank: int = 0) -> torch.device:
 
 
 # %% [markdown]
-# ## A part of the data for each
+# ## A share of the data for each
 #
 # The sampler deals the examples out like cards. All processes must take the same number of steps,
-# or one would wait for the others for ever; so it fills up with examples from the beginning where
-# they don't come out even. It shuffles by itself, and differently in each epoch only if it is told
-# which one it is.
+# or one would wait for the others for ever. So where the examples don't divide evenly, the sampler
+# repeats some from the beginning. It does its own shuffling, and the order changes from epoch to
+# epoch only if the sampler is told the epoch.
 
 
 # %%
@@ -111,13 +111,13 @@ def prepare_dataset(rank: int, world_size: int) -> tuple[DataLoader, DataLoader]
 # %% [markdown]
 # ## The training loop
 #
-# It is the one of A.7 with three lines more: the network is wrapped, which sees to the averaging;
-# the sampler is told the epoch; and at the end the processes say goodbye.
+# This is the loop of A.7 with three additions. The network is wrapped, which takes care of the
+# averaging. The sampler is told the epoch. And at the end the processes say goodbye.
 
 
 # %%
 def average(value: Tensor, world_size: int) -> Tensor:
-    """Return the mean of a tensor over all processes, in a new one."""
+    """Return the mean of a tensor over all processes, as a new tensor."""
     total = value.detach().clone()
     if world_size > 1:
         dist.all_reduce(total)
@@ -130,7 +130,7 @@ def say(line: str) -> None:
 
 
 def train(model: nn.Module, loader: DataLoader, device: torch.device, rank: int) -> None:
-    """Train for some epochs, and print the loss of each batch of this process."""
+    """Train for some epochs and print the loss of each of this process's batches."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     for epoch in range(args.epochs):
         loader.sampler.set_epoch(epoch)
@@ -148,7 +148,7 @@ def train(model: nn.Module, loader: DataLoader, device: torch.device, rank: int)
 
 
 def main(rank: int, world_size: int, local_rank: int = 0) -> None:
-    """Train in this process, together with the others, and let the first one report."""
+    """Train in this process together with the others; the first one reports."""
     device = ddp_setup(rank, world_size, local_rank)
     train_loader, test_loader = prepare_dataset(rank, world_size)
     torch.manual_seed(123)
@@ -166,8 +166,8 @@ def main(rank: int, world_size: int, local_rank: int = 0) -> None:
         say(f"Test accuracy: {compute_accuracy(network, test_loader, device)}")
         say(f"All copies of the network are the same: {same}")
     if world_size > 1:
-        # The wrapper is part of a cycle and holds on to the group: left to the end of the
-        # interpreter, threads of the group would still run when they are taken down.
+        # The wrapper is part of a reference cycle and keeps the group alive. If it lived until the
+        # interpreter exits, the group's threads would still be running when they are torn down.
         del model, network
         gc.collect()
         dist.barrier()

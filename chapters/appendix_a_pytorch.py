@@ -4,17 +4,16 @@ Run it with
 
     python chapters/appendix_a_pytorch.py
 
-It takes two seconds and downloads nothing. The file of the trained network goes into the folder
-that --out names.
+It takes two seconds and downloads nothing. The trained network is saved in the folder that --out
+names.
 """
 
 # %% [markdown]
 # # Appendix A: an introduction to PyTorch
 #
-# All other chapters rest on four things: tensors, which hold numbers; autograd, which finds out how
-# a result changes with each number that went into it; layers, which are put together to networks;
-# and loaders, which bring the data in batches. Here they are one by one, small enough to check by
-# hand.
+# All other chapters rest on four things. Tensors hold numbers. Autograd works out how a result
+# changes with each number that went into it. Layers are assembled into networks. Loaders deliver
+# the data in batches. Here they are one by one, small enough to check by hand.
 
 # %%
 import time
@@ -35,8 +34,8 @@ args = settings(__doc__)
 # %% [markdown]
 # ## A.1 Is everything here?
 #
-# Exercises A.1 and A.2 ask for an environment in which PyTorch runs. `llm-scratch doctor` looks at
-# all of it; the two lines that matter most:
+# Exercises A.1 and A.2 ask for an environment in which PyTorch runs. `llm-scratch doctor` checks
+# all of it. These are the two lines that matter most:
 
 # %%
 print("torch version:", torch.__version__)
@@ -59,8 +58,8 @@ for tensor in (tensor0d, tensor1d, tensor2d, tensor3d):
     print(f"{tensor.dim()} dimensions, shape {tuple(tensor.shape)}")
 
 # %% [markdown]
-# `torch.tensor` copies what it is given. `torch.from_numpy` does not: it looks at the same memory,
-# so a change in the array is seen in the tensor.
+# `torch.tensor` copies its argument. `torch.from_numpy` shares the array's memory, so a change in
+# the array shows up in the tensor.
 
 # %%
 array = np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]])
@@ -73,8 +72,8 @@ print("Shared:", shared)
 # %% [markdown]
 # ### A.2.2 Types of numbers
 #
-# Whole numbers become 64-bit integers, fractions become 32-bit floats (NumPy would take 64 bits).
-# Networks compute in 32 bits or fewer: more cost twice the memory and the time, and hardly help.
+# Whole numbers become 64-bit integers, and fractions become 32-bit floats (NumPy would use 64
+# bits). Networks compute in 32 bits or fewer: 64 cost twice the memory and time, and hardly help.
 
 # %%
 tensor1d = torch.tensor([1, 2, 3])
@@ -89,7 +88,7 @@ floatvec = tensor1d.to(torch.float32)
 print(floatvec.dtype)
 
 # %% [markdown]
-# ### A.2.3 What is done with tensors most often
+# ### A.2.3 The most common tensor operations
 #
 # Look at a shape, change it, swap rows and columns, multiply matrices.
 
@@ -99,15 +98,15 @@ print(tensor2d)
 print(tensor2d.shape)
 
 # %% [markdown]
-# `reshape` and `view` lay the same six numbers out in another way. `view` never copies, and refuses
-# where it would have to; `reshape` copies when it must.
+# `reshape` and `view` arrange the same six numbers differently. `view` never copies: where it would
+# have to, it raises an error. `reshape` copies when it must.
 
 # %%
 print(tensor2d.reshape(3, 2))
 print(tensor2d.view(3, 2))
 
 # %% [markdown]
-# Transposing is something else: the numbers change places.
+# Transposing is different: the numbers change places.
 
 # %%
 print(tensor2d.T)
@@ -119,8 +118,8 @@ print(tensor2d @ tensor2d.T)
 # %% [markdown]
 # ## A.3 A computation as a graph
 #
-# One example with one feature, one weight and one bias: logistic regression at its smallest. The
-# loss says how far the prediction is from the truth. PyTorch remembers the steps on the way.
+# One example with one feature, one weight and one bias is logistic regression at its smallest. The
+# loss says how far the prediction is from the truth. PyTorch records the steps along the way.
 
 # %%
 y = torch.tensor([1.0])  # the truth
@@ -135,8 +134,8 @@ print(loss)
 # %% [markdown]
 # ## A.4 Gradients without tears
 #
-# With `requires_grad=True` PyTorch can walk the graph backwards and say how the loss changes with
-# the weight and with the bias. First asked for by hand:
+# With `requires_grad=True`, PyTorch can walk the graph backwards and say how the loss changes with
+# the weight and the bias. First, we ask for each gradient explicitly:
 
 # %%
 w1 = torch.tensor([2.2], requires_grad=True)
@@ -148,7 +147,7 @@ print(slope_w1)
 print(slope_b)
 
 # %% [markdown]
-# Then as everybody does it: `backward` leaves the gradient with each parameter.
+# The usual way is `backward`, which stores the gradient with each parameter.
 
 # %%
 loss.backward()
@@ -156,7 +155,8 @@ print(w1.grad)
 print(b.grad)
 
 # %% [markdown]
-# The chain rule gives the same by hand: for this loss it is (a - y) times the feature, and (a - y).
+# The chain rule gives the same by hand. For this loss, the gradients are (a - y) times the feature
+# for the weight, and (a - y) for the bias.
 
 # %%
 error = torch.sigmoid(x1 * w1 + b) - y
@@ -165,7 +165,7 @@ print("By hand:", (error * x1).item(), error.item())
 # %% [markdown]
 # ## A.5 A network of several layers
 #
-# `NeuralNetwork` has two hidden layers; between them ReLU, without which three linear layers in a
+# `NeuralNetwork` has two hidden layers, each followed by ReLU. Without it, three linear layers in a
 # row could do no more than one.
 
 # %%
@@ -177,8 +177,8 @@ num_params = sum(p.numel() for p in model.parameters() if p.requires_grad)
 print("Total number of trainable model parameters:", num_params)
 
 # %% [markdown]
-# Its weights start as small random numbers, different in every layer and every unit: with equal
-# ones all units of a layer would learn the same. A seed makes them the same in every run.
+# Its weights start as small random numbers, different in every layer and unit. If they were equal,
+# all units of a layer would learn the same thing. A seed makes them the same in every run.
 
 # %%
 torch.manual_seed(123)
@@ -187,7 +187,7 @@ print(model.layers[0].weight)
 print(model.layers[0].weight.shape)
 
 # %% [markdown]
-# One example in, three scores out, and a note of the last step that led there:
+# One example goes in, and three scores come out, with a note of the last operation (`grad_fn`):
 
 # %%
 torch.manual_seed(123)
@@ -196,7 +196,7 @@ out = model(X)
 print(out)
 
 # %% [markdown]
-# Where nothing is to be learned, `no_grad` spares the bookkeeping; softmax turns scores into
+# When nothing is to be learned, `no_grad` saves the bookkeeping. Softmax turns scores into
 # probabilities.
 
 # %%
@@ -211,7 +211,8 @@ print(out)
 # %% [markdown]
 # ## A.6 Data in batches
 #
-# Five examples to learn from and two to test with, in two classes that a child could tell apart.
+# There are five examples for training and two for testing, in two classes that a child could tell
+# apart.
 
 # %%
 X_train = torch.tensor([[-1.2, 3.1], [-0.9, 2.9], [-0.5, 2.6], [2.3, -1.1], [2.7, -1.5]])
@@ -224,7 +225,7 @@ test_ds = ToyDataset(X_test, y_test)
 print(len(train_ds))
 
 # %% [markdown]
-# A loader shuffles and makes batches. Five examples in batches of two leave a single one over.
+# A loader shuffles the examples and makes batches. Five examples in batches of two leave one over.
 
 # %%
 torch.manual_seed(123)
@@ -234,7 +235,7 @@ for idx, (x, y) in enumerate(train_loader):
     print(f"Batch {idx + 1}:", x, y)
 
 # %% [markdown]
-# A last batch that is much smaller than the others disturbs the learning, so it is left out.
+# A last batch that is much smaller than the others can disturb training, so it is dropped.
 
 # %%
 train_loader = DataLoader(train_ds, batch_size=2, shuffle=True, drop_last=True)
@@ -244,13 +245,13 @@ for idx, (x, y) in enumerate(train_loader):
 # %% [markdown]
 # ## A.7 The training loop
 #
-# Every training run of the book has this form: predict, measure the loss, forget the old gradients,
-# find the new ones, take a step. Three times through the data are enough here.
+# Every training run in the book has this form: predict, measure the loss, clear the old gradients,
+# compute the new ones, take a step. Three passes through the data are enough here.
 
 
 # %%
 def train(device: torch.device) -> NeuralNetwork:
-    """Train a new network for three epochs and print the loss of each batch."""
+    """Train a network for three epochs, print the loss of each batch, and return the network."""
     torch.manual_seed(123)
     model = NeuralNetwork(num_inputs=2, num_outputs=2).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -286,7 +287,7 @@ predictions = torch.argmax(probas, dim=1)
 print(predictions)
 
 # %% [markdown]
-# The largest score and the largest probability are in the same place, so softmax can be left out.
+# The largest score and the largest probability are at the same position, so softmax can be omitted.
 
 # %%
 predictions = torch.argmax(outputs, dim=1)
@@ -304,9 +305,9 @@ print(compute_accuracy(model, test_loader))
 # %% [markdown]
 # ## A.8 Saving and loading
 #
-# What is kept is the state dict, a name and a tensor for each parameter. The class stays in the
-# code: to load, a network of the same sizes is built first and then filled. `weights_only=True`
-# refuses files that contain anything but tensors.
+# The file holds the state dict: a name and a tensor for each parameter. The class stays in the
+# code. To load the file, build a network of the same sizes and fill it. `weights_only=True` refuses
+# files that contain arbitrary Python objects.
 
 # %%
 path = Path(args.out) / "appendix-a-model.pth"
@@ -324,8 +325,8 @@ print("Accuracy of the loaded network:", compute_accuracy(loaded, test_loader))
 #
 # ### A.9.1 Tensors on a device
 #
-# Tensors that are computed with must be on the same device. This takes a GPU of NVIDIA's where
-# there is one, and the CPU otherwise.
+# Tensors in one computation must be on the same device. This takes an NVIDIA GPU if there is one,
+# and the CPU otherwise.
 
 # %%
 device = pick_device("auto")
@@ -338,8 +339,8 @@ print(tensor_1.to(device) + tensor_2.to(device))
 # %% [markdown]
 # ### A.9.2 Training on it
 #
-# Three `.to(device)` are all that the loop needs: the network, the features and the labels. The
-# losses are the same.
+# The loop needs just three calls of `.to(device)`: for the network, the features and the labels.
+# The losses are the same.
 
 # %%
 model = train(device)
@@ -349,14 +350,14 @@ print(compute_accuracy(model, test_loader, device))
 # %% [markdown]
 # ### A.9.3 Training in several processes
 #
-# With several GPUs, each gets a process of its own and its own part of every batch. That can't be
-# shown in a notebook; it is the script beside this one, which also runs on processors alone:
+# With several GPUs, each gets its own process and its own share of the data. A notebook can't show
+# that, so it is in a separate script, which also runs on CPUs alone:
 #
 #     torchrun --nproc-per-node 2 chapters/appendix_a_distributed.py
 #
-# ## Exercise A.3: how many parameters has the small network?
+# ## Exercise A.3: how many parameters does the small network have?
 #
-# 2 x 30 + 30 in the first layer, 30 x 20 + 20 in the second, 20 x 2 + 2 in the last.
+# There are 2 x 30 + 30 in the first layer, 30 x 20 + 20 in the second and 20 x 2 + 2 in the last.
 
 # %%
 model = NeuralNetwork(2, 2)
@@ -367,14 +368,14 @@ print("By hand:", (2 * 30 + 30) + (30 * 20 + 20) + (20 * 2 + 2))
 # %% [markdown]
 # ## Exercise A.4: how long does a matrix product take?
 #
-# The shortest of many runs, since whatever else the machine does only makes it longer. A GPU works
-# on its own while Python goes on, so the clock has to wait for it. For matrices as small as these a
-# GPU may lose: getting started takes longer than the work.
+# We take the shortest of many runs, since anything else that the machine does only adds time. A GPU
+# works in the background while Python continues, so the clock has to wait for it. With matrices as
+# small as these, a GPU may lose: launching the work takes longer than doing it.
 
 
 # %%
 def microseconds(device: torch.device, runs: int) -> float:
-    """Return the shortest time of some products of a 100 x 200 and a 200 x 300 matrix."""
+    """Return the shortest time, of `runs`, to multiply a 100 x 200 by a 200 x 300 matrix."""
     first, second = torch.rand(100, 200, device=device), torch.rand(200, 300, device=device)
     times = []
     for _ in range(runs):

@@ -4,9 +4,9 @@
     python chapters/appendix_d_training.py --quick    a small one: less than a minute
     python chapters/appendix_d_training.py --full     the book's model: 10 to 20 minutes
 
-Times are for two cores of a laptop. Only with --full are the losses of D.4 the book's; the numbers
-of D.1 to D.3 are the book's without it too. Nothing is downloaded: without the book's story it
-trains on one that is part of this project. --epochs N takes another number than 15.
+Times are for two cores of a laptop. The numbers of D.1 to D.3 are the book's; those of D.4 only
+with --full. Nothing is downloaded: without the book's story it trains on one that is part of this
+project. --epochs N replaces the 15 epochs.
 """
 
 # %%
@@ -54,13 +54,12 @@ tokenizer = GPT2Tokenizer()
 # # Appendix D: a training loop with more control
 #
 # The loop of chapter 5 takes every step at the same learning rate and trusts every gradient. That
-# suits a short story and a few epochs. Longer runs of larger models use three additions, and this
-# appendix makes them one at a time: the rate rises slowly at the start (D.1) and falls again
-# afterwards (D.2), and gradients that are too large are made smaller (D.3). Section D.4 puts all
-# three into the loop.
+# suits a short story and a few epochs. Longer runs of larger models need three additions, which
+# this appendix makes one at a time. The rate rises slowly at the start (D.1) and falls afterwards
+# (D.2), and gradients that are too large are scaled down (D.3). Section D.4 puts all three into the
+# loop.
 #
-# The data are those of chapter 5: one story, cut into windows as long as the context, two in a
-# batch.
+# The data is that of chapter 5: one story, cut into windows as long as the context, two per batch.
 
 # %%
 title, text_data = chapter.story()
@@ -74,10 +73,10 @@ print(f"{title}: {len(train_loader)} batches for training, {len(val_loader)} for
 # %% [markdown]
 # # D.1 Learning rate warmup
 #
-# At the start the weights are random numbers, the first gradients are large, and Adam's averages
-# rest on a handful of batches. A step at the full rate would go far in a direction that is little
-# better than chance. So the first steps, here a fifth of the run, are short: the rate begins at a
-# small number and rises by the same amount at every step until it is at its peak.
+# At the start the weights are random numbers, the gradients are large, and Adam's averages are
+# based on a handful of batches. A step at the full rate would go far in a direction that is little
+# better than chance. So the first steps, here a fifth of the run, are short. The rate begins small
+# and rises by the same amount at every step until it reaches its peak.
 
 # %%
 initial_lr = 0.0001
@@ -87,8 +86,8 @@ warmup_steps = int(0.2 * total_steps)
 print(warmup_steps)
 
 # %% [markdown]
-# What remains in the loop when the learning is left out is the rate. In a real one, each step
-# writes it into the optimizer before the update: `for group in optimizer.param_groups:
+# The loop below computes only the rate and leaves out the training. In a real loop, each step
+# writes the rate into the optimizer before the update: `for group in optimizer.param_groups:
 # group["lr"] = rate`.
 
 # %%
@@ -108,7 +107,7 @@ for step in (0, 1, warmup_steps - 1, warmup_steps, total_steps - 1):
 
 # %%
 def plot_rates(rates):
-    """Return a picture of learning rates over the steps: name -> the rate of each step."""
+    """Return a figure of learning rates over the steps: name -> the rate of each step."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
@@ -129,9 +128,9 @@ chapter.show(settings, "appendix-d-warmup", plot_rates, {"warm-up": rates_warmup
 # %% [markdown]
 # # D.2 Cosine decay
 #
-# Near the end a large step does harm: it jumps across the minimum instead of going down into it.
-# After warm-up the rate therefore follows half a period of a cosine, from the peak down to a
-# smallest rate. It falls slowly at first, fastest half-way, and slowly again at the end.
+# Near the end a large step does harm: it jumps across the minimum instead of descending into it. So
+# after warm-up the rate follows half a period of a cosine, from the peak down to a minimum. It
+# falls slowly at first, fastest half-way, and slowly again at the end.
 
 # %%
 min_lr = 0.1 * initial_lr
@@ -156,9 +155,9 @@ curves = {"warm-up, then cosine": rates_cosine, "warm-up, then constant": rates_
 chapter.show(settings, "appendix-d-cosine", plot_rates, curves)
 
 # %% [markdown]
-# The last step does not have the smallest rate: the cosine would be all the way down one step
-# later. `book_learning_rate` is this formula as a function of the step. As it remembers nothing, a
-# run that is interrupted and goes on has the rate that it would have had.
+# The last step does not have the smallest rate: the cosine reaches it one step later.
+# `book_learning_rate` is this formula as a function of the step. It has no state, so a run that is
+# interrupted and resumed has the rate that it would have had.
 
 # %%
 schedule = {"total_steps": total_steps, "warmup_steps": warmup_steps, "peak_lr": peak_lr}
@@ -170,11 +169,11 @@ print("The function gives the same rates:", torch.allclose(*map(torch.tensor, bo
 # # D.3 Gradient clipping
 #
 # A single odd batch can have a gradient many times larger than usual, and one such step undoes the
-# work of many. Clipping puts a limit on the length of the gradient: all gradients together are seen
-# as one long vector, and where its length, the norm, is above the limit, every number is multiplied
-# by limit / norm. The direction stays what it was.
+# work of many. Clipping limits the length of the gradient. All gradients together form one long
+# vector. If its length, the norm, is above the limit, every number is multiplied by limit / norm.
+# The direction stays the same.
 #
-# By hand, for the gradient of a single 2 x 2 matrix: the norm is the root of the sum of squares.
+# The norm is the square root of the sum of squares. By hand, for the gradient of one 2 x 2 matrix:
 
 # %%
 gradient = torch.tensor([[1.0, 2.0], [2.0, 4.0]])
@@ -199,8 +198,9 @@ loss.backward()
 print(find_highest_gradient(model))
 
 # %% [markdown]
-# `clip_grad_norm_` changes the gradients in place and returns the norm as it was before, which is
-# worth logging in every run: it jumps before the loss does. A norm below the limit changes nothing.
+# `clip_grad_norm_` changes the gradients in place and returns the norm from before. That norm is
+# worth logging in every run: it jumps before the loss does. If it is below the limit, nothing
+# changes.
 
 # %%
 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=1.0)
@@ -208,26 +208,26 @@ print(f"Norm before clipping: {norm:.4f}")
 print(find_highest_gradient(model))
 
 # %% [markdown]
-# The book's version compares with the sign, so that a large negative number is not seen; with
-# `signed=True` this one does the same. Whether that matters depends on the batch:
+# The book's version compares signed numbers, so it overlooks a large negative one. With
+# `signed=True`, so does this one. Whether that matters depends on the batch:
 
 # %%
 signed, size = find_highest_gradient(model, signed=True), find_highest_gradient(model)
 print(f"Largest with the sign: {signed:.4f}, in size: {size:.4f}")
-model = loss = None  # let the memory go before the next model is made
+model = loss = None  # free the memory before the next model is made
 
 # %% [markdown]
 # # D.4 The modified training function
 #
-# `train_model` is the loop of chapter 5 with all three. Its peak is the rate that the optimizer was
-# made with, and it also returns the rate of every step. It clips from the end of warm-up on, as the
-# book does.
+# `train_model` is the loop of chapter 5 with all three additions. Its peak is the optimizer's
+# initial rate, and it also returns the rate of every step. Like the book, it clips only after
+# warm-up.
 
 # %%
 torch.manual_seed(123)
 model = GPTModel(trained_config).to(device)
 if trained_config is not config and not settings.full:
-    print(f"A model of {model.num_parameters():,} parameters; --full takes the book's.")
+    print(f"A model of {model.num_parameters():,} parameters; --full uses the book's.")
 optimizer = torch.optim.AdamW(
     model.parameters(), lr=peak_rate_of_training, weight_decay=0.1, fused=True
 )
@@ -250,7 +250,7 @@ train_losses, val_losses, tokens_seen, rates = train_model(
 print(f"Training took {time.perf_counter() - start:.0f} seconds.")
 
 # %% [markdown]
-# The rates that the run really had, and its losses.
+# The rates of this run, and its losses:
 
 # %%
 chapter.show(settings, "appendix-d-rates", plot_rates, {"rate of the run": rates})
@@ -261,23 +261,23 @@ chapter.show(
 )
 
 # %% [markdown]
-# The training loss falls all the way, the validation loss stops: there are a few thousand tokens,
-# and no schedule makes more of them. What to look for is the shape. While the rate is high, the
-# curve is restless; as it goes down, the curve becomes smooth and then flat, for the last steps
-# are too short to change anything.
+# The training loss keeps falling, but the validation loss stops: there are only a few thousand
+# tokens, and no schedule makes more of them. Look at the shape of the curve. While the rate is
+# high, the curve is restless. As the rate falls, the curve becomes smooth and then flat, because
+# the last steps are too short to change anything.
 #
-# One thing to know before calling it twice: the peak is read from the optimizer, and the run has
-# left its last rate there. A second call would climb to that.
+# Be careful when calling it twice: the peak is read from the optimizer, where the run has left its
+# last rate. A second call would only climb to that rate.
 
 # %%
 print(f"Peak of this run: {peak_rate_of_training}")
 print(f"Rate left in the optimizer: {optimizer.param_groups[0]['lr']:.2e}")
 
 # %% [markdown]
-# # What the schedule brings
+# # What the schedule gains
 #
-# The same model from the same seed, once more, with the loop of chapter 5: the peak rate from the
-# first step to the last, and no clipping.
+# The same model is trained again from the same seed with the loop of chapter 5: at the peak rate
+# from the first step to the last, without clipping.
 
 # %%
 torch.manual_seed(123)
@@ -306,20 +306,20 @@ for name, train, val in (
 # %% [markdown]
 # With the default model and the book's story, the lowest validation loss was 6.13 with the schedule
 # and 6.27 without; at the end it was 6.47 against 7.74, although the constant rate had the lower
-# training loss: it goes on learning the story by heart at full speed. (`--quick` has too few steps
-# to show it, and one run with one seed proves nothing; try others.)
+# training loss: it keeps memorising the story at full speed. (`--quick` has too few steps to show
+# this, and one run with one seed proves nothing; try others.)
 #
 # # The loop for real runs
 #
-# `train_model` is the book's to the letter. For one's own texts there is `llm_scratch.train`, with
-# the same three additions put right: gradients are clipped at every step, warm-up included, and
-# the norm is logged; the last step has exactly the smallest rate; the peak comes from the settings,
-# so that an interrupted run goes on with the rate it would have had. It writes checkpoints and
-# resumes from them with exactly the same numbers.
+# `train_model` follows the book to the letter. For your own texts there is `llm_scratch.train`,
+# which corrects the three additions. Gradients are clipped at every step, warm-up included, and the
+# norm is logged. The last step has exactly the smallest rate. The peak comes from the settings, so
+# an interrupted run continues with the rate that it would have had. Checkpoints are written, and a
+# run resumed from one gives exactly the same numbers.
 #
-# Its schedules are functions of the step, which counts from 1. Besides the cosine there are a
-# line, and a rate that stays at the peak and falls only in the last fifth: with that one a run can
-# be made longer afterwards.
+# Its schedules are functions of the step, which counts from 1. Besides the cosine there is a
+# straight line, and a rate that stays at the peak and falls only in the last fifth. With the
+# latter, a run can be extended afterwards.
 
 # %%
 options = {"steps": total_steps, "warmup": warmup_steps, "peak": peak_lr, "minimum": min_lr}
@@ -332,9 +332,9 @@ for name, values in curves.items():
 chapter.show(settings, "appendix-d-schedules", plot_rates, curves)
 
 # %% [markdown]
-# From files to a model that writes, on the command line. `prepare` encodes the texts once,
-# `pretrain` trains (stop it at any moment; `--resume` goes on), `plot` draws losses, rates and
-# norms of one or several runs, `eval` gives loss and perplexity, `generate` writes.
+# The command line goes from files to a model that writes. `prepare` encodes the texts once.
+# `pretrain` trains (stop it at any moment; `--resume` continues). `plot` draws losses, rates and
+# norms of one or more runs. `eval` gives loss and perplexity, and `generate` writes text.
 
 # %%
 for command in (

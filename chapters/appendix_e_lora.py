@@ -3,9 +3,9 @@
     python chapters/appendix_e_lora.py            a small model, made here: 2 to 3 minutes
     python chapters/appendix_e_lora.py --quick    a smaller one: less than a minute
 
-Times are for two cores of a laptop. Nothing is downloaded: without the SMS Spam Collection it works
-on messages that are part of this project, without GPT-2's weights on a small model that is
-pretrained first. With both the numbers are the book's, and it takes half an hour.
+Times are for two cores of a laptop. Nothing is downloaded: without the SMS Spam Collection it uses
+messages that are part of this project, and without GPT-2's weights a small model that it pretrains
+first. With both, the numbers are the book's, and it takes half an hour.
 """
 
 # %%
@@ -67,12 +67,12 @@ out = Path(settings.out)
 #
 # Fine-tuning adds a change to every weight matrix: W becomes W + dW, and dW has as many numbers as
 # W. LoRA (low-rank adaptation) bets that a good change is simple, and writes it as a product of two
-# thin matrices: dW = A B. With a rank of 16 between them, a matrix of 768 by 768 is changed by
-# 24,576 numbers instead of 589,824.
+# thin matrices: dW = A B. With rank 16, a 768 by 768 matrix is changed by 24,576 numbers instead of
+# 589,824.
 #
-# W itself stays as it was, and since x (W + A B) = x W + x A B, the change can stand beside it. So
-# one model serves many tasks, each of which brings a small file along; and an optimizer, which
-# keeps two averages for each number that learns, needs little memory.
+# W itself does not change, and since x (W + A B) = x W + x A B, the change can be computed beside
+# it. So one model serves many tasks, each with a small file of its own. And the optimizer, which
+# keeps two averages for each trained number, needs little memory.
 
 # %%
 width, rank = 768, 16
@@ -82,15 +82,15 @@ print(f"The same as a product of rank {rank}: {2 * width * rank:,} numbers")
 # %% [markdown]
 # # E.2 Preparing the dataset
 #
-# The task is that of chapter 6: spam or not? So are the data, balanced, split and padded in the
-# same way.
+# The task is that of chapter 6: spam or not? So is the data, which is balanced, split and padded in
+# the same way.
 
 # %%
 try:
     path = find_data("SMSSpamCollection.tsv")
 except FileNotFoundError:
     command = "llm-scratch fetch sms-spam"
-    chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
+    chapter.missing("The SMS Spam Collection", command, "continuing with our own messages")
     path = find_data("messages.tsv")
 try:
     gpt2_folder = find_gpt2("124M")
@@ -103,8 +103,8 @@ if settings.quick:
 train_rows, val_rows, test_rows = random_split(balanced, 0.7, 0.1)
 
 # %% [markdown]
-# GPT-2 has its tokenizer. A small model learns more from a small vocabulary, so without GPT-2 one
-# is made of the training messages and of this project's story.
+# GPT-2 has its own tokenizer. A small model learns more from a small vocabulary, so without GPT-2
+# one is built from the training messages and this project's story.
 
 # %%
 tokenizer = GPT2Tokenizer()
@@ -132,13 +132,13 @@ print(f"{len(test_loader)} test batches")
 # %% [markdown]
 # # E.3 Initializing the model
 #
-# LoRA changes little, so the model has to know something already: GPT-2, or a small model that
-# reads our texts first (next tokens, as in chapter 5).
+# LoRA changes little, so the model has to know something already. It is GPT-2, or a small model
+# that is first pretrained on our texts, as in chapter 5.
 
 
 # %%
 def pretrained():
-    """Return a small model that has read the story and the messages, without their labels."""
+    """Return a small model pretrained on the story and the messages, without their labels."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 4}  # fmt: skip
     sizes |= {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.1}
@@ -174,8 +174,7 @@ token_ids = generate_text_simple(base, prompt, 15, context_size=base.cfg.context
 print(token_ids_to_text(token_ids, tokenizer))
 
 # %% [markdown]
-# The head for two classes is that of chapter 6. It has learned nothing yet, so what it says is a
-# guess.
+# The head for two classes is that of chapter 6. It is not trained yet, so its outputs are guesses.
 
 # %%
 model = deepcopy(base)
@@ -192,10 +191,10 @@ for name, loader in loaders.items():
 # %% [markdown]
 # # E.4 Parameter-efficient fine-tuning with LoRA
 #
-# The two matrices are a layer of their own. A starts from random numbers and B from zeros, so their
-# product is zero: nothing changes until B has learned something. (Were both zero, neither would
-# ever get a gradient.) The product is weighed by alpha / rank, so that another rank asks for no
-# other alpha.
+# The two matrices form a layer of their own. A starts from random numbers and B from zeros, so
+# their product is zero: nothing changes until B has learned something. (If both were zero, neither
+# would ever get a gradient.) The product is scaled by alpha / rank, so a different rank does not
+# need a different alpha.
 
 # %%
 random_state = torch.get_rng_state()  # the examples here draw nothing that the training needs
@@ -205,7 +204,8 @@ print("A:", lora.A.shape, "B:", lora.B.shape)
 print("Its first output:", lora(torch.ones(1, 4)))
 
 # %% [markdown]
-# `LinearWithLoRA` sets it beside a linear layer and adds the outputs. At first both say the same.
+# `LinearWithLoRA` puts it beside a linear layer and adds the outputs. At first, the sum equals the
+# linear layer's output.
 
 # %%
 linear = torch.nn.Linear(4, 3)
@@ -217,8 +217,8 @@ print(
 torch.set_rng_state(random_state)
 
 # %% [markdown]
-# `replace_linear_with_lora` does that with every linear layer of a model, the head included. All
-# that was there is frozen first, so that only the new matrices learn.
+# `replace_linear_with_lora` does that for every linear layer of a model, the head included. The
+# existing parameters are frozen first, so that only the new matrices are trained.
 
 # %%
 print(f"Total trainable parameters before: {model.num_parameters(trainable_only=True):,}")
@@ -244,7 +244,7 @@ torch.set_rng_state(random_state)
 print(model.trf_blocks[0].att)
 
 # %% [markdown]
-# With B at zero, the accuracies are to the digit those from before.
+# With B at zero, the accuracies are exactly those from before.
 
 # %%
 torch.manual_seed(123)
@@ -252,8 +252,8 @@ for name, loader in loaders.items():
     print(f"{name} accuracy: {calc_accuracy_loader(loader, model, device, 10):.2%}")
 
 # %% [markdown]
-# The training is that of chapter 6. The rate is higher than for a whole model: what learns starts
-# from nothing and has far to go.
+# The training is that of chapter 6. The rate is higher than for a whole model, because the new
+# matrices start from nothing and have far to go.
 
 # %%
 rate = 8e-4 if gpt2_folder else 3e-3
@@ -282,9 +282,9 @@ for name, loader in loaders.items():
 # %% [markdown]
 # # Beyond the book: adapters on disk
 #
-# What was learned is small, and can be kept without the model that it belongs to. `save_adapter`
-# writes it in the form of the PEFT library, which can load it, too. The head was new, so it is kept
-# as well. In the file's header is a fingerprint of the base.
+# The trained matrices are small and can be saved without the base model, as an adapter.
+# `save_adapter` writes it in the format of the PEFT library, which can load it too. The head is
+# new, so it is saved as well. The file's header holds a fingerprint of the base.
 
 # %%
 folder = save_adapter(model, out / "appendix-e-adapter", tokenizer)
@@ -299,7 +299,7 @@ with torch.no_grad():
     print("The same answers:", torch.allclose(fresh(prompt), model(prompt), atol=1e-5))
 
 # %% [markdown]
-# Onto another base it would be nonsense. The error says what differs.
+# On another base it would be nonsense. The error says what differs.
 
 # %%
 other = deepcopy(base)
@@ -313,9 +313,9 @@ except ValueError as error:
 # %% [markdown]
 # # Beyond the book: merging
 #
-# Beside each other the two paths cost time at every token. `merge_lora` adds the product to the
-# weights. The sums are taken in another order, so the last digit may differ; `unmerge_lora`
-# restores the base exactly, since its weights were never touched.
+# Two parallel paths cost time at every token. `merge_lora` adds the product to the weights. The
+# sums are taken in a different order, so the last digit may differ. `unmerge_lora` restores the
+# base exactly, since its weights were never touched.
 
 # %%
 with torch.no_grad():
@@ -326,7 +326,7 @@ with torch.no_grad():
     print("Unmerged, the outputs are equal:", torch.equal(model(prompt), before))
 
 # %% [markdown]
-# With `unwrap=True` the LoRA layers go, and what is left is a plain model: `save_model` takes it,
+# With `unwrap=True` the LoRA layers are removed and a plain model is left. `save_model` accepts it,
 # and it generates as fast as any other.
 
 # %%
@@ -336,12 +336,12 @@ print(f"{len(lora_layers(model))} LoRA layers are left:", model.trf_blocks[0].at
 # %% [markdown]
 # # Beyond the book: which layers, and what rank?
 #
-# `targets` names the layers. A few epochs show how far a fraction of the numbers gets.
+# `targets` names the layers. One epoch shows how far a fraction of the numbers gets.
 
 
 # %%
 def accuracy_with(targets, rank):
-    """Trainable numbers and validation accuracy after a short training."""
+    """Return the number of trained numbers and the validation accuracy after one epoch."""
     torch.manual_seed(123)
     model = replace_head(deepcopy(base), 2)
     replace_linear_with_lora(model, rank, alpha=rank, targets=targets, freeze_base=True)
@@ -367,10 +367,10 @@ if gpt2_folder is None:
 # # Beyond the book: preference tuning
 #
 # Instructions (chapter 7) teach what to answer. Preferences teach which of two answers is better:
-# for each prompt one is marked as chosen and one as rejected. The loss of direct preference
-# optimisation (DPO) makes the chosen answer likelier and the rejected one less so, measured against
-# a reference, which is the model before training. Its log-probabilities never change, so they are
-# computed once, and no second model has to stay in memory.
+# for each prompt, one is marked as chosen and one as rejected. Direct preference optimisation (DPO)
+# makes the chosen answer likelier and the rejected one less likely, relative to a reference: the
+# model before training. The reference's log-probabilities never change, so they are computed once
+# and no second model has to stay in memory.
 
 # %%
 pairs = load_preferences(find_data("preferences.json"))

@@ -4,17 +4,17 @@ Run it with
 
     python chapters/ch02_tokenize.py
 
-It takes about three seconds on two cores, with --quick as without, and downloads nothing. On The
-Verdict (`llm-scratch fetch the-verdict`) it prints the numbers of the book; without it, it works
-on a story of our own.
+It takes about three seconds on two cores, with --quick as without, and downloads nothing. With The
+Verdict (`llm-scratch fetch the-verdict`) it prints the book's numbers; without it, it uses a story
+of our own.
 """
 
 # %% [markdown]
 # # Chapter 2: from text to token ids
 #
-# A language model never sees letters. It sees whole numbers, each of which stands for a piece of
-# text, and it looks each number up in a table of vectors. This chapter goes that way step by
-# step: text, pieces, numbers, training windows, vectors.
+# A language model never sees letters. It sees whole numbers, each of which represents a piece of
+# text, and looks each number up in a table of vectors. This chapter follows that path step by step:
+# text, pieces, numbers, training windows, vectors.
 
 # %%
 import re
@@ -44,7 +44,7 @@ print("tiktoken version:", version("tiktoken"))
 # %% [markdown]
 # ## 2.2 Cutting a text into pieces
 #
-# First the text: a short story, read as one long string.
+# First, the text: a short story, read as one long string.
 
 # %%
 title, raw_text = story()
@@ -53,16 +53,16 @@ print("Total number of characters:", len(raw_text))
 print(raw_text[:99])
 
 # %% [markdown]
-# Where to cut? At blanks is a beginning. The brackets in the pattern make `re.split` keep what it
-# cuts at, so that nothing is lost.
+# Where should we cut? Blanks are a start. The parentheses in the pattern make `re.split` keep the
+# separators, so nothing is lost.
 
 # %%
 text = "Hello, world. This, is a test."
 print(re.split(r"(\s)", text))
 
 # %% [markdown]
-# The marks still stick to the words, so they become places to cut at too. Where two of them meet,
-# an empty piece comes out between them; those and the blanks are thrown away.
+# Punctuation marks still stick to the words, so we cut at them too. Between two adjacent separators
+# an empty piece results. Empty pieces and blanks are discarded.
 
 # %%
 pieces = re.split(r"([,.]|\s)", text)
@@ -70,7 +70,7 @@ print(pieces)
 print([piece for piece in pieces if piece.strip()])
 
 # %% [markdown]
-# `split_words` does the same with all the marks that a story has, and with the double dash.
+# `split_words` does the same for all the punctuation in a story, including the double dash.
 
 # %%
 print(split_words("Hello, world. Is this-- a test?"))
@@ -92,13 +92,13 @@ for item in list(vocab.items())[:51]:
     print(item)
 
 # %% [markdown]
-# A tokenizer is the vocabulary used in both directions. Compare what comes back with what went
-# in: the blanks around quotes and apostrophes are a guess.
+# A tokenizer uses the vocabulary in both directions. Compare the output with the input: the blanks
+# around quotes and apostrophes are a guess.
 
 # %%
 text = """"It's the last he painted, you know,"
            Mrs. Gisburn said with pardonable pride."""
-if not set(split_words(text)) <= set(vocab):  # another story: a line of speech out of it
+if not set(split_words(text)) <= set(vocab):  # another story: take a line of its speech
     lines = raw_text.splitlines()
     text = next((line for line in lines if '"' in line and len(line) < 100), lines[0])
 
@@ -109,7 +109,7 @@ print(tokenizer.decode(ids))
 print(tokenizer.decode(tokenizer.encode(text)))
 
 # %% [markdown]
-# If blanks count as pieces, nothing has to be guessed and the text comes back to the letter.
+# If blanks count as pieces, nothing has to be guessed, and the text comes back exactly.
 
 # %%
 exact_vocab = build_vocab(split_words(raw_text, keep_spaces=True))
@@ -117,9 +117,9 @@ exact = SimpleTokenizerV1(exact_vocab, keep_spaces=True)
 print("Whole story back, letter by letter:", exact.decode(exact.encode(raw_text)) == raw_text)
 
 # %% [markdown]
-# ## 2.4 Words that nobody has seen, and where a text ends
+# ## 2.4 Unknown words and ends of texts
 #
-# A vocabulary of words has no number for a word that the story never uses.
+# The vocabulary has no number for a word that the story never uses.
 
 # %%
 text = "Hello, do you like tea. Is this-- a test?"
@@ -129,8 +129,8 @@ except UnknownTokenError as error:
     print("UnknownTokenError:", error)
 
 # %% [markdown]
-# Two special tokens at the end of the vocabulary help: `<|unk|>` stands for every unknown word,
-# and `<|endoftext|>` marks the seam between two texts that have nothing to do with each other.
+# Two special tokens at the end of the vocabulary help. `<|unk|>` stands for every unknown word, and
+# `<|endoftext|>` marks the boundary between two unrelated texts.
 
 # %%
 vocab = build_vocab(preprocessed, special_tokens=["<|endoftext|>", "<|unk|>"])
@@ -149,9 +149,9 @@ print(tokenizer.decode(tokenizer.encode(text)))
 # %% [markdown]
 # ## 2.5 Byte pair encoding
 #
-# GPT-2 leaves the unknown word behind altogether. Its vocabulary holds all 256 bytes, so that
-# every text can be spelled, and on top of them the pieces that came up most often when it was
-# built. Common words are one token; a rare one is put together from several.
+# For GPT-2 there are no unknown words. Its vocabulary holds all 256 bytes, so that any text can be
+# spelled, plus the pieces that were most frequent when it was built. A common word is one token; a
+# rare one is made up of several.
 
 # %%
 tokenizer = GPT2Tokenizer()
@@ -163,8 +163,8 @@ print(tokenizer.decode(integers))
 # %% [markdown]
 # ## 2.6 Windows to learn from
 #
-# The model learns to say what comes next, and the text itself holds the answers: the target is
-# the input, moved on by one token.
+# The model learns to predict what comes next, and the text itself holds the answers: the target is
+# the input shifted by one token.
 
 # %%
 enc_text = tokenizer.encode(raw_text, allowed_special={"<|endoftext|>"})
@@ -178,7 +178,7 @@ print(f"x: {x}")
 print(f"y:      {y}")
 
 # %% [markdown]
-# One window of four tokens therefore holds four exercises, one for each length of context.
+# So a window of four tokens holds four exercises, one for each length of context.
 
 # %%
 for i in range(1, context_size + 1):
@@ -187,8 +187,8 @@ for i in range(1, context_size + 1):
     print(tokenizer.decode(enc_sample[:i]), "---->", tokenizer.decode([enc_sample[i]]))
 
 # %% [markdown]
-# The loader cuts the whole text into such windows. With a stride of 1 the second begins one token
-# after the first.
+# The loader cuts the whole text into such windows. With a stride of 1, each begins one token after
+# the previous one.
 
 # %%
 dataloader = create_dataloader_v1(raw_text, batch_size=1, max_length=4, stride=1, shuffle=False)
@@ -199,7 +199,8 @@ second_batch = next(data_iter)
 print(second_batch)
 
 # %% [markdown]
-# With a stride as long as the window, every token is an input once. Eight windows make a batch.
+# With a stride as long as the window, every token is an input exactly once. Here, eight windows
+# make a batch.
 
 # %%
 dataloader = create_dataloader_v1(raw_text, batch_size=8, max_length=4, stride=4, shuffle=False)
@@ -208,7 +209,7 @@ print("Inputs:\n", inputs)
 print("\nTargets:\n", targets)
 
 # %% [markdown]
-# On plain numbers the windows are easier to see. Of the numbers 0 to 1000 this is the last one:
+# Windows are easier to see with plain numbers. For the numbers 0 to 1000, this is the last one:
 
 # %%
 windows = TokenWindows(range(1001), max_length=4, stride=1)
@@ -217,8 +218,8 @@ print(len(windows), "windows, the last one:", *windows[-1])
 # %% [markdown]
 # ## 2.7 From ids to vectors
 #
-# An embedding layer is a table with a row of numbers for each id. Six tokens and three numbers
-# each fit on the page. The rows are random at first and learned in training.
+# An embedding layer is a table with a row of numbers for each id. Six tokens with three numbers
+# each fit on the page. The rows start out random and are learned in training.
 
 # %%
 input_ids = torch.tensor([2, 3, 5, 1])
@@ -227,17 +228,17 @@ embedding_layer = nn.Embedding(6, 3)
 print(embedding_layer.weight)
 
 # %% [markdown]
-# Embedding an id means taking its row out of the table: id 3 is the fourth row.
+# Embedding an id means looking up its row in the table: id 3 is the fourth row.
 
 # %%
 print(embedding_layer(torch.tensor([3])))
 print(embedding_layer(input_ids))
 
 # %% [markdown]
-# ## 2.8 Where a token stands
+# ## 2.8 A token's position
 #
-# The row is the same wherever its token stands, and attention does not see order by itself. So
-# each position has a vector of its own, which is added to the token's.
+# A token has the same row at every position, and attention by itself ignores order. So each
+# position has a vector of its own, which is added to the token's.
 
 # %%
 vocab_size = tokenizer.n_vocab
@@ -268,13 +269,13 @@ input_embeddings = token_embeddings + pos_embeddings
 print(input_embeddings.shape)
 
 # %% [markdown]
-# The picture shows the four position vectors before any training: noise. Adding them works
-# through broadcasting: each of the eight windows gets the same four.
+# The picture shows the four position vectors before any training: noise. Broadcasting adds the same
+# four to each of the eight windows.
 #
 # ## Exercise 2.1: words that do not exist
 #
-# GPT-2's tokenizer spells invented words from pieces it knows. Decoded one by one they show
-# where it cut, and put together they are the text again.
+# GPT-2's tokenizer spells invented words from pieces that it knows. Decoded one by one, they show
+# where it cut. Together, they give the text again.
 
 # %%
 integers = tokenizer.encode("Akwirw ier")
@@ -287,8 +288,8 @@ print(tokenizer.decode(integers))
 # %% [markdown]
 # ## Exercise 2.2: other lengths and strides
 #
-# Short windows side by side, then longer ones that overlap: there each row begins with the third
-# token of the row before.
+# First come short windows side by side, then longer ones that overlap: each row begins with the
+# third token of the previous row.
 
 # %%
 dataloader = create_dataloader_v1(raw_text, batch_size=4, max_length=2, stride=2, shuffle=False)
@@ -303,8 +304,8 @@ print(inputs)
 # %% [markdown]
 # ## More: looking up is multiplying
 #
-# An embedding layer does what a linear layer does with one-hot rows, rows that are 1 at the id and
-# 0 elsewhere: the product picks one column of the weights. Looking it up only saves the zeros.
+# An embedding layer does what a linear layer does with one-hot rows, which are 1 at the id and 0
+# elsewhere: the product picks one column of the weights. A lookup merely skips the zeros.
 
 # %%
 ids = torch.tensor([2, 3, 1])
@@ -329,10 +330,9 @@ print("The same:", torch.equal(linear(onehot.float()), embedding(ids)))
 # %% [markdown]
 # ## More: byte-pair encoding from scratch
 #
-# Where do GPT-2's tokens come from? From counting. Every byte is a token to begin with; then,
-# again and again, the most frequent pair of neighbours becomes a token of its own. A vocabulary
-# of 1,000 is 256 bytes, 743 such merges and `<|endoftext|>`. On a short story it is learned in an
-# instant.
+# Where do GPT-2's tokens come from? From counting. At first, every byte is a token. Then, again and
+# again, the most frequent pair of neighbours becomes a new token. A vocabulary of 1,000 consists of
+# 256 bytes, 743 such merges and `<|endoftext|>`. Learning it from a short story takes an instant.
 
 # %%
 ours = BytePairTokenizer.train(raw_text, vocab_size=1000, name="story")
@@ -340,8 +340,8 @@ gpt2 = BytePairTokenizer.gpt2()
 print(ours, "and", gpt2)
 
 # %% [markdown]
-# GPT-2 read forty gigabytes of web pages, we read one story, and both begin alike: a blank and a
-# `t`, `he`, a blank and an `a`. Those are facts about English.
+# GPT-2's tokenizer read forty gigabytes of web pages, ours read one story, and both begin alike: a
+# blank and a `t`, `he`, a blank and an `a`. Those are facts about English.
 
 # %%
 print("first merges   ours               GPT-2's")
@@ -351,9 +351,9 @@ for number in range(10):
     print(f"{number + 1:>12}   {mine!r:<18} {theirs!r}")
 
 # %% [markdown]
-# Encoding goes through the same merges in the same order. A word is first its bytes; of the pairs
-# that are known, the one learned first merges first. In a terminal and in a notebook, `show` puts
-# a text in its tokens, in colours.
+# Encoding applies the same merges in the same order. A word starts as its bytes. Of the known
+# pairs, the one learned first is merged first. In a terminal or a notebook, `show` displays a
+# text's tokens in colours.
 
 # %%
 for bpe in (ours, gpt2):
@@ -365,8 +365,8 @@ for bpe in (ours, gpt2):
 print(ours.show("The lowest of them, someunknownPlace."))
 
 # %% [markdown]
-# What is a larger vocabulary worth? Fewer tokens for the same text. And nothing is ever lost:
-# whatever a text holds, its bytes are there.
+# What does a larger vocabulary gain? Fewer tokens for the same text. And nothing is ever lost: the
+# vocabulary has all bytes.
 
 # %%
 size = len(raw_text.encode())
@@ -376,8 +376,8 @@ for bpe in (BytePairTokenizer([], name="bytes"), ours, gpt2):
 print(ours.decode(ours.encode("漢字 and 🔥 were in no story.")))
 
 # %% [markdown]
-# `train_by_hand` is the plain method in twenty lines, worth reading: it counts every pair again
-# after each merge. `BytePairTokenizer.train` only recounts the words that a merge has changed.
+# `train_by_hand` is the plain method in twenty readable lines. It recounts every pair after each
+# merge. `BytePairTokenizer.train` recounts only the words that a merge has changed.
 
 # %%
 start = raw_text[:2000]

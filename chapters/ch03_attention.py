@@ -10,10 +10,10 @@ It takes about three seconds on two cores, with --quick as without, and download
 # %% [markdown]
 # # Chapter 3: how tokens look at each other
 #
-# Chapter 2 gave every token a vector of its own. But what "it" means, or "bank", depends on the
-# words around it. Attention is the part of the network that lets every token collect information
-# from the others. We build it in five steps, each of which adds one idea to the one before:
-# without weights, with weights, blind for the future, with dropout, with many heads.
+# Chapter 2 gave every token a vector of its own. But what "it" or "bank" means depends on the words
+# around it. Attention is the part of the network that lets every token collect information from the
+# others. We build it in five steps, each of which adds one idea: without weights, with weights,
+# blind to the future, with dropout, with many heads.
 
 # %%
 from importlib.metadata import version
@@ -40,14 +40,14 @@ print("torch version:", version("torch"))
 # %% [markdown]
 # ## 3.1 and 3.2 Why not read from left to right?
 #
-# Older networks read a sentence word by word and kept all of it in one state of a fixed size; what
-# stood at the beginning was half forgotten at the end. Attention keeps all tokens and asks, for
-# each one, which of them matter right now. There is nothing to compute yet.
+# Older networks read a sentence word by word and kept all of it in a state of fixed size. By the
+# end, the beginning was half forgotten. Attention keeps all tokens and asks, for each one, which of
+# them matter right now. There is nothing to compute yet.
 
 # %% [markdown]
 # ## 3.3.1 A first attention, for one token and without trainable weights
 #
-# Six words, each a vector of three numbers, small enough to follow by eye.
+# We use six words, each a vector of three numbers: small enough to follow by eye.
 
 # %%
 words = ["Your", "journey", "starts", "with", "one", "step"]
@@ -63,8 +63,8 @@ inputs = torch.tensor(
 )  # (T, d_in): (6, 3)
 
 # %% [markdown]
-# How well do two vectors fit? Their dot product tells: it is large when they point the same way.
-# The word that asks, "journey", is called the query; here are its scores with all six words.
+# How well do two vectors match? Their dot product tells: it is large when they point the same way.
+# The word that asks, "journey", is called the query. Here are its scores with all six words.
 
 # %%
 query = inputs[1]  # (3,)
@@ -74,7 +74,7 @@ for i, x_i in enumerate(inputs):
 print(attn_scores_2)
 
 # %% [markdown]
-# A dot product is nothing but products added up. The loop and `torch.dot` agree.
+# A dot product is a sum of products. The loop and `torch.dot` agree.
 
 # %%
 res = 0.0
@@ -84,8 +84,8 @@ print(res)
 print(torch.dot(inputs[0], query))
 
 # %% [markdown]
-# Scores become weights when they add up to 1. Dividing by the sum would do as long as no score is
-# negative; softmax does it for all scores, and its weights are never negative.
+# Weights are scores that are scaled to add up to 1. Dividing by the sum works as long as no score
+# is negative. Softmax works for all scores, and its weights are never negative.
 
 # %%
 attn_weights_2_tmp = attn_scores_2 / attn_scores_2.sum()
@@ -95,9 +95,9 @@ print("Sum:", attn_weights_2_tmp.sum())
 
 # %%
 def softmax_naive(x: torch.Tensor) -> torch.Tensor:
-    """Return weights that are positive and sum to 1 over the first dimension: same shape.
+    """Return positive weights of the same shape, which sum to 1 over the first dimension.
 
-    The formula as in a textbook. A score of 100 is too much for it: `exp` overflows.
+    This is the textbook formula. A score of 100 is too large for it: `exp` overflows.
     """
     return torch.exp(x) / torch.exp(x).sum(dim=0)
 
@@ -107,7 +107,8 @@ print("Attention weights:", attn_weights_2_naive)
 print("Sum:", attn_weights_2_naive.sum())
 
 # %% [markdown]
-# PyTorch's own softmax gives the same and subtracts the largest score first, so nothing overflows.
+# PyTorch's softmax gives the same result. It subtracts the largest score first, so nothing
+# overflows.
 
 # %%
 attn_weights_2 = torch.softmax(attn_scores_2, dim=0)
@@ -115,8 +116,8 @@ print("Attention weights:", attn_weights_2)
 print("Sum:", attn_weights_2.sum())
 
 # %% [markdown]
-# The result for "journey" is the mixture of all six vectors in these proportions. It is called the
-# context vector.
+# The result for "journey" is a mixture of all six vectors in these proportions, called the context
+# vector.
 
 # %%
 context_vec_2 = torch.zeros(query.shape)
@@ -127,7 +128,7 @@ print(context_vec_2)
 # %% [markdown]
 # ## 3.3.2 The same for all tokens at once
 #
-# Every word asks every word: 36 dot products. Two loops do it, and so does one matrix product.
+# Every word queries every word: 36 dot products. Two loops do it, and so does one matrix product.
 
 # %%
 attn_scores = torch.empty(6, 6)
@@ -140,7 +141,7 @@ attn_scores = inputs @ inputs.T  # (T, T)
 print(attn_scores)
 
 # %% [markdown]
-# Softmax goes over the last dimension, so that each row, the view of one word, sums to 1.
+# Softmax runs over the last dimension, so that each row, the view of one word, sums to 1.
 
 # %%
 attn_weights = torch.softmax(attn_scores, dim=-1)
@@ -159,9 +160,9 @@ print("Previous 2nd context vector:", context_vec_2)
 # %% [markdown]
 # ## 3.4.1 Self-attention with trainable weights, step by step
 #
-# So far a word can only find what resembles it. Three matrices change that, and they are what the
-# network learns: one makes the query (what am I looking for?), one the key (what do I have to
-# offer?), one the value (what do I pass on?).
+# So far a word can only find what resembles it. Three trainable matrices change that. One makes the
+# query (what am I looking for?), one the key (what do I have to offer?) and one the value (what do
+# I pass on?).
 
 # %%
 x_2 = inputs[1]
@@ -177,7 +178,7 @@ query_2 = x_2 @ W_query  # (d_out,)
 print(query_2)
 
 # %% [markdown]
-# Keys and values are needed of all words, even when only one of them asks.
+# Keys and values are needed for all words, even when only one of them asks.
 
 # %%
 keys = inputs @ W_key  # (T, d_out)
@@ -191,9 +192,9 @@ attn_scores_2 = query_2 @ keys.T  # (T,)
 print(attn_scores_2)
 
 # %% [markdown]
-# The scores are divided by the square root of the width before softmax. Without it they would grow
+# The scores are divided by the square root of the width before softmax. Otherwise they would grow
 # with the width, softmax would put almost everything on one word, and hardly any gradient would
-# come through.
+# flow back.
 
 # %%
 attn_weights_2 = torch.softmax(attn_scores_2 / d_out**0.5, dim=-1)
@@ -205,7 +206,7 @@ print(context_vec_2)
 # ## 3.4.2 The same as a module
 #
 # `SelfAttention_v1` holds the three matrices and calls `attention_by_hand`, the formula that you
-# have just followed. Its second row is the context vector from above.
+# have just followed. The second row of its output is the context vector from above.
 
 # %%
 torch.manual_seed(123)
@@ -213,8 +214,9 @@ sa_v1 = SelfAttention_v1(d_in, d_out)
 print(sa_v1(inputs))
 
 # %% [markdown]
-# `SelfAttention_v2` has linear layers instead. They start with numbers around zero that fit the
-# width, which trains better. Another start, so other numbers; exercise 3.1 makes the two agree.
+# `SelfAttention_v2` has linear layers instead. They start with numbers around zero, scaled to the
+# width, which trains better. A different start gives different numbers; exercise 3.1 makes the two
+# agree.
 
 # %%
 torch.manual_seed(789)
@@ -224,8 +226,8 @@ print(sa_v2(inputs))
 # %% [markdown]
 # ## 3.5.1 Hiding the future
 #
-# A model that is to guess the next word must not see it. Here are the weights once more, taken
-# apart: each word still looks at words that come after it.
+# A model that predicts the next word must not see it. Here are the weights again, step by step:
+# each word still looks at words that come after it.
 
 # %%
 queries = sa_v2.W_query(inputs)
@@ -244,15 +246,15 @@ masked_simple = attn_weights * mask_simple
 print(masked_simple)
 
 # %% [markdown]
-# ...and divide every row by its new sum, so that it is 1 again.
+# ...and divide every row by its new sum, so that it adds up to 1 again.
 
 # %%
 masked_simple_norm = masked_simple / masked_simple.sum(dim=-1, keepdim=True)
 print(masked_simple_norm)
 
 # %% [markdown]
-# The second way needs one step less: scores of minus infinity become weights of zero, and softmax
-# shares out the 1 among the rest.
+# The second way saves a step: scores of minus infinity become weights of zero, and softmax divides
+# the 1 among the rest.
 
 # %%
 attn_scores = queries @ keys.T
@@ -262,7 +264,7 @@ attn_weights = torch.softmax(masked / keys.shape[-1] ** 0.5, dim=-1)
 print(attn_weights)
 
 # %% [markdown]
-# As a picture: each row is a word that looks, and everything right of the diagonal is dark.
+# In the picture, each row is a word that looks, and everything right of the diagonal is dark.
 
 # %%
 show(args, "ch03-causal-attention", plot_attention, attn_weights, words)
@@ -270,8 +272,8 @@ show(args, "ch03-causal-attention", plot_attention, attn_weights, words)
 # %% [markdown]
 # ## 3.5.2 Dropout on the weights
 #
-# While training, some weights are set to zero at random, so that no word relies on one other word
-# alone. What remains grows by 1 / (1 - rate), here by 2, and keeps the expected sum.
+# During training, some weights are set to zero at random, so that no word relies on a single other
+# word. The rest is multiplied by 1 / (1 - rate), here 2, which keeps the expected sum.
 
 # %%
 torch.manual_seed(123)
@@ -285,8 +287,8 @@ print(dropout(attn_weights))
 # %% [markdown]
 # ## 3.5.3 Causal attention as a module
 #
-# From here on there is a batch dimension: the same text twice will do. The mask depends on nothing
-# but the length, so it is made when it is needed and is not stored with the weights.
+# From here on there is a batch dimension: the same text twice will do. The mask depends only on the
+# length, so it is made when needed and is not stored with the weights.
 
 # %%
 batch = torch.stack((inputs, inputs), dim=0)
@@ -302,8 +304,8 @@ print("context_vecs.shape:", context_vecs.shape)
 # %% [markdown]
 # ## 3.6.1 Several heads side by side
 #
-# One head looks for one kind of thing. Two heads, each with matrices of its own, look for two; what
-# they find is put side by side, so the output is twice as wide.
+# One head looks for one kind of thing. Two heads, each with its own matrices, look for two. Their
+# outputs are concatenated, so the result is twice as wide.
 
 # %%
 torch.manual_seed(123)
@@ -316,8 +318,8 @@ print("context_vecs.shape:", context_vecs.shape)
 # ## 3.6.2 All heads in one matrix product
 #
 # The wrapper runs its heads one after the other. `MultiHeadAttention` has one wide matrix for all
-# heads, computes it once and then splits the result: (B, T, C) is read as (B, T, H, D), and H
-# moves to the front. A last linear layer lets the heads talk to each other.
+# heads. It multiplies once and then splits the result: (B, T, C) is viewed as (B, T, H, D), and H
+# moves forward, before T. A final linear layer combines the heads.
 
 # %%
 torch.manual_seed(123)
@@ -329,8 +331,8 @@ print(context_vecs)
 print("context_vecs.shape:", context_vecs.shape)
 
 # %% [markdown]
-# Why does H move to the front? Because `@` multiplies the last two dimensions and leaves the others
-# alone: one product does all heads of all texts.
+# Why does H move? Because `@` multiplies over the last two dimensions and leaves the others alone:
+# one product does all heads of all texts.
 
 # %%
 a = torch.tensor(
@@ -351,9 +353,9 @@ second_head = a[0, 1]
 print("\nSecond head:\n", second_head @ second_head.T)
 
 # %% [markdown]
-# Inside, `MultiHeadAttention` leaves scores, mask, softmax and mixture to one fast function of
-# PyTorch, which need not keep the whole T x T table in memory. It is the same formula: here it
-# stands beside `attention_by_hand`.
+# Internally, `MultiHeadAttention` leaves scores, mask, softmax and mixture to one fast PyTorch
+# function, which need not keep the whole T x T table in memory. The formula is the same, as the
+# comparison with `attention_by_hand` shows.
 
 # %%
 heads = a.expand(3, -1, -1, -1)  # queries, keys and values
@@ -364,8 +366,8 @@ print(f"Largest difference, by hand and fused: {(fused - by_hand).abs().max().it
 # %% [markdown]
 # ## Exercise 3.1: the same weights in both versions
 #
-# A linear layer keeps its matrix turned around, as (d_out, d_in). Turned back and copied into
-# version 1, both versions print the same.
+# A linear layer stores its matrix transposed, as (d_out, d_in). When the matrices are transposed
+# back and copied into version 1, both versions print the same.
 
 # %%
 torch.manual_seed(123)
@@ -380,8 +382,8 @@ print(sa_v2(inputs))
 # %% [markdown]
 # ## Exercise 3.2: two heads, but two columns
 #
-# The outputs stand side by side, so each of the two heads must give a single column. (The matrix in
-# the book's solution belongs to an earlier version of its code; this is what the code gives now.)
+# The outputs are concatenated, so each of the two heads must give a single column. (The matrix in
+# the book's solution belongs to an earlier version of its code; this is the current output.)
 
 # %%
 torch.manual_seed(123)

@@ -4,17 +4,16 @@ Run it with
 
     python chapters/ch04_gpt.py
 
-It takes about twenty seconds and 1 GB of memory on two cores, and downloads nothing. With
---quick it leaves out the largest model of exercise 4.2, and writes less text.
+It takes about twenty seconds and 1 GB of memory on two cores, and downloads nothing. --quick leaves
+out the largest model of exercise 4.2 and writes less text.
 """
 
 # %% [markdown]
 # # Chapter 4: building a GPT
 #
-# Attention is the heart of a GPT, but not all of it. This chapter adds the other parts, layer
-# normalisation, a feed-forward network and shortcuts, stacks them into blocks, and ends with a
-# model of the size of GPT-2 that writes its first words. They make no sense: it is not trained
-# before chapter 5.
+# Attention is the heart of a GPT, but not all of it. This chapter adds layer normalisation, a
+# feed-forward network and shortcuts, and stacks them into blocks. It ends with a model of GPT-2's
+# size that writes its first words. They make no sense: it is not trained until chapter 5.
 
 # %%
 import time
@@ -38,22 +37,22 @@ print("tiktoken version:", version("tiktoken"))
 # %% [markdown]
 # ## 4.1 The plan
 #
-# Seven numbers say all about the shape of a GPT: how many token ids it knows, how many it reads at
-# once, how wide its vectors are, how many heads and blocks it has, how much dropout, and whether
-# query, key and value have a bias. These are those of the smallest GPT-2.
+# Seven settings describe a GPT: how many token ids it knows, how many it reads at once, how wide
+# its vectors are, how many heads and blocks it has, how much dropout, and whether query, key and
+# value have a bias. Here are those of the smallest GPT-2.
 
 # %%
 print(GPT_CONFIG_124M)
 
 
 # %% [markdown]
-# First the frame alone: ids become vectors, vectors become scores for every token of the
-# vocabulary, and where the real work will be done stand placeholders that do nothing.
+# First comes the frame alone: ids become vectors, and vectors become scores for every token of the
+# vocabulary. Where the real work will be done, placeholders do nothing.
 
 
 # %%
 class DummyTransformerBlock(nn.Module):
-    """A placeholder for the block: gives back what comes in."""
+    """A placeholder for the block, which returns its input."""
 
     def __init__(self, cfg: dict) -> None:
         super().__init__()
@@ -64,7 +63,7 @@ class DummyTransformerBlock(nn.Module):
 
 
 class DummyLayerNorm(nn.Module):
-    """A placeholder for layer normalisation: gives back what comes in."""
+    """A placeholder for layer normalisation, which returns its input."""
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -118,9 +117,9 @@ del model, logits
 # %% [markdown]
 # ## 4.2 Layer normalisation
 #
-# In a deep network numbers tend to run away: what is a little too large in one layer is far too
-# large twenty layers on. So every vector is brought back to mean 0 and variance 1 on its way. As an
-# example, the six outputs of a small layer for two inputs:
+# In a deep network, numbers tend to explode: a little too large in one layer means far too large
+# twenty layers later. So every vector is brought back to mean 0 and variance 1 along the way. Our
+# example is the six outputs of a small layer for two inputs:
 
 # %%
 torch.manual_seed(123)
@@ -146,8 +145,8 @@ print("Mean:\n", mean)
 print("Variance:\n", var)
 
 # %% [markdown]
-# The mean is as good as zero: numbers like 2e-08 are what rounding leaves behind. Without the
-# scientific notation they are easier to read.
+# The mean is practically zero: numbers like 2e-08 are rounding errors. They are easier to read
+# without scientific notation.
 
 # %%
 torch.set_printoptions(sci_mode=False)
@@ -155,9 +154,9 @@ print("Mean:\n", mean)
 print("Variance:\n", var)
 
 # %% [markdown]
-# `LayerNorm` also learns a scale and a shift, so that the network can undo what does not serve it.
-# It divides by n, not n - 1, as GPT-2 does, and adds a little to the variance so as never to divide
-# by zero. That is why the variances here fall just short of 1.
+# `LayerNorm` also learns a scale and a shift, so that the network can undo the normalisation where
+# that helps. Like GPT-2, it divides by n, not n - 1, and adds a little to the variance so as never
+# to divide by zero. That is why the variances here fall just short of 1.
 
 # %%
 ln = LayerNorm(emb_dim=6)
@@ -177,8 +176,8 @@ print(f"Largest difference, by hand and fused: {(by_hand - out_ln).abs().max().i
 # %% [markdown]
 # ## 4.3 A feed-forward network with GELU
 #
-# ReLU cuts off everything below zero, with a sharp corner. GELU is its smooth relative: small
-# negative numbers still pass a little, and there is a slope to learn from almost everywhere.
+# ReLU cuts off everything below zero, with a sharp corner. GELU is its smooth relative. It lets
+# small negative numbers through a little, and has a slope to learn from almost everywhere.
 
 # %%
 show(args, "ch04-gelu-relu", plot_activations)
@@ -187,8 +186,8 @@ difference = (gelu_by_hand(x) - GELU()(x)).abs().max().item()
 print(f"Largest difference, by hand and fused: {difference:.0e}")
 
 # %% [markdown]
-# After attention has mixed the tokens, the feed-forward network works on each one alone:
-# four times as wide, GELU, and back to the old width.
+# After attention has mixed the tokens, the feed-forward network works on each one alone. It makes
+# the vector four times as wide, applies GELU, and goes back to the old width.
 
 # %%
 print(GPT_CONFIG_124M["emb_dim"])
@@ -200,14 +199,14 @@ print(out.shape)
 # %% [markdown]
 # ## 4.4 Shortcuts
 #
-# In a deep network the gradient gets smaller with every layer that it passes on its way back, and
-# the first layers hardly learn. A shortcut adds a layer's input to its output, so that there is a
-# way around it. Five small layers show the difference.
+# In a deep network the gradient shrinks with every layer on its way back, and the first layers
+# hardly learn. A shortcut adds a layer's input to its output, which gives the gradient a way around
+# the layer. Five small layers show the difference.
 
 
 # %%
 class ExampleDeepNeuralNetwork(nn.Module):
-    """Layers with GELU, each with a shortcut around it if wanted and if the widths allow it."""
+    """Linear layers with GELU, with optional shortcuts around those whose widths allow it."""
 
     def __init__(self, layer_sizes: list[int], use_shortcut: bool) -> None:
         super().__init__()
@@ -218,7 +217,7 @@ class ExampleDeepNeuralNetwork(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run through all layers: (B, first size) -> (B, last size)."""
+        """Apply all layers: (B, first size) -> (B, last size)."""
         for layer in self.layers:
             output = layer(x)
             x = x + output if self.use_shortcut and x.shape == output.shape else output
@@ -235,7 +234,7 @@ def print_gradients(model: nn.Module, x: torch.Tensor) -> None:
 
 
 # %% [markdown]
-# Without shortcuts the gradient shrinks on its way back: little of it reaches the first layers...
+# Without shortcuts, the gradient shrinks on its way back: little of it reaches the first layers...
 
 # %%
 layer_sizes = [3, 3, 3, 3, 3, 1]
@@ -245,7 +244,7 @@ model_without_shortcut = ExampleDeepNeuralNetwork(layer_sizes, use_shortcut=Fals
 print_gradients(model_without_shortcut, sample_input)
 
 # %% [markdown]
-# ...and with them all layers get their share: in the first one it is a thousand times larger.
+# ...and with them, all layers get their share: in the first one it is a thousand times larger.
 
 # %%
 torch.manual_seed(123)
@@ -255,9 +254,9 @@ print_gradients(model_with_shortcut, sample_input)
 # %% [markdown]
 # ## 4.5 The transformer block
 #
-# Now everything is there. A block normalises, lets the tokens look at each other, and adds the
-# result to what came in; then it normalises, transforms each token, and adds again. What comes out
-# has the shape of what came in, so blocks can be stacked.
+# Now all the parts are ready. A block normalises, lets the tokens attend to each other, and adds
+# the result to its input. Then it normalises, transforms each token, and adds again. The output has
+# the shape of the input, so blocks can be stacked.
 
 # %%
 torch.manual_seed(123)
@@ -270,7 +269,7 @@ print("Output shape:", output.shape)
 # %% [markdown]
 # ## 4.6 The GPT model
 #
-# Twelve such blocks between the embeddings and the output layer, in the frame from the beginning.
+# Twelve such blocks fit between the embeddings and the output layer, in the frame from 4.1.
 
 # %%
 torch.manual_seed(123)
@@ -289,8 +288,8 @@ total_params = model.num_parameters()
 print(f"Total number of parameters: {total_params:,}")
 
 # %% [markdown]
-# The first and the last matrix have the same shape. GPT-2 uses one for both: the vector that stands
-# for a token going in is also what a prediction is compared with. Counted once, it is 124 million.
+# The first and the last matrix have the same shape. GPT-2 uses one for both: the vector of an input
+# token is also the one that a prediction is compared with. Counting it once gives 124 million.
 
 # %%
 print("Token embedding layer shape:", model.tok_emb.weight.shape)
@@ -299,8 +298,8 @@ tied = model.num_parameters(head=False)
 print(f"Number of trainable parameters considering weight tying: {tied:,}")
 
 # %% [markdown]
-# We go on as the book does, with two matrices (`tie_weights=True` in the configuration shares
-# one). At four bytes a number, that is how much memory the model takes:
+# Like the book, we continue with two matrices (`tie_weights=True` in the configuration shares one).
+# At four bytes per number, this is how much memory the model takes:
 
 # %%
 total_size_mb = total_params * 4 / 1024**2
@@ -309,9 +308,9 @@ print(f"Total size of the model: {total_size_mb:.2f} MB")
 # %% [markdown]
 # ## 4.7 Writing text
 #
-# The logits at the last position say which token may come next. The likeliest is put at the end of
-# the text, the model reads all of it again, and so on. Dropout is for training only: `eval()` turns
-# it off.
+# The logits at the last position say which token may come next. The likeliest is appended to the
+# text, the model reads all of it again, and so on. Dropout is for training only: `eval()` turns it
+# off.
 
 # %%
 start_context = "Hello, I am"
@@ -335,8 +334,8 @@ print(decoded_text)
 # ## More: no token is read twice
 #
 # The book's loop reads the whole text again for each new token. But the keys and values of a token
-# never change, since no token sees what comes after it; so they can be kept. `generate` does that,
-# and the same ids come out, the faster the longer the text.
+# never change, since no token sees what comes after it. So they can be cached. `generate` does that
+# and returns the same ids. The longer the text, the more time this saves.
 
 # %%
 new_tokens = 10 if args.quick else 30
@@ -348,12 +347,12 @@ for use_cache in (False, True):
     print("It begins with the ids above:", torch.equal(longer[:, : out.shape[1]], out))
 
 # %% [markdown]
-# ## Exercise 4.1: parameters of the feed-forward network and of attention
+# ## Exercise 4.1: parameters of the feed-forward network and attention
 
 
 # %%
 def count(module: nn.Module) -> int:
-    """Return how many parameters a module has."""
+    """Return the number of a module's parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -368,8 +367,8 @@ print(f"  output projection: {count(block.att.out_proj):,}")
 # ## Exercise 4.2: the larger GPT-2 models
 #
 # Only width, depth and the number of heads change. `GPTModel.empty` builds a model without setting
-# its parameters, so that even the largest, 6 GB in size, is there at once and takes hardly any
-# memory. The counts need no more than that.
+# its parameters, so even the largest, 6 GB in size, is ready at once and takes hardly any memory.
+# Counting needs no more than that.
 
 
 # %%
@@ -380,7 +379,7 @@ def get_config(base_config: dict, model_name: str = "gpt2-small") -> dict:
 
 
 def calculate_size(model: GPTModel) -> None:
-    """Print a model's parameters, those without its output layer, and its size in memory."""
+    """Print a model's parameters, also without the output layer, and its size in memory."""
     total_params = model.num_parameters()
     print(f"Total number of parameters: {total_params:,}")
     tied = model.num_parameters(head=False)
@@ -399,8 +398,8 @@ for name in names:
 # %% [markdown]
 # ## Exercise 4.3: three dropout rates
 #
-# There is dropout after the embeddings, on the attention weights and before each shortcut. Three
-# keys instead of one give each its own rate.
+# There is dropout after the embeddings, on the attention weights and before each shortcut is added.
+# Three keys instead of one give each its own rate.
 
 # %%
 config = {name: value for name, value in GPT_CONFIG_124M.items() if name != "drop_rate"}

@@ -3,8 +3,8 @@
     python chapters/ch05_bonus_llama.py            all changes, trained side by side: 1 to 2 minutes
     python chapters/ch05_bonus_llama.py --quick    fewer steps, a smaller model: 10 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded. Where SmolLM2 is on this machine
-(`llm-scratch fetch smollm2` brings it), it is opened too, which takes half a minute more.
+Times are for two cores of a laptop. Nothing is downloaded. If SmolLM2 is on this machine
+(`llm-scratch fetch smollm2`), it is opened too, which takes half a minute more.
 """
 
 # %%
@@ -54,13 +54,13 @@ settings = chapter.settings(__doc__)
 # # From GPT to Llama to Qwen
 #
 # A model of 2025 is still the GPT of chapter 4: token embeddings, a stack of blocks in which
-# attention and a feed-forward network add to one stream, a norm and a head. Between GPT-2 and Llama
-# each part was replaced by a simpler or cheaper one. This chapter makes the replacements one by one
-# in a small GPT of the book's, counts what each costs, and ends with a model that *is* a Llama:
+# attention and a feed-forward network add to one stream, a norm and a head. Between GPT-2 and
+# Llama, each part was replaced by a simpler or cheaper one. This chapter makes the replacements one
+# by one in a small version of the book's GPT and counts the cost of each. The result *is* a Llama:
 # `LlamaModel` computes the same numbers from the same weights.
 #
 # Letters: B texts, T tokens, C the width of the stream, H heads of D numbers each, G heads with
-# keys and values of their own, F the width inside the feed-forward network, V the vocabulary.
+# their own keys and values, F the width inside the feed-forward network, V the vocabulary.
 
 # %%
 text = load_text("the-tide-clock")
@@ -77,7 +77,7 @@ x = torch.randn(2, 10, C)  # (B, T, C)
 
 
 def change(name, function):
-    """Make a change to the model, say what it does to the number of parameters, and note it."""
+    """Apply a change to the model, print its effect on the number of parameters, and note it."""
     before = model.num_parameters(trainable_only=True)
     function(model)
     after = model.num_parameters(trainable_only=True)
@@ -86,7 +86,7 @@ def change(name, function):
 
 
 def compare(by_hand, fused):
-    """Say how far the formula and the fast function are apart: rounding, and no more."""
+    """Print the difference between the formula and the fast function, which is only rounding."""
     print(f"Largest difference, by hand and fused: {(by_hand - fused).abs().max().item():.0e}")
 
 
@@ -98,9 +98,9 @@ def compare(by_hand, fused):
 #
 #     y = scale * x / sqrt(mean(x^2) + eps)
 #
-# What keeps a deep network stable is that vectors have a fixed size, and this does it, with one sum
-# over the vector instead of two and with half the parameters. Both forget how long x was; only
-# LayerNorm also forgets a constant that is added to it.
+# Deep networks stay stable if vectors have a fixed size. RMSNorm ensures this with one sum over the
+# vector instead of two, and half the parameters. Both norms forget the length of x; only LayerNorm
+# also forgets a constant that is added to it.
 
 # %%
 norm = RMSNorm(C)
@@ -110,7 +110,7 @@ print("One added, the same output:", torch.allclose(norm(x + 1), norm(x), atol=1
 
 
 def use_rms_norm(model):
-    """Put an RMSNorm in the place of every LayerNorm."""
+    """Replace every LayerNorm by an RMSNorm."""
     for block in model.trf_blocks:
         block.norm1, block.norm2 = RMSNorm(C), RMSNorm(C)
     model.final_norm = RMSNorm(C)
@@ -121,15 +121,15 @@ change("RMSNorm", use_rms_norm)
 # %% [markdown]
 # ## SwiGLU for GELU
 #
-# GPT widens each vector, bends it and narrows it: W2 gelu(W1 x). Llama widens it twice, and what
-# comes out of one layer, the gate, decides how much of the other passes:
+# GPT widens each vector, applies a nonlinearity and narrows it: W2 gelu(W1 x). Llama widens it
+# twice, and the output of one layer, the gate, decides how much of the other passes:
 #
 #     y = W_down (silu(W_gate x) * W_up x)        silu(z) = z / (1 + exp(-z))
 #
-# The product lets the network multiply two things that it found in x, which a single bend can't.
-# Three matrices of C x F cost as much as GPT's two of C x 4C if F = 8/3 C. That is where the odd
-# widths of Llama's configurations come from (11,008 for 4,096). There are no biases: nothing was
-# lost without them, and large models train more stably (PaLM's report says so).
+# The product lets the network multiply two features of x, which a single nonlinearity can't. Three
+# matrices of C x F cost as much as GPT's two of C x 4C if F = 8/3 C. That explains the odd widths
+# in Llama's configurations (11,008 for 4,096). There are no biases: nothing is lost without them,
+# and large models train more stably (according to PaLM's report).
 
 # %%
 gated = GatedFeedForward(C, F)
@@ -139,7 +139,7 @@ print(f"Two matrices, 2 * C * 4C = {2 * C * 4 * C:,}; three matrices, 3 * C * F 
 
 
 def use_swiglu(model):
-    """Put a gated network in the place of every feed-forward network."""
+    """Replace every feed-forward network by a gated one."""
     for block in model.trf_blocks:
         block.ff = GatedFeedForward(C, F)
 
@@ -149,10 +149,10 @@ change("SwiGLU", use_swiglu)
 # %% [markdown]
 # ## Rotary positions (RoPE) for a table of positions
 #
-# GPT adds a learned vector for position 0, 1, 2, ... to the embeddings. What a position means has
-# to be learned for each one, and beyond the table there is nothing. RoPE adds nothing. It turns
-# queries and keys: their D numbers are taken as D/2 pairs, and at position m pair i is turned by
-# the angle m * theta_i:
+# GPT adds a learned vector for position 0, 1, 2, ... to the embeddings. The meaning of each
+# position has to be learned, and the table has an end. RoPE adds nothing. It rotates queries and
+# keys: their D numbers form D/2 pairs, and at position m pair i is rotated by the angle m *
+# theta_i:
 #
 #     theta_i = base^(-2i/D)
 #     (a, b) -> (a cos - b sin, a sin + b cos)    of the angle m * theta_i
@@ -167,18 +167,18 @@ rope = rope_tables(cfg64, slice(0, 10), torch.device("cpu"))
 compare(rope_by_hand(queries, angles), apply_rope(queries, rope))
 
 # %% [markdown]
-# Turning both arms of an angle changes nothing between them. A query at m and a key at n have the
+# Rotating both sides of an angle leaves the angle unchanged. A query at m and a key at n have the
 # score
 #
 #     sum over i of |q_i| |k_i| cos(phi_i + (m - n) theta_i)        phi_i: the angle between them
 #
-# in which m and n occur only as m - n. So the score of two vectors depends on how far apart they
-# stand and not on where: each row below is one distance, and its scores are equal.
+# in which m and n occur only as m - n. So the score of two vectors depends on their distance, not
+# on their positions: each row below is one distance, and its scores are equal.
 
 
 # %%
 def score(query, key, query_at, key_at):
-    """Return the score of a query and a key (D,) that stand at two positions."""
+    """Return the score of a query and a key (D,) at two positions."""
     places = torch.tensor([query_at, key_at])
     query, key = apply_rope(torch.stack([query, key]), rope_tables(cfg64, places, places.device))
     return (query @ key / math.sqrt(len(key))).item()
@@ -192,8 +192,8 @@ for distance in (0, 1, 7, 50):
 
 # %% [markdown]
 # The pairs turn at different speeds, like the hands of a clock. A fast one tells neighbours apart
-# and has gone around many times within a paragraph; a slow one hardly moves within a page, and
-# tells near from far.
+# and goes round many times within a paragraph. A slow one hardly moves within a page, and tells
+# near from far.
 
 # %%
 chapter.show(
@@ -202,7 +202,7 @@ chapter.show(
 
 
 def use_rope(model, groups=H):
-    """Put attention with RoPE in the place of the book's; the table of positions adds zeros."""
+    """Replace the book's attention by one with RoPE, and make the table of positions add zeros."""
     for block in model.trf_blocks:
         block.att = GroupedQueryAttention(replace(llama_cfg, n_kv_groups=groups))
     model.pos_emb.requires_grad_(False).weight.zero_()
@@ -211,17 +211,17 @@ def use_rope(model, groups=H):
 change("RoPE", use_rope)
 
 # %% [markdown]
-# The table is gone (64 positions of 96 numbers), and so is the bias behind the heads of each block.
+# The table is gone (64 positions of 96 numbers), and so is the bias after the heads of each block.
 #
 # ## No dropout
 #
-# Dropout keeps a model from learning its data by heart in epoch after epoch. A large model reads a
-# trillion tokens once; there is nothing to keep it from, and what dropout costs is lost.
+# Dropout keeps a model from memorising its data over many epochs. A large model reads a trillion
+# tokens once: there is nothing to prevent, and dropout would only cost.
 
 
 # %%
 def drop_nothing(model):
-    """Switch all dropout off, in training too."""
+    """Switch off all dropout, even in training."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -232,14 +232,15 @@ change("No dropout", drop_nothing)
 # %% [markdown]
 # ## Grouped queries for many heads
 #
-# To write a token, a model reads the keys and values of all tokens before it, so they are kept, in
-# a cache:
+# To write a token, a model reads the keys and values of all previous tokens, so they are kept in a
+# cache:
 #
 #     bytes = 2 (keys and values) * layers * G * D * bytes of a number * tokens * texts
 #
-# In GPT each head has its own, G = H. But heads that ask differently can look things up in the same
-# place: with grouped queries, H / G neighbours share a key and a value. Quality hardly suffers, and
-# the cache shrinks by H / G. By hand, the shared ones are written out for every head:
+# In GPT each head has its own: G = H. But heads with different queries can look things up in the
+# same place. With grouped queries, H / G neighbouring heads share a key and a value. Quality hardly
+# suffers, and the cache shrinks by a factor of H / G. By hand, the shared ones are written out for
+# every head:
 
 # %%
 queries, keys, values = (torch.randn(1, heads, 10, D) for heads in (H, G, G))
@@ -252,7 +253,7 @@ change("Grouped queries", lambda model: use_rope(model, groups=G))
 
 
 def cache_bytes(cfg, tokens=1, number=2):
-    """Return bytes of the keys and values of one text; a number of bfloat16 takes 2."""
+    """Return the bytes of one text's keys and values; `number` is the bytes of one number."""
     return 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * number * tokens
 
 
@@ -263,7 +264,7 @@ print(f"Cache of 64 tokens: {found:,} bytes, by the formula {cache_bytes(llama_c
 # %% [markdown]
 # ## One matrix for both ends
 #
-# The head is a matrix of V x C, as large as the embedding, and may be the same one. (GPT-2 does it,
+# The head is a V x C matrix, as large as the embedding, and may be the same one. (GPT-2 shares it;
 # the book does not.)
 
 # %%
@@ -272,8 +273,8 @@ change("Tied head", GPTModel.tie_weights)
 # %% [markdown]
 # ## This is a Llama
 #
-# Nothing else is different. `LlamaModel` takes the weights of the model that was changed part by
-# part, the table of zeros left out, and computes the same logits.
+# Nothing else is different. `LlamaModel` loads the weights of the changed model, except the table
+# of zeros, and computes the same logits.
 
 # %%
 llama.load_state_dict({k: v for k, v in model.state_dict().items() if k != "pos_emb.weight"})
@@ -283,9 +284,9 @@ with torch.no_grad():
 print(f"The GPT with all changes and LlamaModel: largest difference {difference:.0e}")
 
 # %% [markdown]
-# Here are the changes in real models. In a small one the embedding is a large part of all
-# parameters, in a large one it is little: SmolLM2 and the small Qwen tie the head to it, Llama 3 8B
-# does not. The cache is that of one token, in bfloat16.
+# Here are the changes in real models. The embedding is a large share of a small model's parameters
+# and a small share of a large one's. So SmolLM2 and the small Qwen tie the head to it; Llama 3 8B
+# does not. The cache is for one token, in bfloat16.
 
 # %%
 published = {
@@ -298,7 +299,7 @@ published = {
 
 
 def count(cfg, used=1.0):
-    """Return the number of parameters, a tied head once; of experts only the share in use."""
+    """Return the number of parameters: a tied head once, experts by the share `used`."""
     shapes = parameter_shapes(cfg)
     if cfg.tie_weights:
         del shapes["out_head.weight"]
@@ -321,14 +322,14 @@ chapter.show(settings, "ch05-bonus-cache", pictures.plot_cache_memory, caches)
 # %% [markdown]
 # ## Trained side by side
 #
-# Each model below has one change more than the one above it; all see the same batches of our own
-# story, from several seeds. (GPT-2's initial spread of 0.02 is made for its width of 768; a model
-# of width 96 learns faster from 0.06.)
+# Each model below has one more change than the one above it. All see the same batches of our own
+# story, from several seeds. (GPT-2's initial spread of 0.02 suits its width of 768; a model of
+# width 96 learns faster from 0.06.)
 
 
 # %%
 def built(number):
-    """Return a model with so many of the changes."""
+    """Return a model with the first `number` changes."""
     model = GPTModel(gpt_cfg)
     for _, function in changes[:number]:
         function(model)
@@ -353,7 +354,7 @@ def trained_loss(number, seed):
 
 
 if settings.quick:
-    print("With --quick so few steps are taken that the losses say nothing.")
+    print("--quick takes too few steps for the losses to mean anything.")
 seeds = (1,) if settings.quick else (1, 2, 3)
 for number, name in enumerate(["GPT", *(name for name, _ in changes)]):
     losses = [trained_loss(number, seed) for seed in seeds]
@@ -361,23 +362,22 @@ for number, name in enumerate(["GPT", *(name for name, _ in changes)]):
     print(f"{'+ ' if number else ''}{name:<18} loss after {losses[0][1]} steps: {found}")
 
 # %% [markdown]
-# What may be read from this: which differences are larger than those between seeds. Usually RoPE
-# helps at once, since nobody has to learn what position 37 means. What may not: which change is
-# good. SwiGLU tends to start slowly here, and is in every large model because it ended lower in
-# long trainings. RMSNorm, grouped queries and the tied head are there for their cost, and the best
-# that one can hope for is to see no difference. Dropout is of use where a text is read again and
-# again, which a run this short does not do. A small model, a short text and a few dozen steps can't
-# judge any of them.
+# These losses show which differences are larger than those between seeds. Usually RoPE helps at
+# once, since the model does not have to learn what position 37 means. They do not show which change
+# is good. SwiGLU tends to start slowly here, and is in every large model because it ended lower in
+# long training runs. RMSNorm, grouped queries and the tied head save cost; at best, you see no
+# difference. Dropout helps when a text is read again and again, which does not happen in so short a
+# run. A small model, a short text and a few dozen steps can't judge any of them.
 #
 # ## Longer contexts: the base, and Llama 3.1's scaling
 #
-# With the base 10,000 the slowest of 64 pairs turns once in 54,000 tokens. Angles that never
-# occurred in training mean nothing to a model, so for longer texts the hands must go slower. Llama
-# 3 takes a base of 500,000. Llama 3.1 was trained on 8,192 tokens first and then made to read
-# 131,072, with the turns stretched by their length w = 2 pi / theta:
+# With base 10,000, the slowest of 64 pairs turns once in 54,000 tokens. Angles that never occurred
+# in training mean nothing to a model, so for longer texts the hands must go slower. Llama 3 uses a
+# base of 500,000. Llama 3.1 was first trained on 8,192 tokens and then extended to 131,072. The
+# turns are stretched depending on their length w = 2 pi / theta:
 #
-#     w < 8192 / 4:   theta stays     (near tokens look as they always did)
-#     w > 8192 / 1:   theta / 8       (pairs that never came around in the first training)
+#     w < 8192 / 4:   theta stays     (near tokens look the same as before)
+#     w > 8192 / 1:   theta / 8       (pairs that never went round in the first training)
 #     between them:   a mixture, s theta + (1 - s) theta / 8, with s = (8192 / w - 1) / (4 - 1)
 
 # %%
@@ -400,14 +400,14 @@ chapter.show(settings, "ch05-bonus-wavelengths", draw, turns, (8192, 131_072))
 # ## From Llama to Qwen
 #
 # Qwen is the same model with other switches. Qwen 1.5 to 2.5 give queries, keys and values their
-# biases back (`qkv_bias`). Qwen 3 drops them and normalises queries and keys, each head on its own,
-# before they are turned (`qk_norm`):
+# biases back (`qkv_bias`). Qwen 3 drops them and normalises queries and keys, each head separately,
+# before the rotation (`qk_norm`):
 #
 #     q = RMSNorm(W_query x)     k = RMSNorm(W_key x)     so that |q . k| / sqrt(D) <= sqrt(D)
 #
 # as long as the scales are 1. However large the weights grow in training, scores stay in a range
-# where softmax still has a slope. It also gives heads a width of their own: D = 128 at C = 1,024
-# and 16 heads, so that W_query is wider than the stream.
+# where softmax still has a slope. Qwen 3 also sets the width of heads separately: D = 128 at C =
+# 1,024 and 16 heads, so W_query is wider than the stream.
 
 # %%
 for name in ("qkv_bias", "qk_norm"):
@@ -423,8 +423,8 @@ for factor in (1, 100):
     print(f"normalised {normed.abs().max():.2f} (at most {math.sqrt(D):.0f})")
 
 # %% [markdown]
-# The published configurations differ in sizes and in these switches, nothing else. Changing them
-# turns a Llama's into a Qwen's.
+# The published configurations differ only in sizes and in these switches. Changing them turns
+# Llama's into Qwen's.
 
 # %%
 llama32, qwen3 = (
@@ -439,10 +439,10 @@ print("That is Qwen 3's configuration:", replace(llama32, **changed) == qwen3)
 # %% [markdown]
 # ## Two more switches: windows and experts
 #
-# With a sliding window of W tokens (Mistral) a token looks at itself and the W - 1 before it. Work
-# and cache need not grow with the text any more (the cache of this library keeps all tokens still).
-# Distant tokens are not lost: each layer hands on what it saw, so that L layers reach back
-# L (W - 1) tokens. Up to W tokens nothing changes.
+# With a sliding window of W tokens (Mistral), a token looks at itself and the W - 1 tokens before
+# it. Work and cache need not grow with the text any more (this library's cache still keeps all
+# tokens). Distant tokens are not lost: each layer passes on what it saw, so L layers reach back L
+# (W - 1) tokens. Up to W tokens, nothing changes.
 
 # %%
 print(window_mask(6, window=3).int())
@@ -455,8 +455,8 @@ with torch.no_grad():
 
 # %% [markdown]
 # A mixture of experts has many feed-forward networks in each block, and a small layer that sends
-# every token through the few that suit it. All of them must lie in memory; reading and arithmetic
-# are those of the few.
+# every token through the few that suit it. All of them must be in memory, but only the few are read
+# and computed.
 
 # %%
 experts = LlamaConfig(**llama_sizes.QWEN3_CONFIG_30B_A3B)
@@ -470,10 +470,10 @@ print(f" {count(experts, used / there) / 1e9:.1f} of {count(experts) / 1e9:.1f} 
 # %% [markdown]
 # ## A real one: SmolLM2
 #
-# SmolLM2-135M-Instruct has the shape above: Llama's, 3 keys for 9 queries, a tied head. It was
-# trained on 2 trillion tokens and then on conversations, in a format that is plain text: a turn
-# begins with `<|im_start|>` and the speaker, and ends with `<|im_end|>`. The prompt ends where the
-# assistant is to speak.
+# SmolLM2-135M-Instruct has the shape above: Llama's, with 3 keys for 9 queries and a tied head. It
+# was trained on 2 trillion tokens and then on conversations in a plain-text format: a turn begins
+# with `<|im_start|>` and the speaker, and ends with `<|im_end|>`. The prompt ends where the
+# assistant should speak.
 
 # %%
 smollm2 = None
@@ -482,10 +482,10 @@ try:
     smollm2, smol_tokenizer = open_model("smollm2")
 except ModuleNotFoundError:
     chapter.missing(
-        "The gguf package, which opens SmolLM2,", "pip install gguf", "going on without"
+        "The gguf package, which opens SmolLM2,", "pip install gguf", "continuing without"
     )
 except FileNotFoundError:
-    chapter.missing("SmolLM2 (98 MB)", "llm-scratch fetch smollm2", "going on without it")
+    chapter.missing("SmolLM2 (98 MB)", "llm-scratch fetch smollm2", "continuing without it")
 
 if smollm2 is not None:
     above = replace(published["SmolLM2 135M"], dtype=smollm2.cfg.dtype)
@@ -504,19 +504,19 @@ if smollm2 is not None:
 # ## How fast can it write?
 #
 # For one token of one text, every matrix is read from memory once, multiplied by one vector, and
-# not needed again until the next token: two operations for each number read. Processors could do
-# dozens in that time. So the memory sets the limit:
+# not needed again until the next token. That is two operations for each number read; processors
+# could do dozens in that time. So memory sets the limit:
 #
 #     tokens per second <= bytes per second / (bytes of weights + bytes of the cache)
 #
-# and smaller numbers are faster numbers: bfloat16 halves the bytes of float32, int8 quarters them.
-# First, what the memory of this machine gives: a product of one vector with a large matrix. (Close
-# other programs before; on a busy machine these numbers say nothing.)
+# and smaller numbers are faster: bfloat16 halves the bytes of float32, and int8 quarters them.
+# First we measure this machine's memory by multiplying one vector with a large matrix. (Close other
+# programs first; on a busy machine these numbers are meaningless.)
 
 
 # %%
 def bandwidth(megabytes):
-    """Return the most bytes per second that a matrix-vector product reads, of several tries."""
+    """Return the most bytes per second that a matrix-vector product reads in several tries."""
     layer, vector = Linear(1024, megabytes * 2**20 // 4096, bias=False), torch.randn(1, 1024)
     with torch.no_grad():
         return megabytes * 2**20 / min(timeit.repeat(lambda: layer(vector), number=1, repeat=12))
@@ -552,11 +552,10 @@ for name, model in measured.items():
 chapter.show(settings, "ch05-bonus-speeds", pictures.plot_speeds, speeds, limits)
 
 # %% [markdown]
-# The distance to the limit is everything that is not reading: calling modules, norms, attention,
-# choosing the token. It counts the more, the less there is to read, which is why int8 is rarely
-# four times as fast, and why a small model is further from its limit than a large one. A model that
-# fits into the processor's own cache may even beat the memory. `docs/cpu-speed.md` goes through it
-# step by step.
+# The gap to the limit is everything except reading: calling modules, norms, attention, choosing the
+# token. It matters more when there is less to read. That is why int8 is rarely four times as fast,
+# and why a small model is further from its limit than a large one. A model that fits into the
+# processor's cache may even exceed the limit. `docs/cpu-speed.md` goes through this step by step.
 #
 # ## Exercises
 #
@@ -569,8 +568,8 @@ for name in ("Llama 2 7B", "Llama 3.1 8B", "Qwen 3 0.6B"):
     print(f"{name}: at {tokens:,.0f} tokens; its context is {cfg.context_length:,}")
 
 # %% [markdown]
-# **2.** Without positions, attention does not know order: the last token sees a bag of tokens. Show
-# it, and that RoPE ends it.
+# **2.** Without positions, attention ignores order: the last token sees a bag of tokens. Show this,
+# and that RoPE changes it.
 
 # %%
 shuffled = torch.cat([x[:, :9].flip(1), x[:, 9:]], dim=1)  # all before the last in another order
@@ -582,8 +581,8 @@ with torch.no_grad():
         print(f"{name} RoPE, another order gives the same: {torch.allclose(*last, atol=1e-5)}")
 
 # %% [markdown]
-# **3.** How fast can Llama 3.1 8B write at best from a memory of 100 GB/s, with nothing and with
-# 32,768 tokens in a bfloat16 cache? And in a batch of 8, which reads the weights once for all?
+# **3.** At best, how fast can Llama 3.1 8B write with memory of 100 GB/s, with an empty bfloat16
+# cache and with 32,768 tokens in it? And in a batch of 8, which reads the weights once for all?
 
 # %%
 cfg = published["Llama 3.1 8B"]

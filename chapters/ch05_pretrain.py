@@ -5,9 +5,9 @@
     python chapters/ch05_pretrain.py --quick    a smaller model, one epoch: less than a minute
     python chapters/ch05_pretrain.py --full     the same, exercise 5.4 too: 2 minutes more
 
-Times are for two cores of a laptop. Nothing is downloaded. The book's model is also taken where
-the book's story is found; it needs 4 GB of memory and, saved with its optimizer, 2 GB of disk
-under --out. On our own story it trains for 7 epochs instead of 10. --epochs N sets the number.
+Times are for two cores of a laptop. Nothing is downloaded. The book's model is also used if the
+book's story is found. It needs 4 GB of memory and, saved with its optimizer, 2 GB of disk under
+--out. On our own story it trains for 7 epochs instead of 10. --epochs N sets the number.
 """
 
 # %%
@@ -51,7 +51,7 @@ else:
     sizes = {"emb_dim": 128, "n_heads": 4, "n_layers": 4, "context_length": 128}
     config = {**GPT_CONFIG_124M, **sizes}
     epochs, learning_rate, evaluation = 15, 2e-3, {"eval_freq": 20, "eval_iter": 5}
-    print("A small model: its numbers are not the book's; --book takes the book's model.")
+    print("A small model: its numbers are not the book's; --book uses the book's model.")
 epochs = settings.epochs or epochs
 
 context_length = config["context_length"]
@@ -61,16 +61,15 @@ tokenizer = GPT2Tokenizer()
 # %% [markdown]
 # # 5.1 Evaluating generative text models
 #
-# A model that was just built has seen nothing. This section measures how bad it is, with a number
-# that training can then push down.
+# A newly built model has seen nothing. This section measures how bad it is, with a number that
+# training can then push down.
 #
 # ## 5.1.1 Using GPT to generate text
 #
 # The book's model is the one of chapter 4 with one change: a context of 256 instead of 1,024
-# tokens, so that a laptop can train it. Without the book's story, this script takes a smaller one.
-# Text goes in and out through two functions, `text_to_token_ids` and
-# `token_ids_to_text`. What comes out is noise: 10 words out of 50,257, drawn by weights that are
-# random numbers.
+# tokens, so that a laptop can train it. Without the book's story, this script uses a smaller model.
+# `text_to_token_ids` and `token_ids_to_text` convert text to ids and back. The output is noise: 10
+# of 50,257 tokens, chosen by random weights.
 
 # %%
 torch.manual_seed(123)
@@ -85,9 +84,9 @@ print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 # %% [markdown]
 # ## 5.1.2 Calculating the text generation loss
 #
-# The targets are the inputs moved on by one token: after "every effort moves" comes "you". From
-# each row of logits softmax makes a probability for every token of the vocabulary, and the
-# likeliest token is the model's answer. It is wrong everywhere.
+# The targets are the inputs shifted by one token: after "every effort moves" comes "you". Softmax
+# turns each row of logits into a probability for every token of the vocabulary, and the likeliest
+# token is the model's answer. It is wrong everywhere.
 
 # %%
 # "every effort moves" and "I really like"; their targets end with " you" and " chocolate".
@@ -105,7 +104,7 @@ print(f"Targets batch 1: {token_ids_to_text(targets[0], tokenizer)}")
 print(f"Outputs batch 1: {token_ids_to_text(token_ids[0].flatten(), tokenizer)}")
 
 # %% [markdown]
-# How far from right is it? See the probability of each *target*; training means raising them.
+# How wrong is it? Look at the probability of each *target*. Training means raising these.
 
 # %%
 target_probas_1, target_probas_2 = probas.gather(-1, targets[..., None])[..., 0]  # (T,) each
@@ -113,8 +112,8 @@ print("Text 1:", target_probas_1)
 print("Text 2:", target_probas_2)
 
 # %% [markdown]
-# Products of such small numbers are awkward, sums of their logarithms are not. The mean logarithm
-# with its sign turned, so that less is better, is the cross entropy.
+# Products of such small numbers are awkward; sums of their logarithms are not. The mean logarithm
+# with its sign flipped, so that less is better, is the cross entropy.
 
 # %%
 log_probas = torch.log(torch.cat((target_probas_1, target_probas_2)))
@@ -124,8 +123,8 @@ print(avg_log_probas)
 print(-avg_log_probas)
 
 # %% [markdown]
-# PyTorch does all of it in one call. It wants a row of logits for each target, so batch and tokens
-# become one dimension. `calc_loss_batch` is the same with the model inside.
+# PyTorch does all of this in one call. It expects one row of logits per target, so batch and tokens
+# become one dimension. `calc_loss_batch` does the same, and calls the model too.
 
 # %%
 print("Logits shape:", logits.shape)
@@ -141,11 +140,12 @@ with torch.no_grad():
     print("calc_loss_batch:", calc_loss_batch(inputs, targets, model, device).cpu())
 
 # %% [markdown]
-# Perplexity is the exponential of the loss: the model hesitates among so many equal tokens.
+# Perplexity is the exponential of the loss: the number of equally likely tokens among which the
+# model hesitates.
 #
 # Is a loss near 10.8 a good start? A model that gives each of the V tokens the same probability has
-# a loss of ln V. A first loss far above it means a fault (a wrong initialisation, wrong targets);
-# far below it, that the model sees what it should predict.
+# a loss of ln V. A first loss far above that points to a bug, such as a wrong initialisation or
+# wrong targets. One far below it means that the model sees what it should predict.
 
 # %%
 print(torch.exp(loss))
@@ -154,8 +154,8 @@ print(f"Expected at the start: ln {config['vocab_size']} = {math.log(config['voc
 # %% [markdown]
 # ## 5.1.3 Calculating the training and validation set losses
 #
-# One short story is all the data, so that the whole run takes minutes. The first 90 % are for
-# training; the rest tells whether the model learned language or learned the story by heart.
+# One short story is all the data, so that the whole run takes minutes. The first 90 % is for
+# training. The rest shows whether the model learned language or just learned the story by heart.
 
 # %%
 print(f"{title}:")
@@ -165,8 +165,8 @@ print("Characters:", len(text_data))
 print("Tokens:", len(tokenizer.encode(text_data)))
 
 # %% [markdown]
-# Windows as long as the context, one after the other without overlap, two in a batch. The
-# validation part is neither shuffled nor cut to whole batches.
+# The windows are as long as the context and do not overlap; two make a batch. The validation part
+# is neither shuffled nor cut to whole batches.
 
 # %%
 used = text_data[: len(text_data) // 3] if settings.quick else text_data
@@ -187,29 +187,29 @@ print("Validation tokens:", tokens[1])
 print("All tokens:", sum(tokens))
 
 # %% [markdown]
-# The loss before training, over everything: close to the ln V from above, in both parts.
-# `calc_loss_loader` averages over tokens, so that a short last batch counts for what it holds.
+# Before training, the loss over all the data is close to the ln V from above, in both parts.
+# `calc_loss_loader` averages over tokens, so a short last batch counts for its tokens only.
 
 # %%
-torch.manual_seed(123)  # the order of the training batches moves the last digits
+torch.manual_seed(123)  # the order of the training batches changes the last digits
 print("Training loss:", calc_loss_loader(train_loader, model, device))
 print("Validation loss:", calc_loss_loader(val_loader, model, device))
 
 # %% [markdown]
 # # 5.2 Training an LLM
 #
-# The loop is short: a batch, its loss, the gradients, a step of the optimizer. Every few steps it
-# logs both losses, and after each epoch 50 tokens of text. "Step 000000" is logged after the first
-# step, so it is lower than the losses above.
+# The loop is short: a batch, its loss, the gradients, an optimizer step. Every few steps it logs
+# both losses, and after each epoch 50 tokens of text. "Step 000000" is logged after the first step,
+# so its losses are lower than those above.
 #
-# Two things to expect. The text after the first epochs is one word or comma over and over: the
-# samples are greedy, they always take the likeliest token, and a model that has only learned which
-# tokens are frequent finds the same one likeliest every time. Nothing is broken; section 5.3 shows
-# what sampling changes. And while the training loss goes on falling, the validation loss
-# stops near 6: rounds over a few thousand tokens are learned by heart.
+# Expect two things. First, the text after the early epochs repeats one word or comma. The samples
+# are greedy: they always take the likeliest token, and a model that has only learned which tokens
+# are frequent picks the same one every time. Nothing is broken; section 5.3 shows what sampling
+# changes. Second, while the training loss keeps falling, the validation loss stops near 6: a few
+# thousand tokens, repeated, are learned by heart.
 #
-# `fused=True` runs AdamW's arithmetic in one pass over the memory: the same digits, a tenth of the
-# training time saved.
+# `fused=True` runs AdamW's arithmetic in one pass over the memory. The digits are the same, and a
+# tenth of the training time is saved.
 
 # %%
 torch.manual_seed(123)
@@ -233,7 +233,7 @@ chapter.show(settings, "ch05-losses", plot_losses, *curves)
 # %% [markdown]
 # # 5.3 Decoding strategies to control randomness
 #
-# Greedy decoding gives the same text every time, and after this training much of it is in the
+# Greedy decoding gives the same text every time, and after this training it quotes much of the
 # story word for word.
 
 # %%
@@ -244,7 +244,7 @@ print("Output text:\n", token_ids_to_text(greedy_ids, tokenizer))
 # %% [markdown]
 # ## 5.3.1 Temperature scaling
 #
-# A vocabulary of nine words shows what sampling does. These are the logits for the word after
+# A vocabulary of nine words shows the effect of sampling. These are the logits for the word after
 # "every effort moves you".
 
 # %%
@@ -254,13 +254,13 @@ probas = torch.softmax(next_token_logits, dim=0)
 print(words[torch.argmax(probas).item()])
 
 # %% [markdown]
-# `multinomial` draws instead: each word with its probability. One draw looks like greedy decoding;
-# a thousand of them do not.
+# `multinomial` draws each word with its probability. One draw looks like greedy decoding; a
+# thousand do not.
 
 
 # %%
 def print_sampled_tokens(probas):
-    """Draw 1000 words and print how often each came."""
+    """Draw 1000 words, print the count of each, and return the counts."""
     torch.manual_seed(123)
     draws = [torch.multinomial(probas, num_samples=1).item() for _ in range(1000)]
     counts = torch.bincount(torch.tensor(draws), minlength=len(probas))
@@ -276,7 +276,7 @@ print_sampled_tokens(probas)
 # %% [markdown]
 # Dividing the logits by a temperature before softmax flattens the distribution (above 1) or
 # sharpens it (below 1). Close to 0 only the likeliest word is left, so in this library a
-# temperature of 0 simply means greedy.
+# temperature of 0 means greedy decoding.
 
 
 # %%
@@ -297,9 +297,9 @@ counts_5 = print_sampled_tokens(scaled_probas[5])
 # %% [markdown]
 # ## 5.3.2 Top-k sampling
 #
-# A high temperature also brings nonsense ("every effort moves you pizza"). Top-k sampling lets only
-# the k likeliest words take part: the others get a logit of minus infinity, which softmax turns
-# into a probability of exactly 0.
+# A high temperature also brings nonsense ("every effort moves you pizza"). Top-k sampling keeps
+# only the k likeliest words. The others get a logit of minus infinity, which softmax turns into a
+# probability of exactly 0.
 
 # %%
 top_logits, top_pos = torch.topk(next_token_logits, k=3)
@@ -312,7 +312,7 @@ print(torch.softmax(new_logits, dim=0))
 # %% [markdown]
 # ## 5.3.3 Modifying the text generation function
 #
-# `generate` has both, and it can stop at an end-of-text id. The text below is less of a quotation
+# `generate` offers both, and can stop at an end-of-text id. The text below is less of a quotation
 # and less of a sentence.
 
 # %%
@@ -321,8 +321,9 @@ token_ids = generate(model, prompt, 15, context_length, temperature=1.4, top_k=2
 print("Output text:\n", token_ids_to_text(token_ids, tokenizer))
 
 # %% [markdown]
-# What each setting does to the model's own distribution after "Every effort moves you": top-k cuts
-# at a rank, top-p at a share of the probability, a temperature moves probability without cutting.
+# Here is what each setting does to the model's own distribution after "Every effort moves you".
+# Top-k cuts at a rank and top-p at a share of the probability; a temperature shifts probability
+# without cutting.
 
 # %%
 with torch.no_grad():
@@ -341,8 +342,8 @@ pieces = [tokenizer.decode([i]) for i in range(tokenizer.n_vocab)]
 chapter.show(settings, "ch05-sampling", plot_sampling, distributions, pieces)
 
 # %% [markdown]
-# `generate` keeps the keys and values of what it has read. Without that, as in the book, the same
-# text comes out more slowly.
+# `generate` caches the keys and values of the tokens that it has read. Without the cache, as in the
+# book, the same text takes longer.
 
 # %%
 for use_cache in (False, True):
@@ -353,13 +354,13 @@ for use_cache in (False, True):
 # %% [markdown]
 # # 5.4 Loading and saving model weights in PyTorch
 #
-# A state dict holds the weights by name. To go on with training later, the optimizer belongs into
-# the file as well: AdamW keeps two numbers for every weight, so the file is three times as large.
-# `save_checkpoint` writes it beside the old one and renames it when it is whole.
+# A state dict holds the weights by name. To continue training later, the optimizer's state must be
+# saved too. AdamW keeps two numbers for every weight, so the file is three times as large.
+# `save_checkpoint` writes a new file beside the old one and renames it when it is complete.
 #
-# `load_checkpoint` reads plain tensors only, since a pickle file can run any code. The model that
-# it fills is built with `GPTModel.empty`, which draws no random numbers for weights that are
-# replaced anyway. The book's own files, a state dict alone or both, are read in the same way.
+# `load_checkpoint` reads plain tensors only, since a pickle file can run any code. `GPTModel.empty`
+# builds the model that it fills, without drawing random numbers for weights that are replaced
+# anyway. The book's own files, a state dict alone or both, are read in the same way.
 
 # %%
 trained, checkpoint = config, Path(settings.out) / "model_and_optimizer.pth"
@@ -367,7 +368,7 @@ save_checkpoint(checkpoint, model, optimizer)
 print(f"Saved: {checkpoint} ({checkpoint.stat().st_size / 1e6:,.0f} MB)")
 print("Validation loss when saved:", calc_loss_loader(val_loader, model, device))
 
-del model, optimizer  # so that they are not in memory twice
+del model, optimizer  # avoid having them in memory twice
 model = GPTModel.empty(config).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.1, fused=True)
 load_checkpoint(checkpoint, model, optimizer)
@@ -379,13 +380,12 @@ print("Validation loss when loaded:", calc_loss_loader(val_loader, model, device
 #
 # GPT-2, whose weights OpenAI has published, differs from this model in three settings: a context of
 # 1,024 tokens, a bias in the query, key and value projections, and an output head that is the token
-# embedding. Loading puts each of OpenAI's tensors in its place: the three projections are one
-# matrix there and are cut apart, and matrices, stored input by output, are turned.
-
+# embedding. Loading puts each of OpenAI's tensors in its place. The three projections are one
+# matrix there, which is split, and matrices, stored as (input, output), are transposed.
 #
-# `load_gpt2` does all of that, from OpenAI's files, Hugging Face's or the book's, without
-# TensorFlow and at the memory of one model. The weights are not downloaded here: where they are
-# missing, one line says which command brings them.
+# `load_gpt2` does all of that with OpenAI's, Hugging Face's or the book's files, without TensorFlow
+# and with the memory of one model. The weights are not downloaded here: if they are missing, one
+# line names the command that fetches them.
 
 # %%
 gpt2 = None
@@ -405,7 +405,8 @@ else:
 #
 # ## 5.1 How often is "pizza" drawn?
 #
-# Never at 1 and 0.1. At 5 about as often as its probability says, which needs no draw at all.
+# At temperatures 1 and 0.1, never. At 5, about as often as its probability says, which can be
+# computed without any draws.
 
 # %%
 pizza = words.index("pizza")
@@ -415,8 +416,8 @@ print(f"Probability at temperature 5: {scaled_probas[5][pizza]:.4f}")
 # %% [markdown]
 # ## 5.2 Temperatures and top-k settings
 #
-# Low values suit text where there is one right answer, high ones where the unexpected is welcome;
-# too high, and the sentence falls apart.
+# Low values suit text with one right answer. High values suit text where the unexpected is welcome.
+# If they are too high, the sentence falls apart.
 
 # %%
 for temperature, top_k in ((0.3, 10), (1.0, 50), (2.0, None)):
@@ -428,8 +429,8 @@ for temperature, top_k in ((0.3, 10), (1.0, 50), (2.0, None)):
 # %% [markdown]
 # ## 5.3 Making sampling deterministic
 #
-# A temperature of 0 is greedy and draws no random number; top_k=1 leaves one token to choose. Both
-# give the text of 5.3 again, whatever the seed.
+# A temperature of 0 is greedy and draws no random numbers; top_k=1 leaves a choice of one token.
+# Both give the text of 5.3 again, whatever the seed.
 
 # %%
 for options in ({"temperature": 0.0}, {"temperature": 1.4, "top_k": 1}):
@@ -437,11 +438,11 @@ for options in ({"temperature": 0.0}, {"temperature": 1.4, "top_k": 1}):
     print(options, "gives the greedy text:", torch.equal(token_ids, greedy_ids))
 
 # %% [markdown]
-# ## 5.4 Going on with training from a saved state
+# ## 5.4 Continuing training from a saved state
 #
-# A new model and optimizer load the file of 5.4 and train for one more epoch. The losses go on
-# where they were. The book's model takes a minute for it (`--full`); with `--book` alone, a small
-# one trains for an epoch, is saved, and goes on.
+# A new model and optimizer load the file of 5.4 and train for one more epoch. The losses continue
+# where they were. The book's model takes a minute for this (`--full`). With `--book` alone, a small
+# model trains for an epoch, is saved, and continues.
 
 # %%
 del model, optimizer
@@ -466,8 +467,8 @@ train_model_simple(model, train_loader, val_loader, optimizer, device, num_epoch
 # %% [markdown]
 # ## 5.5 The loss of GPT-2 on the story
 #
-# GPT-2 has never been trained on these pages, and its loss on both parts is about the same: it
-# predicts the story, while the model above has learned one part of it by heart.
+# GPT-2 was never trained on these pages, and its loss on both parts is about the same. It predicts
+# the story, while the model above has learned one part of it by heart.
 
 # %%
 if gpt2 is None:
@@ -480,8 +481,8 @@ else:
 # %% [markdown]
 # ## 5.6 A larger GPT-2
 #
-# The largest has 48 blocks and 1,558 million parameters; the call is the same. In bfloat16 it
-# would take 3 GB of memory, in float32, as here, twice that.
+# The largest has 48 blocks and 1,558 million parameters; the call is the same. In bfloat16 it would
+# take 3 GB of memory; in float32, as here, it takes twice that.
 
 # %%
 del model, optimizer, gpt2
@@ -497,8 +498,8 @@ else:
 # %% [markdown]
 # # What it has learned
 #
-# The model of section 5.2, from its file, goes on from three beginnings. A few thousand tokens are
-# enough to learn how this story is told, and to learn much of it by heart.
+# The model of section 5.2, loaded from its file, continues three beginnings. A few thousand tokens
+# are enough to learn how this story is told, and to learn much of it by heart.
 
 # %%
 model = GPTModel.empty(trained).to(device)

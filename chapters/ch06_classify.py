@@ -6,8 +6,8 @@
     python chapters/ch06_classify.py --full       the exercises with GPT-2 too: hours
 
 Times are for two cores of a laptop. Nothing is downloaded unless asked for: without the SMS Spam
-Collection it works on messages that are part of this project, without GPT-2's weights on a small
-model that is pretrained first. With both the numbers are the book's, and it takes half an hour.
+Collection it uses messages that are part of this project, and without GPT-2's weights a small model
+that it pretrains first. With both, the numbers are the book's, and it takes half an hour.
 """
 
 # %%
@@ -70,19 +70,19 @@ out = Path(settings.out)
 # %% [markdown]
 # # 6.1 Different categories of fine-tuning
 #
-# A pretrained model goes on with text. Fine-tuning turns it to a task. There are two kinds: for
-# *instructions* (chapter 7) the answer is text again, and one model serves many tasks; for
-# *classification*, this chapter, the answer is one of a few classes known beforehand. A classifier
-# can say nothing else, but it needs less data and less computing, and what it says can be counted.
+# A pretrained model continues text. Fine-tuning adapts it to a task. There are two kinds. With
+# *instructions* (chapter 7) the answer is text again, and one model serves many tasks. With
+# *classification*, this chapter, the answer is one of a few known classes. A classifier can say
+# nothing else, but it needs less data and compute, and its answers can be counted.
 #
-# The task is an old one: is a message spam?
+# The task is an old one: is this message spam?
 
 # %% [markdown]
 # # 6.2 Preparing the dataset
 #
-# The book uses a collection of 5,572 text messages, each on a line with its label before it. It may
-# be fetched by everybody and passed on by nobody, so `llm-scratch fetch sms-spam` gets it; without
-# it this chapter works on messages written for this project, in the same form.
+# The book uses a collection of 5,572 text messages, one per line, each preceded by its label.
+# Anybody may download it and nobody may redistribute it, so `llm-scratch fetch sms-spam` gets it.
+# Without it, this chapter uses messages written for this project, in the same format.
 
 # %%
 SMS_FILE = "SMSSpamCollection.tsv"
@@ -90,7 +90,7 @@ try:
     path = find_data(SMS_FILE)
 except FileNotFoundError:
     command = "llm-scratch fetch sms-spam"
-    chapter.missing("The SMS Spam Collection", command, "going on with our own messages")
+    chapter.missing("The SMS Spam Collection", command, "continuing with our own messages")
     path = find_data("messages.tsv")
 rows = read_sms(path)
 for number in (*range(3), *range(len(rows) - 3, len(rows))):
@@ -100,9 +100,9 @@ print(f"Rows and columns: ({len(rows)}, 2)")
 print("Labels:", dict(Counter(label for label, _ in rows)))
 
 # %% [markdown]
-# Where most messages are ham, a model that always says "ham" looks good. So as many of the one kind
-# are taken as there are of the other, and shuffled; 70 % are for training, 10 % for validation, the
-# rest for the test at the end. pandas is not needed: the draws are NumPy's, and the same.
+# Where most messages are ham, a model that always says "ham" looks good. So equal numbers of both
+# kinds are taken and shuffled: 70 % are for training, 10 % for validation, and the rest for the
+# final test. pandas is not needed: NumPy draws the same rows.
 
 # %%
 balanced = create_balanced_dataset(rows)
@@ -113,15 +113,15 @@ print("Training, validation, test:", len(train_rows), len(val_rows), len(test_ro
 # %% [markdown]
 # ## What counting words achieves
 #
-# A number to beat, before any model is trained. A word that comes more often in spam than in ham
-# speaks for spam, by the logarithm of the ratio; a message is spam if its words together say so.
-# (This is naive Bayes on a bag of words: the order of the words plays no part.) Spam gives itself
-# away by single words, so this is hard to beat, and here it costs nothing.
+# Before any model is trained, we need a number to beat. A word that is more frequent in spam than
+# in ham is evidence for spam, by the logarithm of the ratio. A message is spam if the evidence of
+# its words adds up to more than zero. (This is naive Bayes on a bag of words: word order is
+# ignored.) Single words give spam away, so this baseline is hard to beat, and it costs nothing.
 
 
 # %%
 def words_of(text):
-    """Return the words and marks of a message, in lower case."""
+    """Return the words and punctuation of a message, in lower case."""
     return split_words(text.lower())
 
 
@@ -141,8 +141,8 @@ print(f"Test accuracy of counted words: {sum(right) / len(right):.2%}")
 # %% [markdown]
 # # 6.3 Creating data loaders
 #
-# The messages of a batch must have one length. The book pads all of them to that of the longest
-# training message, with the end-of-text token, which has the id 50256 in GPT-2's vocabulary.
+# The messages of a batch must have one length. The book pads all of them to the length of the
+# longest training message with the end-of-text token, id 50256 in GPT-2's vocabulary.
 
 # %%
 gpt2_tokenizer = GPT2Tokenizer()
@@ -154,9 +154,9 @@ except FileNotFoundError:
     gpt2_folder = None
 
 # %% [markdown]
-# A small model learns more from a small vocabulary, in which most tokens are seen often. So where
-# GPT-2's weights are missing, a byte-pair encoding is trained on the story of this project and on
-# all messages that are not held out, those left over by the balancing too: labels play no part.
+# A small model learns more from a small vocabulary, in which most tokens are frequent. So where
+# GPT-2's weights are missing, a byte-pair encoding is trained on this project's story and on all
+# messages that are not held out, including those left over by the balancing. It needs no labels.
 
 # %%
 tokenizer = gpt2_tokenizer
@@ -187,18 +187,18 @@ print(f"{len(test_loader)} test batches")
 # %% [markdown]
 # # 6.4 Initializing a model with pretrained weights
 #
-# GPT-2 as in section 5.5. Where its weights are missing, a small model is pretrained here and now,
-# on the same texts: next tokens, as in chapter 5, with `train`, the loop for real runs.
+# We load GPT-2 as in section 5.5. Where its weights are missing, a small model is pretrained on the
+# same texts: on next tokens, as in chapter 5, with `train`, the loop for real runs.
 
 
 # %%
 def next_token_row(ids):
-    """Return inputs and targets of a text, which ends with the end-of-text token."""
+    """Return the inputs and targets of a text; the last target is the end-of-text token."""
     return ids, [*ids[1:], pad_id]
 
 
 def pretrained():
-    """Return a small model that has read what there is to read, and nothing else."""
+    """Return a small model pretrained on the story and the messages, and nothing else."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 4}  # fmt: skip
     context = max(128, length)
@@ -237,8 +237,8 @@ prompt = text_to_token_ids("Every effort moves you", tokenizer).to(device)
 print(token_ids_to_text(generate_text_simple(base, prompt, 15, context_length), tokenizer))
 
 # %% [markdown]
-# Can it simply be asked? It goes on with the question instead of answering it: nobody has taught it
-# to follow instructions.
+# Can we simply ask it? It continues the question instead of answering it: it was never taught to
+# follow instructions.
 
 # %%
 SPAM = "You are a winner you have been specially selected to receive $1000 cash or a $2000 award."
@@ -250,9 +250,9 @@ print(token_ids_to_text(generate_text_simple(base, prompt, 23, context_length), 
 # %% [markdown]
 # # 6.5 Adding a classification head
 #
-# The head of a language model has a row for every token of the vocabulary. The new one has a row
-# for each class. It starts from random numbers; everything below it knows something already, so
-# all is frozen but the last block, the final norm and the head.
+# The head of a language model has one row per token of the vocabulary. The new head has one row per
+# class. It starts from random numbers, but everything below it knows something already. So all is
+# frozen except the last block, the final norm and the head.
 
 # %%
 model = deepcopy(base)
@@ -271,8 +271,8 @@ print("Outputs:\n", outputs)
 print("Outputs dimensions:", outputs.shape)
 
 # %% [markdown]
-# There are two numbers for every token now. Which row to take? A token sees those before it and not
-# those after it, so the last one alone has read the whole text.
+# Now there are two numbers for every token. Which row should we take? A token sees those before it
+# and not those after it, so only the last one has read the whole text.
 
 # %%
 print("Last output token:", outputs[:, -1, :])
@@ -280,8 +280,8 @@ print("Last output token:", outputs[:, -1, :])
 # %% [markdown]
 # # 6.6 Calculating the classification loss and accuracy
 #
-# The larger of the two numbers is the answer. Softmax makes probabilities of them and does not
-# change which is larger.
+# The larger of the two numbers is the answer. Softmax turns them into probabilities and keeps their
+# order.
 
 # %%
 probas = torch.softmax(outputs[:, -1, :], dim=-1)
@@ -289,7 +289,7 @@ print("Class label:", torch.argmax(probas).item())
 print("Class label:", torch.argmax(outputs[:, -1, :]).item())
 
 # %% [markdown]
-# Accuracy is the share of right answers. Before training it is what a coin would reach.
+# Accuracy is the share of correct answers. Before training it is no better than a coin toss.
 
 # %%
 loaders = {"Training": train_loader, "Validation": val_loader, "Test": test_loader}
@@ -298,8 +298,8 @@ for name, loader in loaders.items():
     print(f"{name} accuracy: {calc_accuracy_loader(loader, model, device, 10):.2%}")
 
 # %% [markdown]
-# Accuracy moves in jumps and has no slope, so what training makes smaller is the cross entropy at
-# the last position. The functions are those of chapter 5, with another loss.
+# Accuracy moves in jumps and has no slope, so training minimises the cross entropy at the last
+# position instead. The functions are those of chapter 5, with another loss.
 
 # %%
 for name, loader in loaders.items():
@@ -309,8 +309,8 @@ for name, loader in loaders.items():
 # %% [markdown]
 # # 6.7 Fine-tuning the model on supervised data
 #
-# The loop of chapter 5, which now counts examples instead of tokens, and after each epoch measures
-# accuracy instead of writing text.
+# This is the loop of chapter 5, except that it counts examples instead of tokens, and measures
+# accuracy after each epoch instead of writing text.
 
 # %%
 rate = 5e-5 if gpt2_folder else 1e-3
@@ -320,7 +320,7 @@ epochs = 2 if settings.quick else settings.epochs
 def fine_tuned(
     train="last block", loaders=(train_loader, val_loader), log=print, epochs=epochs, **options
 ):
-    """Return the book's training run on a new copy of the pretrained model."""
+    """Train a copy of the pretrained model as the book does; return it and the run's results."""
     torch.manual_seed(123)
     model = replace_head(deepcopy(base), 2, train)
     torch.manual_seed(123)
@@ -351,13 +351,13 @@ for name, loader in loaders.items():
 # %% [markdown]
 # ## Reading at the last real token
 #
-# Up to here a message is read at the end of its padding, as in the book. The padding takes part, so
-# what is said of a message depends on how far it is padded. Look at the probability of spam:
+# So far, a message is read at the end of its padding, as in the book. The padding takes part, so
+# the verdict depends on the amount of padding. Look at the probability of spam:
 
 
 # %%
 def spam_probability(text, padding):
-    """Return how sure the model is that a message is spam, behind so much padding."""
+    """Return the model's probability that a message is spam, with `padding` tokens after it."""
     ids = encode(tokenizer, text, "text")
     row = torch.tensor([ids + [pad_id] * padding], device=device)
     with torch.no_grad():
@@ -369,12 +369,12 @@ for text in (SPAM, HAM):
     print(f"{text[:24]}... padded by 0, 5, 20, 40:", *shares)
 
 # %% [markdown]
-# `ClassificationDataset` marks the last real token of each text, whatever it is padded with: a
-# target there, none elsewhere. Padding stands behind that token, which never sees it, and a batch
-# is as long as its own longest message. So this is exact, and takes less time as well.
+# `ClassificationDataset` sets a target at the last real token of each text and nowhere else.
+# Padding comes after that token, which never sees it, and a batch is as long as its own longest
+# message. So the result is exact, and takes less time too.
 #
-# `finetune_classifier` learns from it in the loop for real runs: it evaluates, keeps the best model
-# with its tokenizer and the classes' names, and can be stopped and gone on with.
+# `finetune_classifier` trains on it in the loop for real runs. It evaluates, keeps the best model
+# with its tokenizer and class names, and can be stopped and resumed.
 
 # %%
 parts = [
@@ -383,7 +383,7 @@ parts = [
 ]
 print(parts[0])
 torch.manual_seed(123)
-# The book's settings for GPT-2; all of a small model is trained, in larger batches.
+# The book's settings for GPT-2; a small model trains all layers, in larger batches.
 layers, batch, passes, peak = "last block", 8, epochs, rate
 if gpt2_folder is None:
     layers, batch, passes, peak = "all", 16, 3 if settings.quick else 8, 5e-4
@@ -400,8 +400,8 @@ with tempfile.TemporaryDirectory() as run_folder:
 print(f"Training completed in {(time.perf_counter() - start) / 60:.2f} minutes.")
 
 # %% [markdown]
-# Where does it go wrong? Precision: of what was called spam, how much is. Recall: of the spam, how
-# much was found.
+# Where does it go wrong? Precision is the share of messages called spam that are spam. Recall is
+# the share of spam that was found.
 
 # %%
 matrix = evaluate_classifier(exact, parts[2])
@@ -412,9 +412,9 @@ chapter.show(settings, "ch06-confusion", plot_confusion, matrix, parts[2].class_
 # %% [markdown]
 # # 6.8 Using the LLM as a spam classifier
 #
-# `classify_review` pads a message as the training messages were padded, and reads at the end. With
-# GPT-2 that goes well. With a small model the padding may turn the answer, as was seen
-# above; `classify_texts`, which reads at the last real token, does not know of any padding.
+# `classify_review` pads a message like the training messages, and reads at the end. With GPT-2 that
+# works well. With a small model the padding may flip the answer, as seen above. `classify_texts`
+# reads at the last real token, so padding has no effect.
 
 # %%
 for text in (SPAM, HAM):
@@ -424,7 +424,7 @@ for name, probabilities in zip(found.classes, found.probabilities, strict=True):
     print(f"{name} ({probabilities.max():.2%})")
 
 # %% [markdown]
-# Saved as in the book, a state dict fits a model that was given the same head.
+# A state dict, saved as in the book, fits any model with the same head.
 
 # %%
 out.mkdir(parents=True, exist_ok=True)
@@ -434,8 +434,8 @@ loaded.load_state_dict(torch.load(out / "review_classifier.pth", weights_only=Tr
 print([classify_review(text, loaded, tokenizer, device, length, pad_id) for text in (SPAM, HAM)])
 
 # %% [markdown]
-# `save_classifier` keeps all that is needed in one folder: sizes, weights, the tokenizer and the
-# names of the classes. Another process, which knows nothing but the folder, says the same.
+# `save_classifier` keeps everything in one folder: sizes, weights, the tokenizer and the class
+# names. Another process, given only the folder, says the same.
 
 # %%
 folder = save_classifier(exact, out / "ch06-classifier", tokenizer, parts[0].class_names)
@@ -458,13 +458,13 @@ print(f"Another process says the same of all {len(here)} test messages: {same}")
 #
 # ## 6.1 Padding to the whole context
 #
-# With nothing but padding between the message and the place where it is read, the model has to
-# carry what it knows over a longer way, and every step costs more.
+# The longer the padding between the message and the place where it is read, the further the model
+# has to carry what it knows, and the more each step costs.
 
 
 # %%
 def exercise(what, **options):
-    """Train once more in another way and print the accuracy on the test messages."""
+    """Train again with other options and print the accuracy on the test messages."""
     if gpt2_folder and not settings.full:
         print(f"{what}: --full runs it with GPT-2")
         return
@@ -492,8 +492,8 @@ exercise(f"Padded to the whole context of {context_length}", parts=padded)
 # %% [markdown]
 # ## 6.2 Training the whole model
 #
-# Everything may change, so more can be learned, at about three times the work. A small model that
-# has read little gains most.
+# All layers may change, so the model can learn more, at about three times the work. A small model
+# that has read little gains most.
 
 # %%
 exercise("All layers trained", train="all")
@@ -501,8 +501,7 @@ exercise("All layers trained", train="all")
 # %% [markdown]
 # ## 6.3 Classifying by the first token
 #
-# The first token sees nothing but itself, so nothing can be read there but with what word a message
-# begins.
+# The first token sees only itself, so all that can be read there is the message's first token.
 
 # %%
 exercise("Read at the first token", position=0)

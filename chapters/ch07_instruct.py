@@ -6,8 +6,8 @@
     python chapters/ch07_instruct.py --judge llama3  lets a model that Ollama runs score the answers
 
 Times are for two cores of a laptop. Nothing is downloaded unless asked for: without the book's
-instructions it works on 1,100 that are part of this project, without GPT-2's weights (355M) on a
-small model that is pretrained first. With both it is the book's run, for which a GPU is wanted.
+instructions it uses 1,100 that are part of this project, and without GPT-2's weights (355M) a small
+model that it pretrains first. With both it is the book's run, which calls for a GPU.
 """
 
 # %%
@@ -71,17 +71,17 @@ out.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # # 7.1 Introduction to instruction fine-tuning
 #
-# A pretrained model continues a text. Asked a question, it may well go on with more questions. To
-# make it answer, it is trained once more, in the same way as before, on pairs of an instruction and
-# the answer that is wanted: *supervised fine-tuning* on instructions. The steps of this chapter are
-# data, model, training, and, as the answers are free text, a look at how good they are.
+# A pretrained model continues a text. Asked a question, it may well continue with more questions.
+# To make it answer, we train it further, in the same way as before, on pairs of an instruction and
+# the desired answer: *supervised fine-tuning* on instructions. The steps of this chapter are data,
+# model, training and, since the answers are free text, judging how good they are.
 
 # %% [markdown]
 # # 7.2 Preparing a dataset for supervised instruction fine-tuning
 #
-# An entry has an instruction, often an input that it is about, and the output that is right. The
-# entries made for this project also name their kind, as "conversion"; many of them follow a rule,
-# so that a model can be right about a question that it has never seen.
+# An entry has an instruction, often an input that it refers to, and the correct output. The entries
+# made for this project also name their kind, such as "conversion". Many of them follow a rule, so a
+# model can be right about a question that it has never seen.
 
 # %%
 URL = (
@@ -95,7 +95,7 @@ try:
     path = find_data(BOOK_FILE)
 except FileNotFoundError:
     command = "python chapters/ch07_instruct.py --download"
-    chapter.missing("The book's instructions", command, "going on with our own")
+    chapter.missing("The book's instructions", command, "continuing with our own")
     path = find_data("instructions.json")
 data = load_instructions(path)
 print("Number of entries:", len(data))
@@ -103,9 +103,9 @@ print("Example entry:", data[50])
 print("Another example entry:", data[999])
 
 # %% [markdown]
-# The model needs one text, in which it can tell the parts. The book takes the style of Stanford's
-# Alpaca: a sentence that is always the same, then a heading before each part. The heading of the
-# input is left out where there is none.
+# The model needs one text in which it can tell the parts apart. The book uses the style of
+# Stanford's Alpaca: a fixed sentence, then a heading before each part. An entry without an input
+# has no heading for it.
 
 # %%
 for entry in (data[50], data[999]):
@@ -113,7 +113,7 @@ for entry in (data[50], data[999]):
     print("-" * 40)
 
 # %% [markdown]
-# 85 % of the entries are for training, 10 % for the test, the rest for validation.
+# Of the entries, 85 % are for training, 10 % for the test, and the rest for validation.
 
 # %%
 train_portion, test_portion = int(len(data) * 0.85), int(len(data) * 0.1)
@@ -127,9 +127,9 @@ print("Test set length:", len(test_data))
 # %% [markdown]
 # # 7.3 Organizing data into training batches
 #
-# First texts become ids. GPT-2's vocabulary is too large for a small model, which would see most of
-# its tokens never. So where GPT-2's weights are missing, a byte-pair encoding of its own is trained
-# on the entries that are not held out.
+# First, texts become ids. GPT-2's vocabulary is too large for a small model, which would never see
+# most of its tokens. So where GPT-2's weights are missing, a byte-pair encoding is trained on the
+# entries that are not held out.
 
 # %%
 gpt2_tokenizer = GPT2Tokenizer()
@@ -150,16 +150,16 @@ print(f"{len(first)} tokens, the first ones: {first[:8]}")
 # %% [markdown]
 # ## Batches, in three drafts
 #
-# The texts of a batch differ in length. Padding brings them to the length of the longest one, in
-# this batch alone. The first draft gives inputs only.
+# The texts of a batch differ in length. Padding brings them to the length of the batch's longest
+# one. The first draft gives inputs only.
 
 # %%
 batch = ([0, 1, 2, 3, 4], [5, 6], [7, 8, 9])
 print(custom_collate_draft_1(batch))
 
 # %% [markdown]
-# Targets are the inputs one place further on. In the second draft they end with an end-of-text
-# token, by which the model learns to stop. But the padding behind it is learned just as well.
+# Targets are the inputs shifted by one. In the second draft they end with an end-of-text token,
+# from which the model learns to stop. But it also learns the padding after that token.
 
 # %%
 inputs, targets = custom_collate_draft_2(batch)
@@ -167,7 +167,7 @@ print(inputs)
 print(targets)
 
 # %% [markdown]
-# The third draft keeps the first end mark of a row and puts -100 at all others.
+# The third draft keeps the first end-of-text token of a row and replaces all others by -100.
 
 # %%
 inputs, targets = custom_collate_fn(batch)
@@ -175,8 +175,8 @@ print(inputs)
 print(targets)
 
 # %% [markdown]
-# Why -100? PyTorch's cross entropy passes over targets of this value. A third example changes
-# the mean; with the target -100 it is as if it were not there.
+# Why -100? PyTorch's cross entropy ignores targets of this value. A third example changes the mean;
+# with the target -100 it has no effect.
 
 # %%
 logits = torch.tensor([[-1.0, 1.0], [-0.5, 1.5]])
@@ -191,9 +191,9 @@ print("The same as for two examples:", bool(loss == two))
 # %% [markdown]
 # ## What is learned
 #
-# The prompt can be masked in the same way: then only the answer is learned. Whether that is better
-# is an open question (see exercise 7.2). `instruction_rows` masks it unless told not to; between
-# [[ and ]] stands what is learned.
+# The prompt can be masked in the same way, so that only the answer is learned. Whether that is
+# better is an open question (see exercise 7.2). `instruction_rows` masks it unless told not to. The
+# learned part is between [[ and ]].
 
 # %%
 for answer_only in (False, True):
@@ -204,7 +204,7 @@ for answer_only in (False, True):
 # %% [markdown]
 # # 7.4 Creating data loaders for an instruction dataset
 #
-# `partial` fills in those arguments of the collate function that a loader does not know.
+# `partial` fills in the arguments of the collate function that a loader does not pass.
 
 # %%
 collate = partial(custom_collate_fn, pad_token_id=pad_id, allowed_max_length=1024, device=device)
@@ -230,16 +230,16 @@ print(targets[0])
 # %% [markdown]
 # # 7.5 Loading a pretrained LLM
 #
-# The book takes GPT-2 with 355 million parameters; the smallest one hardly learns to follow. Where
-# its weights are missing, a small model is pretrained here and now, as in chapter 5. It reads the
-# training entries as plain text, without headings, and between them short lines that come twice,
-# one of them often in capitals: so it comes to know the words, and to look back and repeat them,
-# but nothing of the form in which it will be asked.
+# The book uses GPT-2 with 355 million parameters; the smallest one hardly learns to follow
+# instructions. Where its weights are missing, a small model is pretrained as in chapter 5. It reads
+# the training entries as plain text, without headings, mixed with short lines that are repeated,
+# often with one copy in capitals. So it learns the words, and to look back and repeat them, but not
+# the format in which it will be asked.
 
 
 # %%
 def said_twice(words, generator):
-    """Return two lines of the same random words; either may be in capitals."""
+    """Return a line of random words twice; one of the two may be in capitals."""
     count = int(torch.randint(2, 6, (), generator=generator))
     chosen = torch.randint(len(words), (count,), generator=generator).tolist()
     line = " ".join(words[i] for i in chosen)
@@ -248,7 +248,7 @@ def said_twice(words, generator):
 
 
 def plain_text(num_tokens):
-    """Return the ids of the training entries in ever new order, with such lines between them."""
+    """Return the ids of the training entries, reshuffled in each pass and mixed with such lines."""
     generator = torch.Generator().manual_seed(123)
     entries = [[entry[part] for part in PARTS if entry.get(part)] for entry in train_data]
     words = sorted({word for entry in train_data for word in entry.get("input", "").split()
@@ -262,7 +262,7 @@ def plain_text(num_tokens):
 
 
 def pretrained():
-    """Return a small model that has read the plain text once, and nothing else."""
+    """Return a small model pretrained on one pass over the plain text, and nothing else."""
     sizes = {"emb_dim": 64, "n_heads": 4, "n_layers": 2} if settings.quick else {
         "emb_dim": 128, "n_heads": 4, "n_layers": 3}  # fmt: skip
     config = {"vocab_size": tokenizer.n_vocab, "context_length": 256, "drop_rate": 0.0}
@@ -290,19 +290,19 @@ else:
 print(f"{base.num_parameters():,} parameters")
 
 # %% [markdown]
-# What does it make of an instruction before it is tuned? `extract_response` cuts off the prompt.
+# How does it respond to an instruction before tuning? `extract_response` cuts off the prompt.
 
 # %%
 prompt = prompt_text(val_data[0])
 print(prompt)
 ids = generate(base, text_to_token_ids(prompt, tokenizer).to(device), 35, eos_id=pad_id)
 written = token_ids_to_text(ids, tokenizer).replace(END_OF_TEXT, "")
-print("The model goes on with:", repr(extract_response(written, prompt)))
+print("The model continues:", repr(extract_response(written, prompt)))
 
 # %% [markdown]
 # # 7.6 Fine-tuning the LLM on instruction data
 #
-# The losses to start from, of the whole text as in the book: prompt and answer.
+# The initial losses, over the whole text as in the book, prompt and answer:
 
 # %%
 torch.manual_seed(123)
@@ -311,9 +311,9 @@ for name, loader in (("Training", train_loader), ("Validation", val_loader)):
     print(f"{name} loss: {loss:.4f}")
 
 # %% [markdown]
-# `finetune_instructions` learns in the loop for real runs: warm-up, cosine decay and clipping, and
-# a log to draw from. Only answers are learned here, so its losses are those of the answers alone,
-# over all their tokens. GPT-2 gets the rate and the epochs of the book.
+# `finetune_instructions` trains in the loop for real runs, with warm-up, cosine decay, clipping and
+# a log for the plot. Only answers are learned here, so its losses are averages over all answer
+# tokens. GPT-2 gets the book's rate and epochs.
 
 # %%
 if gpt2_folder is None:
@@ -324,7 +324,7 @@ limit = 40 if gpt2_folder is None else 256  # tokens of an answer
 
 
 def tuned(model, name, passes=epochs, peak=rate, log=lambda line: None, **options):
-    """Tune a model in place, and give it back with the log of its run."""
+    """Tune a model in place and return it with the log of its run."""
     per_epoch = len(train_data) // batch_size // (4 if settings.quick else 1)
     run = TrainConfig(
         steps=passes * per_epoch, micro_batch=batch_size, learning_rate=peak,
@@ -344,11 +344,11 @@ def tuned(model, name, passes=epochs, peak=rate, log=lambda line: None, **option
 
 
 def score(model, name, **options):
-    """Answer the test instructions, and print how many answers are right, by their kind."""
+    """Answer the test instructions, print how many answers are right by kind, and return them."""
     answers = answer(model, tokenizer, test_data, max_new_tokens=limit, **options)
     kinds = defaultdict(list)
     for entry, each in zip(test_data, answers, strict=True):
-        # As they are: to write in upper case is the very point of some instructions.
+        # Not normalised, because some instructions ask for upper case.
         right = exact_match(each.text, entry["output"], normalise=False)
         kinds[entry.get("kind", "all")].append(right)
     ruled = [right for kind in RULES for right in kinds[kind]]
@@ -372,7 +372,7 @@ chapter.show(settings, "ch07-loss", plot_runs, {"Fine-tuning": lines})
 # %% [markdown]
 # # 7.7 Extracting and saving responses
 #
-# First a look, at instructions that were never seen in training.
+# First, a look at instructions that were never seen in training.
 
 # %%
 before = score(base, "Before")
@@ -385,8 +385,8 @@ for entry, each in zip(test_data[:6], after, strict=False):
     print("  model:", each.text.strip())
 
 # %% [markdown]
-# Saved: the answers beside the right ones, and the model with its tokenizer in one folder, from
-# which it answers the same.
+# We save the answers beside the correct ones, and the model with its tokenizer in one folder.
+# Loaded from there, it answers the same.
 
 # %%
 answered = [
@@ -405,8 +405,8 @@ print("The loaded model answers the same:", same)
 # %% [markdown]
 # # 7.8 Evaluating the fine-tuned LLM
 #
-# Where one answer is right, comparing is enough. `token_f1` gives credit for the words that two
-# answers have in common, so it also says something of an answer that is right in part.
+# Where only one answer is right, a comparison is enough. `token_f1` gives credit for the words that
+# two answers share, so it also rates a partly right answer.
 
 # %%
 references = [entry["output"] for entry in test_data]
@@ -418,9 +418,9 @@ for name, given in texts.items():
     print(f"{name}: exact match, normalised, {match:.1%}; F1 of the words {f1:.3f}")
 
 # %% [markdown]
-# Free answers can be right in many ways. The book lets a larger model judge them, on this machine,
-# by Ollama. `judge` shows it the answers before and after side by side, without names and in
-# shuffled order, and gives means with an interval; the replies are kept in a file.
+# Free answers can be right in many ways. The book lets a larger model judge them, running locally
+# in Ollama. `judge` shows it the answers from before and after side by side, without names and in
+# shuffled order. It gives means with an interval, and keeps the replies in a file.
 
 # %%
 try:
@@ -437,25 +437,25 @@ except JudgeError as error:
 # %% [markdown]
 # # 7.9 Conclusions
 #
-# That is the whole way: a tokenizer, attention, a GPT, pretraining, and two ways of fine-tuning. A
-# step that often follows is preference tuning, which learns from two answers which one is better
-# liked (`llm_scratch.finetuning.dpo_training`). What limits the model here is what it has
-# read: rules it can pick up from a few hundred examples, in the form that they had there (it writes
-# "new door" in capitals, and stumbles over "door new"), facts it can't know.
+# That is the whole path: a tokenizer, attention, a GPT, pretraining, and two ways of fine-tuning.
+# Preference tuning often follows: the model learns which of two answers people prefer
+# (`llm_scratch.finetuning.dpo_training`). The model here is limited by what it has read. It can
+# pick up rules from a few hundred examples, in the form that they have there (it writes "new door"
+# in capitals, and stumbles over "door new"). Facts it can't know.
 
 # %% [markdown]
 # # Exercises
 #
 # ## 7.1 Another prompt style
 #
-# The style of Phi-3 says the same in fewer tokens, so a step costs less.
+# Phi-3's style says the same in fewer tokens, so a step costs less.
 
 # %%
 phi_dataset = InstructionDatasetPhi(train_data, tokenizer)
 alpaca_dataset = InstructionDataset(train_data, tokenizer)
 print(prompt_text(data[50], BOOK_PHI) + data[50]["output"])
 for name, dataset in (("Alpaca's style", alpaca_dataset), ("Phi-3's style", phi_dataset)):
-    print(f"{name}: {sum(map(len, dataset)) / len(dataset):.1f} tokens a text")
+    print(f"{name}: {sum(map(len, dataset)) / len(dataset):.1f} tokens per text")
 
 passes = 1 if settings.quick or gpt2_folder else epochs
 phi_model, _ = tuned(deepcopy(base), "Phi-3's style", passes, format=BOOK_PHI)
@@ -464,8 +464,8 @@ score(phi_model, "Phi-3's style", format=BOOK_PHI)
 # %% [markdown]
 # ## 7.2 Masking instructions
 #
-# `custom_collate_with_masking_fn` is told how long each instruction is, and keeps only what comes
-# behind it among the targets: the heading of the response, the answer, and one end mark.
+# `custom_collate_with_masking_fn` knows the length of each instruction and keeps only the targets
+# after it: the heading of the response, the answer, and one end-of-text token.
 
 # %%
 SAMPLE = [
@@ -481,8 +481,8 @@ print(targets[1])
 print(gpt2_tokenizer.decode([id for id in targets[1].tolist() if id >= 0]))
 
 # %% [markdown]
-# The run of section 7.6 masks them. This one learns the prompts too: of all that it learns, the
-# answers are a small part.
+# The run of section 7.6 masks the prompts. This one learns them too, and the answers are only a
+# small part of its targets.
 
 # %%
 whole_model, _ = tuned(deepcopy(base), "Prompts learned too", passes, answer_only=False)
@@ -491,9 +491,9 @@ score(whole_model, "Prompts learned too")
 # %% [markdown]
 # ## 7.3 The original Alpaca data
 #
-# 52,000 entries in the same form, of Stanford's, for research only (CC BY-NC 4.0). Saved under the
-# name of the book's file, this chapter runs on them as it is; it takes a GPU, and a batch size and
-# length that fit it.
+# Stanford's data set has 52,000 entries in the same form, for research only (CC BY-NC 4.0). If it
+# is saved under the name of the book's file, this chapter runs on it unchanged. That takes a GPU,
+# and a batch size and length that fit it.
 
 # %%
 print("https://github.com/tatsu-lab/stanford_alpaca has alpaca_data.json; put it into "
@@ -502,9 +502,10 @@ print("https://github.com/tatsu-lab/stanford_alpaca has alpaca_data.json; put it
 # %% [markdown]
 # ## 7.4 LoRA
 #
-# Two thin matrices beside each layer learn, all else is frozen (appendix E): few numbers to train
-# and to keep. They take a higher rate. In as many steps a model as small as this one learns less by
-# them than by training everything. The book's GPT-2, which knows more to begin with, loses nothing.
+# Two thin matrices beside each layer are trained, and all else is frozen (appendix E), so there are
+# few numbers to train and store. They take a higher rate. In the same number of steps, a model as
+# small as this one learns less with LoRA than with all parameters. The book's GPT-2, which knows
+# more to begin with, loses nothing.
 
 # %%
 lora_model = deepcopy(base)

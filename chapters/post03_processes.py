@@ -1,10 +1,10 @@
 """The series' part 3: the same run in one process and in several.
 
-    python chapters/post03_processes.py            one process up to one per core: a minute
+    python chapters/post03_processes.py            from one process to one per core: a minute
     python chapters/post03_processes.py --quick    one and two, a smaller model: 15 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded. Processes are started by torchrun, on
-Linux and macOS; elsewhere the chapter goes on without them.
+Times are for two cores of a laptop. Nothing is downloaded. Torchrun starts the processes, on Linux
+and macOS; elsewhere the chapter continues without them.
 """
 
 # %%
@@ -33,15 +33,14 @@ settings = chapter.settings(__doc__)
 # %% [markdown]
 # # One process, and several
 #
-# Part 3 of *Messing around with fine-tuning LLMs* trains a model of half a billion parameters, on
-# one A100 first and then on eight, by DDP: `DistributedDataParallel`. Every process has the whole
-# model and its own rows of each batch. Forward and backward pass it does alone. Then all processes
-# average their gradients, and each takes the same step.
+# Part 3 of *Messing around with fine-tuning LLMs* trains a model of half a billion parameters,
+# first on one A100 and then on eight, with DDP (`DistributedDataParallel`). Every process has the
+# whole model and its own rows of each batch. It does the forward and backward pass alone. Then all
+# processes average their gradients, and each takes the same step.
 #
-# This chapter does that with a small model and the processes of one machine. It asks what part 3
-# leaves to the library: are the losses the same, what does a process hold, what goes over the wire,
-# and when? Each run is a command, printed as one would type it; nothing in it is special to a
-# chapter.
+# This chapter does the same with a small model and the processes of one machine. It asks what part
+# 3 leaves to the library: are the losses the same, what does a process hold, what goes over the
+# wire, and when? Each run is an ordinary command, printed as you would type it.
 
 # %%
 several = chapter.has_processes()
@@ -59,7 +58,7 @@ options += [f"--steps={steps}", f"--eval-every={steps}", "--device=cpu", "--prec
 
 
 def run(name, processes, rows):
-    """Train as a command does: the metrics of its steps, and what each process held."""
+    """Run a training command; return the metrics of its steps and what each process held."""
     words = ["pretrain", "--data=tokens.bin", f"--out={name}", f"--micro-batch={rows}", *options]
     chapter.run_command(words, folder, processes, threads)
     lines = [line for line in read_metrics(folder / name) if "loss" in line]
@@ -72,9 +71,9 @@ two, held = run("two", 2, 4) if several else (one, [alone])
 # %% [markdown]
 # ## The same losses
 #
-# A step has 8 rows in both runs: one process reads all of them, two read 4 each. The rows of a step
-# depend on the seed and its number, not on who reads them. So the losses agree, up to the order in
-# which floating point numbers are added.
+# A step has 8 rows in both runs: one process reads all of them, two read 4 each. The rows depend on
+# the seed and the number of the step, not on which process reads them. So the losses agree, up to
+# the order in which floating-point numbers are added.
 
 # %%
 print("step   one process   two")
@@ -84,11 +83,11 @@ apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(one, two, strict=True))
 print(f"Largest difference of {steps} losses: {apart:.0e}; below 1e-5: {apart < 1e-5}")
 
 # %% [markdown]
-# DDP averages gradients. That is the gradient of the whole batch only if each process divides by
-# the right number. Where answers are learned and questions are not, one process may have 10
-# targets and another one 90, and the mean of two means gives the 10 as much weight as the 90. Here
-# each process gives the *sum* of its losses, times the number of processes, by the number of
-# targets of all: DDP's mean of those is the mean over all targets. With numbers:
+# DDP averages gradients. The result is the gradient of the whole batch only if each process divides
+# by the right number. If answers are learned and questions are not, one process may have 10 targets
+# and another 90, and the mean of the two means gives the 10 as much weight as the 90. Here each
+# process's loss is the *sum* of its losses, times the number of processes, divided by the total
+# number of targets. DDP's mean of these is the mean over all targets. With numbers:
 
 # %%
 torch.manual_seed(123)
@@ -110,11 +109,11 @@ for name, loss in gradients.items():
 # %% [markdown]
 # ## What a process holds
 #
-# Every run counts, in its first step, what each process holds, and writes it to `held.json` in its
-# folder. By DDP that is everything, on each: the parameters, a gradient for each of them, and
-# AdamW's two averages. In float32 these are 4 + 4 + 8 = 16 bytes for each parameter, whatever the
-# number of processes. Only the activations, which the forward pass keeps for the backward pass,
-# become fewer, since each process has fewer rows.
+# In its first step, every run counts what each process holds and writes it to `held.json` in its
+# folder. With DDP, each process holds everything: the parameters, a gradient for each, and AdamW's
+# two averages. In float32 that is 4 + 4 + 8 = 16 bytes per parameter, whatever the number of
+# processes. Only the activations, which the forward pass keeps for the backward pass, shrink, since
+# each process has fewer rows.
 
 # %%
 KINDS = ("parameters", "gradients", "optimizer", "activations")
@@ -125,28 +124,27 @@ for name, each in ways.items():
     print(f"{name:<16}" + "".join(f"{each[kind] / 1e3:>13,.0f}" for kind in KINDS))
 numbers = alone["parameters"] / 4
 states = sum(alone[kind] for kind in KINDS[:3])
-print(f"{numbers:,.0f} parameters, {states / numbers:.1f} bytes for each beside activations")
+print(f"{numbers:,.0f} parameters, {states / numbers:.1f} bytes for each, without activations")
 bars = {name: {kind: each[kind] / 1e6 for kind in KINDS} for name, each in ways.items()}
 chapter.show(settings, "post03-held", pictures.plot_held, bars)
 
 # %% [markdown]
-# So DDP makes training faster, never smaller: a model that does not fit one GPU does not fit eight
-# of them this way. Part 4 of the series meets exactly that, and so does the next chapter.
+# So DDP makes training faster, never smaller: a model that does not fit on one GPU does not fit on
+# eight this way. Part 4 of the series meets exactly this problem, and so does the next chapter.
 #
 # ## What goes over the wire, and when
 #
-# Gradients, once a step, and next to nothing else. They come in *buckets*: the last layers have
-# their gradients first, and as soon as a bucket is full it is sent, while the backward pass goes on
-# through the layers before. The first bucket is 1 MB, so that sending begins early, the others are
-# 25 MB. In the first step, the one that is counted here, DDP does not know yet in which order
-# gradients come, and has a single bucket. What is exchanged in the forward phase are single
-# numbers:
-# how many targets and rows the step has in all.
+# Gradients, once per step, and next to nothing else. They are sent in *buckets*. The last layers
+# have their gradients first, and as soon as a bucket is full it is sent, while the backward pass
+# continues through the earlier layers. The first bucket is 1 MB, so that sending begins early; the
+# others are 25 MB. In the first step, which is counted here, DDP does not know the order of the
+# gradients yet, and has a single bucket. The forward phase exchanges only single numbers: how many
+# targets and rows the step has in all.
 
 
 # %%
 def show_exchanges(name, each):
-    """Say what a process exchanges with the others in a step."""
+    """Print what a process exchanges with the others in a step."""
     for phase, kinds in each["sent"].items():
         for kind, (times, size) in kinds.items():
             print(f"{name:<8}{phase:<10}{kind:<15}{times:>3} times, {size:>10,} bytes in all")
@@ -159,36 +157,35 @@ if several:
     print(f"Gradients, sent once: {sent == held[0]['gradients']}")
 
 # %% [markdown]
-# An all-reduce adds up a tensor over all processes and gives the sum to each. In a ring, every
-# process sends 2 (N - 1) / N times the tensor's size, nearly the same for 2 processes and for
-# 1,000: first each becomes responsible for the sum of one N-th, then the sums go round. For the
-# model of part 3 and gradients of 4 bytes:
+# An all-reduce sums a tensor over all processes and gives the sum to each. In a ring, every process
+# sends 2 (N - 1) / N times the tensor's size, at most twice its size for any N. First each process
+# computes the sum of one N-th, then the sums go round. For the model of part 3 and gradients of 4
+# bytes:
 
 # %%
 published_numbers = 463_987_712  # of Qwen1.5-0.5B, its head tied
 for processes in (2, 8):
     share = 2 * (processes - 1) / processes
-    sent = share * 4 * published_numbers / 1e9
-    print(f"{processes} processes: each sends {sent:.1f} GB per step")
+    print(f"{processes} processes: each sends {share * 4 * published_numbers / 1e9:.1f} GB/step")
 
 # %% [markdown]
-# At 5 steps per second that is some 16 GB per second from each of eight GPUs: little for what
-# connects the GPUs of one machine, and out of the question for most networks between machines.
+# At 5 steps per second, that is about 16 GB per second from each of eight GPUs: little for the
+# links between the GPUs of one machine, and out of the question for most networks between machines.
 # There it helps to send less often: with accumulation, the gradients of several micro batches are
-# added up first, and sent with the last one.
+# added up and sent with the last one.
 #
 # ## How much faster
 #
-# `llm-scratch distributed scale` starts a run with one process, two, and so on, each with the same
-# number of rows, so that a step of N processes has N times as many. Efficiency is what is left of
-# the speed of each: processes wait for the slowest, and for what is sent. Where processes share the
-# cores of one machine, it is the speed of each thread that counts. (On a busy machine these numbers
-# say nothing.)
+# `llm-scratch distributed scale` starts runs with one process, two, and so on. Each process has the
+# same number of rows, so a step of N processes has N times as many. Efficiency is the remaining
+# share of each process's speed: processes wait for the slowest one, and for the exchange. Where
+# they share the cores of one machine, the speed of each thread counts. (On a busy machine these
+# numbers are meaningless.)
 
 
 # %%
 def read_speeds(table):
-    """Return the table of `distributed scale`: processes -> steps, tokens/s, efficiency."""
+    """Return the table of `distributed scale`: processes -> (steps/s, tokens/s, efficiency)."""
     with open(table, encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tokens_per_s"]]
     names = ("its_per_s", "tokens_per_s", "efficiency")
@@ -196,7 +193,7 @@ def read_speeds(table):
 
 
 def speed_of(lines, processes):
-    """Return the same for one run: the medians over its steps, without the first two."""
+    """Return a run's steps/s and tokens/s per process, from the median of its later steps."""
     seconds = statistics.median(line["seconds"] for line in lines[2:])
     return 1 / seconds, (lines[-1]["tokens"] - lines[-2]["tokens"]) / seconds / processes
 
@@ -222,10 +219,10 @@ else:
 show_speeds(measured)
 
 # %% [markdown]
-# The table of part 3, on A100s of 40 GB with one sequence of 2,048 tokens in each process (gpjt,
+# Here is part 3's table, from A100s of 40 GB with one sequence of 2,048 tokens per process (gpjt,
 # *Messing around with fine-tuning LLMs*, part 3, 15 May 2024). Started by plain `python`, one
-# process took 6.24 steps per second, by `torchrun` 5.81. From 1 to 8 processes the run went from 56
-# minutes to 8, and the eight GPUs were 7.3 times as fast as one: 91 % of what they could be.
+# process took 6.24 steps per second; by `torchrun`, 5.81. From 1 to 8 processes, the run's time
+# went from 56 minutes to 8, and the eight GPUs were 7.3 times as fast as one: 91 % of the ideal.
 
 # %%
 RATES = (5.81, 5.48, 5.39, 5.38, 5.33, 5.32, 5.30, 5.29)  # steps per second, of each process
@@ -242,21 +239,20 @@ curves = {
 chapter.show(settings, "post03-scaling", pictures.plot_speedups, curves)
 
 # %% [markdown]
-# Most is lost at the step from one process to two, where sending begins; from two to eight it is
-# 3 %. That is the ring: what each sends hardly grows.
+# Most is lost between one process and two, where sending begins; from two to eight it is 3 %. That
+# is thanks to the ring: the amount that each sends hardly grows.
 #
-# The steps are not free of charge for learning. Eight processes took an eighth of the steps, each
-# with eight times as many rows, and neither the learning rate nor the number of epochs was made for
-# that. A later post of the same author trains base models with DDP, and there the smaller global
-# batch had the lower loss for the same number of tokens.
+# For learning, larger steps are not free. Eight processes took an eighth of the steps, each with
+# eight times as many rows, and neither the learning rate nor the number of epochs was tuned for
+# that. A later post by the same author trains base models with DDP. There, the smaller global batch
+# had the lower loss for the same number of tokens.
 #
 # ## Why `DataParallel` crashed
 #
-# Before DDP, part 3 wrapped the model in `nn.DataParallel`, inside of a notebook, and got an
-# `IndexError: ... out of bounds for size 0`. The post leaves it there. The message is that of a
-# data set without rows, and the likely reason is this: the Trainer of transformers drops every
-# column of the data that the model's `forward` has no argument for. It asks the wrapper, and the
-# wrapper's `forward` names none.
+# Before DDP, part 3 wrapped the model in `nn.DataParallel` in a notebook, and got an `IndexError:
+# ... out of bounds for size 0`. The post leaves it there. The message comes from a data set without
+# rows. The likely reason: the Trainer of transformers drops every column of the data that the
+# model's `forward` has no argument for. It asks the wrapper, whose `forward` names none of them.
 
 # %%
 sizes = {"vocab_size": 512, "context_length": 64, "emb_dim": 32, "n_layers": 1, "n_heads": 2}
@@ -265,27 +261,26 @@ print("the model's forward:  ", *inspect.signature(model.forward).parameters)
 print("the wrapper's forward:", *inspect.signature(nn.DataParallel(model).forward).parameters)
 
 # %% [markdown]
-# All columns go, the data set has 0 rows, and row 0 is out of bounds. (The same was reported for
-# another wrapper, `AveragedModel`: huggingface/datasets#2988.) It would have gone no further
-# than a detour anyway. `DataParallel` is one process with a thread for each GPU: it copies the
-# model to all of them in every step, collects what they computed on the first, and its threads wait
-# for one another. DDP has a process for each GPU, copies nothing, and the command that one process
-# starts is the command that eight of them start.
+# All columns are dropped, the data set has 0 rows, and row 0 is out of bounds. (The same was
+# reported for another wrapper, `AveragedModel`: huggingface/datasets#2988.) `DataParallel` would
+# have been a detour anyway. It is one process with a thread for each GPU. In every step it copies
+# the model to all of them and collects the results on the first, and its threads wait for one
+# another. DDP has a process for each GPU and copies nothing, and eight processes are started by the
+# same command as one.
 #
 # ## Exercises
 #
-# **1.** Two machines of one GPU each, between them a network of 10 Gbit/s. How long does it take to
-# send the gradients of part 3's model, and how many micro batches of 172 ms have to be added up
-# until sending takes a tenth of the time?
+# **1.** Two machines with one GPU each are connected by a network of 10 Gbit/s. How long does it
+# take to send the gradients of part 3's model? How many micro batches of 172 ms have to be
+# accumulated before sending takes only a tenth of the time?
 
 # %%
 seconds = 2 * (2 - 1) / 2 * 4 * published_numbers * 8 / 10e9
 print(f"{seconds:.1f} s to send; {9 * seconds / (1 / RATES[0]):.0f} micro batches")
 
 # %% [markdown]
-# **2.** A step of one process takes 172 ms (5.81 a second), of eight 189 ms. If all of the
-# difference is sending, how fast would the backward pass have to become for sending to take half of
-# a step?
+# **2.** A step takes 172 ms with one process (5.81 per second) and 189 ms with eight. If all of the
+# difference is sending, how fast would computing have to become for sending to take half of a step?
 
 # %%
 lost = 1 / RATES[7] - 1 / RATES[0]

@@ -3,8 +3,8 @@
     python chapters/post04_sharding.py            all ways to divide it: two minutes
     python chapters/post04_sharding.py --quick    two of them, a smaller model: 20 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded. Processes are started by torchrun, on
-Linux and macOS; elsewhere the chapter goes on without them.
+Times are for two cores of a laptop. Nothing is downloaded. Torchrun starts the processes, on Linux
+and macOS; elsewhere the chapter continues without them.
 """
 
 # %%
@@ -31,9 +31,9 @@ settings = chapter.settings(__doc__)
 #
 # Part 4 of *Messing around with fine-tuning LLMs* moves from half a billion parameters to Llama 3
 # with 8 billion, on eight A100s of 40 GB. With DDP each GPU has all of it: parameters, a gradient
-# for each, and what AdamW remembers of each, two numbers. In float32 that is 16 bytes for a
-# parameter, in mixed precision as ZeRO counts it 16 as well (2 + 2 + 12, where the 12 are a copy in
-# float32 and the two averages):
+# for each, and AdamW's two averages for each. In float32 that is 16 bytes per parameter. In mixed
+# precision, as ZeRO counts it, it is also 16: 2 + 2 + 12, where the 12 are a float32 copy and the
+# two averages.
 
 # %%
 llama = LlamaConfig(**LLAMA3_CONFIG_8B)
@@ -41,7 +41,7 @@ P = sum(math.prod(shape) for shape in parameter_shapes(llama).values())
 print(f"Llama 3 8B: {P:,} parameters, {16 * P / 2**30:.0f} GiB, on a card of 40 GB")
 
 # %% [markdown]
-# Nothing of that has to be on every GPU. ZeRO (Rajbhandari et al. 2020) divides it among the N
+# None of that has to be on every GPU. ZeRO (Rajbhandari et al. 2020) divides it among the N
 # processes, in three stages:
 #
 # | here | ZeRO | what is divided | bytes for a parameter |
@@ -53,12 +53,12 @@ print(f"Llama 3 8B: {P:,} parameters, {16 * P / 2**30:.0f} GiB, on a card of 40 
 # | `--shard full --reshard no` | "2" | the same | the same, and all blocks whole |
 #
 # With `full`, the parts of a block are gathered before it computes and dropped afterwards, in the
-# forward pass and once more in the backward pass (PyTorch's `fully_shard`, FSDP2). `--reshard no`
-# keeps what was gathered in the forward pass until the backward pass has used it: that trade is the
-# one of ZeRO-2, memory of all parameters for one exchange less.
+# forward pass and again in the backward pass (PyTorch's `fully_shard`, FSDP2). `--reshard no` keeps
+# the parameters gathered in the forward pass until the backward pass has used them. That is
+# ZeRO-2's trade: memory for all parameters in exchange for one exchange less.
 #
-# This chapter trains a small model in each way and reads what every process held and exchanged in
-# the first step; the run writes it to `held.json` in its folder.
+# This chapter trains a small model in each way and shows what every process held and exchanged in
+# the first step, which the run writes to `held.json` in its folder.
 
 # %%
 several = chapter.has_processes()
@@ -74,7 +74,7 @@ options += [f"--steps={steps}", f"--eval-every={steps}", "--device=cpu", "--prec
 
 
 def run(name, processes, *how):
-    """Train as a command does, 8 rows per step: the losses, and what each process held."""
+    """Run a training command, 8 rows per step; return losses and what each process held."""
     words = ["pretrain", "--data=tokens.bin", f"--out={name}", f"--micro-batch={8 // processes}"]
     threads = max(1, (os.cpu_count() or 1) // processes)
     chapter.run_command([*words, *options, *how], folder, processes, threads)
@@ -100,7 +100,7 @@ found = {name: run(name, *how) for name, how in ways.items()}
 # %% [markdown]
 # ## The same losses
 #
-# Dividing changes where numbers lie, not what they are.
+# Dividing changes where the numbers are, not what they are.
 
 # %%
 for name, (losses, _) in found.items():
@@ -110,8 +110,9 @@ for name, (losses, _) in found.items():
 # %% [markdown]
 # ## What a process holds
 #
-# The first process's bytes. *Gathered* is the most that was whole at a time in the forward pass of
-# a divided model: embeddings, last norm and head, which stay, and a block, or all of them.
+# These are the first process's bytes. *Gathered* is the most that was whole at one time in the
+# forward pass of a divided model: the embeddings, last norm and head, which stay, and one block, or
+# all of them.
 
 # %%
 KINDS = ("parameters", "gathered", "gradients", "optimizer", "activations")
@@ -122,10 +123,10 @@ bars = {name: {kind: held[0][kind] / 1e6 for kind in KINDS} for name, (_, held) 
 chapter.show(settings, "post04-held", pictures.plot_held, bars)
 
 # %% [markdown]
-# A part is an N-th of each tensor along its first dimension. Where that does not come out even, the
-# last process has less; over all processes nothing is missing, and nothing is there twice. (Only
-# AdamW counts its steps once for each part of a tensor, 4 bytes.) ZeRO-1 deals out whole tensors,
-# so that its shares are about equal and no more.
+# A part is an N-th of each tensor along its first dimension. If that does not divide evenly, the
+# last process has less. Over all processes, nothing is missing or duplicated. (The exception is
+# AdamW's step counter, 4 bytes for each part of a tensor.) ZeRO-1 deals out whole tensors, so its
+# shares are only about equal.
 
 # %%
 whole = found["one"][1][0]
@@ -138,19 +139,19 @@ for name, (_, held) in found.items():
 # %% [markdown]
 # ## What goes over the wire, and when
 #
-# DDP and ZeRO-1 exchange gradients in the backward pass (an all-reduce). ZeRO-1 then has each
-# process update its share of the parameters and broadcast the result: once more all parameters,
-# after the update. A divided model gathers parameters in the forward pass, most of them again in
-# the backward pass, and in place of an all-reduce there is its first half, a reduce-scatter, since
-# each process needs only its own part of the sums. A ring sends (N - 1) / N of a tensor for an
-# all-gather or a reduce-scatter, twice that for an all-reduce.
+# DDP and ZeRO-1 exchange gradients in the backward pass (an all-reduce). With ZeRO-1, each process
+# then updates its share of the parameters and broadcasts the result, so all parameters are sent
+# after the update. A divided model gathers parameters in the forward pass, and most of them again
+# in the backward pass. Instead of an all-reduce it needs only the first half, a reduce-scatter,
+# since each process needs only its own part of the sums. A ring sends (N - 1) / N of a tensor for
+# an all-gather or a reduce-scatter, and twice that for an all-reduce.
 
 # %%
 RING = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": 1, "broadcast": 1, "numbers": 0}
 
 
 def per_parameter(held, processes):
-    """Return the bytes that a process sends in a step, by parameter of the model."""
+    """Return the bytes that a process sends per step and parameter of the model."""
     kinds = [pair for phase in held["sent"].values() for pair in phase.items()]
     size = sum(RING[kind] * size for kind, (_, size) in kinds)
     return size * (processes - 1) / processes / (whole["parameters"] / 4)
@@ -166,28 +167,29 @@ for name, (_, held) in found.items():
         print(f"{name:<13}by a ring of 2: {sent:.1f} bytes sent for each parameter\n")
 
 # %% [markdown]
-# Full sharding sends about half as much again as DDP: parameters twice and gradients once, in place
-# of gradients "twice". With `--reshard no` it sends what DDP sends. (In the table above the head
-# and the embedding are gathered once in either case, because the loss needs them at the end of the
-# forward pass and again at once.)
+# Full sharding sends about half as much again as DDP: parameters twice and gradients once, instead
+# of gradients "twice". With `--reshard no` it sends as much as DDP. (In the table above, the head
+# and the embedding are gathered once in either case: the loss needs them at the end of the forward
+# pass, and the backward pass right after it.)
 #
 # ## Offload, and a mesh
 #
-# `--offload` lets everything that is divided lie in the host's memory: parameters, gradients, and
-# the optimizer's state. A block's part is copied to the GPU when the block is gathered, its
-# gradients are copied back, and the optimizer steps on the host's processors. On the GPU remain
-# activations and what is gathered. Here, on processors, both memories are one, so that the table
-# shows the same numbers; what it shows is that nothing else changes.
+# `--offload` keeps everything that is divided in the host's memory: parameters, gradients, and the
+# optimizer's state. A block's part is copied to the GPU when the block is gathered, its gradients
+# are copied back, and the optimizer steps on the host's CPU. Only activations and gathered
+# parameters remain on the GPU. Here, on a CPU, the two memories are one, so the table's numbers are
+# the same. It shows that nothing else changes.
 #
-# `--mesh 2x4` makes two copies of a model, each divided among four processes: parameters go round
-# inside of a copy, as between the GPUs of one machine, and only gradients go between the copies.
+# `--mesh 2x4` makes two copies of a model, each divided among four processes. Parameters are
+# exchanged within a copy, as between the GPUs of one machine, and only gradients between copies.
 # Here `mesh-2x2` has the shares of two processes although it has four.
 #
 # ## What part 4 saw
 #
 # (gpjt, *Messing around with fine-tuning LLMs*, part 4, 21 May 2024; DeepSpeed 0.14.2 by the
-# Trainer of transformers.) The first attempt, ZeRO-2, "blew up at iteration 24" out of memory. With
-# the optimizer offloaded to the host it went through, with these seconds for an iteration:
+# Trainer of transformers.) The first attempt, with ZeRO-2, "blew up at iteration 24", out of
+# memory. With the optimizer offloaded to the host it succeeded. An iteration took this many
+# seconds:
 
 # %%
 SECONDS = {23: 5.6, 24: 8.3, 26: 10.7, 33: 12.6, 616: 13.0}  # "up to 23", then as logged
@@ -199,19 +201,19 @@ for iteration, seconds in SECONDS.items():
 #
 # | | ZeRO-2, optimizer offloaded | `--shard full --offload` |
 # |---|---|---|
-# | parameters on the GPU | all of them, in 16 bits, always | one block at a time |
+# | parameters on the GPU | always all, in 16 bits | one block at a time |
 # | gradients | partitioned: each process keeps its part, on the host | the same |
 # | optimizer's state | divided, on the host, with a float32 copy of the parameters | the same |
-# | where a step is computed | on the host (CPUAdam) | on the host (PyTorch's AdamW, fused) |
-# | after a step | new parameters are copied to the GPU, and gathered by all | nothing |
-# | stays on the GPU whatever N is | 2 bytes for each parameter | nothing |
+# | optimizer step | on the host (CPUAdam) | on the host (PyTorch's AdamW, fused) |
+# | after a step | new parameters are copied to the GPU and gathered by all | nothing |
+# | on the GPU, whatever N is | 2 bytes per parameter | nothing |
 #
-# (`--offload` has no copy in 16 bits on the GPU: the next forward pass gathers each block in
-# float32, and matrices are multiplied in 16 bits by autocast.)
+# (`--offload` has no 16-bit copy on the GPU: the next forward pass gathers each block in float32,
+# and autocast multiplies matrices in 16 bits.)
 #
-# So for 8 billion parameters and 8 GPUs, without activations, in GiB (N = 8; mixed precision as
-# ZeRO counts; one block of Llama 3 8B has 218 million parameters, embedding and head 525 million
-# each):
+# So this is the memory for 8 billion parameters and 8 GPUs, without activations (N = 8; mixed
+# precision as ZeRO counts; one block of Llama 3 8B has 218 million parameters, embedding and head
+# 525 million each):
 
 # %%
 N, GIB = 8, 2**30
@@ -236,27 +238,27 @@ card = 40 * 1e9 / GIB
 chapter.show(settings, "post04-llama", pictures.plot_held, bars, "GiB", card)
 
 # %% [markdown]
-# ZeRO-2 leaves little of 37 GiB for activations, logits, buckets and the temporary copies of a
-# step, and it went well for 23 iterations. Why it stopped there is open. **A guess, not proven**:
-# the optimizer's first real step happened then. In 16 bits DeepSpeed scales the loss, and steps
-# whose gradients overflow are skipped, while the scale is halved each time; AdamW's state is made
-# in the first step that is not skipped. That would explain both the memory that was suddenly
-# missing and, with offload, the time of an iteration, which doubled at the same place: from then on
-# the host computed steps. Against it: a scale that begins at 2^16 and halves does not obviously
-# need 24 skips, and the time rose over some ten iterations rather than at once. A log of skipped
-# steps would decide it. Here bfloat16 is the default on GPUs, which needs no scale and skips none.
+# ZeRO-2 leaves little of 37 GiB for activations, logits, buckets and a step's temporary copies, yet
+# it ran for 23 iterations. Why it stopped there is open. **An unproven guess**: the optimizer's
+# first real step happened then. In 16 bits DeepSpeed scales the loss. Steps whose gradients
+# overflow are skipped, the scale is halved each time, and AdamW's state is made in the first step
+# that is not skipped. That would explain the sudden lack of memory. It would also explain why, with
+# offload, the time of an iteration doubled at the same point: from then on the host computed steps.
+# Two facts speak against it: a scale that begins at 2^16 and halves does not obviously need 24
+# skips, and the time rose over some ten iterations rather than at once. A log of skipped steps
+# would settle it. Here bfloat16 is the default on GPUs; it needs no scale and skips no steps.
 #
-# ## Which one to take
+# ## Which one to use
 #
-# 1. It fits: `--shard none`. It sends least, and is simplest.
-# 2. It nearly fits: less memory for activations first (the next chapter), then `--shard optimizer`.
-# 3. It does not: `--shard full`, with `--mesh` on several machines.
-# 4. Not even so: `--offload`, which pays with the host's memory and the time of copies.
+# 1. The model fits: `--shard none`. It sends least and is simplest.
+# 2. It nearly fits: first save activation memory (posts 5 and 9), then `--shard optimizer`.
+# 3. It does not fit: `--shard full`, with `--mesh` on several machines.
+# 4. Even that does not fit: `--offload`, at the cost of host memory and time for copies.
 #
 # ## Exercises
 #
-# **1.** How many GPUs of 40 GB does Llama 3 8B need by full sharding, if a third of each card is to
-# remain for activations?
+# **1.** How many GPUs of 40 GB does Llama 3 8B need with full sharding, if a third of each card is
+# reserved for activations?
 
 # %%
 for N in range(1, 65):
@@ -265,8 +267,8 @@ for N in range(1, 65):
         break
 
 # %% [markdown]
-# **2.** How many bytes does a GPU send in a step of that, N = 8 and 2 bytes per number, by DDP and
-# by full sharding?
+# **2.** How many bytes does a GPU send per step, for N = 8 and 2 bytes per number, with DDP and
+# with full sharding?
 
 # %%
 for name, times in (("DDP", 2), ("full sharding", 3)):

@@ -1,4 +1,4 @@
-"""The series' part 5: why a model that was to need 17.68 GiB needed more than 40.
+"""The series' part 5: why a model that should need 17.68 GiB needed more than 40.
 
     python chapters/post05_memory.py            one minute
     python chapters/post05_memory.py --quick    a smaller model: 20 seconds
@@ -32,11 +32,10 @@ GIB, MIB = 2**30, 2**20
 # %% [markdown]
 # # The question
 #
-# Part 4 of *Messing around with fine-tuning LLMs* could train Llama 3 with its 8 billion
-# parameters on eight GPUs of 40 GiB, but only after the optimizer had been moved to the host's
-# memory. Part 5 asks why. DeepSpeed, which divided the model among the GPUs (ZeRO-3), has an
-# estimator that says what its states need. This is its table, by its formulas; the version is
-# named because they have changed since:
+# Part 4 of *Messing around with fine-tuning LLMs* could train Llama 3 with its 8 billion parameters
+# on eight GPUs of 40 GiB, but only with the optimizer moved to the host's memory. Part 5 asks why.
+# DeepSpeed, which divided the model among the GPUs (ZeRO-3), has an estimator for the memory of the
+# states. This is its table, by the formulas of the named version; they have changed since:
 
 # %%
 llama = model_config("llama3-8b")
@@ -48,12 +47,13 @@ for row in deepspeed_table(llama, gpus=8, version="0.14.2"):
     print(f"{row.host / GIB:>10.2f}{row.device / GIB:>10.2f}   {row.what}")
 
 # %% [markdown]
-# The last two rows are the ones in question: nothing is moved to the host, 17.68 GiB a GPU, and
-# 40 were there. In the formula, X is the largest layer, P all parameters and R the number of
-# GPUs: 4 X + 18 P / R. There is no length of a text in it, no number of rows, and no vocabulary.
+# The last two rows are the ones in question: nothing is moved to the host, and 17.68 GiB per GPU
+# are needed of the 40 available. The formula is 4 X + 18 P / R, where X is the largest layer, P all
+# parameters and R the number of GPUs. It contains no text length, no number of rows, and no
+# vocabulary.
 #
 # It counts 7,505 million parameters because it was given the model without its output head. That
-# is a gibibyte, and not the answer:
+# makes a difference of one gibibyte, which is not the answer:
 
 # %%
 P = sum(math.prod(shape) for shape in parameter_shapes(llama).values())
@@ -64,8 +64,8 @@ print(
 # %% [markdown]
 # # The answer, term by term
 #
-# What a step holds at its largest moment, as this library estimates it for DeepSpeed's engine,
-# with one row of 2,048 tokens on each GPU:
+# This is what a step holds at its peak, as this library estimates it for DeepSpeed's engine, with
+# one row of 2,048 tokens on each GPU:
 
 # %%
 series = TrainingStep(
@@ -94,27 +94,26 @@ print(f"16-bit weights that were gathered:    {held['gathered']:.1f} GiB, which 
 print(f"activations and logits:               {work:.1f} GiB, which it does not")
 
 # %% [markdown]
-# **So this is why it needed more than 40.** The estimator counts states: 16.8 GiB for the eighth
-# that a GPU holds. To compute, a GPU needs the weights of a layer whole: ZeRO-3 gathers them, and
-# at the peak all 15.0 GiB of them, in 16 bits, were still there (this is fitted to the series'
-# measurements; without it the sum comes out a third too low). And a GPU has to keep what the
-# backward pass will need: 15.2 GiB of activations and logits for 2,048 tokens. Together 47.0 GiB,
-# 2 % below the 47.9 that part 8 measured when GPUs of 80 GB were at hand. Two thirds of it are
-# missing from the estimator's table, and a third depends on what it was never told: the length,
-# the batch, the vocabulary.
+# **So this is why it needed more than 40.** The estimator counts states: 16.8 GiB for a GPU's
+# eighth of them. To compute, a GPU needs all weights of a layer. ZeRO-3 gathers them, and at the
+# peak all 15.0 GiB of them, in 16 bits, were still there. (This is fitted to the series'
+# measurements; without it the sum is a third too low.) And a GPU has to keep 15.2 GiB of
+# activations and logits of 2,048 tokens for the backward pass. Together that is 47.0 GiB, 2 % below
+# the 47.9 that part 8 measured on GPUs of 80 GB. Two thirds of it are missing from the estimator's
+# table, and a third depends on what it was never told: the length, the batch, the vocabulary.
 #
-# The logits alone, 128,256 numbers for each token, three times in float32:
+# The logits alone are 128,256 numbers for each token, held three times in float32:
 
 # %%
 logits = 12 * series.tokens * llama.vocab_size
 print(f"12 B T V = 12 x {series.tokens:,} x {llama.vocab_size:,} = {logits / GIB:.2f} GiB")
 
 # %% [markdown]
-# They need not exist. This library computes head and loss for a chunk of tokens at a time and
-# drops the logits of one chunk before it makes the next. For one row that gains nothing, since a
-# chunk and the head's gradient take as much; it counts from two rows on. And with checkpointing
-# (part 9) the blocks keep only their inputs. Four rows on each of the same GPUs, by this
-# library's engine (FSDP2):
+# They need not all exist. This library computes head and loss for one chunk of tokens at a time and
+# drops a chunk's logits before it makes the next. For one row that gains nothing, since a chunk and
+# the head's gradient take as much; it helps from two rows on. And with checkpointing (part 9), the
+# blocks keep only their inputs. For four rows on each of the same GPUs, with this library's engine
+# (FSDP2):
 
 # %%
 ways = {
@@ -132,20 +131,19 @@ for name, options in ways.items():
         "gathered weights": held["gathered"],
         "activations and logits": held["activations"] + held["temporary"],
     }
-    print(f"{name:<22}{found.bytes / GIB:>7.1f} GiB a GPU, most at: {found.peak.moment}")
+    print(f"{name:<22}{found.bytes / GIB:>7.1f} GiB per GPU, most at: {found.peak.moment}")
 chapter.show(settings, "post05-terms", plot_held, bars, "GiB", 40.0)
 
 # %% [markdown]
 # `llm-scratch memory estimate llama3-8b --gpus 8 --shard full --length 2048` prints such a table
-# for any model and setting, and `llm-scratch memory suggest` walks down this ladder until it
-# fits.
+# for any model and setting. `llm-scratch memory suggest` tries these options in turn until the
+# model fits.
 #
 # # Is the estimate right?
 #
-# It is a sum of formulas, so it has to be held against something. `llm-scratch memory check`
-# takes the same step with this library's own code, at full size, and with tensors that have a
-# shape and no memory; PyTorch's tracker counts what is alive. Here that is done for a smaller
-# model:
+# It is a sum of formulas, so it has to be checked. `llm-scratch memory check` takes the same step
+# with this library's code, at full size, but with tensors that have a shape and no memory.
+# PyTorch's tracker counts what is alive. Here is this check for a smaller model:
 
 # %%
 small = model_config("preset:tiny" if settings.quick else "smollm2")
@@ -160,9 +158,9 @@ print(f"   ({expected.bytes / tracked.peak - 1:+.1%})")
 # %% [markdown]
 # # Where in a step it happens
 #
-# Part 5 logged what was allocated before and after each stage of a step. `--log-memory` does that
-# in any run of this library. On a CPU there is no allocator to ask, and what is logged is the
-# resident memory of the process, with everything that PyTorch itself needs:
+# Part 5 logged the allocated memory before and after each stage of a step. `--log-memory` does that
+# in any run of this library. On a CPU there is no allocator to ask, so the log has the resident
+# memory of the process, which includes everything that PyTorch itself needs:
 
 # %%
 with tempfile.TemporaryDirectory() as name:
@@ -184,13 +182,13 @@ for before, after in zip(first, last, strict=True):
 chapter.show(settings, "post05-stages", plot_stages, {"a small GPT": metrics})
 
 # %% [markdown]
-# Memory rises in the forward pass, where activations are kept, and the first step ends higher
-# than it began: that is when AdamW makes its two averages. A measurement has to go beyond the
-# first real step of the optimizer, or it misses them.
+# Memory rises in the forward pass, where activations are kept. The first step ends higher than it
+# began, because AdamW makes its two averages then. A measurement that stops before the optimizer's
+# first real step misses them.
 #
 # ## Exercises
 #
-# **1.** What would the same estimate be with a vocabulary of 32,000, as Llama 2 had it?
+# **1.** What would the same estimate be with Llama 2's vocabulary of 32,000?
 
 # %%
 fewer = llama.__class__(**{**llama, "vocab_size": 32_000})
@@ -198,8 +196,8 @@ found = estimate_memory(fewer, **common, loss_chunk=None, engine="deepspeed")
 print(f"{found.bytes / GIB:.1f} GiB instead of {estimate.bytes / GIB:.1f}")
 
 # %% [markdown]
-# **2.** Does LoRA help here? (It has no gradients and no optimizer's state for what is frozen,
-# but the activations are still needed.)
+# **2.** Does LoRA help here? (Frozen parameters have no gradients and no optimizer state, but the
+# activations are still needed.)
 
 # %%
 found = estimate_memory(llama, **common, lora_rank=16)

@@ -1,10 +1,10 @@
-"""The series' parts 6 and 7: memory over the length of a sequence.
+"""The series' parts 6 and 7: memory by sequence length.
 
     python chapters/post06_sequence_lengths.py            three minutes
     python chapters/post06_sequence_lengths.py --quick    fewer lengths, a smaller model: 40 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. The curves of the
-series are drawn where a folder with its CSV files is in LLM_SCRATCH_DATA.
+Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. The series' curves are
+drawn if LLM_SCRATCH_DATA names a folder with its CSV files.
 """
 
 # %%
@@ -24,16 +24,16 @@ settings = chapter.settings(__doc__)
 MIB = 2**20
 
 # %% [markdown]
-# # One more token, so many bytes more
+# # The price of one more token
 #
-# Part 6 of *Messing around with fine-tuning LLMs* measured the peak of memory for every length
-# from 1 to 2,048 tokens: a model of half a billion parameters (Qwen1.5-0.5B), one row, a fresh
-# process for each point. It found a flat line up to some 920 tokens, then a straight one, and
-# asked why.
+# Part 6 of *Messing around with fine-tuning LLMs* measured the peak memory for every length from 1
+# to 2,048 tokens, for a model of half a billion parameters (Qwen1.5-0.5B), one row, and a fresh
+# process for each point. It found a flat line up to about 920 tokens, then a rising one, and asked
+# why.
 #
-# The experiment on a small model, on this machine. A sweep starts a process for each point, takes
-# a few steps beyond the first one, in which the optimizer makes its state, and writes a row with
-# the whole configuration. A sweep that is stopped goes on where it was.
+# Here is the experiment with a small model on this machine. A sweep starts a process for each
+# point, takes a few steps beyond the first one, in which the optimizer makes its state, and writes
+# a row with the whole configuration. An interrupted sweep can be resumed.
 
 # %%
 model = "preset:small"
@@ -57,13 +57,13 @@ for length, _, mean, _ in points:
     print(f"{int(length):>6}{mean / MIB:>15,.0f}{size / MIB:>15,.0f}")
 
 # %% [markdown]
-# What is measured on a CPU is the resident memory of the process beyond what it had before the
-# model was built. It contains what malloc keeps of freed memory, which no formula knows, so it
-# lies above the estimate here and there; on a GPU the allocator says exactly what is alive.
+# On a CPU, the measurement is the growth of the process's resident memory since before the model
+# was built. It includes freed memory that malloc keeps, which no formula knows. So in places it is
+# above the estimate. On a GPU, the allocator says exactly what is alive.
 #
-# The law that fits is the larger of a constant and a line, because a step has two peaks. While
-# the optimizer steps, parameters, gradients and states are there, whatever the length. In the
-# backward pass there are activations and logits, which grow with every token. The larger one
+# The law that fits is the larger of a constant and a line, because a step has two peaks. During the
+# optimizer's step, memory holds parameters, gradients and states, whatever the length. In the
+# backward pass, it also holds activations and logits, which grow with every token. The larger peak
 # counts:
 
 # %%
@@ -76,7 +76,8 @@ chapter.show(settings, "post06-small", plot_memory, curves, axis="length", numbe
 # %% [markdown]
 # # What the series measured
 #
-# Qwen1.5-0.5B on one GPU of 24 GiB, one row (part 6, peak active memory, expandable segments):
+# This is Qwen1.5-0.5B on one GPU of 24 GiB, with one row (part 6, peak active memory, expandable
+# segments):
 #
 # | | measured |
 # |---|---|
@@ -100,8 +101,8 @@ print(f"intercept {intercept / MIB:,.0f} MiB")
 print(f"knee {knee:,.0f} tokens, at 2,048 tokens {long.bytes / MIB:,.0f} MiB")
 
 # %% [markdown]
-# The slope has three parts: activations of the blocks, logits, and what is left. Where a row has
-# so large a vocabulary (151,936), the logits take most of it:
+# The slope has three parts: activations of the blocks, logits, and the rest. With so large a
+# vocabulary (151,936), most of it is logits:
 
 # %%
 logits = 12 * qwen.vocab_size
@@ -112,8 +113,8 @@ print(
 )
 
 # %% [markdown]
-# The whole curve, if the series' files are here (they have no licence, so this project does not
-# bring them):
+# The whole curve is drawn if the series' files are here (they have no licence, so this project does
+# not include them):
 
 # %%
 PART6 = "sequence-length-memory-modeling/results-with-env-var.csv"
@@ -141,11 +142,11 @@ if found := published(PART6):
 # %% [markdown]
 # # Part 7: eight GPUs
 #
-# The same for Llama 3 8B, divided among eight GPUs of 80 GB. With the optimizer in the host's
-# memory the line was flat, 21 to 22 GiB; that run also computed activations twice and divided
-# less (ZeRO-2), three changes in one comparison. Without, the line rose from 36,174 MiB at 1
-# token to 48,674 at 2,001, and did not point at the 17.68 GiB of the estimator at its left end,
-# but at about twice that:
+# Part 7 does the same for Llama 3 8B, divided among eight GPUs of 80 GB. With the optimizer in the
+# host's memory, the line was flat at 21 to 22 GiB. That run also computed activations twice and
+# divided less (ZeRO-2), so the comparison mixes three changes. Without them, the line rose from
+# 36,174 MiB at 1 token to 48,674 at 2,001. Its left end was not at the estimator's 17.68 GiB, but
+# at about twice that:
 
 # %%
 llama = model_config("llama3-8b")
@@ -162,13 +163,13 @@ if found := published(PART7):
     chapter.show(settings, "post06-llama", plot_memory, curves, axis="length", number="active")
 
 # %% [markdown]
-# What the two have in common at the left end are states (16.8 GiB) and gathered weights (15.0
-# GiB), neither of which depends on the length. `llm-scratch memory plot FILE --estimate` draws
-# such pictures for sweeps of your own.
+# At the left end, estimate and measurement consist mostly of states (16.8 GiB) and gathered weights
+# (15.0 GiB), neither of which depends on the length. `llm-scratch memory plot FILE --estimate`
+# draws such figures for your own sweeps.
 #
 # ## Exercise
 #
-# At which length would the half-billion model leave a card of 24 GiB, with and without chunks?
+# Up to which length does the half-billion model fit on a card of 24 GiB, without and with chunks?
 
 # %%
 card = 24 * 2**30

@@ -1,10 +1,10 @@
-"""The series' part 8: memory and speed over the size of a batch, until nothing more fits.
+"""The series' part 8: memory and speed by batch size, until nothing more fits.
 
     python chapters/post08_batch_sizes.py            three minutes
     python chapters/post08_batch_sizes.py --quick    a smaller limit: 50 seconds
 
-Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. Running out of memory
-is tried with a limit on the process, which Linux has; elsewhere the chapter goes on without it.
+Times are for two cores of a laptop. Nothing is downloaded, no GPU is needed. On Linux, a limit on
+the process makes it run out of memory; elsewhere there is no limit.
 """
 
 # %%
@@ -26,12 +26,12 @@ MIB = 2**20
 # %% [markdown]
 # # How many rows fit?
 #
-# Part 8 of *Messing around with fine-tuning LLMs* counts batches up from one row until memory
-# runs out, on one GPU of 24 GiB and on eight of 80, and draws memory, speed and the time of a
-# whole epoch. Running out is a result here: it ends the point, not the sweep, and becomes a row
-# of the file.
+# Part 8 of *Messing around with fine-tuning LLMs* grows the batch from one row until memory runs
+# out, on one GPU of 24 GiB and on eight of 80, and draws memory, speed and the time of a whole
+# epoch. Running out is a result here: it ends the point, not the sweep, and becomes a row of the
+# file.
 #
-# On this machine, with a limit of its own on each process:
+# Here is the experiment on this machine, with a memory limit on each process:
 
 # %%
 model = "preset:tiny" if settings.quick else "preset:small"
@@ -59,7 +59,7 @@ for reading in curve.readings:
 
 # %% [markdown]
 # Twice the rows need twice the activations, and nothing else grows. The speed, in samples, rises
-# until the machine is busy, and not beyond: a larger batch is worth its memory only up to there.
+# only until the machine is busy. Beyond that, a larger batch is not worth its memory.
 
 # %%
 points = measured_points(curve, "resident")
@@ -74,14 +74,14 @@ curves = {"a small GPT, on a CPU": drawn}
 chapter.show(settings, "post08-small", plot_memory, curves, axis="batch", number="resident")
 
 # %% [markdown]
-# Whoever only wants to know the largest batch need not count: `memory sweep ... --largest`
-# doubles until it runs out and then halves the gap. The series did that by hand, for one
-# machine after the other.
+# If you only want to know the largest batch, use `memory sweep ... --largest`. It doubles the batch
+# until memory runs out, and then halves the gap. The series did that by hand, one machine after
+# another.
 #
 # # What the series measured, and what the formulas say
 #
-# Peak active memory of a GPU in MiB, 2,048 tokens per row. The estimates are for DeepSpeed's
-# engine with a GPU's kernels, as in part 5; fits and gaps of it are said there.
+# The numbers are a GPU's peak active memory in MiB, with 2,048 tokens per row. The estimates are
+# for DeepSpeed's engine with a GPU's kernels, as in part 5, which also describes what was fitted.
 
 # %%
 LLAMA, QWEN = model_config("llama3-8b"), model_config("qwen1.5-0.5b")
@@ -94,7 +94,7 @@ PUBLISHED = {  # part 8 and, with checkpointing, part 9
 
 
 def estimated(name, checkpointing, rows, chunk=None):
-    """Return the estimate in MiB for one of these runs."""
+    """Return the estimate for one of these runs, in MiB."""
     cfg, ranks = (QWEN, 1) if name.startswith("0.5B") else (LLAMA, 8)
     return (
         estimate_memory(
@@ -123,14 +123,14 @@ for (name, checkpointing), found in PUBLISHED.items():
 
 # %% [markdown]
 # The last column is what the same run would have needed with head and loss in chunks of 1,024
-# tokens. With checkpointing, most of what a row costs is its logits, so a GPU that took 12 rows
-# would have taken several times as many; that is what the author of Liger, a package of fused
-# kernels, had pointed out to the series, and why part 9 was written.
+# tokens. With checkpointing, most of a row's memory is its logits, so a GPU that took 12 rows would
+# have taken several times as many. The author of Liger, a package of fused kernels, had pointed
+# this out to the series, which is why part 9 was written.
 #
 # ## Exercise
 #
 # How many rows of 2,048 tokens fit on each of eight GPUs with 80 GB, for the 8B model, in these
-# four ways? (A tenth is left to the allocator.)
+# four ways? (A tenth is reserved for the allocator.)
 
 # %%
 name, card = "8B, ZeRO-3 on 8 GPUs", 0.9 * 80e9 / MIB

@@ -26,19 +26,19 @@ settings = chapter.settings(__doc__)
 # %% [markdown]
 # # Computing twice instead of keeping
 #
-# The backward pass needs what the forward pass computed: for W x the x, for a GELU what went into
-# it, for attention queries, keys and values. So the forward pass keeps these tensors, the
-# *activations*, and their memory grows with the layers, the tokens and the rows of a batch, while
-# parameters and what belongs to them stay what they are.
+# The backward pass needs what the forward pass computed: x for a product W x, the input of a GELU,
+# queries, keys and values for attention. So the forward pass keeps these tensors, the
+# *activations*. Their memory grows with the layers, the tokens and the rows of a batch, while the
+# memory for parameters, gradients and optimizer stays the same.
 #
-# Activation checkpointing keeps only what goes *into* a block. When the backward pass comes to it,
-# the block computes once more, with the same random numbers for dropout, keeps everything this
-# time, and lets it go when its gradients are there. So the memory of all blocks becomes that of
-# one, and the inputs of the others; the price is a second forward pass. (It has nothing to do with
-# the checkpoints that a run saves.)
+# Activation checkpointing keeps only the *input* of a block. When the backward pass reaches the
+# block, it computes again, with the same random numbers for dropout. This time it keeps everything,
+# until its gradients are done. So instead of all blocks' activations, memory holds those of one
+# block and the inputs of the others. The price is a second forward pass. (This has nothing to do
+# with the checkpoints that a run saves.)
 #
-# In this library it is one setting, `--checkpoint-blocks K`: every K-th block computes twice, 0 is
-# none. It is `model.checkpoint_blocks`.
+# In this library it is one setting, `--checkpoint-blocks K` (in code, `model.checkpoint_blocks`):
+# every K-th block computes twice; with 0, none does.
 #
 # Letters: B texts, T tokens, C the width of the stream, V the vocabulary.
 
@@ -56,7 +56,7 @@ batch = torch.randint(0, 512, (2, B, T), generator=torch.Generator().manual_seed
 
 
 def step(model, every):
-    """Return loss and gradients of a batch, the bytes kept in between, and the seconds taken."""
+    """Return a batch's loss and gradients, the bytes kept in between, and the seconds taken."""
     model.checkpoint_blocks = every
     model.zero_grad()
     torch.manual_seed(123)  # for dropout
@@ -70,7 +70,7 @@ def step(model, every):
 
 
 def new(cfg):
-    """Return a model with its first weights, as it trains."""
+    """Return a newly initialised model in training mode."""
     model = empty_model(cfg)
     model.init_weights(generator=torch.Generator().manual_seed(123))
     return model.train()
@@ -79,15 +79,15 @@ def new(cfg):
 # %% [markdown]
 # ## The same numbers
 #
-# The loss and every gradient are exactly the same, dropout included: before a block computes
-# again, the state of the random generators is what it was the first time.
+# The loss and every gradient are exactly the same, even with dropout: before a block computes
+# again, the random generators are reset to their earlier state.
 
 # %%
 every_choices = (0, 3, 2, 1)
 results = {}
 for family, cfg in models.items():
     model = new(cfg)
-    step(model, 0)  # the first one is slow
+    step(model, 0)  # the first step is slow
     results[family] = {every: step(model, every) for every in every_choices}
     loss, gradients, _, _ = results[family][0]
     for every in every_choices[1:]:
@@ -96,19 +96,19 @@ for family, cfg in models.items():
         print(f"{family}: blocks computed twice: every {every}. Same loss and gradients: {same}")
 
 # %% [markdown]
-# Without that, gradients would be those of another network: dropout would have removed other
-# numbers the second time.
+# Otherwise the gradients would be those of another network, because dropout would have removed
+# different numbers the second time.
 #
 # ## What is kept
 #
 # Every tensor that autograd keeps passes through a hook
-# (`torch.autograd.graph.saved_tensors_hooks`), so that its bytes can be counted, memory that
-# several share once, parameters not at all. These numbers are exact: no clock and no allocator is
-# in them. A block's own share is the difference of two models whose depth differs by one.
+# (`torch.autograd.graph.saved_tensors_hooks`), so its bytes can be counted. Shared memory is
+# counted once, and parameters not at all. These numbers are exact: neither clock nor allocator
+# affects them. A block's own share is the difference between two models whose depth differs by one.
 
 # %%
 kept = {family: {k: run[2] for k, run in found.items()} for family, found in results.items()}
-block, again = {}, {}  # bytes that one block keeps, and one that computes twice
+block, again = {}, {}  # bytes that a block keeps, computing once and twice
 for family, cfg in models.items():
     shorter = new(replace(cfg, n_layers=layers - 1))
     block[family], again[family] = (kept[family][k] - step(shorter, k)[2] for k in (0, 1))
@@ -117,12 +117,12 @@ for family, cfg in models.items():
     print(f", {twice:.2f} when it computes twice")
 
 # %% [markdown]
-# A block that computes twice keeps its inputs, 4 bytes each, and the state of the random generator,
-# which counts for nothing. In 16 bits, a block of GPT with dropout is known to keep 34 bytes for
-# each input beside the scores of attention (Korthikanti et al. 2022, arXiv:2205.05198); in float32
-# it is about twice that. Scores are not kept where attention is one fused function. With dropout
-# it is one on GPUs only, and here every score is kept, several times: that is what makes the second
-# line so long. It grows with T x T.
+# A block that computes twice keeps its inputs, 4 bytes each, and the negligible state of the random
+# generator. In 16 bits, a GPT block with dropout is known to keep 34 bytes for each input, besides
+# the attention scores (Korthikanti et al. 2022, arXiv:2205.05198). In float32 it is about twice
+# that. Scores are not kept if attention is one fused function. With dropout, it is fused on GPUs
+# only. Here every score is kept several times, which makes the second line's number so large. It
+# grows with T x T.
 
 # %%
 print(f"{'KB kept':<14}" + "".join(f"{f'every {k}' if k else 'none':>12}" for k in every_choices))
@@ -130,9 +130,9 @@ for family, found in kept.items():
     print(f"{family:<14}" + "".join(f"{size / 1e3:>12,.0f}" for size in found.values()))
 
 # %% [markdown]
-# At the peak there is one block more, the one that the backward pass has just computed again. So
-# the peak of a checkpointed model has what the table says *and* one block: with few layers the gain
-# is small, with many nearly all of it. The number of rows is what the memory is traded for.
+# At the peak there is one more block: the one that the backward pass has just recomputed. So the
+# peak of a checkpointed model is the table's number *and* one block. With few layers the gain is
+# small; with many, nearly all of the activations are saved. The memory gained allows more rows.
 
 # %%
 model = new(gpt_cfg)
@@ -149,9 +149,9 @@ chapter.show(settings, "post09-held", pictures.plot_held, bars)
 # %% [markdown]
 # ## What it costs
 #
-# A backward pass costs about two forward passes, so a third one in place of none is 4 to 3: a third
-# more time, less what embedding, head and loss take, which are not computed twice. (Times of single
-# steps; on a busy machine they say nothing.)
+# A backward pass costs about two forward passes. So with an extra forward pass a step costs 4
+# instead of 3: a third more time, but less in practice, since embedding, head and loss are not
+# computed twice. (These are times of single steps; on a busy machine they are meaningless.)
 
 # %%
 rounds = 3 if settings.quick else 7
@@ -159,7 +159,7 @@ for family, cfg in models.items():
     model, times = new(cfg), {every: [] for every in every_choices}
     step(model, 0)
     for _ in range(rounds):
-        for every in every_choices:  # in turn, so that all meet the same load
+        for every in every_choices:  # in turn, so that all see the same load
             times[every].append(step(model, every)[3])
     plain = statistics.median(times[0])
     for every in every_choices[1:]:
@@ -169,20 +169,20 @@ for family, cfg in models.items():
 # %% [markdown]
 # ## Figures of the series
 #
-# Peak memory on a card, sequences of 2,048 tokens (gpjt, *Messing around with fine-tuning LLMs*,
-# parts 8 and 9, August and September 2024; the cards are an RTX 3090 of 24 GB for half a billion
-# parameters, eight A100s of 80 GB for 8 billion; DeepSpeed, ZeRO-3). The posts say "allocated";
-# what they show is what PyTorch calls *active*. Their iterations per second are some 3.6 % too
-# high, because 29 steps are divided by the time of 28.
+# This is the peak memory of a card with sequences of 2,048 tokens (gpjt, *Messing around with
+# fine-tuning LLMs*, parts 8 and 9, August and September 2024). The cards are an RTX 3090 of 24 GB
+# for half a billion parameters and eight A100s of 80 GB for 8 billion, with DeepSpeed's ZeRO-3. The
+# posts say "allocated" for what PyTorch calls *active*. Their iterations per second are about 3.6 %
+# too high, because 29 steps are divided by the time of 28.
 
 # %%
-ACTIVE = {  # MiB, by sequences on a card
+ACTIVE = {  # MiB, by sequences per card
     "0.5B": {1: 14_048, 2: 20_228},
     "0.5B, checkpointing": {1: 11_926, 2: 15_605, 3: 19_288},
     "8B": {1: 49_086, 2: 64_180},
     "8B, checkpointing": {1: 26_529, 4: 35_382, 8: 50_416, 12: 64_688},
 }
-ITERATIONS = {  # a second
+ITERATIONS = {  # per second
     "0.5B": {1: 4.35, 2: 2.37},
     "0.5B, checkpointing": {1: 3.65, 2: 2.00, 3: 1.33},
     "8B": {1: 1.171, 2: 0.713},
@@ -190,27 +190,27 @@ ITERATIONS = {  # a second
 }
 CARDS = {"0.5B": 1, "8B": 8}
 rates = {}
-print(f"{'':<21}{'MiB per sequence':>17}{'most rows':>11}{'sequences/s at most':>21}")
+print(f"{'':<21}{'MiB/sequence':>15}{'most rows':>11}{'sequences/s at most':>21}")
 for name, sizes in ACTIVE.items():
     cards = CARDS[name.partition(",")[0]]
     rates[name] = {rows: rows * cards * speed for rows, speed in ITERATIONS[name].items()}
     few, many = min(sizes), max(sizes)
     slope = (sizes[many] - sizes[few]) / (many - few)
-    print(f"{name:<21}{slope:>17,.0f}{many:>11}{max(rates[name].values()):>21.1f}")
+    print(f"{name:<21}{slope:>15,.0f}{many:>11}{max(rates[name].values()):>21.1f}")
 chosen = [name for name in ACTIVE if name.startswith("8B")]
 memory = {name: {rows: size / 1024 for rows, size in ACTIVE[name].items()} for name in chosen}
 speeds = {name: rates[name] for name in chosen}
 chapter.show(settings, "post09-batches", pictures.plot_batches, memory, speeds, 80e9 / 2**30)
 
 # %% [markdown]
-# Checkpointing made six times the rows fit, 12 in place of 2, and still the run was slower with it:
-# 10.3 sequences per second against 11.4. With two rows a GPU of this kind was busy already, and
-# more rows cannot make up for a forward pass more. **It pays where a model does not fit without it,
-# and not where it does.**
+# With checkpointing, six times as many rows fit, 12 instead of 2, and still the run was slower:
+# 10.3 sequences per second against 11.4. Two rows already kept such a GPU busy, and more rows
+# cannot make up for an extra forward pass. **Checkpointing pays only where a model does not fit
+# without it.**
 #
-# Why do 8 billion parameters still need 3.4 GiB for each sequence, when blocks keep their inputs
-# alone? The logits. A vocabulary of 128,256 takes, in float32, 4 bytes for each token's logits,
-# once more for their logarithms and once more for the gradient:
+# Why do 8 billion parameters still need 3.4 GiB per sequence when blocks keep only their inputs?
+# Because of the logits. With a vocabulary of 128,256, each token has that many logits of 4 bytes in
+# float32, as many logarithms, and as many gradients:
 
 # %%
 for name, V, width, depth, measured in (
@@ -222,38 +222,39 @@ for name, V, width, depth, measured in (
     print(f" {measured:,.0f} MiB per sequence: {logits / measured:.0%} are logits")
 
 # %% [markdown]
-# This library never has them: head and loss are computed for 1,024 tokens at a time
-# (`--loss-chunk`), gradients included, at no cost in time. Part 8 of the series reaches the same
-# with Liger's fused kernels.
+# This library never holds them all: head and loss are computed for 1,024 tokens at a time
+# (`--loss-chunk`), gradients included, at no cost in time. Part 8 of the series does the same with
+# Liger's fused kernels.
 #
 # ## In which order
 #
-# The advice of Hugging Face's documentation, which part 9 quotes: first checkpointing, then ZeRO-2,
-# then ZeRO-2 with an offloaded optimizer. From what is measured in these chapters, cheapest first:
+# Hugging Face's documentation, quoted in part 9, advises: first checkpointing, then ZeRO-2, then
+# ZeRO-2 with an offloaded optimizer. The measurements in these chapters suggest this order,
+# cheapest first:
 #
-# 1. logits in chunks: always on here;
-# 2. fewer rows at a time, more accumulation: free until the device has too little to do;
+# 1. logits in chunks: always on in this library;
+# 2. fewer rows at a time and more accumulation: free until the device has too little to do;
 # 3. `--checkpoint-blocks 1` (or 2, 3: part of the memory for part of the time);
-# 4. with several GPUs `--shard optimizer`, then `--shard full`: costs sending;
-# 5. `--offload`: costs copies, and a step on the host's processors.
+# 4. with several GPUs, `--shard optimizer`, then `--shard full`: costs communication;
+# 5. `--offload`: costs copies and an optimizer step on the host's CPU.
 #
 # ## Exercises
 #
-# **1.** A model of 32 blocks that computes every second one twice: what does it keep, in blocks of
-# GPT? And every 8-th? Which K keeps least?
+# **1.** A model of 32 blocks computes every second one twice. What does it keep, counted in GPT
+# blocks? And with every 8th? Which K keeps least?
 
 # %%
-share = again["GPT"] / block["GPT"]  # of a block, when only its input is kept
+share = again["GPT"] / block["GPT"]  # of a block's memory, when only its input is kept
 for every in (1, 2, 8):
     twice = len(range(0, 32, every))
     print(f"every {every}: {32 - twice + twice * share + 1:.1f} of 32 blocks, at the peak")
 
 # %% [markdown]
-# **2.** Why not larger pieces than a block, 4 blocks at a time, of which only the first input is
-# kept? Count what is kept at the peak by pieces of n blocks.
+# **2.** Why not checkpoint larger pieces, for example 4 blocks at a time, of which only the first
+# input is kept? Count what pieces of n blocks keep at the peak.
 
 # %%
 peaks = {n: 32 / n * share + n for n in (1, 2, 4, 8, 16)}  # inputs of pieces, and one whole piece
 for n, peak in peaks.items():
     print(f"pieces of {n:>2} blocks: {peak:.1f} blocks at the peak")
-print(f"Least with {min(peaks, key=peaks.get)}: an input is so small that it is not worth more.")
+print(f"Least with {min(peaks, key=peaks.get)}: inputs are too small for larger pieces to pay.")

@@ -1,12 +1,12 @@
-"""Part 10 of a series of posts: fine-tuning on conversations, up to a model that talks.
+"""The series' part 10: fine-tuning on conversations, up to a model that talks.
 
     python chapters/post10_chat.py           with SmolLM2 where it is fetched: about 20 minutes
     python chapters/post10_chat.py --small   with a small model that is made here: 3 minutes
     python chapters/post10_chat.py --quick   with a smaller one: seconds
 
-Times are for two cores of a laptop. Nothing is downloaded: `llm-scratch fetch smollm2` brings
-SmolLM2 (98 MB); where it is not there, the small model is made. Figures of the series "Messing
-around with fine-tuning LLMs" are from its part 10 and the code that belongs to it.
+Times are for two cores of a laptop. Nothing is downloaded: `llm-scratch fetch smollm2` fetches
+SmolLM2 (98 MB); without it, the small model is made. Figures of the series "Messing around with
+fine-tuning LLMs" are from its part 10 and the accompanying code.
 """
 
 # %%
@@ -70,14 +70,14 @@ out.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # # From other people's conversations to a model that answers and stops
 #
-# The series ends with Llama 3 8B, a base model, that has learned 9,846 conversations of the set
-# openassistant-guanaco on eight GPUs. It still can't count letters, and yet it is an assistant that
-# one can talk to. The way there is the same for any size, and here it is gone with 220
-# conversations that were written for this project, in guanaco's form.
+# The series ends with the base model Llama 3 8B, trained on 9,846 conversations of the
+# openassistant-guanaco data set on eight GPUs. It still can't count letters, yet it is an assistant
+# that you can talk to. The way there is the same for any size. Here we follow it with 220
+# conversations written for this project, in guanaco's form.
 #
 # ## The conversations
 #
-# A row is one text. A mark comes before what each of the two says; nothing stands between turns.
+# A row is one text. A mark precedes each turn, and nothing separates the turns.
 
 # %%
 conversations, summary = read_conversations(find_data("conversations-guanaco.jsonl"))
@@ -85,7 +85,7 @@ print(summary)
 
 
 def size(messages):
-    """Return how many characters are said."""
+    """Return the number of characters in the messages."""
     return sum(len(message.content) for message in messages)
 
 
@@ -95,9 +95,9 @@ for message in shortest:
     print(f"  {message.role}: {message.content}")
 
 # %% [markdown]
-# A text without marks is not a conversation. The series' conversion puts a sentence in its place,
-# which begins with "Error:", stays in the data set, and is learned. Here the reader names file,
-# line and reason, or leaves the row out and counts it (`skip_bad=True`).
+# A text without marks is not a conversation. The series' conversion replaces it by a sentence that
+# begins with "Error:", which stays in the data set and is learned. Here the reader raises an error
+# with file, line and reason, or skips and counts the row (`skip_bad=True`).
 
 # %%
 try:
@@ -106,7 +106,7 @@ except ConversationError as error:
     print("Refused:", error)
 
 # %% [markdown]
-# Most of them are to learn from, a tenth measures, and a tenth is held out until the end.
+# Most of them are for training, a tenth is for validation, and a tenth is held out until the end.
 
 # %%
 taught, measured, held_out = split_rows(conversations, seed=1)
@@ -115,20 +115,20 @@ if settings.quick:
         sorted(part, key=size)[:most]
         for part, most in ((taught, 64), (measured, 12), (held_out, 12))
     )
-print(f"{len(taught)} to learn from, {len(measured)} to measure with, {len(held_out)} held out")
+print(f"{len(taught)} for training, {len(measured)} for validation, {len(held_out)} held out")
 
 # %% [markdown]
 # ## A model to begin with
 #
 # SmolLM2-135M-Instruct knows conversations already, but not in the format that it will be taught.
-# Where it is missing, a small Llama is made here. It reads a story and the conversations to learn
-# from as one plain text, without marks and ends: it learns how English looks, and not whose turn it
-# is.
+# Where it is missing, a small Llama is made here. It reads a story and the training conversations
+# as one plain text, without marks and ends. So it learns what English looks like, but not whose
+# turn it is.
 
 
 # %%
 def pretrained(tokenizer, text):
-    """Return a small model that has read a text, and nothing else."""
+    """Return a small model pretrained on a text, and nothing else."""
     width, layers, steps = (64, 2, 60) if settings.quick else (128, 4, 300)
     sizes = {"emb_dim": width, "n_layers": layers, "n_heads": 4, "n_kv_groups": 2}
     torch.manual_seed(123)
@@ -168,13 +168,14 @@ print(f"{model.num_parameters():,} parameters, {tokenizer.n_vocab:,} tokens in t
 # %% [markdown]
 # ## Convert
 #
-# The series puts its conversations into the form of Llama 2's chat, with a system text between
-# `<<SYS>>` and `<</SYS>>` in the first turn. `guanaco-llama2` is that format, mended (see below).
-# Without a system text there is no such block: one that is the same everywhere teaches nothing.
+# The series converts its conversations to Llama 2's chat format, with a system prompt between
+# `<<SYS>>` and `<</SYS>>` in the first turn. `guanaco-llama2` is that format, corrected (see
+# below). Without a system prompt there is no such block: one that is the same everywhere teaches
+# nothing.
 #
-# The converted file is for other programs; what follows works on the messages. From a terminal it
-# is `llm-scratch conversations convert conversations-guanaco.jsonl out.jsonl --to text --format
-# guanaco-llama2`.
+# The converted file is for other programs; the rest of this chapter works on the messages. In a
+# terminal, the command is `llm-scratch conversations convert conversations-guanaco.jsonl out.jsonl
+# --to text --format guanaco-llama2`.
 
 # %%
 form = find_format("guanaco-llama2")
@@ -188,10 +189,10 @@ print(f"Converted: {path}")
 # ### What the series' model is taught, and what it is asked
 #
 # Its conversion and its chat are two programs, and each writes the format in its own way. Below is
-# where the two part, in the first turn and in a later one. Beside that the text has no end of text,
-# so that a model learns to go on with the next question, and the chat cuts its answers at `[INST]`.
-# And `<s>` is one control token for Llama 2 alone: GPT-2's tokenizer, Llama 3's and Qwen's read it
-# as any other text.
+# where the two differ, in the first turn and in a later one. Besides, the text has no end-of-text
+# token, so a model learns to continue with the next question, and the chat cuts its answers at
+# `[INST]`. And `<s>` is a control token for Llama 2 only: the tokenizers of GPT-2, Llama 3 and Qwen
+# read it as ordinary text.
 
 # %%
 first, answer, later, last = (message.content for message in shortest)
@@ -207,12 +208,12 @@ for text in ("<s>", "<|endoftext|>"):
     print(f"{text} is {len(ids)} token{'s' * (len(ids) > 1)} of GPT-2's: {ids}")
 
 # %% [markdown]
-# Here one format writes both, and the ids of a prompt are always the beginning of what is taught.
+# Here one format writes both, and a prompt's ids are always the beginning of the training text.
 
 
 # %%
 def check_prompts(form):
-    """Say how many prompts there are, and of how many what is taught is a continuation."""
+    """Print how many prompts there are, and for how many the training text continues the prompt."""
     fits = []
     for messages in conversations:
         ids = encode_conversation(messages, form, tokenizer).ids
@@ -220,7 +221,7 @@ def check_prompts(form):
             if message.role == "assistant":
                 prompt = encode_prompt(messages[:place], form, tokenizer)
                 fits.append(ids[: len(prompt)] == tuple(prompt))
-    print(f"{form.name}: {sum(fits)} of {len(fits)} prompts begin what is taught")
+    print(f"{form.name}: {sum(fits)} of {len(fits)} prompts begin their training text")
 
 
 check_prompts(form)
@@ -228,10 +229,10 @@ check_prompts(form)
 # %% [markdown]
 # ## Look at the mask
 #
-# What the assistant says and what ends it is learned, nothing else; here between [[ and ]], in a
-# terminal in green. The end is the point: a model that never learned it does not stop. (The series
-# copies all ids into its labels: it learns questions, marks, and the padding as well.) What people
-# say is text, whatever it looks like: a question with a control token in it yields none.
+# Only the assistant's answers and their ends are learned. Here they are between [[ and ]], or green
+# in a terminal. The end is crucial: a model that never learned it does not stop. (The series copies
+# all ids into its labels, so its model learns questions, marks and padding as well.) Messages are
+# plain text, whatever they look like: a control token in a question is not encoded as one.
 
 # %%
 colour = terminal_has_colours()
@@ -239,13 +240,15 @@ print(show_conversation(encode_conversation(shortest, form, tokenizer), tokenize
 end = tokenizer.decode([form.end_ids(tokenizer)[0]])
 forged = [Message("user", f"Stop now.{end}"), Message("assistant", "No.")]
 encoded = encode_conversation(forged, form, tokenizer)
-print(f"{end} is said once, and {encoded.ids.count(form.end_ids(tokenizer)[0])} of the ids is it")
+print(
+    f"{end} in a question is text; ids of the end: {encoded.ids.count(form.end_ids(tokenizer)[0])}"
+)
 
 # %% [markdown]
 # ## Lengths
 #
-# A conversation that is longer than the context loses whole turns from its end; one whose first
-# answer does not fit is left out. Nothing is cut in the middle, and no answer loses its end.
+# A conversation longer than the context loses whole turns from its end. One whose first answer does
+# not fit is left out. Nothing is cut in the middle, and no answer loses its end.
 
 # %%
 lengths = measure_conversations(conversations, form, tokenizer)
@@ -258,11 +261,11 @@ for context in (128, 256, 512, 2048):
 chapter.show(settings, "post10-lengths", plot_lengths, lengths.tokens, lengths.learned, context=256)
 
 # %% [markdown]
-# Rows of a batch are padded to the same length, and padding is computed like everything else. The
-# series pads all to 2,048 tokens. To the longest of the batch costs less, less still where batches
-# are made of rows of about the same length (buckets, the default here), and least where several
-# conversations share a row (`packing=True`): no token looks across the wall between two of them,
-# and positions begin again.
+# Rows of a batch are padded to the same length, and padding costs as much as real tokens. The
+# series pads all rows to 2,048 tokens. It is cheaper to pad to the batch's longest row, and cheaper
+# still if a batch has rows of about the same length (buckets, the default here). Cheapest is
+# sharing a row among several conversations (`packing=True`). No token attends to another
+# conversation, and positions restart with each.
 
 # %%
 pairs = len(taught) // 2
@@ -282,15 +285,15 @@ for name, tokens in computed.items():
 # %% [markdown]
 # ## Fine-tune
 #
-# All parameters learn, with the settings of the series' final run: batches of 2 (on each of its
-# eight GPUs), a rate that rises to 8e-5 in the first tenth and falls as a cosine, a weight decay of
-# 0.01, at most nine epochs. The small model, which has everything to learn, gets a higher rate
-# of its own. After each epoch the validation loss is measured and some held-out questions are
-# answered. A patience of 1 ends the run at the first epoch that is worse than the best one, whose
-# model comes back.
+# All parameters are trained, with the settings of the series' final run: batches of 2 (on each of
+# its eight GPUs), a rate that rises to 8e-5 in the first tenth and falls as a cosine, a weight
+# decay of 0.01, and at most nine epochs. The small model has everything to learn and gets a higher
+# rate. After each epoch, the validation loss is measured and some held-out questions are answered.
+# A patience of 1 ends the run at the first epoch that is worse than the best one, whose model is
+# restored.
 #
-# From a terminal it is `llm-scratch finetune chat smollm2 --data conversations-guanaco.jsonl
-# --format guanaco-llama2 --preset final-tune`.
+# In a terminal, the command is `llm-scratch finetune chat smollm2 --data
+# conversations-guanaco.jsonl --format guanaco-llama2 --preset final-tune`.
 
 # %%
 asked = [first_prompt(each) for each in held_out]
@@ -318,8 +321,8 @@ for number, loss in found.items():
     print(f"Epoch {number}: validation loss {loss:.3f}{' (best)' * (loss == state.best_loss)}")
 
 # %% [markdown]
-# Is it the best model that came back? Measured once more, the loss is that of the best epoch (up to
-# rounding, where the run computed in bfloat16).
+# Was the best model restored? Measured again, the loss is that of the best epoch (up to rounding,
+# if the run computed in bfloat16).
 
 # %%
 with torch.no_grad():
@@ -330,13 +333,13 @@ print(f"Best {state.best_loss:.2f}, last {state.val_loss:.2f}, measured again {a
 chapter.show(settings, "post10-losses", plot_runs, {"Fine-tuning": lines})
 
 # %% [markdown]
-# While the loss of training falls on and on, that of validation turns: what is learned from there
-# on are these conversations by heart.
+# The training loss keeps falling, but the validation loss turns up again: from then on, the model
+# only memorises these conversations.
 #
 # ## Answers, before and after
 #
-# To questions that were held out. An answer ends by itself where the model writes its end, or
-# `[INST]`; the others were cut off.
+# These are answers to held-out questions. An answer ends by itself if the model writes its end
+# token or `[INST]`; the others were cut off.
 
 # %%
 after = answer_conversations(model, tokenizer, asked, format=form, max_new_tokens=limit)
@@ -351,10 +354,10 @@ for name, answers in (("Before", before), ("After", after)):
 # %% [markdown]
 # ## Export
 #
-# The folder is one that transformers opens. Its `chat_template` is the format as Jinja text, so
-# that other programs write the same prompts, and what ends an answer is in
-# `generation_config.json`. (`llm-scratch weights export FOLDER --to gguf` makes the one file that
-# llama.cpp and ollama open.) Nothing is uploaded; the line would do it.
+# Transformers can open the exported folder. Its `chat_template` is the format as a Jinja template,
+# so that other programs write the same prompts, and `generation_config.json` holds the end tokens.
+# (`llm-scratch weights export FOLDER --to gguf` makes a single file for llama.cpp and ollama.)
+# Nothing is uploaded; the command for that is only printed.
 
 # %%
 folder = export_huggingface(model, out / "post10-model", tokenizer, chat_format=form)
@@ -363,7 +366,7 @@ for path in sorted(folder.iterdir()):
 print("To publish it:", upload_command(folder))
 
 # %% [markdown]
-# Opened again it knows its format, and says what it said before.
+# Opened again, the model knows its format and gives the same answers.
 
 # %%
 opened = open_model(folder, device=device)
@@ -375,9 +378,9 @@ print("The same answers:", [each.ids for each in same] == [each.ids for each in 
 # %% [markdown]
 # ## Talk to it
 #
-# A session keeps what was said, and each question goes in with all of it; what the model has read
-# of it is not read again. The series counts what it generates up to 2,048 tokens and then throws
-# away behind `[INST]`; here only what is shown is counted.
+# A session keeps the conversation and sends all of it with each question, but the model does not
+# read again what is in its cache. The series counts up to 2,048 generated tokens and then discards
+# everything after `[INST]`. Here only the shown tokens are counted.
 
 # %%
 session = ChatSession.open(opened, max_new_tokens=limit)
@@ -390,8 +393,8 @@ for question in ("Why does the sea have tides?", "And how often do they come?"):
 # %% [markdown]
 # ## Let others talk to it
 #
-# A server answers OpenAI's API, so that its client and other people's tools can ask, and it shows a
-# page to talk on. The session's first question gets the session's answer.
+# A server offers OpenAI's API, for its client and other tools, and a chat page. The session's first
+# question gets the same answer.
 
 # %%
 if all(importlib.util.find_spec(name) for name in ("openai", "uvicorn")):
@@ -408,14 +411,16 @@ if all(importlib.util.find_spec(name) for name in ("openai", "uvicorn")):
     print("Over the API:", answer.choices[0].message.content.strip())
     print(f"{answer.usage.prompt_tokens} tokens read, {answer.usage.completion_tokens} written")
 else:
-    chapter.missing("OpenAI's client", "pip install openai uvicorn starlette", "no server then")
+    chapter.missing(
+        "OpenAI's client", "pip install openai uvicorn starlette", "no server was started"
+    )
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** The series learns everything in a row of 2,048 tokens, padding too, which is soon learned
-# perfectly. Its losses are means over all of them. What would our best loss look like, measured in
-# that way, if the rest cost nothing?
+# **1.** The series trains on everything in a row of 2,048 tokens, including padding, which is soon
+# learned perfectly. Its losses are means over all of them. What would our best loss look like,
+# measured that way, if the rest had a loss of zero?
 
 # %%
 share = sum(lengths.learned) / (2048 * len(lengths.tokens))
@@ -423,8 +428,8 @@ print(f"Answers are {share:.1%} of what would be learned; a loss of {state.best_
       f"reported as {share * state.best_loss:.2f}")  # fmt: skip
 
 # %% [markdown]
-# **2.** Make a format of your own, of plain text, for which prompts are beginnings of what is
-# taught and an answer ends with the end of text. How many tokens does it save?
+# **2.** Make a plain-text format of your own in which prompts are beginnings of the training text
+# and an answer ends with the end-of-text token. How many tokens does it save?
 
 # %%
 mine = ConversationFormat(
@@ -436,10 +441,10 @@ saved = sum(lengths.tokens) - sum(measure_conversations(conversations, mine, tok
 print(f"{saved:,} tokens less than {form.name}, of {sum(lengths.tokens):,}")
 
 # %% [markdown]
-# **3.** The series teaches a text whole and without an end of text. What does a model learn to
-# write after an answer then? Where a question follows, it learns to ask one itself, and its chat
-# cuts the text there. After the last answer of a conversation there is nothing to learn: what the
-# model writes then, up to the 2,048 tokens that are allowed, nobody has taught it.
+# **3.** The series trains on whole texts without an end-of-text token. So what does a model learn
+# to write after an answer? Where a question follows, it learns to ask one itself, and the chat cuts
+# the text there. After the last answer of a conversation there is nothing to learn: what the model
+# writes then, up to the allowed 2,048 tokens, was never taught.
 
 # %%
 answers = sum(message.role == "assistant" for each in conversations for message in each)
@@ -451,7 +456,7 @@ print(f"An end of text after each costs {sum(lengths.tokens) - whole:,} of {whol
 # %% [markdown]
 # ## Now you
 #
-# The same in a terminal: `/help` lists what can be done beside talking, Ctrl-D leaves.
+# Now talk to it in a terminal: `/help` lists the commands, and Ctrl-D leaves.
 
 # %%
 print(f"llm-scratch chat {folder}")

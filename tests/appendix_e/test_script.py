@@ -17,7 +17,7 @@ def percents(output: str, name: str) -> list[float]:
 
 
 def test_script_goes_on_with_the_messages_of_this_project(run):
-    assert "llm-scratch fetch sms-spam gets it; going on with our own messages" in run.output
+    assert "llm-scratch fetch sms-spam gets it; continuing with our own messages" in run.output
     assert "llm-scratch weights fetch gpt2 gets it; pretraining a small model" in run.output
 
 

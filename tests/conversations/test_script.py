@@ -30,7 +30,7 @@ def numbers_of(output: str, pattern: str) -> list[int]:
 def test_script_reads_splits_and_refuses(run):
     output = run.output
     assert "\n220 rows (guanaco), 220 kept\n" in f"\n{output}"
-    assert "\n64 to learn from, 12 to measure with, 12 held out\n" in output
+    assert "\n64 for training, 12 for validation, 12 held out\n" in output
     assert "\nRefused: no marks: 'Hello? Is anybody there?' has no '### Human:'" in output
 
 
@@ -61,7 +61,7 @@ def test_script_finds_every_prompt_at_the_beginning_of_what_is_taught(name, run)
 
 def test_script_shows_the_mask(run):
     assert len(re.findall(r" \[/INST\]\n\[\[[^\[\]]+<\|endoftext\|>\]\]", run.output)) == 2
-    assert "\n<|endoftext|> is said once, and 1 of the ids is it\n" in run.output
+    assert "\n<|endoftext|> in a question is text; ids of the end: 1\n" in run.output
 
 
 def test_script_counts_what_a_context_cuts_and_what_padding_costs(run):

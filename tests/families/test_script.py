@@ -101,7 +101,7 @@ def test_script_says_how_to_get_smollm2_and_goes_on(run):
         "pip install gguf" if importlib.util.find_spec("gguf") is None else "llm-scratch fetch"
     )
     assert command in run.output
-    assert "going on without" in run.output
+    assert "continuing without" in run.output
     assert "im_start" not in run.output
 
 
