@@ -66,7 +66,7 @@ def describe_base(model: Any, without: Collection[str]) -> dict[str, Any]:
     config = asdict(model.cfg)
     tensors = base_tensors(model)
     return {
-        "options": {name: config[name] for name in OPTIONS},
+        "options": {name: config[name] for name in OPTIONS if name in config},
         "crc32": {name: checksum(t) for name, t in tensors.items() if name not in without},
     }
 

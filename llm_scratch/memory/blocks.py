@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_scratch.memory.step import BYTES, TrainingStep
+from llm_scratch.model.config import GPTConfig
+from llm_scratch.model.families import family_name
 from llm_scratch.model.llama_config import LlamaConfig
 
 SHORTCUTS, ATTENTION, NETWORK = "norms and shortcuts", "attention", "feed-forward network"
@@ -107,10 +109,18 @@ def block_of(step: TrainingStep, learns: bool = True) -> Block:
     Args:
         step: the step.
         learns: whether the block's matrices learn, rather than let gradients through.
+
+    Raises:
+        ValueError: if there are no formulas for the model's family.
     """
     ways = Ways.of(step, learns)
-    if not isinstance(step.cfg, LlamaConfig):
+    if isinstance(step.cfg, GPTConfig):
         return _gpt_block(ways)
+    if not isinstance(step.cfg, LlamaConfig):
+        raise ValueError(
+            f"no formulas of memory are known for the family {family_name(step.cfg)}; use "
+            "llm-scratch memory measure, which takes steps and looks"
+        )
     return _experts_block(step.cfg, ways) if step.cfg.num_experts else _llama_block(step.cfg, ways)
 
 

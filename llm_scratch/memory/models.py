@@ -15,15 +15,14 @@ from typing import Any
 
 from llm_scratch.files import read_json
 from llm_scratch.model import llama_sizes
-from llm_scratch.model.config import ConfigError, GPTConfig, gpt2_config
-from llm_scratch.model.families import any_config
+from llm_scratch.model.config import ConfigError, gpt2_config
+from llm_scratch.model.families import FAMILIES, any_config
 from llm_scratch.model.llama_config import LlamaConfig
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.safetensors_header import read_header
 from llm_scratch.training.presets import PRESETS
+from llm_scratch.weights.config_json import MODEL_TYPES, READERS
 from llm_scratch.weights.folder_metadata import METADATA_KEY, saved_config
-from llm_scratch.weights.gpt2_config_json import read_gpt2_config
-from llm_scratch.weights.llama_config_json import ARCHITECTURES, read_llama_config
 
 PRESET = "preset:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -55,7 +54,7 @@ NAMES: dict[str, Mapping[str, Any]] = {
 """The published sizes of Llama's family by name."""
 
 
-def model_config(source: Any) -> GPTConfig | LlamaConfig:
+def model_config(source: Any) -> Any:
     """Return a model's configuration; no weights are read, and nothing is fetched.
 
     Args:
@@ -82,7 +81,7 @@ def model_config(source: Any) -> GPTConfig | LlamaConfig:
     return _of_path(path)
 
 
-def _named(name: str) -> GPTConfig | LlamaConfig | None:
+def _named(name: str) -> Any | None:
     """Return the configuration that a name stands for; None where it stands for none."""
     if name.startswith(PRESET):
         preset = PRESETS.get(name.removeprefix(PRESET))
@@ -97,7 +96,7 @@ def _named(name: str) -> GPTConfig | LlamaConfig | None:
         return None
 
 
-def _of_path(path: Path) -> GPTConfig | LlamaConfig:
+def _of_path(path: Path) -> Any:
     """Return the configuration that a file or folder states."""
     if path.is_file() and path.suffix == ".json":
         return _of_json(path)
@@ -137,14 +136,14 @@ def _of_json(path: Path) -> Any:
     try:
         if isinstance(values.get("model"), dict):  # a run's: model, settings, data
             return any_config(values["model"])
-        if isinstance(kind, str) and kind in ARCHITECTURES:
-            return LlamaConfig(**_without_classes(read_llama_config(path, values)))
-        if kind == "gpt2" or "n_embd" in values:
-            released = {"qkv_bias": True, "tie_weights": True}
-            return GPTConfig(**{**released, **_without_classes(read_gpt2_config(path, values))})
-        return any_config(values)
+        family = MODEL_TYPES.get(str(kind), "gpt2" if "n_embd" in values else None)
+        if family is None:
+            return any_config(values)
+        options = _without_classes(READERS[family](path, values))
+        released = {"qkv_bias": True, "tie_weights": True} if family == "gpt2" else {}
+        return FAMILIES[family].config(**{**released, **options})
     except (ConfigError, TypeError) as err:
-        known = ", ".join(("gpt2", *ARCHITECTURES))
+        known = ", ".join(MODEL_TYPES)
         named = f" (model_type {str(kind)[:40]!r}; known are {known})" if kind is not None else ""
         raise WeightsError(path, f"states no model of this library{named}: {err}") from err
 

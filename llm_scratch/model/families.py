@@ -121,14 +121,25 @@ def family_of(cfg: Any) -> Family:
     Raises:
         TypeError: if it is not a configuration of this library.
     """
-    for family in FAMILIES.values():
+    return FAMILIES[family_name(cfg)]
+
+
+def family_name(cfg: Any) -> str:
+    """Return the name of a configuration's family.
+
+    Raises:
+        TypeError: if it is not a configuration of this library.
+    """
+    for name, family in FAMILIES.items():
         if isinstance(cfg, family.config):
-            return family
+            return name
     raise TypeError(f"a {type(cfg).__name__} is not a configuration of a model of this library")
 
 
 def any_config(cfg: Any) -> Any:
-    """Return a configuration unchanged, or make one from a dict: GPT's if its keys fit.
+    """Return a configuration unchanged, or make one from a dict.
+
+    A dict belongs to the family that has most of its keys, the first of several in `FAMILIES`.
 
     Raises:
         TypeError: if it is neither a configuration nor a dict.
@@ -136,8 +147,10 @@ def any_config(cfg: Any) -> Any:
     """
     if not isinstance(cfg, Mapping):
         return family_of(cfg) and cfg
-    fits = [f for f in FAMILIES.values() if cfg.keys() <= f.config.__dataclass_fields__.keys()]
-    return (fits or [*FAMILIES.values()][-1:])[0].as_config(cfg)
+    nearest = max(
+        FAMILIES.values(), key=lambda f: len(cfg.keys() & f.config.__dataclass_fields__.keys())
+    )
+    return nearest.as_config(cfg)
 
 
 def config_of_saved(model: str, options: Mapping[str, Any]) -> Any:

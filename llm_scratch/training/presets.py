@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from llm_scratch.model.config import GPT2_CONFIGS, GPTConfig
-from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.families import FAMILIES
 from llm_scratch.training.config import TrainConfig
 
 
@@ -18,29 +18,35 @@ class Preset:
     model: GPTConfig
     train: TrainConfig
 
-    def sizes(self, family: str = "gpt2", **given: Any) -> GPTConfig | LlamaConfig:
+    def sizes(self, family: str = "gpt2", **given: Any) -> Any:
         """Return the sizes of a model to train.
 
-        A model of Llama's family is as wide and as deep as the GPT, with half as many keys as
-        queries where that goes, and a gated network with about as many parameters as GPT-2's.
+        A model of another family is as wide and as deep as the GPT. Llama's has half as many keys
+        as queries where that goes, and a gated network with about as many parameters as GPT-2's.
 
         Args:
-            family: "gpt2" or "llama".
+            family: a family's name in `FAMILIES`.
             given: sizes that take the place of the preset's.
 
         Raises:
-            ValueError: if the family has no such size, or two do not fit.
+            ValueError: if there is no such family, it has no such size, or two do not fit.
         """
-        kind = LlamaConfig if family == "llama" else GPTConfig
+        if family not in FAMILIES:
+            raise ValueError(f"{family=} is unknown; use {', '.join(FAMILIES)}")
+        kind = FAMILIES[family].config
         if odd := sorted(given.keys() - {field.name for field in fields(kind)}):
             raise ValueError(f"a model of the family {family} has no {', '.join(odd)}")
         if family == "gpt2":
             return replace(self.model, **given)
         names = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "tie_weights")
         sizes = {name: self.model[name] for name in names} | given
-        C, H = sizes["emb_dim"], sizes["n_heads"]
-        shaped = {"hidden_dim": -(-8 * C // 3 // 32) * 32, "n_kv_groups": H if H % 2 else H // 2}
-        return LlamaConfig(**{**shaped, **sizes})
+        return kind(**{**(_shaped(**sizes) if family == "llama" else {}), **sizes})
+
+
+def _shaped(emb_dim: int, n_heads: int, **_: Any) -> dict[str, int]:
+    """Return the sizes that a `LlamaModel` has beyond a GPT's."""
+    groups = n_heads if n_heads % 2 else n_heads // 2
+    return {"hidden_dim": -(-8 * emb_dim // 3 // 32) * 32, "n_kv_groups": groups}
 
 
 _model = partial(GPTConfig, vocab_size=50257, tie_weights=True)

@@ -20,7 +20,7 @@ from llm_scratch.model.together import lay_together
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.stored import reading_thirds
 from llm_scratch.weights.gpt2_names import QKV
-from llm_scratch.weights.parts import LLAMA, Part, compare
+from llm_scratch.weights.parts import GPT2, Part, compare
 from llm_scratch.weights.source import Source, config_of
 
 
@@ -43,7 +43,7 @@ def build_model(
     if "drop_rate" in cfg and (drop_rate or not (config or source.metadata)):
         cfg = replace(cfg, drop_rate=drop_rate)
     parts = dict(source.parts)
-    if not cfg.qkv_bias:
+    if not cfg.get("qkv_bias", True):
         _drop_zero_biases(parts, cfg.n_layers)
     tied = head is None and _is_tied(source, tie_weights)
     if head is not None and tie_weights:
@@ -70,7 +70,7 @@ def build_model(
         _set(model, "out_head.weight", model.tok_emb.weight.detach().clone())
     if tied:
         model.tie_weights()
-    if source.family == LLAMA:  # GPT-2's matrices stay mapped in the file
+    if source.family != GPT2:  # whose matrices stay mapped in the file
         lay_together(model)
     return model.eval()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llm_scratch.conversations.encoding import Format
 from llm_scratch.files import write_json, write_text
-from llm_scratch.model.families import family_of, language_model
+from llm_scratch.model.families import family_name, language_model
 from llm_scratch.model.heads import head_of
 from llm_scratch.tensor_files.safetensors import write_safetensors
 from llm_scratch.tokenizers.any_tokenizer import end_of_text_id, fingerprint
@@ -22,9 +22,9 @@ from llm_scratch.tokenizers.gpt2 import GPT2Tokenizer
 from llm_scratch.tokenizers.simple import END_OF_TEXT
 from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 from llm_scratch.weights import gpt2_names, llama_names
+from llm_scratch.weights.config_json import WRITERS
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
-from llm_scratch.weights.gpt2_config_json import write_gpt2_config
-from llm_scratch.weights.llama_config_json import write_llama_config
+from llm_scratch.weights.parts import GPT2, LLAMA
 
 
 def export_huggingface(
@@ -61,6 +61,8 @@ def export_huggingface(
     """
     inner, tensors = exportable(model)
     cfg: Any = inner.cfg
+    if (family := family_name(cfg)) not in RENAMED:
+        raise ValueError(f"no names of transformers are known for the family {family}; {_INSTEAD}")
     bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
@@ -73,8 +75,7 @@ def export_huggingface(
     tied = "out_head.weight" not in tensors
     end = None if bpe is None else end_of_text_id(bpe)  # the vocabulary size does not reveal it
     dtype = str(tensors["tok_emb.weight"].dtype).removeprefix("torch.")
-    config_of, renamed = _FAMILIES[family_of(cfg).model]
-    config = config_of(cfg, tied, dtype, end)
+    config = WRITERS[family](cfg, tied, dtype, end)
     write_json(folder / "config.json", config, indent=2)
     ends = {"bos_token_id": end, "eos_token_id": list(stops) if len(stops) > 1 else end}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ends}, indent=2)
@@ -82,7 +83,7 @@ def export_huggingface(
         _write_tokenizer(folder, bpe, cfg, chat_template)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", _card(inner, config))
-    _write_weights(folder, renamed(tensors, cfg), max_shard_size)
+    _write_weights(folder, RENAMED[family](tensors, cfg), max_shard_size)
     return folder
 
 
@@ -113,10 +114,13 @@ def exportable(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
     return inner, tensors
 
 
-_FAMILIES: dict[str, tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Tensor]]]] = {
-    "GPTModel": (write_gpt2_config, gpt2_names.to_hugging_face),
-    "LlamaModel": (write_llama_config, llama_names.to_hugging_face),
+RENAMED: dict[str, Callable[..., dict[str, Tensor]]] = {
+    GPT2: gpt2_names.to_hugging_face,
+    LLAMA: llama_names.to_hugging_face,
 }
+"""The function that returns a model's tensors by Hugging Face's names, by family."""
+
+_INSTEAD = "use save_model (llm-scratch weights convert)"
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -> None:

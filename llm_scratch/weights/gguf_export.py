@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llm_scratch.model.families import FAMILIES, family_of
+from llm_scratch.model.families import family_name
 from llm_scratch.model.llama_config import LlamaConfig, RopeScaling
 from llm_scratch.model.rope import frequencies, yarn_attention_factor
 from llm_scratch.tensor_files.gguf_writing import Q8_BLOCK, Outgoing, write_gguf
@@ -105,8 +105,12 @@ def architecture_of(cfg: Any) -> str:
     Raises:
         ValueError: if it has none.
     """
-    if family_of(cfg) is FAMILIES[GPT2]:
+    if (family := family_name(cfg)) == GPT2:
         return "gpt2"
+    if family != LLAMA:
+        raise ValueError(
+            f"a model of the family {family} is not written to GGUF files; use save_model"
+        )
     if cfg.num_experts:
         raise ValueError(f"experts are not written to GGUF files; {_ELSEWHERE}")
     if cfg.qkv_bias and cfg.qk_norm:

@@ -12,9 +12,7 @@ from llm_scratch.files import read_json
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.reading import read_tensors
 from llm_scratch.tensor_files.stored import Stored
-from llm_scratch.weights.gpt2_config_json import read_gpt2_config
-from llm_scratch.weights.llama_config_json import ARCHITECTURES, read_llama_config
-from llm_scratch.weights.parts import GPT2, LLAMA
+from llm_scratch.weights.config_json import MODEL_TYPES, READERS
 
 LONGEST_INDEX = 16 << 20  # bytes: a hundred thousand tensors
 # In the order of preference: those that cannot hold code come first.
@@ -68,8 +66,7 @@ def read_config(path: Path, family: str, ignore_keys: Collection[str] = ()) -> d
         raise WeightsError(
             path, f"is of a model_type={kind!r}, the tensors beside it are those of a {family}"
         )
-    read = read_llama_config if family == LLAMA else read_gpt2_config
-    return read(path, values, ignore_keys)
+    return READERS[family](path, values, ignore_keys)
 
 
 def check_config(path: Path, ignore_keys: Collection[str] = ()) -> None:
@@ -91,11 +88,10 @@ def _stated_family(
     if "model_type" in ignore_keys or "model_type" not in values:
         return None
     kind = values["model_type"]
-    known = {GPT2: GPT2, **dict.fromkeys(ARCHITECTURES, LLAMA)}
-    if not isinstance(kind, str) or kind not in known:
-        names = ", ".join(known)
+    if not isinstance(kind, str) or kind not in MODEL_TYPES:
+        names = ", ".join(MODEL_TYPES)
         raise WeightsError(path, f"is of a model_type={str(kind)[:60]!r}; known are {names}")
-    return known[kind]
+    return MODEL_TYPES[kind]
 
 
 def read_sharded(index: Path) -> dict[str, Stored]:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from llm_scratch.model.config import GPT2_CONFIGS, ConfigError, GPTConfig
-from llm_scratch.model.families import FAMILIES, family_of
-from llm_scratch.model.llama_config import LlamaConfig
+from llm_scratch.model.families import FAMILIES, family_name
 from llm_scratch.tensor_files.errors import WeightsError
 from llm_scratch.tensor_files.gguf_header import is_gguf
 from llm_scratch.tensor_files.reading import read_tensors
@@ -110,7 +109,7 @@ def config_of(source: Source, config: Any | None = None) -> Any:
     Raises:
         WeightsError: if these contradict each other, or the number of heads is unknown.
     """
-    if config is not None and family_of(config) is not FAMILIES[source.family]:
+    if config is not None and family_name(config) != source.family:
         hint = f"holds a model of the family {source.family}, the config is of another one"
         raise WeightsError(source.path, hint)
     sizes = _sizes_seen(source)
@@ -128,8 +127,8 @@ def config_of(source: Source, config: Any | None = None) -> Any:
         return config
     if source.metadata:
         return saved_config(source.metadata)
-    if source.family == LLAMA:
-        return _llama_config(source)
+    if source.family != GPT2:
+        return _stated_config(source)
     n_heads = n_heads or _heads_of_gpt2(source, sizes)
     qkv_bias = source.known.get("qkv_bias", "trf_blocks.0.att.W_query.bias" in source.parts)
     try:
@@ -138,17 +137,18 @@ def config_of(source: Source, config: Any | None = None) -> Any:
         raise WeightsError(source.path, str(err)) from err
 
 
-def _llama_config(source: Source) -> LlamaConfig:
-    """Return the configuration that the files of a model of Llama's family state."""
+def _stated_config(source: Source) -> Any:
+    """Return the configuration that the files of a model state, if it is not a GPT-2."""
+    family = FAMILIES[source.family]
     options = {k: v for k, v in source.known.items() if k != "class_names"}
     if not {"n_heads", "context_length"} <= options.keys():
         raise WeightsError(
             source.path,
-            "has no config.json beside it, and tensors do not say how a model of Llama's family "
-            "computes; give config=LlamaConfig(...)",
+            "has no config.json beside it, and tensors do not say how a model of the family "
+            f"{source.family} computes; give config={family.config.__name__}(...)",
         )
     try:
-        return LlamaConfig(**options)
+        return family.config(**options)
     except ConfigError as err:
         raise WeightsError(source.path, str(err)) from err
 
@@ -207,6 +207,8 @@ def _open_file(
     metadata = read_metadata(path, file)
     opened = _sorted_into_parts(path, file.tensors, lora_alpha)
     opened.known, opened.metadata = dict(metadata.get("config", {})), metadata
+    if metadata:
+        opened.family = family_name(saved_config(metadata))
     if file.settings is not None and opened.layout == NANOGPT:
         opened.known = read_model_args(path, file.settings, ignore_keys)
     return opened
