@@ -131,7 +131,7 @@ def test_check_says_what_is_missing(chats, capsys, monkeypatch, tmp_path):
     for words, message in (
         (("check", path, "gpt2", *FORMAT, "--context", 0), "--context=0 must be 1 or more"),
         (("show", path, "gpt2", *FORMAT, "--rows", 0), "--rows=0 must be 1 or more"),
-        (("show", path, "gpt2", "--format", "latin"), "no format is called 'latin'; there are "),
+        (("show", path, "gpt2", "--format", "latin"), "no format is called 'latin'; use one of "),
         (("show", tmp_path, "gpt2", *FORMAT), "is a folder; name a file in it"),
         (("check", tmp_path / "none.json", "gpt2", *FORMAT), "none.json"),
     ):
