@@ -107,7 +107,7 @@ def text_row(messages: Conversation, format: Format, tokenizer: Any) -> Row:
     for piece in pieces:
         if specials and not piece.control and (found := any_of(specials).search(piece.text)):
             raise ConversationError(
-                "a control token in what is said",
+                "a control token in a message",
                 f"it contains {found[0]!r}, which in a text can't be told from the format's own",
             )
     return {"text": "".join(piece.text for piece in pieces)}

@@ -161,10 +161,10 @@ def test_convert_writes_texts_of_a_format(chats, capsys, tmp_path):
     path = chats({"text": GUANACO}, {"text": "### Human: a<|endoftext|>### Assistant: b"})
     words = ("convert", path, out, "--to", "text", *FORMAT)
     assert call(*words) == 2
-    assert "a control token in what is said: conversation 2: '<|endo" in capsys.readouterr().err
+    assert "token in a message: conversation 2: it contains '<|endo" in capsys.readouterr().err
     assert call(*words, "--skip-bad") == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "dropped: 1 for a control token in what is said",
+        "dropped: 1 for a control token in a message",
         f"{out}: 1 row (text)",
     ]
     end = "<|endoftext|>"
