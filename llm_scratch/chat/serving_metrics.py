@@ -1,4 +1,4 @@
-"""What the server and its engines have done, as the text that Prometheus reads."""
+"""The counters of the server and its engines, as the text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def metrics_text(models: Mapping[str, ServedModel], statuses: Mapping[int, int])
     """Return all counters and gauges.
 
     Args:
-        models: what is served, by name.
-        statuses: how often each status of HTTP was answered.
+        models: the served models, by name.
+        statuses: the number of responses by HTTP status.
     """
     counters = {name: served.engine.counters for name, served in models.items()}
     lines: list[str] = []

@@ -230,7 +230,7 @@ def test_engine_scores_a_prompt_without_likeliest_tokens(model):
 def test_engine_refuses_what_means_nothing(model):
     with Engine(model, BYTES) as engine:
         for request, message in (
-            (Request((), 3), "an empty prompt"),
+            (Request((), 3), "the prompt is empty"),
             (Request((1, 256), 3), "id 256 of the prompt is not in the vocabulary, 0 to 255"),
             (Request((1, "2"), 3), "id 2 of the prompt"),
             (Request((1,), 0), "max_new_tokens=0 must be 1 or more"),
