@@ -139,7 +139,7 @@ def read_asked(fields: Fields, *, chat: bool, most_choices: int, vocab_size: int
         raise refused("stream_options", f"is {shown(options)}; an object is needed")
     n = fields.count("n", 1, most_choices) or 1
     if not chat and (fields.count("best_of", 1, most_choices) or n) != n:
-        raise refused("best_of", f"is not done here; leave it out, or give n={n}")
+        raise refused("best_of", f"is not supported here; leave it out, or give n={n}")
     return Asked(
         settings=read_sampling(fields, vocab_size),
         n=n,
@@ -157,19 +157,19 @@ def refuse_what_is_not_done(fields: Fields, chat: bool) -> None:
     """Refuse fields that would change the meaning of the answer and are not supported here."""
     for name in NOT_DONE:
         if fields.any(name) not in (None, [], {}, "", False):
-            raise refused(name, "is not done here; leave it out", "unsupported_parameter")
+            raise refused(name, "is not supported here; leave it out", "unsupported_parameter")
     if fields.any("tool_choice") not in (None, "none", "auto"):
-        raise refused("tool_choice", "is not done here; leave it out", "unsupported_parameter")
+        raise refused("tool_choice", "is not supported; leave it out", "unsupported_parameter")
     shape = fields.any("response_format")
     if shape is not None and shape != {"type": "text"}:
         raise refused(
-            "response_format", 'is only done as {"type": "text"}; leave it out',
+            "response_format", 'must be {"type": "text"} here; leave it out',
             "unsupported_parameter",
         )  # fmt: skip
     if fields.any("modalities") not in (None, ["text"]):
-        raise refused("modalities", 'are only ["text"] here', "unsupported_parameter")
+        raise refused("modalities", 'must be ["text"] here', "unsupported_parameter")
     if not chat and fields.any("suffix") not in (None, ""):
-        raise refused("suffix", "is not done here; leave it out", "unsupported_parameter")
+        raise refused("suffix", "is not supported here; leave it out", "unsupported_parameter")
 
 
 def read_sampling(fields: Fields, vocab_size: int) -> SamplingSettings:

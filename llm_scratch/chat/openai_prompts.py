@@ -56,7 +56,7 @@ def _message(value: Any, place: str) -> Message:
         raise refused(f"{place}.role", f"is {shown(role)}; {known} are known here")
     for name in NOT_DONE:
         if value.get(name):
-            raise refused(f"{place}.{name}", "is not done here; leave it out")
+            raise refused(f"{place}.{name}", "is not supported here; leave it out")
     content = value.get("content")
     if isinstance(content, list):
         parts = [_part(part, f"{place}.content[{i}]") for i, part in enumerate(content)]
@@ -72,7 +72,7 @@ def _part(part: Any, place: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         what = shown(part if kind is None else kind)
-        raise refused(place, f"is {what}; only parts of type 'text' are done here")
+        raise refused(place, f"is {what}; only parts of type 'text' are supported")
     if not isinstance(part.get("text"), str):
         raise refused(f"{place}.text", f"is {shown(part.get('text'))}; a text is needed")
     return part["text"]

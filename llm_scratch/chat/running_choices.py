@@ -244,9 +244,9 @@ def _take(
         raise _failure(event.error, prepared)
     if isinstance(event, Finished):
         if event.reason == "interrupted" and not prepared.served.engine.alive:
-            raise unavailable("the server ends, and with it this answer", "engine_stopped")
+            raise unavailable("the server is stopping, which ends the answer", "engine_stopped")
         if event.reason == "interrupted" and not event.ids:
-            raise unavailable("no word of the answer came in time; try again later", "timeout")
+            raise unavailable("no text of the answer came in time; try again later", "timeout")
         choice.finished = replace(event, ids=(), reason="length") if nothing_new else event
         return None
     if isinstance(event, PromptScores):

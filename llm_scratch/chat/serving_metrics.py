@@ -9,10 +9,10 @@ from llm_scratch.chat.served import ServedModel
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = {
     "requests": "Answers that the engine was asked for.",
-    "refused": "Answers for which the queue was full.",
-    "failed": "Answers that ended by a fault.",
+    "refused": "Answers refused because the queue was full.",
+    "failed": "Answers that ended with an error.",
     "faults": "Steps in which the model failed.",
-    "cancelled": "Answers that were taken back, as when a client left.",
+    "cancelled": "Answers that were cancelled, such as when a client left.",
     "prompt_tokens": "Tokens of prompts.",
     "reused_tokens": "Tokens of prompts that had been read for an earlier request.",
     "new_tokens": "Tokens written.",

@@ -109,7 +109,7 @@ class Terminal:
                 self.screen.note(AGAIN)
 
     def take(self, said: str | Command) -> int:
-        """Do what was entered and return 0, or 1 where it could not be done, which is shown."""
+        """Do what was entered and return 0; if that fails, show why and return 1."""
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
@@ -134,7 +134,7 @@ class Terminal:
         known.run(self, command.rest)
 
     def answer(self, begin: Callable[[], Reply]) -> Reply:
-        """Show an answer as it comes; Ctrl-C ends the answer alone."""
+        """Show an answer as it comes; Ctrl-C ends only the answer."""
         reply = begin()
         if reply.forgotten.turns:
             self.screen.note(str(reply.forgotten))

@@ -135,7 +135,7 @@ def encode_first_turns(
 
 
 def encode_prompt(messages: Conversation, format: Format, tokenizer: Any) -> list[int]:
-    """Encode a conversation up to where the assistant's answer starts.
+    """Encode a conversation up to the start of the assistant's next answer.
 
     Args:
         messages: as in `encode_conversation`; the last one is the user's.

@@ -24,7 +24,7 @@ def messages_of_text(text: Any) -> list[Message]:
         ConversationError: if the text does not begin with a mark.
     """
     if not isinstance(text, str):
-        raise ConversationError("no text", f"'text' is {shown(text)}, a text is needed")
+        raise ConversationError("no text", f"'text' is {shown(text)}; a text is needed")
     marks = list(MARK.finditer(text))
     if not marks:
         raise ConversationError(

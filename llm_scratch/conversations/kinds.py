@@ -108,7 +108,7 @@ def _alpaca(row: Mapping[str, Any]) -> list[Message]:
     for pair in [] if history is None else history if isinstance(history, list) else [history]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ConversationError(
-                "no pairs in 'history'", f"it holds {shown(pair)}, lists of two texts are needed"
+                "no pairs in 'history'", f"it holds {shown(pair)}; lists of two texts are needed"
             )
         texts = [text_of(text, "'history'") for text in pair]
         messages += [Message("user", texts[0]), Message("assistant", texts[1])]

@@ -94,7 +94,7 @@ def measure_conversations(
 def _ends(
     messages: Conversation, encoded: EncodedConversation, format: Format, tokenizer: Any
 ) -> tuple[int, ...]:
-    """Return where a conversation can be cut, and last how many tokens are read of the whole."""
+    """Return the places where a conversation can be cut; the last is the end of the whole."""
     if any(message.is_learned for message in messages if message.role != "assistant"):
         parts = encode_first_turns(messages, format, tokenizer)
         return (*(part.tokens_read for part in parts), encoded.tokens_read)

@@ -44,7 +44,7 @@ class Pieces:
         return found
 
     def learn(self, place: int, learned: bool) -> slice | None:
-        """Mark a place up to the next control token, included; return where that token is.
+        """Mark the text from a place to the next control token, included; return the token's slice.
 
         If no control token follows, nothing is marked and None comes back.
         """

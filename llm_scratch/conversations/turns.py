@@ -62,7 +62,7 @@ def read_turns(turns: Any, form: TurnForm, where: str) -> Turns:
         ConversationError: naming the turn.
     """
     if not isinstance(turns, list):
-        raise ConversationError("no turns", f"{where!r} is {shown(turns)}, a list is needed")
+        raise ConversationError("no turns", f"{where!r} is {shown(turns)}; a list is needed")
     renamed, messages = False, []
     for number, turn in enumerate(turns, 1):
         place = f"turn {number} of {where!r}"
@@ -77,7 +77,7 @@ def read_turns(turns: Any, form: TurnForm, where: str) -> Turns:
 def check_keys(value: Any, keys: Sequence[str], place: str) -> None:
     """Refuse anything but an object with these keys."""
     if not isinstance(value, dict):
-        raise ConversationError("not an object", f"{place} is {shown(value)}, an object is needed")
+        raise ConversationError("not an object", f"{place} is {shown(value)}; an object is needed")
     if missing := [key for key in keys if key not in value]:
         raise ConversationError(
             f"no {missing[0]!r}",
@@ -99,7 +99,7 @@ def text_of(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise ConversationError("no text", f"{place} says {shown(value)}, a text is needed")
+        raise ConversationError("no text", f"{place} says {shown(value)}; a text is needed")
     return "".join(_text_of_part(part, place) for part in value)
 
 

@@ -64,7 +64,7 @@ def check_entry(where: str, entry: Any, keys: Sequence[str] = KEYS) -> None:
         ValueError: if the entry is anything else; says what is wrong with it.
     """
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{where} is a {type(entry).__name__}, a dict is needed")
+        raise ValueError(f"{where} is a {type(entry).__name__}; a dict is needed")
     if missing := [key for key in keys if key not in entry]:
         has = ", ".join(map(str, entry)) or "nothing"
         raise ValueError(f"{where} has no {' and no '.join(missing)}; it has {has}")

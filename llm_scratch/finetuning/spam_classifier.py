@@ -115,7 +115,7 @@ def class_logits(
     if targets.dim() == 1:
         return logits[:, position], targets
     if position != -1:
-        raise ValueError(f"{position=} has no effect: these targets say themselves where to read")
+        raise ValueError(f"{position=} has no effect: these targets themselves say where to read")
     real = targets != IGNORE_INDEX  # (B, T)
     return logits[real], targets[real]
 
@@ -301,7 +301,7 @@ def classify_review(
     with evaluation_mode(model):
         logits = model(torch.tensor([ids], device=device))[0, -1]  # (N,)
     if len(logits) != 2:
-        raise ValueError(f"the model has {len(logits)} classes, two are needed; use classify_texts")
+        raise ValueError(f"the model has {len(logits)} classes, not two; use classify_texts")
     return "spam" if logits.argmax() == 1 else "not spam"
 
 

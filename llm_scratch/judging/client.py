@@ -214,7 +214,7 @@ def _message_text(body: bytes) -> str:
     try:
         content = json_object(body)["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise PassingError(f"no chat completion, but {body[:80]!r}") from error
+        raise PassingError(f"not a chat completion, but {body[:80]!r}") from error
     return content if isinstance(content, str) else ""
 
 
@@ -227,7 +227,7 @@ def json_object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:  # UnicodeDecodeError is one
-        raise PassingError(f"no JSON, but {text[:80]!r}") from error
+        raise PassingError(f"not JSON, but {text[:80]!r}") from error
     if not isinstance(found, dict):
-        raise PassingError(f"no JSON object, but {text[:80]!r}")
+        raise PassingError(f"not a JSON object, but {text[:80]!r}")
     return found

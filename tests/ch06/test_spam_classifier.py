@@ -320,5 +320,5 @@ def test_classify_review_refuses(model, tokenizer, text, options, message):
 
 
 def test_classify_review_refuses_another_number_of_classes(model, tokenizer):
-    with pytest.raises(ValueError, match="has 3 classes, two are needed"):
+    with pytest.raises(ValueError, match="has 3 classes, not two"):
         classify_review("hello", replace_head(model, 3), tokenizer, "cpu")
