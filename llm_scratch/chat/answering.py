@@ -1,4 +1,4 @@
-"""An answer on its way: tokens to text that can be shown, stopped anywhere, and gone on with."""
+"""An answer in progress: its tokens as text to show; it can be stopped anywhere and continued."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Clock:
     """The time that an answer, or a part of it, took.
 
     Args:
-        prompt_tokens: ids that it follows.
+        prompt_tokens: the ids before it.
         reused_tokens: how many of them had been read before.
-        shown_tokens: tokens written whose text is shown: not the one that ends an answer.
+        shown_tokens: written tokens whose text is shown, so not the one that ends an answer.
         reading_seconds: time until the first token.
-        writing_seconds: time of all others.
+        writing_seconds: time for all others.
     """
 
     prompt_tokens: int
@@ -56,23 +56,24 @@ class Clock:
 class Answer:
     """The assistant's answer to one prompt, as far as it has been written.
 
-    `write` goes on from the very ids that were written, with the same generator and what penalties
-    remember: an answer that is stopped and gone on with is the one that was never stopped.
+    `write` continues from the ids already written, with the same generator and the same state of
+    the penalties. So an answer that is stopped and continued equals one that was never stopped.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
-        prompt: the ids that it answers.
+        prompt: the ids to answer.
         settings: how each token is chosen.
         seed: of the answer's own generator.
-        stop: strings that end it and are never shown.
-        end_ids: ids that end it.
+        stop: strings that end the answer and are never shown.
+        end_ids: ids that end the answer.
 
     Attributes:
-        ids: the ids written, the one that ended it included.
-        text: what has been shown of it; no half character at its end.
+        ids: the ids written, including the one that ended the answer.
+        text: the text shown so far; no half character at its end.
         finish_reason: as in `Generation`.
-        ended_by: the text of the token, or the string, that ended it; None while it is open.
+        ended_by: the string that ended the answer, or the text of the token that did; None while
+            the answer is open.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class Answer:
     def write(
         self, read: ReadPrefix, new_tokens: int, settings: SamplingSettings, clock: Clock
     ) -> Iterator[str]:
-        """Yield the text of some tokens more, piece by piece, none empty.
+        """Yield the text of further tokens, piece by piece, none empty.
 
         Args:
-            read: what the model has read; gets what it reads here.
-            new_tokens: how many at most; all of them fit the context.
-            settings: how each is chosen from here on.
-            clock: gets what is read, what is written, and how long it takes.
+            read: what the model has read; updated with what it reads here.
+            new_tokens: the maximum number of tokens; all of them fit the context.
+            settings: how each token is chosen from here on.
+            clock: updated with the tokens read and written, and the time they take.
         """
         self.finish_reason = "interrupted"
         ids = [*self.prompt, *self.ids]
@@ -136,7 +137,7 @@ class Answer:
         settings: SamplingSettings,
         clock: Clock,
     ) -> Iterator[int]:
-        """Yield one id after the other, each as soon as it is chosen."""
+        """Yield the ids, each as soon as it is chosen."""
         total = len(ids) + new_tokens
         written = torch.zeros(1, total, dtype=torch.int64)
         written[0, : len(ids)] = torch.tensor(ids)
@@ -155,7 +156,7 @@ class Answer:
             yield token_id
 
     def _words(self) -> _Words:
-        """Return the text of what has been written, as it was before the last stop."""
+        """Return the text of the ids so far, in the state before the last stop."""
         words = _Words(self._tokenizer, self.prompt, self._stop)
         for token_id in self.ids:
             words.push(token_id)
@@ -173,9 +174,9 @@ class Answer:
         return self.ended_by is not None
 
     def _newly_shown(self, text: str) -> str:
-        """Take the text as it is now and return what has not been shown of it.
+        """Take the current text and return the part that has not been shown.
 
-        A stop string that an answer was stopped within may end before what has been shown.
+        If an answer was stopped within a stop string, the text may end before what has been shown.
         """
         piece = text[len(self.text) :]
         if piece or self.ended_by is not None:
@@ -184,7 +185,7 @@ class Answer:
 
 
 class _Words:
-    """Ids as text: what is sure to be shown of it, and what is held back."""
+    """Ids as text: the part that is certain to be shown, and the part that is held back."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self.stop = StopStrings(stop)
@@ -198,7 +199,7 @@ class _Words:
         self.text += self.stop.push(self._decoder.push(token_id))
 
     def rest(self, at_end: bool) -> str:
-        """Return the whole text, with what was held back in case a stop string followed.
+        """Return the whole text, including what was held back in case a stop string followed.
 
         Args:
             at_end: whether nothing follows, so that half a character is shown as U+FFFD.

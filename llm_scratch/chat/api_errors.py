@@ -1,4 +1,4 @@
-"""What the server refuses: each error is a status, one JSON for all of them, and the way out."""
+"""The server's errors: each has a status, a message with the way out, and the same JSON form."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ INVALID = "invalid_request_error"
 
 
 class ApiError(Exception):
-    """An error that a client is told, in the form of OpenAI's.
+    """An error for a client, in OpenAI's form.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: one line: what came, what is allowed, the way out.
         param: the field at fault.
-        code: what programs tell the error by.
+        code: the name by which programs recognise the error.
         kind: whose fault it is, in OpenAI's words.
-        headers: for the answer.
+        headers: of the response.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class ApiError(Exception):
 
 
 def refused(param: str, message: str, code: str | None = None) -> ApiError:
-    """Return the error for a field that is not as it must be; its message begins with its name."""
+    """Return the error for an invalid field; the message begins with the field's name."""
     return ApiError(400, f"{param} {message}", param=param, code=code)
 
 
 def too_many(message: str, seconds: int) -> ApiError:
-    """Return the error for a request that has no place now, and may come again later."""
+    """Return the error for a request that has no place now, but may be sent again later."""
     return ApiError(
         429,
         message,
@@ -62,7 +62,7 @@ def unavailable(message: str, code: str) -> ApiError:
 
 
 def failed() -> ApiError:
-    """Return the error for a fault of the server's own, of which clients are told nothing."""
+    """Return the error for a fault of the server, whose details clients are not told."""
     return ApiError(
         500, "the server failed at this request; its log says why", code="failed",
         kind="server_error",

@@ -1,4 +1,4 @@
-"""What can be asked of a conversation in a terminal, beside talking: /help and the others."""
+"""The commands of a conversation in a terminal: /help and the others."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PARTS = ("settings", "history", "prompt", "tokens")
 
 
 class LeaveError(Exception):
-    """The conversation is over: somebody said so."""
+    """The signal that the user has ended the conversation."""
 
 
 class Asked(NamedTuple):
-    """A command: how it is written, what it does, and what does it."""
+    """A command: its usage, its description, and the function that runs it."""
 
     usage: str
     about: str
@@ -105,7 +105,7 @@ def _show(terminal: Any, rest: str) -> None:
 
 
 def _show_read(terminal: Any, with_ids: bool) -> None:
-    """Show what the model has read last, and what it wrote after it."""
+    """Show what the model last read, and what it wrote after that."""
     reply: Reply | None = terminal.session.last_reply
     if reply is None:
         raise ValueError("nothing has been sent to the model yet")
@@ -151,7 +151,7 @@ def _path(rest: str) -> Path:
 
 
 def _multi(terminal: Any, rest: str) -> None:
-    """Do nothing: what reads inputs takes the lines itself."""
+    """Do nothing: `next_input` takes the lines itself."""
 
 
 def _exit(terminal: Any, rest: str) -> None:
@@ -163,10 +163,10 @@ COMMANDS = {
     "continue": Asked("/continue", "go on with an answer that was stopped", _continue),
     "clear": Asked("/clear", "forget what was said", _clear),
     "system": Asked("/system [TEXT]", "show the system text, or set it", _system),
-    "set": Asked("/set NAME VALUE", "change a setting, as /set temperature 0.8", _set),
+    "set": Asked("/set NAME VALUE", "change a setting, such as /set temperature 0.8", _set),
     "show": Asked("/show [PART]", f"show {', '.join(PARTS)}", _show),
     "regen": Asked("/regen", "have the last question answered again", _regen),
-    "undo": Asked("/undo", "take the last question and its answer back", _undo),
+    "undo": Asked("/undo", "take back the last question and its answer", _undo),
     "save": Asked("/save FILE", "write the conversation to a file", _save),
     "load": Asked("/load FILE", "go on with the conversation in a file", _load),
     "multi": Asked("/multi [END]", "a message up to a line that is /end, or END", _multi),

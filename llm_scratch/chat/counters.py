@@ -1,4 +1,4 @@
-"""What an engine has done so far, as numbers."""
+"""The counters of an engine: what it has done so far."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from llm_scratch.generation.continuation import FinishReason
 
 @dataclass(frozen=True)
 class EngineCounters:
-    """A snapshot; all but the last two only grow.
+    """A snapshot of the counters; all but the last two only grow.
 
-    Every request that was accepted is running, waiting, failed, or finished.
+    Every accepted request is running, waiting, failed or finished.
 
     Args:
-        requests: accepted.
-        refused: not accepted, since the queue was full.
+        requests: requests accepted.
+        refused: requests refused because the queue was full.
         finished: answers by the reason for their end.
         failed: requests that ended with `Failed`.
-        cancelled: those of the finished that nobody waited for.
+        cancelled: finished answers that nobody waited for.
         faults: steps in which the model failed.
-        prompt_tokens: of the requests that have finished.
+        prompt_tokens: prompt tokens of finished requests.
         reused_tokens: how many of them had been read before.
-        new_tokens: chosen so far for requests that have finished.
-        running: being read or written now.
-        waiting: in the queue now.
+        new_tokens: tokens chosen for finished requests.
+        running: requests being read or written now.
+        waiting: requests in the queue now.
     """
 
     requests: int = 0
@@ -42,11 +42,11 @@ class EngineCounters:
     waiting: int = 0
 
     def plus(self, **more: int) -> EngineCounters:
-        """Return new counters with numbers added."""
+        """Return new counters with these numbers added."""
         return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 
     def with_finished(self, event: Finished, cancelled: bool) -> EngineCounters:
-        """Return new counters with an answer added that has ended."""
+        """Return new counters that include an answer that has ended."""
         found = self.plus(
             cancelled=int(cancelled and event.reason == "interrupted"),
             prompt_tokens=event.prompt_tokens,

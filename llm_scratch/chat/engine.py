@@ -1,10 +1,10 @@
-"""One thread that owns a model and answers many requests at once, of any lengths.
+"""One thread that owns a model and answers many requests of any length at once.
 
-Requests join and leave between two steps. In a step, prompts that are new are read, up to a chunk
-of tokens, and every answer on its way gets its next token: the weights are read once for all. Each
-request has its own settings, generator and cache, so what it gets does not depend on the others.
+Requests join and leave between two steps. A step reads new prompts, up to a chunk of tokens, and
+gives every answer in progress its next token, so the weights are read once for all of them. Each
+request has its own settings, generator and cache, so its answer does not depend on the others.
 
-Memory is bounded by `rows` + `kept` caches of a context each, beside the model.
+Memory is bounded by `rows` + `kept` caches, each of one context, beside the model.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ LOG = logging.getLogger(__name__)
 
 
 class Engine:
-    """Answers requests, many at once, in a thread of its own.
+    """An engine that answers many requests at once, in a thread of its own.
 
-    The model is the thread's alone, in evaluation mode, from `start` to `stop`: nobody else may
-    run or change it meanwhile. A context manager starts and stops it.
+    From `start` to `stop` the model belongs to the thread, in evaluation mode; no other code may
+    run or change it. As a context manager, the engine starts and stops itself.
 
     Args:
         model: a language model that takes a cache.
-        tokenizer: the one that it was trained with; its end of text ends answers.
-        rows: how many requests are worked on at once.
+        tokenizer: the one that it was trained with; its end-of-text token ends answers.
+        rows: the number of requests that run at once.
         waiting: how many more may wait.
-        prefill_chunk: how many tokens of prompts are read between two tokens of the answers.
-        kept: how many prompts and answers are kept as read, for requests that begin alike.
-        stalled_after: seconds without the end of a step, while there is work, after which
-            `alive` is False; to be longer than the longest step on a slow machine.
+        prefill_chunk: the number of prompt tokens read between two tokens of the answers.
+        kept: the number of prompts and answers whose caches are kept, for requests that begin
+            alike.
+        stalled_after: `alive` is False if there is work and no step has ended for this many
+            seconds; choose it longer than the longest step on a slow machine.
 
     Attributes:
         model: the model.
@@ -99,7 +100,7 @@ class Engine:
         self._chunk, self._stalled_after = prefill_chunk, stalled_after
         self._pool = PrefixPool(self._inner, kept)
         self._reader = RaggedReader(self._inner)
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards the fields below
         self._waiting: deque[Ticket] = deque()
         self._rows: list[Row] = []
         self._counters = EngineCounters()
@@ -108,19 +109,19 @@ class Engine:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Engine:
-        """Start it."""
+        """Start the engine."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop the engine."""
         self.stop()
 
     def start(self) -> None:
         """Start the thread.
 
         Raises:
-            EngineStoppedError: if it was started before; an engine runs once.
+            EngineStoppedError: if it was started before; an engine runs only once.
         """
         with self._changed:
             if self._thread is not None or self._stopping:
@@ -129,10 +130,10 @@ class Engine:
             self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the thread after the step that it is in; what is not answered is interrupted.
+        """End the thread after its current step; open requests are interrupted.
 
         Args:
-            timeout: seconds to wait for it. A longer step ends later, and its events come then.
+            timeout: seconds to wait for the thread. A longer step ends later, with its events.
         """
         with self._changed:
             self._stopping = True
@@ -145,21 +146,21 @@ class Engine:
 
         Args:
             request: the prompt and how it is answered.
-            on_event: is called in the engine's thread, which waits for it: `PromptScores` if asked
-                for, pieces, then once `Finished` or `Failed`. Where it raises, its request is
-                cancelled and gets no more events.
+            on_event: called in the engine's thread, which waits for it, with `PromptScores` if
+                asked for, then pieces, then one `Finished` or `Failed`. If it raises, its request
+                is cancelled and gets no more events.
 
         Raises:
             ContextLengthError: if the prompt leaves no room for an answer.
-            ValueError: if the request means nothing, or does not fit the model.
+            ValueError: if the request is invalid, or does not fit the model.
             QueueFullError: if too many requests are waiting.
-            EngineStoppedError: if the engine does not run.
+            EngineStoppedError: if the engine is not running.
         """
         check_request(request, self.model)
         ticket = Ticket(request, on_event)
         with self._changed:
             if self._closed or self._stopping or self._thread is None:
-                raise EngineStoppedError("the engine does not run; start another one")
+                raise EngineStoppedError("the engine is not running; start another one")
             if len(self._waiting) >= self._most_waiting:
                 self._counters = self._counters.plus(refused=1)
                 raise QueueFullError(f"{self._most_waiting} requests are waiting; try again later")
@@ -172,22 +173,22 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs, accepts requests, and its steps come to an end."""
+        """Whether the thread runs, accepts requests, and completes its steps."""
         running = self._thread is not None and self._thread.is_alive()
         return running and not self._stopping and not self.stalled(self._stalled_after)
 
     def stalled(self, seconds: float) -> bool:
-        """Return whether no step has ended for so long although there is work."""
+        """Return whether there is work, but no step has ended for this many seconds."""
         busy = bool(self._rows or self._waiting)
         return busy and time.monotonic() - self._beat > seconds
 
     @property
     def counters(self) -> EngineCounters:
-        """The counts of what was done so far."""
+        """The counters so far."""
         with self._changed:
             return replace(self._counters, running=len(self._rows), waiting=len(self._waiting))
 
-    # What follows runs in the engine's thread.
+    # The methods below run in the engine's thread.
 
     def _run(self) -> None:
         try:
@@ -198,7 +199,7 @@ class Engine:
             self._close(sys.exception())
 
     def _has_work(self) -> bool:
-        """Wait until there is something to do; False when it is time to end."""
+        """Wait until there is something to do; return False when it is time to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or self._waiting or self._rows)
             return not self._stopping
@@ -235,7 +236,7 @@ class Engine:
                 self._beat = time.monotonic()
 
     def _begin(self, row: Row) -> list[Event]:
-        """Give a row what was read of its prompt before, at its first turn."""
+        """Give a row, at its first turn, the part of its prompt that was read before."""
         if not row.begun:
             if row.request.score_prompt:
                 prefix = ReadPrefix(self._inner)
@@ -252,7 +253,7 @@ class Engine:
         try:
             newest, caches = [row.written[-1] for row in rows], [row.cache for row in rows]
             logits = self._reader.next_logits(newest, caches)  # (B, V)
-        except Exception as err:  # of whatever kind: these requests end, the engine goes on
+        except Exception as err:  # of any kind: these requests end, the engine goes on
             LOG.exception("a step for %d requests failed", len(rows))
             self._reader = RaggedReader(self._inner)
             self._count(faults=1)
@@ -264,14 +265,14 @@ class Engine:
         self._beat = time.monotonic()
 
     def _guarded(self, row: Row, work: Callable[[], Iterable[Event]]) -> bool:
-        """Do a row's work and tell what comes of it; a fault fails this row alone.
+        """Do a row's work and report its events; a fault ends only this row.
 
         Returns:
-            Whether it goes on.
+            Whether the row goes on.
         """
         try:
             events = work()
-        except Exception as err:  # of whatever kind: this request ends, the others go on
+        except Exception as err:  # of any kind: this request ends, the others go on
             self._fail(row, err)
             return False
         self._tell(row.ticket, events)
@@ -280,7 +281,7 @@ class Engine:
         return not row.ended
 
     def _fail(self, row: Row, error: Exception) -> None:
-        if not isinstance(error, ValueError):  # memory, perhaps: give back what can be spared
+        if not isinstance(error, ValueError):  # perhaps out of memory: free what can be spared
             self._pool.clear()
         self._end(row, Failed(error))
 
@@ -289,7 +290,7 @@ class Engine:
         self._end(row, row.finished(), row.given_back())
 
     def _end(self, row: Row, event: Finished | Failed, prefix: ReadPrefix | None = None) -> None:
-        """Free a row, count it, and tell how it ended."""
+        """Free a row, count it, and report how it ended."""
         if prefix is not None:
             self._pool.give_back(prefix)
         with self._changed:
@@ -305,7 +306,7 @@ class Engine:
             for event in events:
                 if not ticket.deaf:
                     ticket.on_event(event)
-        except Exception:  # of whatever kind: it is the caller's, and other requests go on
+        except Exception:  # of any kind: the fault is the caller's, and other requests go on
             LOG.exception("a request is cancelled, since its on_event failed")
             ticket.deaf = True
             ticket.cancel()
@@ -315,7 +316,7 @@ class Engine:
             self._counters = self._counters.plus(**more)
 
     def _close(self, error: BaseException | None) -> None:
-        """Tell all who wait that no answer will come."""
+        """End all open requests, since no answer will come."""
         with self._changed:
             self._closed = True
             rows = [*self._rows, *map(Row, self._waiting)]
@@ -331,14 +332,14 @@ class Engine:
 
 
 def check_request(request: Request, model: Any) -> None:
-    """Refuse a request that means nothing to a model, before it waits.
+    """Refuse a request that a model can't answer, before it waits.
 
     Raises:
         ContextLengthError: if the prompt leaves no room for an answer.
-        ValueError: if it is empty, has ids that the model lacks, or a number is out of range.
+        ValueError: if the prompt is empty, has unknown ids, or a number is out of range.
     """
     if not request.ids:
-        raise ValueError("an empty prompt; give an id at least")
+        raise ValueError("the prompt is empty; give at least one id")
     V, most = unwrapped(model).cfg.vocab_size, context_length_of(model)
     wrong = [i for i in request.ids if not isinstance(i, Integral) or not 0 <= i < V]
     if wrong:
@@ -349,7 +350,7 @@ def check_request(request: Request, model: Any) -> None:
     if len(request.ids) + request.max_new_tokens > most:
         raise ValueError(
             f"max_new_tokens={request.max_new_tokens} does not fit a context of {most} tokens "
-            f"after a prompt of {len(request.ids)}; ask for {most - len(request.ids)} at most"
+            f"after a prompt of {len(request.ids)}; ask for at most {most - len(request.ids)}"
         )
     StopStrings(request.stop)
     if request.seed is not None:

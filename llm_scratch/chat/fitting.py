@@ -1,4 +1,4 @@
-"""What of a conversation fits the context: whole oldest turns go, system and newest stay."""
+"""A conversation cut to fit the context: the oldest turns go, system text and newest stay."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class NoRoomError(ValueError):
     """A conversation that does not fit the context.
 
     Args:
-        prompt_tokens: ids of the prompt.
-        answer_tokens: room that is kept for an answer.
-        context: how many tokens there may be.
-        what: what the prompt is made of, and what to do about it.
+        prompt_tokens: the number of ids in the prompt.
+        answer_tokens: the room reserved for an answer.
+        context: the maximum number of tokens.
+        what: the parts of the prompt, and the way out.
     """
 
     def __init__(
         self, prompt_tokens: int, answer_tokens: int, context: int, what: tuple[str, str]
     ) -> None:
         super().__init__(
-            f"{what[0]} {prompt_tokens:,} tokens, an answer is kept room for {answer_tokens:,}, "
+            f"{what[0]} {prompt_tokens:,} tokens, {answer_tokens:,} are reserved for an answer, "
             f"and the context is {context:,}; {what[1]}"
         )
         self.prompt_tokens, self.answer_tokens, self.context = (
@@ -43,8 +43,8 @@ class Forgotten:
 
     Args:
         messages: the messages, oldest first.
-        tokens: by how many the prompt is shorter.
-        context: what it was made to fit.
+        tokens: the number of tokens that the prompt lost.
+        context: the context that it was made to fit.
     """
 
     messages: tuple[Message, ...] = ()
@@ -66,9 +66,9 @@ class Fitted:
     """A conversation that fits.
 
     Args:
-        messages: what is left of it.
-        ids: its prompt.
-        forgotten: what went.
+        messages: the messages that are left.
+        ids: their prompt.
+        forgotten: the part that was dropped.
     """
 
     messages: tuple[Message, ...]
@@ -77,7 +77,7 @@ class Fitted:
 
 
 def room_for_answer(max_new_tokens: int, context: int) -> int:
-    """Return the room that is kept for an answer: at most a quarter of the context."""
+    """Return the room reserved for an answer: at most a quarter of the context."""
     return min(max_new_tokens, max(1, context // 4))
 
 
@@ -89,18 +89,18 @@ def fit(
     room: int,
     drop: bool,
 ) -> Fitted:
-    """Return what of a conversation fits the context together with an answer.
+    """Return the part of a conversation that fits the context together with an answer.
 
     Args:
-        messages: perhaps a system text, then user and assistant in turn; the last is the user's.
-        encode: gives the prompt of messages.
-        context: how many tokens there may be.
-        room: how many of them are kept for the answer.
-        drop: whether the oldest turns go where it does not fit; the system text and the last
-            message never do.
+        messages: an optional system text, then user and assistant in turn; the last is the user's.
+        encode: returns the prompt of messages.
+        context: the maximum number of tokens.
+        room: how many of them are reserved for the answer.
+        drop: whether the oldest turns are dropped if needed; the system text and the last message
+            never are.
 
     Raises:
-        NoRoomError: if it does not fit.
+        NoRoomError: if the conversation does not fit.
     """
     system = tuple(message for message in messages[:1] if message.role == "system")
     turns = tuple(messages[len(system) :])

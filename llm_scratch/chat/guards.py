@@ -1,4 +1,4 @@
-"""What every request passes before it is looked at: the host, the page it comes from, the key."""
+"""The checks that every request passes first: its host, the page it comes from, and its key."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from llm_scratch.chat.api_errors import ApiError
 from llm_scratch.chat.served import ServerSettings
 
 OPEN_PATHS = ("/", "/health")
-"""Paths that need no key: the page, which asks for it, and whether the server lives."""
+"""Paths that need no key: the page, which asks for it, and the server's state."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANY = "*"
 
 
 def error_response(error: ApiError) -> Response:
-    """Return an error as the answer that a client gets."""
+    """Return an error as a response to the client."""
     body = json.dumps(error.body(), ensure_ascii=False).encode("utf-8", "replace")
     return Response(body, error.status, error.headers, "application/json")
 
 
 def host_of(header: str) -> str:
-    """Return the name in a Host header, without port and brackets; "" where it is none."""
+    """Return the name in a Host header, without port and brackets; "" if it is invalid."""
     try:
         return urlsplit(f"//{header}").hostname or ""
     except ValueError:
@@ -38,7 +38,7 @@ def host_of(header: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is given by number, so that no name server can point it elsewhere."""
+    """Return whether a host is an IP address, which no name server can point elsewhere."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -47,19 +47,19 @@ def is_address(host: str) -> bool:
 
 
 class Guards:
-    """The first of the application: refuses whom it does not serve, marks and counts all answers.
+    """The outermost layer of the application: it refuses, marks and counts.
 
     Args:
-        app: what answers those who pass.
+        app: the application that answers requests that pass.
         settings: who may ask.
-        bound: the host that the server was told to listen at.
+        bound: the host that the server listens at.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, bound: str) -> None:
         self._app, self._settings = app, settings
         self.statuses: Counter[int] = Counter()
         self._hosts = {host.lower() for host in (*LOOPBACK, bound, *settings.hosts)}
-        # Bound to all addresses, it is called by any of them; names are still to be allowed.
+        # Bound to all addresses, the server answers to any of them; names still need permission.
         self._any_address = bound in ("", "0.0.0.0", "::")
         self._key = None if settings.api_key is None else settings.api_key.encode("utf-8")
 
@@ -89,7 +89,7 @@ class Guards:
         await self._app(scope, receive, send_marked)
 
     def _check(self, scope: Scope, headers: Headers, allowed: str | None) -> None:
-        """Refuse a request of the wrong host, of a foreign page, or without the key."""
+        """Refuse a request for the wrong host, from a foreign page, or without the key."""
         host = host_of(headers.get("host", ""))
         known = host in self._hosts or ANY in self._hosts
         if not known and not (self._any_address and is_address(host)):
@@ -99,7 +99,7 @@ class Guards:
             )  # fmt: skip
         if "origin" in headers and allowed is None:
             raise ApiError(
-                403, "requests of pages of other servers are not answered; --allow-origin adds one",
+                403, "requests from other servers' pages are not answered; --allow-origin adds one",
                 code="origin_not_allowed", kind="permission_error",
             )  # fmt: skip
         if scope["method"] != "OPTIONS" and scope["path"] not in OPEN_PATHS:
@@ -118,7 +118,7 @@ class Guards:
             )  # fmt: skip
 
     def _allowed_origin(self, headers: Headers) -> str | None:
-        """Return the page that a request is of, if it may ask; None if not, or if there is none."""
+        """Return the origin of a request if it may ask; None if not, or if there is none."""
         origin = headers.get("origin")
         if origin is None:
             return None
@@ -138,7 +138,7 @@ class Guards:
 
 
 def place_of(origin: str) -> str:
-    """Return host and port of an origin, "" where it has none."""
+    """Return host and port of an origin, "" if it has none."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

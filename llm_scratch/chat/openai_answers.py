@@ -1,4 +1,4 @@
-"""Answers in OpenAI's words: whole ones, and the pieces of streams."""
+"""Answers in OpenAI's format: whole ones, and the pieces of streams."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llm_scratch.chat.requests import Finished, TokenScore
 from llm_scratch.tokenizers.any_tokenizer import IncrementalDecoder, decode, token_bytes
 
 LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not have."""
+"""The substitute for minus infinity, which JSON does not have."""
 Object = dict[str, Any]
 
 
 @dataclass
 class Choice:
-    """One answer of a request, as far as it has come.
+    """One answer to a request, as far as it has come.
 
     Args:
         prompt: the text that comes back in front of it.
-        text: what was written.
-        scores: of the tokens, those of the prompt first where they were asked for.
+        text: the text written so far.
+        scores: of the tokens; those of the prompt come first, if asked for.
         finished: how it ended.
     """
 
@@ -34,18 +34,18 @@ class Choice:
 
     @property
     def finish_reason(self) -> str | None:
-        """The reason why it ended, in OpenAI's words; running out of time counts as "length"."""
+        """The reason for the end, in OpenAI's words; running out of time counts as "length"."""
         if self.finished is None:
             return None
         return "stop" if self.finished.reason in ("eos", "stop") else "length"
 
 
 def usage(choices: Sequence[Choice], n: int) -> Object:
-    """Return the counts of tokens: of each prompt once, of all answers.
+    """Return the token counts: each prompt counts once, and every answer.
 
     Args:
-        choices: all of them, those of one prompt beside each other.
-        n: how many each prompt has.
+        choices: all choices, grouped by prompt.
+        n: the number of choices per prompt.
     """
     ends = [each.finished for each in choices if each.finished is not None]
     prompts, written = sum(e.prompt_tokens for e in ends[::n]), sum(len(e.ids) for e in ends)
@@ -58,12 +58,12 @@ def usage(choices: Sequence[Choice], n: int) -> Object:
 
 
 def head(prefix: str, model: str) -> Object:
-    """Return what all events of one answer share."""
+    """Return the fields that all events of one answer share."""
     return {"id": f"{prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
 
 
 class TokenTexts:
-    """Tokens as text, as bytes, and by how likely they were.
+    """Tokens as text and bytes, with their log-probabilities.
 
     Args:
         tokenizer: the model's.
@@ -73,19 +73,19 @@ class TokenTexts:
         self._tokenizer = tokenizer
 
     def text(self, token_id: int) -> str:
-        """Return the text of a token; what is half a character is U+FFFD."""
+        """Return the text of a token; half a character becomes U+FFFD."""
         data = token_bytes(self._tokenizer, token_id)
         return (
             decode(self._tokenizer, [token_id]) if data is None else data.decode(errors="replace")
         )
 
     def data(self, token_id: int) -> list[int] | None:
-        """Return the bytes of a token, None where the tokenizer does not tell them."""
+        """Return the bytes of a token, None if the tokenizer does not know them."""
         data = token_bytes(self._tokenizer, token_id)
         return None if data is None else list(data)
 
     def of_chat(self, scores: Sequence[TokenScore]) -> Object:
-        """Return the log-probabilities of some tokens as chats tell them."""
+        """Return the log-probabilities of some tokens in the form of chats."""
         told = [
             {
                 **self._one(score.id, score.logprob),
@@ -101,7 +101,7 @@ class TokenTexts:
         }  # fmt: skip
 
     def of_texts(self, scores: Sequence[TokenScore], offsets: Sequence[int]) -> Object:
-        """Return the log-probabilities of some tokens as completions tell them.
+        """Return the log-probabilities of some tokens in the form of completions.
 
         Args:
             scores: the tokens.
@@ -115,7 +115,7 @@ class TokenTexts:
         }
 
     def _top(self, score: TokenScore) -> dict[str, float | None] | None:
-        """Return the likeliest tokens by their texts, and the chosen one."""
+        """Return the likeliest tokens and the chosen one, by their texts."""
         if score.logprob is None:
             return None
         found: dict[str, float | None] = {}
@@ -125,12 +125,12 @@ class TokenTexts:
 
 
 def shown(logprob: float | None) -> float | None:
-    """Return a log-probability as JSON can hold it."""
+    """Return a log-probability that JSON can hold."""
     return None if logprob is None else max(logprob, LEAST_LOGPROB)
 
 
 class Offsets:
-    """Where the tokens of a text begin in it, as they come.
+    """The positions at which tokens begin in a text, computed as they come.
 
     Args:
         tokenizer: the model's.
@@ -140,7 +140,7 @@ class Offsets:
         self._decoder, self._length = IncrementalDecoder(tokenizer), 0
 
     def push(self, scores: Sequence[TokenScore]) -> list[int]:
-        """Take the next tokens and return how many characters are whole before each."""
+        """Take the next tokens and return the number of whole characters before each."""
         found = []
         for score in scores:
             found.append(self._length)
@@ -152,9 +152,9 @@ class ChatAnswers:
     """The answers of `/v1/chat/completions`.
 
     Args:
-        model: the name that it was asked by.
+        model: the model's name in the request.
         tokenizer: the model's.
-        scored: whether log-probabilities are told.
+        scored: whether log-probabilities are included.
     """
 
     whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
@@ -172,7 +172,7 @@ class ChatAnswers:
         }  # fmt: skip
 
     def opening(self, index: int, choice: Choice) -> Object | None:
-        """Return what a choice begins with in a stream."""
+        """Return the first event of a choice in a stream."""
         return self._piece(index, {"role": "assistant", "content": ""})
 
     def piece(self, index: int, text: str, scores: Sequence[TokenScore]) -> Object:
@@ -180,7 +180,7 @@ class ChatAnswers:
         return self._piece(index, {"content": text}, self._logprobs(scores))
 
     def ending(self, index: int, choice: Choice) -> Object:
-        """Return what a choice ends with in a stream."""
+        """Return the last event of a choice in a stream."""
         return self._piece(index, {}, None, choice.finish_reason)
 
     def _piece(
@@ -196,9 +196,9 @@ class TextAnswers:
     """The answers of `/v1/completions`.
 
     Args:
-        model: the name that it was asked by.
+        model: the model's name in the request.
         tokenizer: the model's.
-        scored: whether log-probabilities are told.
+        scored: whether log-probabilities are included.
     """
 
     whole_object = chunk_object = "text_completion"
@@ -214,7 +214,7 @@ class TextAnswers:
         return {**self.piece(index, text, choice.scores), "finish_reason": choice.finish_reason}
 
     def opening(self, index: int, choice: Choice) -> Object | None:
-        """Return what a choice begins with in a stream: the prompt, where it comes back."""
+        """Return the first event of a choice in a stream: the prompt, if it comes back."""
         return self.piece(index, choice.prompt, ()) if choice.prompt and not self._scored else None
 
     def piece(self, index: int, text: str, scores: Sequence[TokenScore]) -> Object:
@@ -226,7 +226,7 @@ class TextAnswers:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
 
     def ending(self, index: int, choice: Choice) -> Object:
-        """Return what a choice ends with in a stream."""
+        """Return the last event of a choice in a stream."""
         reason = choice.finish_reason
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 

@@ -1,4 +1,4 @@
-"""The body of a request: JSON that is taken as strictly as it was meant, or refused in one line."""
+"""The body of a request: strict JSON, or an error in one line."""
 
 from __future__ import annotations
 

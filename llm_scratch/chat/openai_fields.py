@@ -1,6 +1,6 @@
-"""The fields of a request in OpenAI's words: read by type and range, refused by name.
+"""The fields of a request in OpenAI's format: checked by type and range, refused by name.
 
-null in any field is the same as leaving it out.
+A field that is null counts as left out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WITHOUT_EFFECT = frozenset({
     "user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
     "prompt_cache_retention", "parallel_tool_calls", "reasoning_effort", "verbosity",
 })  # fmt: skip
-"""Fields of OpenAI's that change no word of an answer here."""
+"""OpenAI's fields that do not change an answer here."""
 NOT_DONE = (
     "tools", "functions", "function_call", "audio", "prediction", "web_search_options",
     "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
     "json_schema", "grammar",
 )  # fmt: skip
-"""Fields that would change what the answer means; at a value that says something they are refused,
-never passed over."""
+"""Fields that would change the meaning of an answer; any value with an effect is refused, never
+ignored."""
 
 
 class Fields:
@@ -58,18 +58,18 @@ class Fields:
         return list(self._values)
 
     def any(self, name: str) -> Any:
-        """Return a field as it came, None without it."""
+        """Return a field as it came, or None if it is missing."""
         return self._values.get(name)
 
     def flag(self, name: str) -> bool:
-        """Return a field that is true or false; false without it."""
+        """Return a field that is true or false; false if it is missing."""
         value = self._values.get(name, False)
         if not isinstance(value, bool):
             raise refused(name, f"is {shown(value)}; true or false is needed")
         return value
 
     def count(self, name: str, low: int, high: int) -> int | None:
-        """Return a whole number from `low` to `high`, None without it."""
+        """Return a whole number from `low` to `high`, or None if it is missing."""
         value = self._values.get(name)
         if value is None:
             return None
@@ -79,14 +79,14 @@ class Fields:
         return value
 
     def number(self, name: str, low: float, high: float, usual: float) -> float:
-        """Return a number from `low` to `high`, `usual` without it."""
+        """Return a number from `low` to `high`, or `usual` if it is missing."""
         value = self._values.get(name, usual)
         if not is_number(value, low, high):
             raise refused(name, f"is {shown(value)}; a number from {low:g} to {high:g} is needed")
         return float(value)
 
     def text(self, name: str) -> str:
-        """Return a field that must be there and is text."""
+        """Return a field that must be present and must be a text."""
         value = self._values.get(name)
         if not isinstance(value, str):
             raise refused(name, f"is {shown(value)}; a text is needed")
@@ -101,12 +101,13 @@ class Asked:
         settings: how tokens are chosen.
         n: answers for each prompt.
         max_tokens: of an answer; None leaves it to the server.
-        seed: of the first answer, the others follow; None draws one for each.
+        seed: of the first answer; the others count up from it. None draws one for each.
         stop: texts that end an answer.
-        top_logprobs: how many likely tokens are told at each place; None tells no log-probability.
+        top_logprobs: how many of the likeliest tokens are listed at each place; None gives no
+            log-probabilities.
         echo: whether the prompt comes back in front of the answer.
         stream: whether the answer comes in pieces.
-        include_usage: whether a stream ends with the counts of tokens.
+        include_usage: whether a stream ends with the token counts.
     """
 
     settings: SamplingSettings
@@ -125,9 +126,9 @@ def read_asked(fields: Fields, *, chat: bool, most_choices: int, vocab_size: int
 
     Args:
         fields: of the request.
-        chat: whether it is one of `/v1/chat/completions`.
-        most_choices: answers for each prompt that the server gives.
-        vocab_size: ids that the model has.
+        chat: whether the request is for `/v1/chat/completions`.
+        most_choices: the maximum number of answers for each prompt.
+        vocab_size: the number of ids that the model has.
 
     Raises:
         ApiError: 400, naming the field.
@@ -138,7 +139,7 @@ def read_asked(fields: Fields, *, chat: bool, most_choices: int, vocab_size: int
         raise refused("stream_options", f"is {shown(options)}; an object is needed")
     n = fields.count("n", 1, most_choices) or 1
     if not chat and (fields.count("best_of", 1, most_choices) or n) != n:
-        raise refused("best_of", f"is not done here; leave it out, or give n={n}")
+        raise refused("best_of", f"is not supported here; leave it out, or give n={n}")
     return Asked(
         settings=read_sampling(fields, vocab_size),
         n=n,
@@ -153,26 +154,26 @@ def read_asked(fields: Fields, *, chat: bool, most_choices: int, vocab_size: int
 
 
 def refuse_what_is_not_done(fields: Fields, chat: bool) -> None:
-    """Refuse fields that would change what the answer means, and are not done here."""
+    """Refuse fields that would change the meaning of the answer and are not supported here."""
     for name in NOT_DONE:
         if fields.any(name) not in (None, [], {}, "", False):
-            raise refused(name, "is not done here; leave it out", "unsupported_parameter")
+            raise refused(name, "is not supported here; leave it out", "unsupported_parameter")
     if fields.any("tool_choice") not in (None, "none", "auto"):
-        raise refused("tool_choice", "is not done here; leave it out", "unsupported_parameter")
+        raise refused("tool_choice", "is not supported; leave it out", "unsupported_parameter")
     shape = fields.any("response_format")
     if shape is not None and shape != {"type": "text"}:
         raise refused(
-            "response_format", 'is only done as {"type": "text"}; leave it out',
+            "response_format", 'must be {"type": "text"} here; leave it out',
             "unsupported_parameter",
         )  # fmt: skip
     if fields.any("modalities") not in (None, ["text"]):
-        raise refused("modalities", 'are only ["text"] here', "unsupported_parameter")
+        raise refused("modalities", 'must be ["text"] here', "unsupported_parameter")
     if not chat and fields.any("suffix") not in (None, ""):
-        raise refused("suffix", "is not done here; leave it out", "unsupported_parameter")
+        raise refused("suffix", "is not supported here; leave it out", "unsupported_parameter")
 
 
 def read_sampling(fields: Fields, vocab_size: int) -> SamplingSettings:
-    """Return how tokens are chosen; without a field as OpenAI does, at a temperature of 1."""
+    """Return how tokens are chosen; missing fields are OpenAI's defaults, as a temperature of 1."""
     repetition = fields.number("repetition_penalty", 0, 10, 1)
     if repetition == 0:
         raise refused("repetition_penalty", "is 0; a number above 0 is needed, 1 changes nothing")
@@ -205,7 +206,7 @@ def read_bias(value: Any, vocab_size: int) -> dict[int, float]:
     if value is None:
         return {}
     if not isinstance(value, dict) or len(value) > MOST_BIASES:
-        raise refused("logit_bias", f"is an object of ids and numbers, {MOST_BIASES} at most")
+        raise refused("logit_bias", f"must be an object of ids and numbers, at most {MOST_BIASES}")
     found = {}
     for name, bias in value.items():
         digits = name.isascii() and name.isdecimal() and len(name) < 10
@@ -237,7 +238,7 @@ def _max_tokens(fields: Fields, chat: bool) -> int | None:
 
 
 def unknown_fields(fields: Fields, *, chat: bool) -> list[str]:
-    """Return the names of fields that nobody here knows."""
+    """Return the names of fields that are unknown here."""
     own = CHAT_ONLY if chat else TEXT_ONLY
     known = {*USED, *own, *WITHOUT_EFFECT, *NOT_DONE, "tool_choice", "response_format"}
     return [name for name in fields.names() if name not in known | {"modalities"}]

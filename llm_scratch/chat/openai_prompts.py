@@ -1,4 +1,4 @@
-"""What a request says: the messages of a chat, or the prompts to go on from."""
+"""The content of a request: the messages of a chat, or the prompts to complete."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class PromptLimits:
     """The limits on what one request may contain.
 
     Args:
-        messages: of a chat.
-        characters: of all its texts.
+        messages: messages of a chat.
+        characters: characters of all texts.
         prompts: texts or lists of ids in one request.
     """
 
@@ -32,7 +32,7 @@ class PromptLimits:
 
 
 def read_messages(fields: Fields, limits: PromptLimits) -> list[Message]:
-    """Return the messages of a chat; whether they are in turn is asked where they are encoded.
+    """Return the messages of a chat; their order is checked when they are encoded.
 
     Raises:
         ApiError: 400, naming the message.
@@ -56,7 +56,7 @@ def _message(value: Any, place: str) -> Message:
         raise refused(f"{place}.role", f"is {shown(role)}; {known} are known here")
     for name in NOT_DONE:
         if value.get(name):
-            raise refused(f"{place}.{name}", "is not done here; leave it out")
+            raise refused(f"{place}.{name}", "is not supported here; leave it out")
     content = value.get("content")
     if isinstance(content, list):
         parts = [_part(part, f"{place}.content[{i}]") for i, part in enumerate(content)]
@@ -72,17 +72,17 @@ def _part(part: Any, place: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         what = shown(part if kind is None else kind)
-        raise refused(place, f"is {what}; only parts of type 'text' are done here")
+        raise refused(place, f"is {what}; only parts of type 'text' are supported")
     if not isinstance(part.get("text"), str):
         raise refused(f"{place}.text", f"is {shown(part.get('text'))}; a text is needed")
     return part["text"]
 
 
 def read_prompts(fields: Fields, limits: PromptLimits, vocab_size: int) -> list[str | list[int]]:
-    """Return the prompts to go on from: a text, several, a list of ids, or several of these.
+    """Return the prompts to complete: a text, a list of ids, or several of either.
 
     Raises:
-        ApiError: 400, if they are nothing of this, or an id is none of the model's.
+        ApiError: 400, if they are anything else, or the model does not have an id.
     """
     value = fields.any("prompt")
     one_list = isinstance(value, list) and bool(value) and all(map(_is_id, value))

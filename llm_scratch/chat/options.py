@@ -23,10 +23,10 @@ class ChatOptions:
 
     Args:
         settings: how each token is chosen.
-        max_new_tokens: of an answer, at most.
-        context: tokens of a prompt and its answer together.
-        overflow: what happens when a conversation outgrows it: "drop" lets the oldest turns go,
-            "stop" refuses.
+        max_new_tokens: the maximum length of an answer.
+        context: the maximum number of tokens in a prompt and its answer together.
+        overflow: what happens when a conversation outgrows the context: "drop" drops the oldest
+            turns, "stop" refuses.
         seed: of the answers; each has a generator of its own.
 
     Raises:
@@ -49,7 +49,7 @@ class ChatOptions:
             raise ValueError(f"overflow={self.overflow!r} must be 'drop' or 'stop'")
 
     def changed(self, values: Mapping[str, Any]) -> ChatOptions:
-        """Return them with other values, those of `SamplingSettings` among them by their names.
+        """Return the options with some values changed, including those of `SamplingSettings`.
 
         Raises:
             ValueError: if there is no such setting, or a value is out of range.
@@ -64,16 +64,16 @@ class ChatOptions:
         return replace(self, settings=settings, **rest)
 
     def described(self) -> dict[str, Any]:
-        """Return them as plain data, which `changed` takes."""
+        """Return the options as plain data, which `changed` takes."""
         own = {k: v for k, v in asdict(self).items() if k != "settings"}
         return {**asdict(self.settings), **own}
 
 
 def chosen_format(asked: Format | str | None, own: Format | None, name: str) -> Format:
-    """Return the format that is asked for, else the model's own.
+    """Return the format that is asked for, or else the model's own.
 
     Raises:
-        ValueError: if there is neither, naming those that there are.
+        ValueError: if there is neither, listing the formats.
     """
     if asked is not None:
         return find_format(asked) if isinstance(asked, str) else asked

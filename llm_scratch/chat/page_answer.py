@@ -1,4 +1,4 @@
-"""The page at `/`, with a policy that lets nothing run in it but its own text."""
+"""The page at `/`, with a policy that lets only its own scripts run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ NOWHERE = ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'")
 
 
 def page_headers(page: str) -> dict[str, str]:
-    """Return the headers that a page goes with.
+    """Return the headers of a page.
 
-    Its inline scripts and styles are allowed by their hashes, its server and pictures in the page
-    itself are allowed, nothing else is: no other address, no script that came in with a text, and
-    no `style=""` of an element.
+    They allow its inline scripts and styles, by their hashes, its own server, and pictures within
+    the page. Nothing else is allowed: no other address, no script that came in with a text, and no
+    `style=""` of an element.
     """
     rules = [
         "default-src 'none'",
@@ -37,7 +37,7 @@ def read_page(path: Path = PAGE) -> str:
     r"""Return the text of the page; its lines end with "\n", as browsers hash them.
 
     Raises:
-        FileNotFoundError: if the package came without it.
+        FileNotFoundError: if the package lacks the page.
     """
     return path.read_text(encoding="utf-8")
 

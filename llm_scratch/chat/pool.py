@@ -1,4 +1,4 @@
-"""What was read for earlier requests, kept for the next one that begins alike."""
+"""Prefixes read for earlier requests, kept for later ones that begin alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class PrefixPool:
 
     Args:
         model: a language model.
-        kept: how many; 0 keeps nothing. Each holds at most a context of keys and values.
+        kept: the maximum number; 0 keeps nothing. Each holds at most one context of keys and
+            values.
     """
 
     def __init__(self, model: Any, kept: int) -> None:
@@ -21,7 +22,7 @@ class PrefixPool:
         self._prefixes: list[ReadPrefix] = []
 
     def __len__(self) -> int:
-        """Return how many prefixes are kept."""
+        """Return the number of kept prefixes."""
         return len(self._prefixes)
 
     @property
@@ -30,15 +31,14 @@ class PrefixPool:
         return sum(each.cache.num_bytes for each in self._prefixes if each.cache is not None)
 
     def take(self, ids: Sequence[int], in_use: Iterable[ReadPrefix] = ()) -> ReadPrefix:
-        """Return what has been read of the first ids, or a prefix that holds nothing.
+        """Return the prefix that shares most with the ids, or an empty one.
 
-        The one that shares most with the ids leaves the pool if it loses no more than half of
-        what it holds; else, and from one that is in use, the shared tokens are copied, which
-        takes a fraction of the time of reading them.
+        It leaves the pool if at least half of what it holds is shared. Otherwise, or if it is in
+        use, the shared tokens are copied, which takes a fraction of the time of reading them.
 
         Args:
             ids: the prompt.
-            in_use: what other requests are working with.
+            in_use: the prefixes of other running requests.
         """
         if not self._kept:
             return ReadPrefix(self._model)
@@ -58,7 +58,7 @@ class PrefixPool:
         return best.first(shared)
 
     def give_back(self, prefix: ReadPrefix) -> None:
-        """Keep what was read; the least recently used goes when there are too many."""
+        """Keep a prefix; the least recently used one goes if there are too many."""
         if prefix.cache is None or not prefix.length:
             return
         self._prefixes.append(prefix)

@@ -1,4 +1,4 @@
-"""What a model has read of a conversation, so that the next turn reads only what is new."""
+"""The part of a conversation that a model has read, so that the next turn reads only the rest."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from llm_scratch.model.families import passes_cache
 from llm_scratch.model.wrappers import context_length_of, unwrapped
 
 ROUND = 256
-"""Caches have room for a multiple of these tokens, so that they seldom grow."""
+"""Caches have room for a multiple of this many tokens, so that they seldom grow."""
 
 
 class ReadPrefix:
     """The ids that a model has read for one conversation, with their keys and values.
 
     Args:
-        model: a language model; for one that keeps no cache all is read again.
+        model: a language model; without a cache, everything is read again.
     """
 
     def __init__(self, model: Any) -> None:
@@ -27,7 +27,7 @@ class ReadPrefix:
         self.cache: KVCache | None = None
 
     def shared_with(self, ids: Sequence[int]) -> int:
-        """Return how many of the first ids have been read, at most all but one."""
+        """Return how many of the first ids have been read; at most all but one."""
         held = 0 if self.cache is None else self.cache.length  # less, after an interrupt
         most = min(len(self._ids), held, len(ids) - 1)
         pairs = zip(self._ids[:most], ids, strict=False)
@@ -39,7 +39,7 @@ class ReadPrefix:
         return len(self._ids)
 
     def first(self, tokens: int) -> ReadPrefix:
-        """Return a copy of the first tokens; this one stays as it is."""
+        """Return a copy of the first tokens; this prefix stays as it is."""
         other = ReadPrefix(self._model)
         other._ids = self._ids[:tokens]
         if self.cache is not None:
@@ -48,16 +48,16 @@ class ReadPrefix:
         return other
 
     def prepare(self, ids: Sequence[int], new_tokens: int) -> int:
-        """Keep what `ids` begin with, forget the rest, and make room for all of them and more.
+        """Keep the part that `ids` begin with, forget the rest, and make room for ids and answer.
 
-        One id at least is left to be read, whose logits are those of the first new token.
+        At least one id is left to read, since its logits choose the first new token.
 
         Args:
             ids: the next prompt, not empty.
-            new_tokens: how many tokens follow it at most.
+            new_tokens: the maximum number of tokens that follow it.
 
         Returns:
-            How many of the ids are in the cache already.
+            How many of the ids are already in the cache.
         """
         if not passes_cache(self._model):
             return 0
@@ -74,10 +74,10 @@ class ReadPrefix:
         return kept
 
     def note(self, ids: Sequence[int]) -> None:
-        """Remember what has been read since `prepare`: the first of `ids`, as the cache holds.
+        """Remember the ids read since `prepare`: as many of `ids` as the cache holds.
 
         Args:
-            ids: the prompt and what was written after it, of which the last is not read yet.
+            ids: the prompt and the ids written after it; the last one is not read yet.
         """
         if self.cache is not None:
             self._ids = list(ids[: self.cache.length])

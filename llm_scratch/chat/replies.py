@@ -1,4 +1,4 @@
-"""A reply: the pieces of an answer as they come, and what is known of it then."""
+"""A reply: the pieces of an answer as they come, and its statistics."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _COLOURS = {"system": "#888", "user": "#2563eb", "assistant": "#15803d"}
 class Reply:
     """A reply of the assistant, piece by piece: nothing is written before it is asked for.
 
-    A loop over it gives the pieces, `str(reply)` reads to the end and gives all, and in a notebook
-    it streams into the cell that it ends. It can be left at any place: what has been said stays in
-    the session.
+    A loop over the reply yields the pieces, and `str(reply)` reads to the end and returns the whole
+    text. As the last line of a notebook cell, the reply streams into the cell. You can stop reading
+    anywhere; what has been said stays in the session.
 
     Args:
-        answer: what is written.
+        answer: the answer being written.
         pieces: its text, as it comes.
-        clock: what it takes.
-        forgotten: what went from the session, so that the context has room.
-        thinking: whether it begins within a thought.
+        clock: its token counts and times.
+        forgotten: what the session dropped to make room in the context.
+        thinking: whether the reply begins within a thought.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class Reply:
         return self.text
 
     def close(self) -> None:
-        """Leave it where it is; the session keeps what has been said."""
+        """Stop the reply where it is; the session keeps what has been said."""
         self._pieces.close()
 
     @property
     def finish_reason(self) -> FinishReason:
-        """The reason for the end: "eos", "stop", "length", or "interrupted", also before it."""
+        """The reason for the end: "eos", "stop", "length" or "interrupted", the last until then."""
         return self._answer.finish_reason
 
     @property
     def ended_by(self) -> str | None:
-        """The text of the token, or the string, that ended the answer; None while it is open."""
+        """The string that ended the answer, or the token's text; None while it is open."""
         return self._answer.ended_by
 
     @property
@@ -75,7 +75,7 @@ class Reply:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All ids of the answer so far, the one that ended it included."""
+        """All ids of the answer so far, including the one that ended it."""
         return tuple(self._answer.ids)
 
     def _ipython_display_(self) -> None:
@@ -86,7 +86,7 @@ class Reply:
 
 
 def messages_as_html(messages: Sequence[Message]) -> str:
-    """Return a conversation for a notebook; what is said is text, whatever it looks like."""
+    """Return a conversation as HTML for a notebook; messages are escaped."""
     rows = [
         f'<div style="margin:0.4em 0"><b style="color:{_COLOURS[each.role]}">{each.role}</b>'
         f'<div style="white-space:pre-wrap">{html.escape(each.content)}</div></div>'

@@ -1,4 +1,4 @@
-"""What an engine is asked for, and what it tells while it answers."""
+"""The requests that an engine takes, and the events with which it answers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Request:
 
     Args:
         ids: the prompt.
-        max_new_tokens: 1 or more; prompt and these fit the model's context.
+        max_new_tokens: 1 or more; these and the prompt must fit the model's context.
         settings: how each token is chosen.
         seed: of this request's own generator; None draws one.
         stop: strings that end the answer and are never shown.
         stop_ids: ids that end it.
-        top_logprobs: how many of the likeliest tokens are told at each place, beside the chosen
-            one; None tells no log-probabilities.
-        score_prompt: whether the log-probabilities of the prompt's own tokens are told too.
+        top_logprobs: how many of the likeliest tokens are listed at each place, beside the chosen
+            one; None gives no log-probabilities.
+        score_prompt: whether the prompt's own tokens get log-probabilities too.
     """
 
     ids: tuple[int, ...]
@@ -37,12 +37,12 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token and how likely the model itself found it, before any setting.
+    """A token and its log-probability in the model, before any sampling setting.
 
     Args:
         id: the token.
         logprob: its log-probability (nats); None for the first token of a prompt.
-        top: the likeliest tokens at its place with theirs, the likeliest first.
+        top: the likeliest tokens at its place with their log-probabilities, the likeliest first.
     """
 
     id: int
@@ -52,7 +52,7 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class PromptScores:
-    """The prompt has been read, by a request with `score_prompt`; comes before every piece."""
+    """The scores of a prompt, for a request with `score_prompt`; they come before every piece."""
 
     tokens: tuple[TokenScore, ...]
 
@@ -62,8 +62,8 @@ class Piece:
     """Text that can be shown: no half character, no part of a stop string.
 
     Args:
-        text: the text; may be empty where only scores are told.
-        tokens: the tokens chosen since the last piece, where log-probabilities were asked for.
+        text: the text; may be empty if there are only scores.
+        tokens: the tokens chosen since the last piece, if log-probabilities were asked for.
     """
 
     text: str
@@ -72,11 +72,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer has ended.
+    """The end of an answer.
 
     Args:
-        reason: as in `Generation`; "interrupted" where it was cancelled.
-        ids: the ids written, the one that ended the answer included.
+        reason: as in `Generation`; "interrupted" if it was cancelled.
+        ids: the ids written, including the one that ended the answer.
         prompt_tokens: ids of the prompt.
         reused_tokens: how many of them had been read for an earlier request.
     """
@@ -89,10 +89,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The request could not be answered to its end.
+    """The failure of a request.
 
     Args:
-        error: why.
+        error: the cause.
     """
 
     error: Exception
@@ -103,11 +103,11 @@ OnEvent = Callable[[Event], None]
 
 
 class QueueFullError(RuntimeError):
-    """More requests are waiting than an engine accepts."""
+    """The error if more requests would wait than an engine accepts."""
 
 
 class EngineStoppedError(RuntimeError):
-    """An engine that was stopped, or whose thread has ended by a fault."""
+    """The error for an engine that was stopped, or whose thread has failed."""
 
 
 class ContextLengthError(ValueError):

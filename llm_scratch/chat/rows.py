@@ -1,4 +1,4 @@
-"""One request on its way through the engine: what is read, chosen and told next."""
+"""One request in the engine: what is read, chosen and reported next."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from llm_scratch.model.wrappers import device_of
 from llm_scratch.tokenizers.any_tokenizer import end_of_text_id
 
 SCORED = 32
-"""For how many positions of a prompt logits are held at once: 32 x V numbers, and twice."""
+"""The number of prompt positions whose logits are held at once: 32 x V numbers, twice."""
 
 
 class Ticket:
     """A request that an engine has accepted.
 
     Args:
-        request: what was asked.
-        on_event: is told what becomes of it.
+        request: the request.
+        on_event: called with its events.
 
     Attributes:
         cancelled: whether nobody waits for the answer any more.
-        deaf: whether `on_event` has failed, and is told nothing more.
+        deaf: whether `on_event` has failed, and is not called any more.
     """
 
     def __init__(self, request: Request, on_event: OnEvent) -> None:
@@ -46,10 +46,10 @@ class Ticket:
         self.cancelled = self.deaf = False
 
     def cancel(self) -> None:
-        """Say that nobody waits for the answer: the row is freed before the next step.
+        """Cancel the request, so that its row is freed before the next step.
 
-        From any thread, at any time; a request that has ended stays as it is. `Finished` with
-        the reason "interrupted" still comes.
+        This works from any thread, at any time; a request that has ended stays as it is. `Finished`
+        with the reason "interrupted" still comes.
         """
         self.cancelled = True
 
@@ -58,7 +58,7 @@ class Row:
     """One request that the engine works on.
 
     Args:
-        ticket: the request, and who is told.
+        ticket: the request, and the receiver of its events.
     """
 
     prefix: ReadPrefix
@@ -73,7 +73,7 @@ class Row:
         self._prompt_scores = [TokenScore(self.request.ids[0], None)]
 
     def begin(self, model: Any, tokenizer: Any, prefix: ReadPrefix) -> None:
-        """Get ready to be read, with what was read already.
+        """Prepare for reading, with a prefix that was read before.
 
         Raises:
             TypeError: if the model takes no cache.
@@ -108,7 +108,7 @@ class Row:
 
     @property
     def written(self) -> list[int]:
-        """The ids of the answer so far; the newest is what is read next."""
+        """The ids of the answer so far; the newest is read next."""
         return [] if self._answer is None else self._answer.ids
 
     @property
@@ -117,7 +117,7 @@ class Row:
         return self._answer is not None and self._answer.finish_reason is not None
 
     def read(self, most: int) -> list[Event]:
-        """Read up to so many ids of the prompt; the first id is chosen after the last of them."""
+        """Read up to `most` ids of the prompt; after its last id, choose the answer's first."""
         past, ids = self.cache.length, self.request.ids
         chunk = torch.tensor([ids[past : past + most]], device=device_of(self._model))
         if self.request.score_prompt:
@@ -133,7 +133,7 @@ class Row:
         return told + self.take(logits)
 
     def _read_scored(self, chunk: Tensor, past: int) -> Tensor:
-        """Read ids and score those that follow them; the last logits come back: (1, V)."""
+        """Read ids and score those that follow them; return the last logits: (1, V)."""
         for logits in prefill_scored(self._model, chunk, self.cache, SCORED):  # (1, n, V)
             after = self.request.ids[past + 1 : past + 1 + logits.shape[1]]
             found = scores_of(logits[0, : len(after)], after, self.request.top_logprobs)
@@ -142,7 +142,7 @@ class Row:
         return logits[:, -1]
 
     def take(self, logits: Tensor) -> list[Event]:
-        """Choose the next id: (1, V) logits -> what can be told with it.
+        """Choose the next id: (1, V) logits -> the events that follow from it.
 
         Raises:
             ValueError: if the logits are NaN, or the settings don't fit them.
@@ -161,7 +161,7 @@ class Row:
         return [] if self._answer is None else self._piece(self._answer.finish("interrupted"))
 
     def _piece(self, text: str) -> list[Event]:
-        """Return the text as an event, with the scores that waited for text or the end."""
+        """Return the text as an event, with the scores held back until text or the end came."""
         if not text and not (self._untold and self.ended):
             return []
         piece = Piece(text, tuple(self._untold))
@@ -169,7 +169,7 @@ class Row:
         return [piece]
 
     def finished(self) -> Finished:
-        """Return how the answer has ended; "interrupted" where it has not."""
+        """Return how the answer has ended; "interrupted" if it has not."""
         reason = self._answer.finish_reason if self._answer is not None else None
         return Finished(
             reason or "interrupted",
@@ -179,7 +179,7 @@ class Row:
         )
 
     def given_back(self) -> ReadPrefix | None:
-        """Return what was read of prompt and answer, for a later request."""
+        """Return the part of prompt and answer that was read, for a later request."""
         if not self.begun:
             return None
         self.prefix.note([*self.request.ids, *self.written])

@@ -1,4 +1,4 @@
-"""Between the server's event loop and the engine's thread: requests go in, answers come out."""
+"""The link between the server's event loop and the engine's thread."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ Told = tuple[int, Event]
 
 
 class ClientLeftError(Exception):
-    """Nobody reads the answer any more."""
+    """The signal that nobody reads the answer any more."""
 
 
 class RunningChoices:
-    """The choices of one request on their way through an engine.
+    """The choices of one request in an engine.
 
-    Not more than some of them are with the engine at a time, so that a request for many leaves
+    Only a limited number of them are in the engine at a time, so that a request for many leaves
     room for others.
 
     Args:
-        engine: what answers.
+        engine: the engine that answers.
         requests: one for each choice.
-        limits: how many at a time, and how long.
+        limits: how many at a time, and for how long.
 
     Raises:
-        QueueFullError: if the engine takes not even the first now.
+        QueueFullError: if the engine can't take even the first choice now.
         EngineStoppedError: if it does not answer any more.
-        ValueError: if it refuses the first.
+        ValueError: if it refuses the first choice.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class RunningChoices:
 
     def _hear(self, index: int, event: Event) -> None:
         """Take an event in the engine's thread."""
-        with suppress(RuntimeError):  # the loop has ended, and nobody is left to hear it
+        with suppress(RuntimeError):  # the loop has ended, and nobody is left to receive it
             self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 
     def _fill(self) -> None:
-        """Give the engine what it has room for; what it has none for waits for the next time."""
+        """Give the engine as many choices as it has room for; the rest wait for the next time."""
         while self._next < len(self._requests) and len(self._tickets) < self._limits.together:
             try:
                 self._submit()
@@ -94,14 +94,16 @@ class RunningChoices:
                 return
 
     async def events(self, gone: asyncio.Future[Any]) -> AsyncGenerator[Told | None]:
-        """Yield what the engine tells of each choice, None when it was silent for a while.
+        """Yield the engine's events for each choice, None when it was silent for a while.
+
+        All choices are cancelled at the end.
 
         Args:
             gone: done when the client has left.
 
         Raises:
-            ClientLeftError: when it is; all choices are cancelled then, as at any other end.
-            EngineStoppedError: if the engine has died without a word.
+            ClientLeftError: when the client has left.
+            EngineStoppedError: if the engine has died without an event.
         """
         gone.add_done_callback(lambda _: self._queue.put_nowait(_GONE))
         late = self._loop.call_later(self._limits.seconds, self._queue.put_nowait, _LATE)
@@ -134,7 +136,7 @@ class RunningChoices:
         self._fill()
 
     def _end_early(self) -> None:
-        """End all choices with what they have."""
+        """End all choices with the text they have."""
         self.cancel()
         for index in range(self._next, len(self._requests)):
             end = Finished("interrupted", (), len(self._requests[index].ids), 0)
@@ -142,7 +144,7 @@ class RunningChoices:
         self._next = len(self._requests)
 
     def cancel(self) -> None:
-        """Take back what has not ended."""
+        """Cancel the choices that have not ended."""
         for ticket in self._tickets.values():
             ticket.cancel()
 
@@ -151,7 +153,7 @@ def start_answering(prepared: Prepared, limits: ServerLimits) -> RunningChoices:
     """Give a request to its model's engine.
 
     Raises:
-        ApiError: 429, if there is no place now; 503, if it does not answer; 400, if it refuses.
+        ApiError: 429, if it has no place now; 503, if it does not answer; 400, if it refuses.
     """
     try:
         return RunningChoices(prepared.served.engine, prepared.requests, limits)
@@ -160,7 +162,7 @@ def start_answering(prepared: Prepared, limits: ServerLimits) -> RunningChoices:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Return what a client is told of an engine's error."""
+    """Return the error that a client gets for an engine's error."""
     line = " ".join(str(error).split())
     if isinstance(error, QueueFullError):
         return too_many(f"{line}; try again in {RETRY_SECONDS} seconds", RETRY_SECONDS)
@@ -179,7 +181,7 @@ async def answer_whole(
     """Return the whole answer to a request.
 
     Raises:
-        ApiError: if it fails on the way.
+        ApiError: if it fails midway.
         ClientLeftError: if nobody waits for it any more.
     """
     answers, choices = _answers(prepared), _choices(prepared)
@@ -195,11 +197,11 @@ async def answer_whole(
 async def answer_stream(
     running: RunningChoices, prepared: Prepared, gone: asyncio.Future[Any]
 ) -> AsyncGenerator[Object | None]:
-    """Yield the events of a stream, None where it only shows that it lives.
+    """Yield the events of a stream, None for a mere sign of life.
 
     Raises:
         ApiError: as `answer_whole`.
-        ClientLeftError: as there.
+        ClientLeftError: the same.
     """
     answers, choices = _answers(prepared), _choices(prepared)
     more: Object = {"usage": None} if prepared.asked.include_usage else {}
@@ -236,15 +238,15 @@ def _choices(prepared: Prepared) -> list[Choice]:
 def _take(
     choice: Choice, event: Event, prepared: Prepared
 ) -> tuple[str, Sequence[TokenScore]] | None:
-    """Add an event to its choice, and return what of it is shown: a text and tokens."""
-    nothing_new = prepared.asked.max_tokens == 0  # the prompt alone; an engine writes one at least
+    """Add an event to its choice, and return the part to show: a text and tokens."""
+    nothing_new = prepared.asked.max_tokens == 0  # only the prompt; an engine writes at least one
     if isinstance(event, Failed):
         raise _failure(event.error, prepared)
     if isinstance(event, Finished):
         if event.reason == "interrupted" and not prepared.served.engine.alive:
-            raise unavailable("the server ends, and with it this answer", "engine_stopped")
+            raise unavailable("the server is stopping, which ends the answer", "engine_stopped")
         if event.reason == "interrupted" and not event.ids:
-            raise unavailable("no word of the answer came in time; try again later", "timeout")
+            raise unavailable("no text of the answer came in time; try again later", "timeout")
         choice.finished = replace(event, ids=(), reason="length") if nothing_new else event
         return None
     if isinstance(event, PromptScores):
@@ -258,7 +260,7 @@ def _take(
 
 
 def _failure(error: Exception, prepared: Prepared) -> ApiError:
-    """Return what the client is told of a request that failed, and tell the rest to the log."""
+    """Return the client's error for a failed request, and write the details to the log."""
     if isinstance(error, EngineStoppedError | ContextLengthError):
         return as_api_error(error)
     prepared.log(f"a request to {prepared.served.name} failed: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""A conversation in a file: what was said, with which settings, and by which model."""
+"""A conversation in a file: its messages, its settings and its model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = ("format_version", "model", "weights_sha256", "format", "settings", "mess
 
 
 class ChatFileError(FileError):
-    """A file that holds no conversation of a session, or a damaged one."""
+    """The error for a file that is damaged, or not a saved conversation."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class SavedChat:
     """A conversation as saved in a file; no model is needed to look at it.
 
     Args:
-        messages: perhaps a system text, then user and assistant in turn.
+        messages: an optional system text, then user and assistant in turn.
         settings: the settings of the session, by name.
-        model: what the model was called.
-        weights_sha256: the mark of its weights.
+        model: the name of the model.
+        weights_sha256: the checksum of its weights.
         format: the name of the format.
     """
 
@@ -89,12 +89,12 @@ def read_chat(path: PathLike) -> SavedChat:
 def restored_options(
     path: PathLike, saved: SavedChat, options: ChatOptions, most: int
 ) -> tuple[ChatOptions, int]:
-    """Return the settings of a saved conversation, and how many answers had been begun in it.
+    """Return the settings of a saved conversation, and the number of answers begun in it.
 
     Args:
         path: the file, for errors.
-        saved: what it holds.
-        options: for what it does not say.
+        saved: the content of the file.
+        options: the values of settings that the file lacks.
         most: the model's context length.
 
     Raises:
@@ -126,7 +126,7 @@ def _messages_of(path: PathLike, found: Any) -> list[Message]:
 
 
 def check_order(path: PathLike, messages: Sequence[Message]) -> None:
-    """Refuse messages that are not perhaps a system text, then questions with their answers."""
+    """Refuse messages other than an optional system text, then questions with their answers."""
     roles = [message.role for message in messages]
     start = 1 if roles[:1] == ["system"] else 0
     pairs = (len(roles) - start) // 2

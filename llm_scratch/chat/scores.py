@@ -1,4 +1,4 @@
-"""How likely the model itself found the tokens of a prompt and of an answer.
+"""The model's own log-probabilities of the tokens of a prompt and of an answer.
 
 Shape letters: N positions, T tokens, V vocabulary.
 """
@@ -19,7 +19,7 @@ def scores_of(logits: Tensor, ids: Sequence[int], top_logprobs: int | None) -> l
     Args:
         logits: (N, V).
         ids: N ids.
-        top_logprobs: how many of the likeliest tokens are told at each place; None is 0.
+        top_logprobs: how many of the likeliest tokens are listed at each place; None is 0.
     """
     logprobs = logits.float().log_softmax(dim=-1)  # (N, V)
     chosen = logprobs.gather(1, torch.tensor(ids, device=logits.device)[:, None])[:, 0]  # (N,)

@@ -1,4 +1,4 @@
-"""What a server serves: models by name, each with its engine, and the limits of requests."""
+"""The models of a server, by name, each with its engine, and the limits of requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ticket(Protocol):
     """A request on its way, as `Engine.submit` returns it."""
 
     def cancel(self) -> None:
-        """End it; it finishes as interrupted."""
+        """End the request; it finishes as interrupted."""
 
 
 class Answering(Protocol):
@@ -38,13 +38,13 @@ class Answering(Protocol):
 
     @property
     def counters(self) -> Any:
-        """The counts of what it has done so far."""
+        """The counters of the engine so far."""
 
     def submit(self, request: Request, on_event: OnEvent) -> Ticket:
         """Take a request."""
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End all that runs."""
+        """End all running requests."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class ServerLimits:
     """The limits on one request.
 
     Args:
-        body_bytes: of its body.
-        body_seconds: in which the body has come.
-        prompts: how much it may say.
+        body_bytes: the size of its body.
+        body_seconds: the time for the body to arrive.
+        prompts: the size of its prompts.
         choices: answers for each prompt (`n`).
         together: answers of one request that the engine works on at a time.
-        answer_tokens: of an answer, and of one that says nothing of its length.
-        seconds: after which an answer ends as if it were long enough.
-        silence: seconds without a word after which a stream shows that it lives.
+        answer_tokens: the length of an answer, also if the request gives none.
+        seconds: the time after which an answer ends as if it were long enough.
+        silence: the seconds without text after which a stream sends a sign of life.
     """
 
     body_bytes: int = 4 << 20
@@ -73,7 +73,7 @@ class ServerLimits:
 
 
 def say(line: str) -> None:
-    """Print a line for whoever runs the server."""
+    """Print a line for the server's operator."""
     print(f"llm-scratch: {line}", file=sys.stderr, flush=True)
 
 
@@ -82,11 +82,11 @@ class ServerSettings:
     """The settings of a server: who may ask, and how much.
 
     Args:
-        api_key: what requests must bring; None asks for none.
-        hosts: names that the server is called by, beside its own; "*" is any.
-        origins: pages of other servers that may ask, as "https://chat.example"; "*" is any.
+        api_key: the key that requests must send; None needs none.
+        hosts: further names that the server answers to; "*" is any.
+        origins: pages of other servers that may ask, such as "https://chat.example"; "*" is any.
         limits: of each request.
-        log: where lines for whoever runs the server go.
+        log: called with lines for the server's operator.
     """
 
     api_key: str | None = None
@@ -101,9 +101,9 @@ class ServedModel:
     """A model that the server offers.
 
     Args:
-        name: what requests call it.
-        engine: what answers, with its model and tokenizer.
-        format: how a chat becomes text for it; None where nobody knows.
+        name: its name in requests.
+        engine: the engine that answers, with its model and tokenizer.
+        format: how a chat becomes text for it; None if unknown.
         created: seconds since 1970.
     """
 
@@ -114,18 +114,18 @@ class ServedModel:
 
     @property
     def context_length(self) -> int:
-        """The number of tokens that it sees."""
+        """The number of tokens that the model sees."""
         return context_length_of(self.engine.model)
 
     @property
     def vocab_size(self) -> int:
-        """The number of its ids, of those that its tokenizer knows."""
+        """The number of ids that both the model and its tokenizer know."""
         known = vocab_size_of(self.engine.tokenizer)
         most = int(unwrapped(self.engine.model).cfg["vocab_size"])
         return most if known is None else min(most, known)
 
     def listed(self) -> dict[str, Any]:
-        """Return it as `/v1/models` lists it."""
+        """Return the model's entry in `/v1/models`."""
         return {
             "id": self.name, "object": "model", "created": self.created,
             "owned_by": "llm-scratch", "context_length": self.context_length,
@@ -134,16 +134,16 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that has been read whole: nothing is left to refuse but by the engine.
+    """A request that has been read completely; from here on, only the engine can refuse it.
 
     Args:
         served: the model that answers.
-        asked: what is asked for.
-        requests: prompts times choices, as the engine takes them.
-        prompts: the text of each prompt, where it comes back; else "".
+        asked: the settings of the request.
+        requests: one per prompt and choice, for the engine.
+        prompts: the text of each prompt if it comes back, else "".
         chat: whether it is a chat.
-        unknown: names of fields that say nothing here.
-        log: where a failure is told in full.
+        unknown: names of fields that have no effect here.
+        log: called with the details of a failure.
     """
 
     served: ServedModel
@@ -156,15 +156,15 @@ class Prepared:
 
 
 def find_model(models: Mapping[str, ServedModel], name: Any) -> ServedModel:
-    """Return the model of a name.
+    """Return the model with this name.
 
     Raises:
-        ApiError: 404 with the names that there are.
+        ApiError: 404 with the known names.
     """
     if name not in models:
         names = ", ".join(models)
         raise ApiError(
-            404, f"no model is called {shown(name)} here; there is {names}", param="model",
+            404, f"no model is called {shown(name)} here; use {names}", param="model",
             code="model_not_found",
         )  # fmt: skip
     return models[name]
@@ -177,7 +177,7 @@ def prepare(
     *,
     chat: bool,
 ) -> Prepared:
-    """Read a request, and encode what it says.
+    """Read a request, and encode its content.
 
     Raises:
         ApiError: 400 or 404, naming the field.
@@ -204,7 +204,7 @@ Encoded = tuple[list[list[int]], list[str]]
 
 
 def _encode_chat(fields: Fields, served: ServedModel, limits: ServerLimits) -> Encoded:
-    """Return the ids of a chat; it is not told back."""
+    """Return the ids of a chat; its text does not come back."""
     if (format := served.format) is None:
         raise ApiError(
             400, f"nothing says how a chat becomes text for {served.name}; start the server with "
@@ -221,13 +221,13 @@ def _encode_chat(fields: Fields, served: ServedModel, limits: ServerLimits) -> E
 def _encode_texts(
     fields: Fields, served: ServedModel, limits: ServerLimits, asked: Asked
 ) -> Encoded:
-    """Return the ids of each prompt, and its text where it is told back."""
+    """Return the ids of each prompt, and its text if it comes back."""
     tokenizer = served.engine.tokenizer
     prompts = read_prompts(fields, limits.prompts, served.vocab_size)
     try:
         ids = [prompt_ids(tokenizer, each, "text", end_of_text_id(tokenizer)) for each in prompts]
         texts = [_text(tokenizer, each) if asked.echo else "" for each in prompts]
-    except ValueError as err:  # an empty text where nothing begins one
+    except ValueError as err:  # an empty text, and no token to begin it
         raise refused("prompt", f"can't be read: {' '.join(str(err).split())}") from err
     return ids, texts
 

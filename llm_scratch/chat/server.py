@@ -40,14 +40,14 @@ STREAM_HEADERS = {
     "x-accel-buffering": "no",
 }
 SPARE_SECONDS = 30.0
-"""How much longer than its answer may take a client may take to read it."""
+"""The extra time that a client has for reading, beyond the limit for its answer."""
 
 
 class Application:
     """The server's endpoints over some models.
 
     Args:
-        models: what is served; their engines have started.
+        models: the models to serve; their engines have started.
         settings: who may ask, and how much.
         bound: the host that the server listens at.
         page: the file of the page.
@@ -103,7 +103,7 @@ class Application:
         return HTMLResponse(self._page, headers=page_headers(self._page))
 
     async def health(self, request: Request) -> Response:
-        """Answer `/health`: 503 once a model does not answer any more."""
+        """Answer `/health`: 503 if a model does not answer any more."""
         alive = {name: served.engine.alive for name, served in self.models.items()}
         whole = all(alive.values())
         told: dict[str, Any] = {"status": "ok" if whole else "failed"}
@@ -126,7 +126,7 @@ class Application:
         return JSONResponse(find_model(self.models, request.path_params["name"]).listed())
 
     async def answer(self, request: Request, *, chat: bool) -> Response:
-        """Answer a chat, or a text to go on from."""
+        """Answer a chat or a completion."""
         try:
             body = await self._read_body(request)
         except ClientDisconnect:
@@ -150,7 +150,7 @@ class Application:
         return prepare(parse_body(body), self.models, self.settings, chat=chat)
 
     async def _read_body(self, request: Request) -> bytes:
-        """Return the body of a request, of bounded size and in bounded time."""
+        """Return the body of a request, within the limits of size and time."""
         limits = self.settings.limits
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 15 or int(declared) > limits.body_bytes):
@@ -170,7 +170,7 @@ class Application:
         return bytes(body)
 
     def _log_unknown(self, names: list[str]) -> None:
-        """Tell of fields that nobody here knows, once each."""
+        """Log fields that are unknown here, once each."""
         new = {name[:60] for name in names} - self._unknown
         if new and len(self._unknown) < MOST_UNKNOWN:
             self._unknown |= new
@@ -182,16 +182,16 @@ class EventStream(Response):
     """A response that sends the events of an answer as they come, and ends it with its client.
 
     Args:
-        running: the choices on their way.
+        running: the choices in progress.
         prepared: the request.
-        seconds: after which a client that does not read is given up.
+        seconds: the time after which a client that does not read is given up.
     """
 
     def __init__(self, running: RunningChoices, prepared: Prepared, seconds: float) -> None:
         self._running, self._prepared, self._seconds = running, prepared, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         gone = asyncio.create_task(_client_leaves(receive))
         try:
             async with asyncio.timeout(self._seconds):
@@ -249,7 +249,7 @@ async def _show_error(request: Request, error: Any) -> Response:
 
 
 async def _show_http_error(request: Request, error: Any) -> Response:
-    """Return starlette's own errors, of paths and methods, in the one form."""
+    """Return starlette's own errors, of paths and methods, in OpenAI's form."""
     path, method = request.url.path[:100], request.method
     messages = {
         404: f"there is nothing at {path}; the API is under /v1",

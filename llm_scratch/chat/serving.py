@@ -15,20 +15,20 @@ import uvicorn
 from llm_scratch.chat.server import Application
 
 HEAD_SECONDS = 30.0
-"""In which the head of a request has come, before the connection is closed."""
+"""The time for the head of a request to arrive before the connection is closed."""
 GRACE_SECONDS = 5
 STEP = 0.1
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that has an address and does not listen yet.
+    """Return a socket that listens at an address.
 
     Args:
-        host: a name or a number of this machine.
+        host: a name or address of this machine.
         port: 0 takes a free one.
 
     Raises:
-        OSError: in one line, if the address is in use or is none of this machine's.
+        OSError: in one line, if the address is in use or does not belong to this machine.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -37,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as err:
         raise OSError(f"{host} is not an address of this machine ({err}); change --host") from err
     bound = socket.socket(family, kind)
-    if sys.platform != "win32":  # there it would share the port with another server
+    if sys.platform != "win32":  # on Windows it would share the port with another server
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
@@ -51,7 +51,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """Return where a browser on this machine finds what listens at a socket."""
+    """Return the URL at which a browser on this machine reaches a socket."""
     host, port = bound.getsockname()[:2]
     known = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
     return f"http://{known.get(host, f'[{host}]' if ':' in host else host)}:{port}"
@@ -60,10 +60,10 @@ def url_of(bound: socket.socket) -> str:
 def run_server(
     application: Application, bound: socket.socket, on_start: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve until Ctrl-C, or until the process is told to end; engines stop with it.
+    """Serve until Ctrl-C, or until the process is told to end; then the engines stop too.
 
     Args:
-        application: what answers.
+        application: the application to serve.
         bound: the socket to listen at.
         on_start: called once requests are answered.
 
@@ -79,13 +79,13 @@ async def serve(
     on_start: Callable[[], None] = lambda: None,
     ending: asyncio.Event | None = None,
 ) -> None:
-    """Serve as `run_server` does, in a loop that is there.
+    """Serve as `run_server` does, in the running event loop.
 
     Args:
-        application: what answers.
+        application: the application to serve.
         bound: the socket to listen at.
         on_start: called once requests are answered.
-        ending: ends the server when it is set.
+        ending: the event that ends the server when set.
     """
     config = uvicorn.Config(
         application.guards, http="h11", ws="none", lifespan="on", log_config=None,
@@ -106,7 +106,7 @@ async def _watch(
     on_start: Callable[[], None],
     ending: asyncio.Event | None,
 ) -> None:
-    """Do what uvicorn leaves: end running answers before it waits for them, close slow heads."""
+    """Do what uvicorn does not: end running answers before it waits for them, close slow heads."""
     waiting: dict[Any, float] = {}
     started = False
     while not server.should_exit:
@@ -121,9 +121,9 @@ async def _watch(
 
 
 def _close_slow_heads(server: uvicorn.Server, before: dict[Any, float]) -> dict[Any, float]:
-    """Close connections whose next request does not begin; return those that wait, and since when.
+    """Close connections whose next request takes too long; return those that wait, with times.
 
-    uvicorn closes those that say nothing after an answer, not those that say half a line.
+    uvicorn closes connections that are silent after an answer, but not those that send half a line.
     """
     now, waiting = time.monotonic(), {}
     for connection in list(server.server_state.connections):

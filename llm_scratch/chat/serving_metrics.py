@@ -1,4 +1,4 @@
-"""What the server and its engines have done, as the text that Prometheus reads."""
+"""The counters of the server and its engines, as the text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from llm_scratch.chat.served import ServedModel
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 COUNTED = {
     "requests": "Answers that the engine was asked for.",
-    "refused": "Answers for which the queue was full.",
-    "failed": "Answers that ended by a fault.",
+    "refused": "Answers refused because the queue was full.",
+    "failed": "Answers that ended with an error.",
     "faults": "Steps in which the model failed.",
-    "cancelled": "Answers that were taken back, as when a client left.",
+    "cancelled": "Answers that were cancelled, such as when a client left.",
     "prompt_tokens": "Tokens of prompts.",
     "reused_tokens": "Tokens of prompts that had been read for an earlier request.",
     "new_tokens": "Tokens written.",
@@ -28,8 +28,8 @@ def metrics_text(models: Mapping[str, ServedModel], statuses: Mapping[int, int])
     """Return all counters and gauges.
 
     Args:
-        models: what is served, by name.
-        statuses: how often each status of HTTP was answered.
+        models: the served models, by name.
+        statuses: the number of responses by HTTP status.
     """
     counters = {name: served.engine.counters for name, served in models.items()}
     lines: list[str] = []

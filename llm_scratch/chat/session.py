@@ -1,4 +1,4 @@
-"""A conversation with a model: what has been said, and what the model has read of it."""
+"""A conversation with a model: its messages, and the part that the model has read."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ MARK_IDS = 16  # ids at the end of a prompt that may hold the mark of a thought
 
 
 class ChatSession:
-    """A conversation with a model, which reads of each turn only what it has not read yet.
+    """A conversation with a model, which reads only the new part of each turn.
 
-    A prompt is always what `encode_prompt` makes of the messages, so that answers are those of a
-    session that reads everything again. When a conversation outgrows the context, the oldest
-    questions go with their answers and the reply says so; system text and newest question stay.
+    A prompt is always the result of `encode_prompt` for the messages, so the answers equal those of
+    a session that reads everything again. When a conversation outgrows the context, the oldest
+    questions and answers are dropped and the reply says so; system text and newest question stay.
 
     Args:
         model: a language model in evaluation mode.
@@ -45,14 +45,14 @@ class ChatSession:
         format: how a conversation becomes text, or the name of a built-in format.
         system: the system text; None is the format's own, "" none at all.
         settings: how each token is chosen.
-        max_new_tokens: of an answer, at most.
+        max_new_tokens: the maximum length of an answer.
         context: tokens of a prompt and its answer together; None is the model's context length.
-        overflow: "drop" lets the oldest turns go where they do not fit, "stop" refuses.
-        seed: of the answers, of which each has its own generator; None draws one.
-        name: what the model is called in saved conversations; None is its class.
+        overflow: "drop" drops the oldest turns if they do not fit, "stop" refuses.
+        seed: of the answers, each of which has its own generator; None draws one.
+        name: the model's name in saved conversations; None is its class.
 
     Attributes:
-        messages: what has been said.
+        messages: the messages so far.
         system: the system text; may be set.
         options: the settings; `change` changes them.
         last_reply: the newest reply, None before the first.
@@ -107,15 +107,15 @@ class ChatSession:
         """Open a model and return a session with it.
 
         Args:
-            source: as in `open_model`, or what it returned.
+            source: as in `open_model`, or its result.
             format: None is the model's own.
             device: as in `open_model`, like the next two.
             dtype: None keeps the file's.
             tokenizer: for a source without one.
-            options: as `ChatSession` takes them.
+            options: further arguments of `ChatSession`.
 
         Raises:
-            ValueError: if nothing says what the model's format is; see also `open_model`.
+            ValueError: if the model's format is unknown; see also `open_model`.
         """
         place = {"device": device, "dtype": dtype, "tokenizer": tokenizer}
         if isinstance(source, OpenModel):
@@ -161,16 +161,16 @@ class ChatSession:
             )
 
     def reply(self, text: str) -> Reply:
-        """Say something, and return what the assistant says to it.
+        """Say something, and return the assistant's reply.
 
         Raises:
             ValueError: if the text is empty, can't be encoded, or leaves no room for an answer
-                (`NoRoomError`); the conversation is then as it was.
+                (`NoRoomError`); the conversation then stays as it was.
         """
         return self._answered((*self._said(), Message("user", text)))
 
     def regenerate(self) -> Reply:
-        """Have the last question answered again; with a temperature of 0 the same comes out.
+        """Answer the last question again; a temperature of 0 gives the same answer.
 
         Raises:
             ValueError: if nothing has been asked; see also `reply`.
@@ -181,16 +181,16 @@ class ChatSession:
         return self._answered(said[:-1])
 
     def continue_(self) -> Reply:
-        """Go on with the last answer, which was stopped or reached its length.
+        """Continue the last answer, which was stopped or reached its length.
 
         Raises:
-            ValueError: if it has ended, or the context is full (`NoRoomError`).
+            ValueError: if the answer has ended, or the context is full (`NoRoomError`).
         """
         self.stop()
         answer = self._answer
         if answer is None or answer.ended_by is not None:
             raise ValueError(
-                "there is no answer to go on with: the last one has ended, or came from a file"
+                "there is no answer to continue: the last one has ended, or came from a file"
             )
         known = len(answer.prompt) + len(answer.ids)
         if known >= self._options.context:
@@ -198,7 +198,7 @@ class ChatSession:
         return self._written(answer, Forgotten())
 
     def undo(self) -> str:
-        """Take the last question and its answer back, and return the question.
+        """Take back the last question and its answer, and return the question.
 
         Raises:
             ValueError: if nothing has been asked.
@@ -216,7 +216,7 @@ class ChatSession:
         self._turns, self._answer = (), None
 
     def stop(self) -> None:
-        """Leave the reply that is on its way, if any; what has been said of it stays."""
+        """Stop the reply in progress, if any; the part already said stays."""
         if self.last_reply is not None:
             self.last_reply.close()
 
@@ -224,7 +224,7 @@ class ChatSession:
         return encode_prompt(as_read(messages, self._thoughts), self.format, self.tokenizer)
 
     def _answered(self, turns: tuple[Message, ...]) -> Reply:
-        """Make the conversation these turns, and have the last one answered."""
+        """Set the turns of the conversation, and return the reply to the last one."""
         self.stop()
         options = self._options
         system = () if self.system is None else (Message("system", self.system),)
@@ -251,7 +251,7 @@ class ChatSession:
         return self._written(answer, fitted.forgotten, before)
 
     def _begun_thought(self, ids: Sequence[int]) -> str:
-        """Return the mark that a prompt ends with and an answer lacks, "" without one."""
+        """Return the mark of a thought that ends the prompt, which the answer lacks; else ""."""
         begin = self._thoughts[0] if self._thoughts else None
         if begin and decode(self.tokenizer, ids[-MARK_IDS:]).rstrip().endswith(begin):
             return f"{begin}\n"
@@ -267,7 +267,7 @@ class ChatSession:
         return self.last_reply
 
     def _pieces(self, answer: Answer, room: int, clock: Clock, before: Any) -> Generator[str]:
-        """Yield the pieces of an answer; an error before the first leaves all as it was."""
+        """Yield the pieces of an answer; an error before the first one undoes the turn."""
         try:
             yield from answer.write(self.read, room, self._options.settings, clock)
         except (ValueError, RuntimeError):
@@ -276,7 +276,7 @@ class ChatSession:
             raise
 
     def save(self, path: PathLike) -> None:
-        """Write the conversation to a file of JSON, atomically."""
+        """Write the conversation to a JSON file, atomically."""
         write_chat(
             path,
             SavedChat(
@@ -289,13 +289,13 @@ class ChatSession:
         )
 
     def load(self, path: PathLike) -> SavedChat:
-        """Go on with the conversation in a file, under its settings, and return it.
+        """Continue the conversation in a file, with its settings, and return it.
 
-        Where it was held with other weights or in another format, a warning says so.
+        A warning says if it was held with other weights or in another format.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ChatFileError: if it is damaged or no conversation of a session; nothing changes.
+            ChatFileError: if it is damaged or not a saved conversation; nothing changes.
         """
         saved = read_chat(path)
         options, started = restored_options(path, saved, self._options, self._most)

@@ -23,13 +23,13 @@ SHOWN_IDS = 4  # at each end of a long list
 
 @dataclass(frozen=True)
 class Screen:
-    """Where a conversation is shown.
+    """The place where a conversation is shown.
 
     Args:
-        out: gets answers, and what commands print.
-        notes: gets what is said about them.
+        out: the stream for answers, and the output of commands.
+        notes: the stream for remarks about them.
         colour: whether escape sequences may be written.
-        prompts: whether somebody sits in front of it, for whom speakers are named.
+        prompts: whether a person sits in front of it, so that speakers are named.
     """
 
     out: TextIO
@@ -38,35 +38,35 @@ class Screen:
     prompts: bool = False
 
     def say(self, text: str, *, dim: bool = False) -> None:
-        """Show text as it stands, but for characters that a terminal would obey."""
+        """Show text as it is, except control characters, which a terminal would obey."""
         shown = printable(text)
         dim = dim and self.colour
         print(f"{DIM}{shown}{RESET}" if dim else shown, end="", file=self.out, flush=True)
 
     def raw(self, text: str) -> None:
-        """Show a line that has been made for a terminal."""
+        """Show a line that is already prepared for a terminal."""
         print(text, file=self.out, flush=True)
 
     def line(self, text: str) -> None:
-        """Show a line, or several, of what was asked for."""
+        """Show one or more lines of output."""
         self.say(f"{text}\n")
 
     def note(self, text: str) -> None:
-        """Show a line on the conversation."""
+        """Show a remark about the conversation."""
         shown = printable(text)
         shown = f"{DIM}{shown}{RESET}" if self.colour and self.prompts else shown
         print(shown, file=self.notes, flush=True)
 
 
 class Terminal:
-    """Reads inputs and answers them until one ends it.
+    """A loop that reads inputs and answers them until one ends it.
 
     Args:
-        session: what is talked with.
-        read_line: gives what is entered; raises EOFError at the end, and KeyboardInterrupt.
-        screen: where all is shown.
-        debug: whether what the model reads and writes is shown, control tokens and all.
-        stats: whether each answer is followed by how long it took.
+        session: the conversation.
+        read_line: returns what is entered; raises EOFError at the end, and KeyboardInterrupt.
+        screen: where everything is shown.
+        debug: whether to show what the model reads and writes, including control tokens.
+        stats: whether to show the time of each answer.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class Terminal:
     def run(self) -> int:
         """Talk until the end of all input, and return the exit status.
 
-        What goes wrong with an input is shown, and the next one is read; a pipe's status tells it.
+        An error with one input is shown, and the next one is read. For a pipe, the status shows
+        such an error.
         """
         asked_to_leave, status = False, DONE
         while True:
@@ -108,7 +109,7 @@ class Terminal:
                 self.screen.note(AGAIN)
 
     def take(self, said: str | Command) -> int:
-        """Do what was entered and return 0, or 1 where it could not be done, which is shown."""
+        """Do what was entered and return 0; if that fails, show why and return 1."""
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
@@ -133,7 +134,7 @@ class Terminal:
         known.run(self, command.rest)
 
     def answer(self, begin: Callable[[], Reply]) -> Reply:
-        """Show an answer as it comes; Ctrl-C ends the answer alone."""
+        """Show an answer as it comes; Ctrl-C ends only the answer."""
         reply = begin()
         if reply.forgotten.turns:
             self.screen.note(str(reply.forgotten))
@@ -149,7 +150,7 @@ class Terminal:
         return reply
 
     def _stream(self, reply: Reply) -> bool:
-        """Show the pieces, thoughts dim, and return whether somebody stopped them."""
+        """Show the pieces, with thoughts dimmed, and return whether the user stopped them."""
         splitter = ThoughtSplitter(thoughts_of(self.session.format), reply.thinking)
         try:
             for piece in reply:
@@ -165,7 +166,7 @@ class Terminal:
             self.screen.line("")
 
     def _sum_up(self, reply: Reply, stopped: bool) -> None:
-        """Say what ended an answer before its end, and how long it took."""
+        """Say what cut an answer short, and how long it took."""
         if stopped:
             self.screen.note("[stopped; /continue]")
         elif reply.finish_reason == "length":
@@ -178,7 +179,7 @@ class Terminal:
             raise KeyboardInterrupt
 
     def _show_sent(self, reply: Reply) -> None:
-        ids = [*reply.prompt_ids, *reply.ids]  # the answer too, where it is gone on with
+        ids = [*reply.prompt_ids, *reply.ids]  # the answer too, if it is continued
         self.screen.line(">>> sending to model")
         self.screen.line(decode(self.session.tokenizer, ids))
         self.screen.line("<<< end of send")
@@ -194,7 +195,7 @@ class Terminal:
 
 
 def stats_line(reply: Reply) -> str:
-    """Return how long an answer took, reading included, and what was read for it."""
+    """Return the time of an answer, including reading, and the tokens read for it."""
     clock = reply.stats
     rate = clock.shown_tokens / clock.seconds if clock.seconds else 0.0
     return (
@@ -205,7 +206,7 @@ def stats_line(reply: Reply) -> str:
 
 
 def ids_line(ids: list[int] | tuple[int, ...]) -> str:
-    """Return how many ids there are, with the first and the last."""
+    """Return the number of ids, with the first and the last ones."""
     shown = [str(token_id) for token_id in ids]
     if len(shown) > 2 * SHOWN_IDS:
         shown = [*shown[:SHOWN_IDS], "...", *shown[-SHOWN_IDS:]]

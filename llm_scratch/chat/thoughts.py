@@ -1,4 +1,4 @@
-"""Thoughts: what models that think before they answer write between two marks."""
+"""Thoughts: the text between two marks that some models write before they answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ THINK = ("<think>", "</think>")
 
 
 def thoughts_of(format: Any) -> tuple[str, str] | None:
-    """Return the marks around a thought, None for formats that know none."""
+    """Return the marks around a thought, None for formats without any."""
     if THINK[1] in getattr(format, "template", ""):
         return THINK
     return getattr(format, "thoughts", None)
 
 
 def without_thoughts(text: str, marks: tuple[str, str] | None) -> str:
-    """Return an answer without the thought that it begins with, ended or not."""
+    """Return an answer without the thought at its beginning, complete or not."""
     if marks is None:
         return text
     begin, end = marks
@@ -30,9 +30,9 @@ def without_thoughts(text: str, marks: tuple[str, str] | None) -> str:
 
 
 def as_read(messages: Sequence[Message], marks: tuple[str, str] | None) -> list[Message]:
-    """Return a conversation as it is read again: earlier answers without their thoughts.
+    """Return a conversation as the model reads it: earlier answers without their thoughts.
 
-    A question whose answer is then without a word is left out with it.
+    If an answer is then empty, it is left out with its question.
     """
     read: list[Message] = []
     for message in messages:
@@ -47,22 +47,22 @@ def as_read(messages: Sequence[Message], marks: tuple[str, str] | None) -> list[
 
 
 class ThoughtSplitter:
-    """Splits an answer, as it comes, into what is thought and what is said.
+    """A splitter of an answer, as it comes, into thought and speech.
 
     Args:
-        marks: the marks around a thought; None says that there is none.
+        marks: the marks around a thought; None if there are no thoughts.
         thinking: whether the answer begins within a thought, since its prompt ends with the mark.
     """
 
     def __init__(self, marks: tuple[str, str] | None, thinking: bool = False) -> None:
         self._begin, self._end = marks or ("", "")
         self._held = ""
-        self._thinking: bool | None = thinking or None  # None: it is not known yet
+        self._thinking: bool | None = thinking or None  # None: not known yet
         if marks is None:
             self._thinking = False
 
     def push(self, piece: str) -> list[tuple[str, bool]]:
-        """Take a piece and return what can be shown, each with whether it is thought."""
+        """Take a piece and return the texts that can be shown, each with whether it is thought."""
         self._held += piece
         if self._thinking is None:
             start = self._held.lstrip()

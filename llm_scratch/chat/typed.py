@@ -1,4 +1,4 @@
-"""What is typed, pasted or piped in: one input after the other, each a message or a command."""
+"""Inputs that are typed, pasted or piped in; each is a message or a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from llm_scratch.files import decode_text
 
 ReadLine = Callable[[str], str]
-"""Asks with a prompt and gives what is entered, of several lines where they were pasted."""
+"""A function that shows a prompt and returns the input, which has several lines if pasted."""
 QUOTES = '"""'
 MORE = "...  "
 LAST_LINE = "/end"  # of a block that /multi begins
@@ -26,7 +26,7 @@ class Command:
 
     Args:
         name: its first word, without the slash.
-        rest: what follows it.
+        rest: the text after it.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Command:
 def next_input(read_line: ReadLine, prompt: str, commands: Collection[str]) -> str | Command:
     r'''Return the next message or command.
 
-    A slash counts only as the first character; two of them are one, which is text. Where several
-    lines were pasted, only a command that there is counts as one, so that pasted code stays as it
-    is. A line that begins with """ goes on to the line that ends with it; /multi goes on to /end,
-    or to another word.
+    A slash counts only as the first character; two slashes are text that begins with one. If
+    several lines are pasted, only the name of an existing command counts, so that pasted code stays
+    as it is. A line that begins with """ starts a block up to the line that ends with """; /multi
+    starts one up to /end, or up to a word of your choice.
 
     Args:
-        read_line: gives lines.
-        prompt: asks for the first of them.
-        commands: the names that there are.
+        read_line: returns a line.
+        prompt: shown for the first line.
+        commands: the names of all commands.
 
     Raises:
         EOFError: after the last input.
@@ -68,7 +68,7 @@ def _word(line: str) -> str:
 
 
 def _quoted(read_line: ReadLine, text: str) -> str:
-    """Return a block up to the line that ends with quotes, or to the end of all input."""
+    """Return a block up to the line that ends with quotes, or up to the end of all input."""
     lines = [text]
     while not lines[-1].rstrip().endswith(QUOTES):
         try:
@@ -79,7 +79,7 @@ def _quoted(read_line: ReadLine, text: str) -> str:
 
 
 def _until(read_line: ReadLine, last: str) -> str:
-    """Return the lines before the one that is `last`, or before the end of all input."""
+    """Return the lines before the line `last`, or before the end of all input."""
     lines: list[str] = []
     while True:
         try:
@@ -92,7 +92,7 @@ def _until(read_line: ReadLine, last: str) -> str:
 
 
 def piped_lines(stream: Any) -> ReadLine:
-    """Return what reads a pipe line by line, in UTF-8 whatever the system's encoding."""
+    """Return a reader of a pipe's lines, in UTF-8 whatever the system's encoding."""
     raw = getattr(stream, "buffer", None)
 
     def read_line(prompt: str) -> str:
@@ -105,10 +105,10 @@ def piped_lines(stream: Any) -> ReadLine:
 
 
 class Keyboard:
-    """Reads a terminal with line editing where Python has it, and a paste as one input.
+    """A reader of the terminal with line editing if Python has it; a paste is one input.
 
     Args:
-        history: the file that keeps what was entered; None keeps nothing.
+        history: the file that keeps the inputs; None keeps nothing.
     """
 
     def __init__(self, history: Path | None) -> None:
@@ -128,14 +128,14 @@ class Keyboard:
             _try(lambda: readline.read_history_file(history))
 
     def __call__(self, prompt: str) -> str:
-        """Return what is entered; several lines where they were pasted together."""
+        """Return the input; it has several lines if they were pasted together."""
         lines = [input(prompt)]
         while not self._pastes_whole and _more_waits():
             lines.append(input())
         return "\n".join(lines)
 
     def keep_history(self) -> None:
-        """Write what was entered to the history's file, which only its user can read."""
+        """Write the inputs to the history file, which only its user can read."""
         if self._readline is None or self._history is None:
             return
         path = self._history
@@ -149,7 +149,7 @@ class Keyboard:
 
 
 def _try(do: Callable[[], object]) -> None:
-    """Do what a conversation can do without."""
+    """Do something optional; ignore an OSError."""
     try:
         do()
     except OSError:
@@ -157,10 +157,10 @@ def _try(do: Callable[[], object]) -> None:
 
 
 def _more_waits() -> bool:
-    """Return whether lines have come faster than anybody types."""
+    """Return whether further lines have come faster than anybody types."""
     import select
 
     try:
         return bool(select.select([sys.stdin], [], [], PASTE_SECONDS)[0])
-    except (OSError, ValueError):  # Windows, which selects sockets alone
+    except (OSError, ValueError):  # Windows, which can select only sockets
         return False

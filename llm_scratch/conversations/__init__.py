@@ -1,1 +1,1 @@
-"""Conversations: from messages to the ids of a model, and what of them is learned."""
+"""Conversations: from messages to token ids, and which of these a model learns."""

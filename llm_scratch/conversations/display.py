@@ -1,4 +1,4 @@
-"""Conversations to look at: what is learned of them set off from what is not."""
+"""Conversations to look at, with the learned parts set off from the rest."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def show_conversation(
     encoded: EncodedConversation, tokenizer: Any, *, color: bool = True, ids: bool = False
 ) -> str:
-    r"""Return a conversation as text, what is learned set off from what is not.
+    r"""Return a conversation as text, with the learned parts set off from the rest.
 
-    A character that a terminal would obey is shown as its code, `\x1b`.
+    Control characters, which a terminal would obey, are shown as codes such as `\x1b`.
 
     Args:
         encoded: the conversation.
         tokenizer: the one that it was encoded with.
-        color: green and grey for a terminal; without it, learned parts stand between [[ and ]].
-        ids: whether the id of each token stands behind it.
+        color: green and grey for a terminal; without it, learned parts are between [[ and ]].
+        ids: whether each token is followed by its id.
     """
     return "".join(
         _marked(_with_ids(part, tokenizer, color, learned) if ids else text, learned, color)
@@ -38,7 +38,7 @@ def show_conversation(
 def _parts(
     encoded: EncodedConversation, tokenizer: Any
 ) -> Iterator[tuple[str, Sequence[int], bool]]:
-    """Yield the text and the ids of each stretch that is learned, or not."""
+    """Yield each learned or unlearned stretch: its text, its ids, and whether it is learned."""
     pairs = zip(encoded.ids, encoded.learned, strict=True)
     for learned, group in groupby(pairs, key=lambda pair: pair[1]):
         ids = [token_id for token_id, _ in group]
@@ -59,5 +59,5 @@ def _marked(text: str, learned: bool, color: bool) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text without the characters that a terminal obeys, line ends and tabs aside."""
+    """Return a text with its control characters, except line ends and tabs, shown as codes."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)

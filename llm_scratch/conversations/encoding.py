@@ -1,6 +1,6 @@
-"""Pieces of text, some of them control tokens, as ids and what of them is learned.
+"""Pieces of text and control tokens as ids, each marked as learned or not.
 
-Control tokens come from a format alone: what people say is encoded as text, whatever it looks like.
+Only a format writes control tokens. What people say is encoded as text, whatever it looks like.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Segment:
     """A piece of a conversation's text.
 
     Args:
-        text: ordinary text; or a control token by its text.
+        text: ordinary text, or the text of a control token.
         control: whether it is one control token.
         learned: whether a model learns to write it.
-        starts: whether an answer starts with it: a prompt ends before it.
+        starts: whether an answer starts with it, so that a prompt ends before it.
     """
 
     text: str
@@ -55,7 +55,7 @@ class EncodedConversation:
 
     @property
     def tokens_read(self) -> int:
-        """The number of tokens read to learn it: all before the last learned one."""
+        """The number of tokens that a model reads to learn it: all before the last learned one."""
         return len(self.learned) - 1 - self.learned[::-1].index(True)
 
 
@@ -64,11 +64,11 @@ class Format(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the format."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts that end an answer, where a model writes them instead of its end."""
+        """Texts that end an answer if a model writes them instead of the end token."""
 
     @property
     def before_input(self) -> str:
@@ -76,12 +76,12 @@ class Format(Protocol):
 
     @property
     def input_system(self) -> str | None:
-        """The system text of an instruction with input, where it has one of its own."""
+        """The system text for instructions with an input, if they have one of their own."""
 
     def segments(
         self, messages: Sequence[Message], tokenizer: Any, *, prompt: bool = False
     ) -> list[Segment]:
-        """Return the pieces of a conversation's text; of a prompt, up to where an answer starts."""
+        """Return the pieces of a conversation's text; a prompt ends where an answer starts."""
 
     def end_ids(self, tokenizer: Any) -> tuple[int, ...]:
         """Return the ids that end an answer."""
@@ -95,11 +95,11 @@ def encode_conversation(
 ) -> EncodedConversation:
     """Encode a whole conversation to learn from.
 
-    Learned is what the assistant says, and what ends it. The ids of a prompt, up to any of its
-    answers, are a prefix of these.
+    The assistant's answers are learned, each with the token that ends it. The ids of a prompt, up
+    to any of its answers, are a prefix of these ids.
 
     Args:
-        messages: perhaps a system text, then user and assistant in turn.
+        messages: an optional system text, then user and assistant in turn.
         format: how they become text.
         tokenizer: any tokenizer that has the format's control tokens.
 
@@ -114,7 +114,7 @@ def encode_conversation(
         learned += [is_learned] * len(piece)
     if not any(learned):
         raise ValueError(
-            "nothing in the conversation is learned; an answer of the assistant's is needed"
+            "nothing in the conversation is learned; it needs an answer from the assistant"
         )
     return EncodedConversation(tuple(ids), tuple(learned))
 
@@ -122,9 +122,9 @@ def encode_conversation(
 def encode_first_turns(
     messages: Conversation, format: Format, tokenizer: Any
 ) -> Iterator[EncodedConversation]:
-    """Yield a conversation up to each of its answers that is learned, the shortest first.
+    """Yield a conversation up to each of its learned answers, the shortest first.
 
-    Where a conversation is too long, it is cut to one of these.
+    A conversation that is too long is cut to one of these.
 
     Raises:
         ValueError: as `encode_conversation`.
@@ -135,7 +135,7 @@ def encode_first_turns(
 
 
 def encode_prompt(messages: Conversation, format: Format, tokenizer: Any) -> list[int]:
-    """Encode a conversation up to where the assistant begins to speak.
+    """Encode a conversation up to the start of the assistant's next answer.
 
     Args:
         messages: as in `encode_conversation`; the last one is the user's.
@@ -150,7 +150,7 @@ def encode_prompt(messages: Conversation, format: Format, tokenizer: Any) -> lis
 
 
 def control_ids(tokens: Sequence[str], tokenizer: Any) -> dict[str, int]:
-    """Return the ids of some special tokens; those that the tokenizer lacks are left out."""
+    """Return the ids of special tokens, without those that the tokenizer lacks."""
     known = special_tokens_of(tokenizer)
     ids = {text: encode(tokenizer, text) for text in dict.fromkeys(tokens) if text in known}
     return {text: found[0] for text, found in ids.items() if len(found) == 1}
@@ -159,8 +159,8 @@ def control_ids(tokens: Sequence[str], tokenizer: Any) -> dict[str, int]:
 def _stretches(segments: Sequence[Segment], tokenizer: Any) -> Iterator[tuple[Sequence[int], bool]]:
     """Yield the ids of each control token and each stretch of text, and whether they are learned.
 
-    Text that lies together is one stretch, so that its ids are those of the text as a whole; it is
-    cut where an answer starts, and where learning begins or ends.
+    Adjacent pieces of text are encoded together, as one stretch. A new stretch begins where an
+    answer starts, and where learning begins or ends.
     """
     ids = control_ids([piece.text for piece in segments if piece.control], tokenizer)
     for mark in (begin_of_text_id(tokenizer), end_of_text_id(tokenizer)):
@@ -187,9 +187,9 @@ def _differ(one: Segment, other: Segment) -> bool:
 
 
 def _encode_text(tokenizer: Any, text: str, after_text: bool) -> list[int]:
-    """Encode a stretch of text; one that goes on after other text gets no blank of its own.
+    """Encode a stretch of text, without a leading blank if it continues other text.
 
-    Tokenizers in the way of SentencePiece put a blank before every text that they are given.
+    Tokenizers of SentencePiece's kind put a blank before every text that they are given.
     """
     if not after_text or not text:
         return encode(tokenizer, text, "text")

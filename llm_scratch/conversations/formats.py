@@ -1,6 +1,6 @@
-"""The formats of conversations that this library has, by name; a new one is an entry here.
+"""The built-in formats of conversations, by name. A new format is an entry here.
 
-Layouts are those of the models' own templates; `layout` says what a field means.
+The layouts are those of the models' own templates; `layout` explains the fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from llm_scratch.conversations.encoding import Format
 from llm_scratch.conversations.layout import ConversationFormat
 
-# Taori et al. 2023 (Stanford Alpaca), which has another text for instructions with an input.
+# Taori et al. 2023 (Stanford Alpaca), with a different text for instructions with an input.
 _ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately "
     "completes the request."
@@ -36,7 +36,7 @@ _CHATML: dict[str, Any] = {
 }
 
 _ALL = (
-    # Meta's own: begin and end of text around every pair of question and answer.
+    # Meta's own: begin-of-text and end-of-text tokens around every question and its answer.
     ConversationFormat(
         "llama2",
         begin="",
@@ -45,8 +45,8 @@ _ALL = (
         answer=" {text} </s>",
         controls=("<s>", "</s>"),
     ),
-    # The last part of the series "Messing around with fine-tuning LLMs", mended: one form for the
-    # first turn and the later ones, and an end of text after every answer.
+    # From the last part of the series "Messing around with fine-tuning LLMs", corrected: the first
+    # turn and the later ones have one form, and every answer ends with an end-of-text token.
     ConversationFormat(
         "guanaco-llama2",
         user="[INST] {system}{text} [/INST]\n",
@@ -70,8 +70,8 @@ _ALL = (
         default_system="You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
         **_CHATML,
     ),
-    # Answers are learned as they stand, thoughts in them too; a chat takes thoughts out of what was
-    # said before.
+    # Answers are learned as they are, thoughts included; a chat removes the thoughts from earlier
+    # answers.
     ConversationFormat("qwen3", thoughts=("<think>", "</think>"), **_CHATML),
     ConversationFormat(
         "smollm2",
@@ -103,7 +103,7 @@ _ALL = (
         answer=" {text}{eos}",
         stop_strings=("USER:",),
     ),
-    # Dettmers et al. 2023, arXiv:2305.14314, with an end of text after every answer.
+    # Dettmers et al. 2023, arXiv:2305.14314, with an end-of-text token after every answer.
     ConversationFormat(
         "guanaco",
         user="### Human: {text}",
@@ -140,7 +140,7 @@ _ALL = (
         controls=("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
         more_ends=("<|endoftext|>",),
     ),
-    # Book 7.2: Alpaca's, with one text for instructions with and without an input.
+    # Book 7.2: Alpaca's, with one system text for instructions with and without an input.
     ConversationFormat(
         "book",
         default_system=_ALPACA,
@@ -166,20 +166,20 @@ FORMATS = {each.name: each for each in _ALL}
 
 
 def as_format(format: Format | str) -> Format:
-    """Return a format as it is, or the built-in one of a name.
+    """Return a format unchanged, or the built-in format with this name.
 
     Raises:
-        ValueError: listing the names, if there is none of that name.
+        ValueError: listing the names, if no format has this one.
     """
     return find_format(format) if isinstance(format, str) else format
 
 
 def find_format(name: str) -> ConversationFormat:
-    """Return the built-in format of a name.
+    """Return the built-in format with this name.
 
     Raises:
-        ValueError: listing the names, if there is none.
+        ValueError: listing the names, if no format has this one.
     """
     if name not in FORMATS:
-        raise ValueError(f"no format is called {name!r}; there are {', '.join(FORMATS)}")
+        raise ValueError(f"no format is called {name!r}; use one of {', '.join(FORMATS)}")
     return FORMATS[name]

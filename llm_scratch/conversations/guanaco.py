@@ -1,8 +1,8 @@
-"""Conversations as openassistant-guanaco has them: one text, with marks before what is said.
+"""Conversations as openassistant-guanaco writes them: one text, with a mark before each turn.
 
     ### Human: Question### Assistant: Answer### Human: Question
 
-Nothing stands between two turns, one blank follows a mark, and a text may end with a question.
+Nothing separates two turns, one blank follows a mark, and a text may end with a question.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ MARK = re.compile("### (?:(Human)|Assistant):( ?)")
 
 
 def messages_of_text(text: Any) -> list[Message]:
-    """Return the turns of a text; white space around what is said is kept.
+    """Return the turns of a text, with the white space around them.
 
     Raises:
-        ConversationError: if it does not begin with a mark.
+        ConversationError: if the text does not begin with a mark.
     """
     if not isinstance(text, str):
-        raise ConversationError("no text", f"'text' is {shown(text)}, a text is needed")
+        raise ConversationError("no text", f"'text' is {shown(text)}; a text is needed")
     marks = list(MARK.finditer(text))
     if not marks:
         raise ConversationError(
@@ -44,7 +44,7 @@ def text_of_messages(messages: Conversation) -> str:
     """Return a conversation as one text.
 
     Raises:
-        ConversationError: if it has a system text, or a mark inside of what is said.
+        ConversationError: if it has a system text, or a message contains a mark.
     """
     for number, message in enumerate(messages, 1):
         if message.role == "system":

@@ -7,11 +7,12 @@ from typing import Any
 
 
 def jinja_of(format: Any, marks: dict[str, str] | None) -> str:
-    """Return a template that makes the text of conversations that the format makes.
+    """Return a template that writes conversations as the format does.
 
     Args:
         format: a `ConversationFormat`.
-        marks: what `{bos}` and `{eos}` are; None leaves them to the program that reads it.
+        marks: the texts of `{bos}` and `{eos}`; None leaves them to the program that reads the
+            template.
     """
     write = _Writer(format, marks)
     folded = "{system}" in format.user
@@ -43,12 +44,12 @@ def jinja_of(format: Any, marks: dict[str, str] | None) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as Jinja writes it in an expression."""
+    """Return a text as a Jinja string literal."""
     return json.dumps(text)
 
 
 class _Writer:
-    """Writes one of a format's texts as Jinja."""
+    """A writer of a format's texts as Jinja."""
 
     def __init__(self, format: Any, marks: dict[str, str] | None) -> None:
         self._format = format

@@ -1,4 +1,4 @@
-"""The kinds of files that conversations come in: which one a row is, and the messages in it."""
+"""The kinds of conversation files: how to tell them by a row, and a row's messages."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ GUANACO, SHARE, OPENAI, ALPACA, COMPLETION = KINDS = (
     "prompt-completion",
 )
 LISTS = ("messages", "conversations", "conversation")
-"""The keys that turns stand under; each is used for both ways to write a turn."""
+"""The keys that hold turns; files use each of them for both ways to write a turn."""
 KEYS = (*LISTS, "text", "instruction", "input", "output", "history", "system", "prompt",
         "completion", "tools", "functions")  # fmt: skip
-"""All keys of a row that mean something here."""
+"""All keys of a row that are read here."""
 
 
 def told_kind(row: Mapping[str, Any]) -> str:
-    """Return the kind of file that a row is from, by its keys.
+    """Return the kind of file that a row is from, told by its keys.
 
     Raises:
-        ConversationError: if they tell none.
+        ConversationError: if the keys fit no kind.
     """
     for key in LISTS:
         if key in row:
@@ -61,7 +61,7 @@ def told_kind(row: Mapping[str, Any]) -> str:
 
 
 def _is_share(turns: Any, key: str) -> bool:
-    """Say whether turns are written as ShareGPT's; where none tells, by the key of their list."""
+    """Say whether turns are ShareGPT's, by the first turn or else by the key of their list."""
     first = turns[0] if isinstance(turns, list) and turns else None
     if isinstance(first, dict) and first:
         return "from" in first or "value" in first
@@ -69,10 +69,10 @@ def _is_share(turns: Any, key: str) -> bool:
 
 
 def turns_of(row: Mapping[str, Any], kind: str) -> Turns:
-    """Return the turns in a row of a kind, each checked by itself.
+    """Return the turns in a row of a kind, each checked on its own.
 
     Raises:
-        ConversationError: if the row is not of the kind, or a turn of it can't be read.
+        ConversationError: if the row is not of this kind, or one of its turns can't be read.
     """
     refuse_tools(row, "it")
     if kind == GUANACO:
@@ -91,7 +91,7 @@ def turns_of(row: Mapping[str, Any], kind: str) -> Turns:
 
 
 def _with_system(row: Mapping[str, Any], turns: Turns) -> Turns:
-    """Put the system text beside the turns, as LLaMA-Factory's files have it, in front of them."""
+    """Put a row's own system text, as in LLaMA-Factory's files, in front of the turns."""
     system = row.get("system")
     if system is None or system == "":
         return turns
@@ -108,7 +108,7 @@ def _alpaca(row: Mapping[str, Any]) -> list[Message]:
     for pair in [] if history is None else history if isinstance(history, list) else [history]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise ConversationError(
-                "no pairs in 'history'", f"it holds {shown(pair)}, lists of two texts are needed"
+                "no pairs in 'history'", f"it holds {shown(pair)}; lists of two texts are needed"
             )
         texts = [text_of(text, "'history'") for text in pair]
         messages += [Message("user", texts[0]), Message("assistant", texts[1])]
@@ -121,7 +121,7 @@ def _alpaca(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _prompt_and_completion(row: Mapping[str, Any]) -> Turns:
-    """Return the turns of both; what the assistant says in the prompt is not learned."""
+    """Return the turns of both; the assistant's turns in the prompt are not learned."""
     check_keys(row, ("prompt", "completion"), "it")
     prompt = _turns_or_text(row, "prompt", "user")
     completion = _turns_or_text(row, "completion", "assistant")

@@ -1,4 +1,4 @@
-"""What a format is made of: the texts around what system, user and assistant say."""
+"""The layout of a format: the texts around what system, user and assistant say."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ HOLES = ("{text}", "{system}", "{bos}", "{eos}")
 class ConversationFormat:
     """A layout of conversations: the texts around what is said.
 
-    In these, `{text}` is what is said, `{eos}` the tokenizer's end of text, and `{bos}` its begin
-    of text, where it puts one in front of texts.
+    In these texts, `{text}` is what is said. `{eos}` is the tokenizer's end-of-text token, and
+    `{bos}` its begin-of-text token, if it puts one in front of texts.
 
     Args:
-        name: what it is called.
-        user: what the user says, and what is around it. With `{system}` in it, the system text
-            stands there, in the first turn.
+        name: the name of the format.
+        user: a user's turn. The system text takes the place of `{system}`, in the first turn.
         header: what comes before an answer; a prompt ends with it.
-        answer: what the assistant says, up to what ends it: this is learned.
+        answer: an answer with its end; all of it is learned.
         after: what comes after an answer.
         system: the system text, and what is around it.
-        begin: what a conversation begins with.
-        controls: the special tokens in these texts; `{bos}` and `{eos}` need not be named.
-        default_system: the system text where no message gives one; a message without text means
-            none.
+        begin: the beginning of a conversation.
+        controls: the special tokens in these texts, except `{bos}` and `{eos}`.
+        default_system: the system text if no message gives one; a system message without text
+            means none.
         strip: whether white space around what is said is dropped.
-        stop_strings: texts that end an answer, where a model writes them instead of its end.
-        more_ends: special tokens that end an answer as well, where a vocabulary has them.
+        stop_strings: texts that end an answer if a model writes them instead of the end token.
+        more_ends: further special tokens that end an answer, if the vocabulary has them.
         before_input: what separates an instruction from its input.
-        input_system: the default system text of an instruction with input, where it is another one.
-        thoughts: what a thought begins and ends with, for models that think before they answer.
+        input_system: the default system text of an instruction with input, if it is a different
+            one.
+        thoughts: the marks around a thought, for models that think before they answer.
     """
 
     name: str
@@ -65,9 +65,9 @@ class ConversationFormat:
         """Return the pieces of a conversation's text.
 
         Args:
-            messages: perhaps a system text, then user and assistant in turn.
-            tokenizer: whose control tokens are used.
-            prompt: whether it ends where an answer starts.
+            messages: an optional system text, then user and assistant in turn.
+            tokenizer: the tokenizer whose control tokens are used.
+            prompt: whether the text ends where an answer starts.
 
         Raises:
             ValueError: if the turns are out of order or empty, or the tokenizer lacks a control
@@ -79,7 +79,7 @@ class ConversationFormat:
         return [piece for piece in self._pieces(messages, marks, prompt) if piece.text]
 
     def plain_text(self, messages: Sequence[Message], *, prompt: bool = False) -> str:
-        """Return a conversation's text without a tokenizer's begin and end of text."""
+        """Return a conversation's text without begin-of-text and end-of-text tokens."""
         marks = {"{bos}": "", "{eos}": ""}
         return "".join(piece.text for piece in self._pieces(messages, marks, prompt))
 
@@ -118,7 +118,7 @@ class ConversationFormat:
         *,
         whole: bool = False,
     ) -> Iterator[Segment]:
-        """Yield the pieces of a text, filled in; `whole`: it is learned with what is said."""
+        """Yield the pieces of a filled-in text; with `whole`, all are learned if the message is."""
         said = message is not None and message.is_learned
         for kind, text in self.parts(template):
             if kind == "control" or text in marks:
@@ -131,7 +131,7 @@ class ConversationFormat:
                 yield Segment(self.trimmed(message.content), learned=said)
 
     def trimmed(self, content: str) -> str:
-        """Return what is said as the format writes it."""
+        """Return the content of a message as the format writes it."""
         return content.strip() if self.strip else content
 
     def parts(self, template: str) -> Iterator[tuple[Kind, str]]:
@@ -147,7 +147,7 @@ class ConversationFormat:
         return re.compile("(" + "|".join(map(re.escape, marks)) + ")")
 
     def marks(self, tokenizer: Any) -> dict[str, str]:
-        """Return what `{bos}` and `{eos}` are: a begin that the tokenizer does not add is ""."""
+        """Return the texts of `{bos}` and `{eos}`; one that the tokenizer does not use is ""."""
         begin, end = begin_of_text_id(tokenizer), end_of_text_id(tokenizer)
         return {
             "{bos}": "" if begin is None else decode(tokenizer, [begin]),
@@ -158,8 +158,8 @@ class ConversationFormat:
         """Return the format as the Jinja text that other programs read.
 
         Args:
-            tokenizer: whose begin and end of text it writes; None leaves them to the program, as
-                `bos_token` and `eos_token`.
+            tokenizer: the one whose begin-of-text and end-of-text tokens it writes; None leaves
+                them to the program, as `bos_token` and `eos_token`.
         """
         from llm_scratch.conversations.jinja_text import jinja_of
 
@@ -177,12 +177,12 @@ class ConversationFormat:
             raise ValueError(
                 f"the tokenizer has no special token {names}, which format {self.name!r} writes; "
                 f"add_tokens(model, tokenizer, {missing}) (--add-tokens) gives them to the model, "
-                "or take a format of plain text, as 'guanaco-llama2'"
+                "or use a plain-text format such as 'guanaco-llama2'"
             )
         if "{eos}" in self.answer and end_of_text_id(tokenizer) is None:
             raise ValueError(
-                f"the tokenizer has no end of text, with which format {self.name!r} ends an "
-                "answer; take one whose tokenizer has it, or a format with an end of its own"
+                f"the tokenizer has no end-of-text token, which ends an answer in format "
+                f"{self.name!r}; use a tokenizer that has one, or a format with an end of its own"
             )
 
     def end_ids(self, tokenizer: Any) -> tuple[int, ...]:

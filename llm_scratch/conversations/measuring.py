@@ -1,4 +1,4 @@
-"""How long conversations are as ids, how much of them is learned, and what a context would cut."""
+"""The lengths of conversations in tokens, their learned share, and what a context would cut."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llm_scratch.conversations.messages import Conversation
 
 
 class Cut(NamedTuple):
-    """The loss of conversations that do not fit into a context.
+    """The loss from conversations that do not fit into a context.
 
-    Whole turns are kept, from the first one up to an answer that fits with what ends it.
+    Whole turns are kept, from the first one up to the last answer that fits with its end.
 
     Args:
         shortened: conversations that lose their last turns.
-        dropped: conversations of which no answer that is learned fits.
-        tokens: tokens that are lost with both.
+        dropped: conversations without a learned answer that fits.
+        tokens: tokens lost with both.
     """
 
     shortened: int
@@ -33,14 +33,15 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True)
 class ConversationLengths:
-    """Conversations in numbers, one of each for a conversation.
+    """The lengths of conversations; each field has one entry per conversation.
 
     Args:
         turns: questions.
         tokens: tokens.
-        learned: tokens that are learned.
-        ends: where a conversation can be cut, at the end of an answer that is learned: how many
-            tokens a model reads up to there. The last one is for the whole conversation.
+        learned: learned tokens.
+        ends: the places where a conversation can be cut, which are the ends of its learned answers,
+            as the number of tokens that a model reads up to there. The last one is for the whole
+            conversation.
     """
 
     turns: tuple[int, ...]
@@ -50,11 +51,11 @@ class ConversationLengths:
 
     @property
     def learned_share(self) -> float:
-        """The share of all tokens that is learned, between 0 and 1."""
+        """The learned share of all tokens, between 0 and 1."""
         return sum(self.learned) / sum(self.tokens)
 
     def cut(self, context: int) -> Cut:
-        """Return what is lost where a model sees `context` tokens at once."""
+        """Return what is lost if a model sees `context` tokens at once."""
         shortened = dropped = lost = 0
         for tokens, ends in zip(self.tokens, self.ends, strict=True):
             if ends[-1] <= context:
@@ -72,8 +73,8 @@ def measure_conversations(
     """Return the lengths of conversations in a format.
 
     Raises:
-        ValueError: naming the conversation by its number from 1, if the format can't write it, or
-            there is none.
+        ValueError: if there is no conversation, or the format can't write one; it is named by its
+            number from 1.
     """
     turns, tokens, learned, ends = [], [], [], []
     for number, messages in enumerate(conversations, 1):
@@ -93,10 +94,10 @@ def measure_conversations(
 def _ends(
     messages: Conversation, encoded: EncodedConversation, format: Format, tokenizer: Any
 ) -> tuple[int, ...]:
-    """Return where a conversation can be cut, and how many tokens are read of the whole."""
+    """Return the places where a conversation can be cut; the last is the end of the whole."""
     if any(message.is_learned for message in messages if message.role != "assistant"):
         parts = encode_first_turns(messages, format, tokenizer)
         return (*(part.tokens_read for part in parts), encoded.tokens_read)
-    after = (*encoded.learned[1:], False)  # the assistant alone is learned: an end is an answer's
+    after = (*encoded.learned[1:], False)  # only answers are learned, so every end is an answer's
     marks = enumerate(zip(encoded.learned, after, strict=True))
     return tuple(place for place, (now, then) in marks if now and not then)

@@ -1,4 +1,4 @@
-"""What somebody said in a conversation, and which conversations are sound."""
+"""The messages of a conversation, and the check of their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ConversationError(ValueError):
     """A conversation that a model can't learn from, or that a file can't hold.
 
     Args:
-        reason: what is wrong, in the few words that all conversations with this fault share.
+        reason: the fault, in the same few words for all conversations that have it.
         detail: what is wrong with this one, and the way out.
     """
 
@@ -33,8 +33,8 @@ class Message:
 
     Args:
         role: "system", "user" or "assistant".
-        content: what is said, as plain text: no mark in it means anything.
-        learned: whether a model learns to say it; None means: what the assistant says, it does.
+        content: what is said, as plain text; marks in it have no meaning.
+        learned: whether a model learns to say it; None means only if the assistant says it.
     """
 
     role: Role
@@ -51,11 +51,11 @@ Conversation = Sequence[Message]
 
 
 def check_turns(messages: Conversation, *, prompt: bool = False) -> None:
-    """Refuse what is not a conversation: perhaps a system text, then user and assistant in turn.
+    """Refuse messages other than an optional system text, then user and assistant in turn.
 
     Args:
         messages: the conversation.
-        prompt: whether an answer is to come, so that the last message is the user's.
+        prompt: whether an answer is to follow, so that the last message must be the user's.
 
     Raises:
         ConversationError: naming the message.
@@ -65,7 +65,7 @@ def check_turns(messages: Conversation, *, prompt: bool = False) -> None:
         if message.role not in ROLES:
             raise ConversationError(
                 "unknown role",
-                f"message {number} is of role {message.role!r}; allowed are {', '.join(ROLES)}",
+                f"message {number} has role {message.role!r}; allowed are {', '.join(ROLES)}",
             )
         if message.role == "system" and number == 1:
             continue
@@ -78,7 +78,7 @@ def check_turns(messages: Conversation, *, prompt: bool = False) -> None:
         expected = "assistant" if message.role == "user" else "user"
     if not any(message.role == "user" for message in messages):
         raise ConversationError(
-            "no turn of the user", "the conversation has no message of the user's"
+            "no turn of the user", "the conversation has no message from the user"
         )
     if prompt and expected == "user":
         raise ConversationError(
@@ -97,6 +97,6 @@ def _out_of_turn(messages: Conversation, number: int, expected: str) -> Conversa
     )
     return ConversationError(
         reason,
-        f"message {number} is of role {role!r} where {expected!r} is expected: perhaps a system "
+        f"message {number} has role {role!r} where {expected!r} is expected: an optional system "
         "text first, then user and assistant in turn",
     )

@@ -1,4 +1,4 @@
-"""Pieces of a text by their places: cut where answers start, marked where they are learned."""
+"""Pieces of a text, cut at the places where answers start and marked where they are learned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_scratch.conversations.encoding import Segment
 
 
 class Pieces:
-    """The pieces of a text, which can be cut at places of the text.
+    """The pieces of a text, which can be cut at any place in it.
 
     Args:
         segments: the pieces.
@@ -20,7 +20,7 @@ class Pieces:
         self.text = "".join(segment.text for segment in segments)
 
     def cut(self, place: int) -> None:
-        """Let an answer start at a place; within a control token, none can."""
+        """Let an answer start at a place; a place within a control token is ignored."""
         for i, (start, segment) in enumerate(self._placed()):
             at = place - start
             if at == 0:
@@ -31,7 +31,7 @@ class Pieces:
                 self.segments[i : i + 1] = [left, right]
 
     def up_to(self, place: int) -> list[Segment]:
-        """Return what is encoded before a place: text that is encoded together is together."""
+        """Return the pieces before a place; text that is encoded together is one piece."""
         found: list[Segment] = []
         for start, segment in self._placed():
             if start >= place:
@@ -44,9 +44,9 @@ class Pieces:
         return found
 
     def learn(self, place: int, learned: bool) -> slice | None:
-        """Mark what lies from a place up to the first control token, and return where that is.
+        """Mark the text from a place to the next control token, included; return the token's slice.
 
-        Nothing is marked, and nothing returned, where no control token comes.
+        If no control token follows, nothing is marked and None comes back.
         """
         answer: list[int] = []
         for i, (start, segment) in enumerate(self._placed()):

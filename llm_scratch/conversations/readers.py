@@ -1,7 +1,7 @@
 """Files of conversations that other people wrote, read as lists of messages.
 
-Nothing that failed to be understood becomes a text to learn from: a row fits, is repaired in a way
-that is counted, or is named.
+A row that is not understood never becomes training data. Each row fits, has repairs that are
+counted, or is reported.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class ReadSummary:
     """The counts of what became of the rows of a file.
 
     Args:
-        kind: what the file is, of `KINDS`.
+        kind: the kind of the file, of `KINDS`.
         rows: how many rows it has.
         kept: how many of them are conversations to learn from.
         repaired: how many rows each repair changed.
         dropped: how many rows were left out, by reason.
-        first_dropped: what was said of the first row left out for each reason.
+        first_dropped: the message about the first row left out, by reason.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class ReadConversations(NamedTuple):
 
     Args:
         conversations: the messages of each, in the order of the file.
-        summary: what became of its rows.
+        summary: what became of the file's rows.
     """
 
     conversations: list[tuple[Message, ...]]
@@ -70,19 +70,20 @@ def read_conversations(
 ) -> ReadConversations:
     """Read a file of conversations: JSON or JSON Lines of any kind in `KINDS`.
 
-    A conversation is perhaps a system text, then user and assistant in turn. Other names of roles
-    are understood, and a last question without answer is kept, not learned; both are counted.
+    A conversation is an optional system text, then user and assistant in turn. Other names of roles
+    are understood. A last question without an answer is kept but not learned. Both are counted.
 
     Args:
         path: the file.
-        kind: what its rows are; None takes it from the keys of the first row.
-        skip_bad: whether rows that do not fit are left out and counted, in place of an error.
-        repair: what else is put right, and counted: "drop" drops empty turns and answers before
-            the first question, "merge" makes one turn of several in a row of one role.
+        kind: the kind of its rows; None takes it from the keys of the first row.
+        skip_bad: whether to leave out and count rows that do not fit, instead of an error.
+        repair: further repairs, which are counted: "drop" drops empty turns and answers before
+            the first question, "merge" joins consecutive turns of one role.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, row and reason, if a row does not fit, and the file if none does.
+        ValueError: if a row does not fit, naming file, row and reason; if no row does, naming the
+            file.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"{kind=} is not a kind of file; known are {', '.join(KINDS)}")
@@ -120,12 +121,12 @@ def _told_kind(row: FileRow) -> str:
 def _conversation(
     row: FileRow, kind: str, repair: Collection[str]
 ) -> tuple[tuple[Message, ...], list[str]]:
-    """Return the conversation in a row, and by which names its repairs are counted."""
+    """Return the conversation in a row, and the names that its repairs are counted by."""
     try:
         turns = turns_of(row.values, kind)
         messages, names = repaired(turns.messages, repair)
     except ConversationError as err:
-        hint = "; or a mark is in what is said" if _doubled_mark(err, kind) else ""
+        hint = "; or a message contains a mark" if _doubled_mark(err, kind) else ""
         raise RowError(err.reason, f"{row.where}: {err}{hint}") from err
     return messages, [RENAMED] * turns.renamed + names
 

@@ -1,4 +1,4 @@
-"""Conversations out of turn: what is put right in them, by which name it is counted."""
+"""Repairs of conversations whose turns are out of order, and the names they are counted by."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ DROPS = "drop"
 MERGES = "merge"
 REPAIRS = {
     DROPS: "drop empty turns, and answers before the first question",
-    MERGES: "make one of turns of one role in a row, a blank line between them",
+    MERGES: "join consecutive turns of one role, with a blank line between them",
 }
-"""The repairs that change what is said, which somebody has to ask for."""
+"""The repairs that change what is said, made only on request."""
 
 
 def repaired(
     messages: Conversation, repair: Collection[str] = ()
 ) -> tuple[tuple[Message, ...], list[str]]:
-    """Return a conversation to learn from, and by which names its repairs are counted.
+    """Return a conversation to learn from, and the names that its repairs are counted by.
 
     Args:
         messages: its turns, in any order.
-        repair: which repairs are made, of `REPAIRS`; a last question without answer is kept, and
-            never learned, all the same.
+        repair: the repairs to make, of `REPAIRS`. A last question without an answer is kept in any
+            case, and not learned.
 
     Raises:
-        ConversationError: if it still is not a conversation, or nothing in it is learned.
+        ConversationError: if the turns are still out of order, or nothing in them is learned.
     """
     turns, names = list(messages), []
     if DROPS in repair:
@@ -49,7 +49,7 @@ def repaired(
         raise _with_way_out(err) from None
     if not any(turn.is_learned for turn in turns):
         raise ConversationError(
-            "nothing learned", "no answer in it is to be learned; leave the row out"
+            "nothing learned", "none of its answers is learned; leave the row out"
         )
     names += [UNANSWERED] * (turns[-1].role == "user" and not turns[-1].is_learned)
     return tuple(turns), names
@@ -62,7 +62,7 @@ def _without_early_answers(turns: list[Message]) -> tuple[list[Message], bool]:
 
 
 def _merged(turns: list[Message]) -> list[Message]:
-    """Return the turns with those of one role in a row as one, where they are learned alike."""
+    """Return the turns, with consecutive ones of one role joined if all or none are learned."""
     merged: list[Message] = []
     for turn in turns:
         last = merged[-1] if merged else None
@@ -75,7 +75,7 @@ def _merged(turns: list[Message]) -> list[Message]:
 
 
 def _with_way_out(err: ConversationError) -> ConversationError:
-    """Return an error that names the repair which would help, where one would."""
+    """Return the error, with the name of the repair that would help, if there is one."""
     reason, detail = err.args
     helps = {
         "an empty turn": DROPS,

@@ -1,4 +1,4 @@
-"""Jinja texts of other people, run where they can do no harm, as transformers runs them."""
+"""Other people's Jinja templates, run where they can do no harm, as transformers runs them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SECONDS = 5.0
 
 
 class TemplateError(ValueError):
-    """A template of conversations that can't be read, or gives no text for a conversation."""
+    """The error for a template that can't be read, or fails to write a conversation."""
 
 
 class Template:
-    """A Jinja text that makes text of a conversation, in jinja2's immutable sandbox.
+    """A Jinja text that turns a conversation into text, in jinja2's immutable sandbox.
 
     Args:
         source: the Jinja text.
 
     Raises:
-        TemplateError: if it is too long, or no Jinja text.
+        TemplateError: if it is too long, or not a Jinja text.
     """
 
     def __init__(self, source: str) -> None:
@@ -47,13 +47,13 @@ class Template:
         try:
             self._template = _environment().from_string(source)
         except (jinja2.TemplateError, RecursionError, ValueError, SyntaxError) as err:
-            raise TemplateError(f"the template is not Jinja that is read here: {err}") from err
+            raise TemplateError(f"the template is not Jinja that can be read: {err}") from err
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Return the text for a conversation.
 
         Args:
-            variables: messages, add_generation_prompt, bos_token and what else a template reads.
+            variables: messages, add_generation_prompt, bos_token and others that a template reads.
 
         Raises:
             TemplateError: if the template refuses the conversation, fails, takes longer than five
@@ -65,14 +65,14 @@ class Template:
             return self._template.render(**variables)
         except Exception as err:  # a template may fail in any way; this is where it is caught
             raise TemplateError(
-                f"the template of this conversation fails: {str(err).strip() or type(err).__name__}"
+                f"the template fails on this conversation: {str(err).strip() or type(err).__name__}"
             ) from err
         finally:
             sys.settrace(before)
 
 
 def _until(deadline: float, filename: str) -> Callable[..., Any]:
-    """Return a trace function that ends the template's own code at a time."""
+    """Return a trace function that stops the template's own code at a deadline."""
 
     def local(frame: FrameType, event: str, argument: Any) -> Any:
         if monotonic() > deadline:
@@ -98,7 +98,7 @@ def _environment() -> jinja2.Environment:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, which looks at the size of texts as well."""
+    """The sandbox of jinja2, with limits on the size of texts."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -127,7 +127,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`, with which some templates mark what is learned."""
+    """The tags `{% generation %}...{% endgeneration %}`, which mark learned text in templates."""
 
     tags = {"generation"}
 
@@ -138,7 +138,7 @@ class _Generation(Extension):
 
 
 class _Joins(NodeTransformer):
-    """Makes a filter of `a ~ b`, so that the length of what it makes is looked at."""
+    """A visitor that makes a filter of `a ~ b`, so that the length of its result is checked."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - jinja2's name
         parts = nodes.List([self.visit(part) for part in node.nodes], lineno=node.lineno)
@@ -149,9 +149,9 @@ _JOINED = "texts joined"  # no template can say this name
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a filter that refuses what would take too much memory."""
+    """Return a filter that refuses values that would take too much memory."""
 
-    @functools.wraps(function)  # which also copies the marks that jinja2 puts onto filters
+    @functools.wraps(function)  # it also copies the marks that jinja2 puts on filters
     def call(*args: Any, **options: Any) -> Any:
         _check_size(*args, *options.values())
         if function.__name__ == "do_format":
@@ -162,7 +162,7 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_size(*values: Any) -> None:
-    """Refuse values of which one operation could make a text of more than is allowed."""
+    """Refuse values that one operation could turn into a text longer than is allowed."""
     sizes = [abs(value) for value in values if isinstance(value, int)]
     sizes += [len(value) for value in values if isinstance(value, str | list | tuple)]
     first, second = (*sorted(sizes, reverse=True), 1, 1)[:2]
@@ -171,7 +171,7 @@ def _check_size(*values: Any) -> None:
 
 
 def _check_widths(form: Any) -> None:
-    """Refuse a form for numbers and texts that would fill them up to a great width."""
+    """Refuse a format string that would pad numbers or texts to a great width."""
     if isinstance(form, str) and re.search(r"\d{6}", form):
         raise TemplateError("it makes texts that are too long")
 

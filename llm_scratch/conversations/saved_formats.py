@@ -1,4 +1,4 @@
-"""Formats as plain data for a file's header, and back; and the format that wrote a Jinja text."""
+"""Formats as plain data for a file's header, and back; the format that a Jinja text is from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "chat_format"
 
 
 def describe_format(format: Format | None) -> dict[str, Any] | None:
-    """Return a format as plain data, with all its texts; None for none.
+    """Return a format as plain data, with all its texts; None for None.
 
     Raises:
         TypeError: if it is not a format of this library.
@@ -32,28 +32,28 @@ def describe_format(format: Format | None) -> dict[str, Any] | None:
 
 
 def described_format(content: Mapping[str, Any] | None) -> Any:
-    """Return the format that `describe_format` described, a built-in one itself where it is equal.
+    """Return the format that `describe_format` described; one equal to a built-in is that one.
 
     Raises:
-        ValueError: if it is not such a description.
+        ValueError: if the content is not such a description.
     """
     if content is None:
         return None
     kind: Any = TemplateFormat if "template" in content else ConversationFormat
     known = {field.name for field in fields(kind)}
     if unknown := [name for name in content if name not in known]:
-        raise ValueError(f"a format of conversations has no {', '.join(unknown)[:100]}")
+        raise ValueError(f"a conversation format has no {', '.join(unknown)[:100]}")
     texts = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     try:
         made = kind(**texts)
     except TypeError as err:
-        raise ValueError(f"the format of conversations is incomplete: {err}") from err
+        raise ValueError(f"the conversation format is incomplete: {err}") from err
     built_in = FORMATS.get(made.name)
     return built_in if built_in == made else made
 
 
 def format_of_template(template: str, tokenizer: Any) -> ConversationFormat | TemplateFormat:
-    """Return the built-in format that wrote a Jinja text, else the text as a format."""
+    """Return the built-in format that wrote a Jinja text, or else the text as a format."""
     for each in FORMATS.values():
         if template in (each.jinja(), each.jinja(tokenizer)):
             return each

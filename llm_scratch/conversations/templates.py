@@ -1,7 +1,7 @@
-"""Templates that come with a model: the Jinja text in its files, as a format of conversations.
+"""The Jinja template in a model's files, as a format of conversations.
 
-What people say stays text: the template is filled with private marks in the place of what is said,
-so that its own text, where control tokens are recognised, is told from theirs, where none are.
+What people say stays text. The template is also filled with private marks in place of the
+messages, which tells its own text from theirs: only in its own are control tokens recognised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _without_thought(text: str) -> str:
     return text.split("</think>")[-1].lstrip("\n") if "</think>" in text else text
 
 
-# What templates do to what is said, the likeliest first.
+# What templates do to the content of messages, the likeliest first.
 _CHANGES: tuple[Callable[[str], str], ...] = (
     str,
     str.strip,
@@ -49,12 +49,12 @@ _EXAMPLE = [Message("user", "1"), Message("assistant", "2"), Message("user", "3"
 
 @dataclass(frozen=True)
 class TemplateFormat:
-    """A format given by a Jinja text, for writing always, for learning where it allows it.
+    """A format given by a Jinja text. It writes prompts; whether a model can learn from it varies.
 
     Args:
         template: the Jinja text.
-        name: what it is called.
-        stop_strings: texts that end an answer as well.
+        name: the name of the format.
+        stop_strings: texts that also end an answer.
         before_input: what separates an instruction from its input.
         input_system: the system text of an instruction with input.
     """
@@ -77,9 +77,9 @@ class TemplateFormat:
 
         Args:
             messages: the conversation.
-            tokenizer: gives the special tokens that the template speaks of.
+            tokenizer: the source of the special tokens that the template refers to.
             prompt: whether the assistant is to speak next.
-            variables: what else the template reads, as `enable_thinking=False`.
+            variables: further variables that the template reads, such as `enable_thinking=False`.
 
         Raises:
             ValueError: if the template is not a Jinja text, or refuses the conversation.
@@ -101,9 +101,9 @@ class TemplateFormat:
         """Return the pieces of a conversation's text; see `ConversationFormat.segments`.
 
         Raises:
-            ValueError: if the template refuses the conversation; if it changes what is said so
-                that control tokens in it can't be told from its own; or, of a whole conversation,
-                if it can't be learned from, naming the format to take.
+            ValueError: if the template refuses the conversation; if it changes messages so that
+                control tokens in them can't be told from its own; or, for a whole conversation, if
+                a model can't learn from it. The last two name the format to use.
         """
         check_turns(messages, prompt=prompt)
         prompts = {
@@ -120,10 +120,10 @@ class TemplateFormat:
         return pieces.segments
 
     def _pieces(self, messages: Sequence[Message], tokenizer: Any, prompt: bool) -> list[Segment]:
-        """Return the text as control tokens and text, of which nothing is learned yet.
+        """Return the text as control tokens and text, all not learned yet.
 
-        Where the template changes what somebody says beyond what is known here, that is text if
-        it holds no control token.
+        A message that the template changes in an unknown way still counts as text if it holds no
+        control token.
         """
         specials = frozenset(special_tokens_of(tokenizer))
         text = self.render(messages, tokenizer, prompt=prompt)
@@ -141,8 +141,8 @@ class TemplateFormat:
                     for piece in _marked(part, frozenset() if is_said else specials)
                 ]
         raise ValueError(
-            "the template changes what is said, which holds a control token: it can't be told from "
-            f"the template's own; take {self._instead(tokenizer)}"
+            "the template changes a message that holds a control token, which can't then be told "
+            f"from the template's own; use {self._instead(tokenizer)}"
         )
 
     def _told_apart(
@@ -153,11 +153,11 @@ class TemplateFormat:
         prompt: bool,
         text: str,
     ) -> tuple[list[str], list[tuple[str, bool]] | None]:
-        """Put marks in the place of some messages, and tell the template's text from theirs.
+        """Put marks in place of some messages, and tell the template's text from theirs.
 
         Returns:
             The template's text between the marks; and the whole text in parts, each with whether it
-            is what one of these messages says, None where that is not to be found in the text.
+            is one of these messages, or None if the messages are not found in the text.
         """
         marks = {f"\ue0f1{secrets.token_hex(16)}\ue0f2": messages[i] for i in hidden}
         by_place = dict(zip(hidden, marks, strict=True))
@@ -181,11 +181,11 @@ class TemplateFormat:
         prompts: dict[int, list[Segment]],
         tokenizer: Any,
     ) -> None:
-        """Mark what the assistant says, and what ends it, as learned.
+        """Mark the assistant's answers as learned, each with its end.
 
         Raises:
-            ValueError: naming the format to take, where a prompt is not a prefix or an answer has
-                no end.
+            ValueError: naming the format to use, if a prompt is not a prefix or an answer has no
+                end.
         """
         places: list[int] = []
         for i, segments in prompts.items():
@@ -194,15 +194,15 @@ class TemplateFormat:
                 before.cut(place)
             start = len(before.text)
             if pieces.up_to(start) != before.up_to(start):
-                raise self._unlearnable("writes the past otherwise than a prompt", tokenizer)
+                raise self._unlearnable("writes the past differently from a prompt", tokenizer)
             until = self.render(messages[: i + 1], tokenizer)
             if not pieces.text.startswith(until):
-                raise self._unlearnable("writes an answer otherwise once others follow", tokenizer)
+                raise self._unlearnable("changes an answer once others follow", tokenizer)
             end = pieces.learn(start, messages[i].is_learned)
             if end is None or not start < end.start <= len(until):
                 raise self._unlearnable("does not end an answer with a control token", tokenizer)
             if pieces.text[start : end.start].strip() != messages[i].content.strip():
-                raise self._unlearnable("writes into an answer what nobody said", tokenizer)
+                raise self._unlearnable("adds text to an answer that nobody said", tokenizer)
             rest = until if i < len(messages) - 1 else pieces.text
             if rest[end.stop :].strip():
                 raise self._unlearnable("goes on after the end of an answer", tokenizer)
@@ -210,25 +210,25 @@ class TemplateFormat:
 
     def _unlearnable(self, what: str, tokenizer: Any) -> ValueError:
         return ValueError(
-            f"the template {what}, so that what is learned would not be what a prompt asks for; it "
-            f"serves to write, and to train take {self._instead(tokenizer)}"
+            f"the template {what}, so a model would not learn what a prompt asks for; it can write "
+            f"prompts, but to train use {self._instead(tokenizer)}"
         )
 
     def _instead(self, tokenizer: Any) -> str:
-        """Return how to ask for the built-in format that is nearest to the template."""
+        """Return how to ask for the built-in format nearest to the template."""
         found = nearest_format(self, tokenizer)
         name = "guanaco-llama2" if found is None else found.name
         return f"format {name!r} (--format {name})"
 
     def end_ids(self, tokenizer: Any) -> tuple[int, ...]:
-        """Return the ids that end an answer: what the template writes first after one, and more.
+        """Return the ids that end an answer: the control token that the template writes after one.
 
-        The tokenizer's end of text ends it too.
+        End-of-text tokens, the tokenizer's included, end it too.
         """
         found: list[int] = []
         try:
             pieces = self._pieces(_EXAMPLE, tokenizer, prompt=True)
-        except ValueError:  # which is said where a conversation is written
+        except ValueError:  # reported when a conversation is written
             pieces = []
         texts = [piece.text.strip() for piece in pieces]
         if "2" in texts:
@@ -247,7 +247,7 @@ class TemplateFormat:
 
 
 def _ways(messages: Sequence[Message]) -> Iterator[Callable[[Message], str]]:
-    """Yield what a template may do to what is said: the same to all, or one thing to each role."""
+    """Yield what a template may do to messages: the same to all, or one thing to each role."""
     roles = list(dict.fromkeys(message.role for message in messages))
     ways = itertools.product(_CHANGES, repeat=len(roles))
     for changes in sorted(ways, key=lambda way: len(set(way))):
@@ -259,7 +259,7 @@ def _changed(changes: dict[Role, Callable[[str], str]], message: Message) -> str
 
 
 def _marked(text: str, specials: frozenset[str]) -> Iterator[Segment]:
-    """Yield a piece of text, and the control tokens in it."""
+    """Yield the parts of a text: control tokens, and the text between them."""
     parts = any_of(specials).split(text) if specials else [text]
     for i, part in enumerate(parts):
         if part:
@@ -267,7 +267,7 @@ def _marked(text: str, specials: frozenset[str]) -> Iterator[Segment]:
 
 
 def special_variables(tokenizer: Any) -> dict[str, str]:
-    """Return the special tokens of a tokenizer by the names that templates have for them."""
+    """Return the special tokens of a tokenizer by the names that templates use for them."""
     names = ("bos_token", "eos_token", "pad_token")
     ids = {name: getattr(tokenizer, f"{name}_id", None) for name in names}
     ids["eos_token"] = end_of_text_id(tokenizer)
@@ -275,7 +275,7 @@ def special_variables(tokenizer: Any) -> dict[str, str]:
 
 
 def nearest_format(format: TemplateFormat, tokenizer: Any) -> ConversationFormat | None:
-    """Return the built-in format that writes the same prompt as a template, None without one."""
+    """Return the built-in format that writes the same prompt as a template, None if none does."""
     try:
         text = format.render(_EXAMPLE[:1], tokenizer, prompt=True)
     except ValueError:
@@ -284,7 +284,7 @@ def nearest_format(format: TemplateFormat, tokenizer: Any) -> ConversationFormat
     for each in FORMATS.values():
         try:
             pieces = each.segments(_EXAMPLE[:1], tokenizer, prompt=True)
-        except ValueError:  # of special tokens that the tokenizer lacks
+        except ValueError:  # the tokenizer lacks special tokens
             continue
         if "".join(piece.text for piece in pieces) == text:
             found.append(each)

@@ -1,4 +1,4 @@
-"""Turns in files: who speaks, under which names, what is said, and whether it is learned."""
+"""Turns in files: who speaks, what is said, and whether it is learned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROLE_NAMES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
 }
-"""What roles are called in files."""
+"""The roles, by the names that files have for them."""
 TOOL_ROLES = ("tool", "tools", "tool_call", "tool_response", "function", "function_call",
               "observation", "ipython")  # fmt: skip
 TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id", "tools", "functions")
@@ -24,9 +24,9 @@ class TurnForm(NamedTuple):
     """The way in which one kind of file writes turns.
 
     Args:
-        role: the key of who speaks.
-        content: the key of what is said.
-        names: what the three roles are called in it; a file may have other names for them.
+        role: the key of the speaker.
+        content: the key of the text.
+        names: its names of the three roles; other names are also read.
     """
 
     role: str
@@ -42,8 +42,8 @@ class Turns(NamedTuple):
     """The turns of a row.
 
     Args:
-        messages: as they stand there; nothing is checked but each of them by itself.
-        renamed: whether a role has another name than its kind of file gives it.
+        messages: as the file has them; each is checked on its own, but not their order.
+        renamed: whether a role has a different name from the one usual in this kind of file.
     """
 
     messages: list[Message]
@@ -54,15 +54,15 @@ def read_turns(turns: Any, form: TurnForm, where: str) -> Turns:
     """Read a list of turns.
 
     Args:
-        turns: what a file has in the place of turns.
-        form: how they are written.
-        where: what errors call the list: the key that it stands under.
+        turns: what a file has in place of the list.
+        form: how the turns are written.
+        where: the key of the list, for errors.
 
     Raises:
         ConversationError: naming the turn.
     """
     if not isinstance(turns, list):
-        raise ConversationError("no turns", f"{where!r} is {shown(turns)}, a list is needed")
+        raise ConversationError("no turns", f"{where!r} is {shown(turns)}; a list is needed")
     renamed, messages = False, []
     for number, turn in enumerate(turns, 1):
         place = f"turn {number} of {where!r}"
@@ -75,9 +75,9 @@ def read_turns(turns: Any, form: TurnForm, where: str) -> Turns:
 
 
 def check_keys(value: Any, keys: Sequence[str], place: str) -> None:
-    """Refuse what is not an object with some keys."""
+    """Refuse anything but an object with these keys."""
     if not isinstance(value, dict):
-        raise ConversationError("not an object", f"{place} is {shown(value)}, an object is needed")
+        raise ConversationError("not an object", f"{place} is {shown(value)}; an object is needed")
     if missing := [key for key in keys if key not in value]:
         raise ConversationError(
             f"no {missing[0]!r}",
@@ -86,7 +86,7 @@ def check_keys(value: Any, keys: Sequence[str], place: str) -> None:
 
 
 def refuse_tools(values: Mapping[str, Any], place: str) -> None:
-    """Refuse a row or a turn that calls tools or offers some."""
+    """Refuse a row or a turn that calls or offers tools."""
     for key in TOOL_KEYS:
         if values.get(key):
             raise ConversationError(
@@ -95,11 +95,11 @@ def refuse_tools(values: Mapping[str, Any], place: str) -> None:
 
 
 def text_of(value: Any, place: str) -> str:
-    """Return what is said: a text, or the texts of a list of parts, joined."""
+    """Return a turn's text: a string, or the joined texts of a list of parts."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise ConversationError("no text", f"{place} says {shown(value)}, a text is needed")
+        raise ConversationError("no text", f"{place} says {shown(value)}; a text is needed")
     return "".join(_text_of_part(part, place) for part in value)
 
 
@@ -130,7 +130,7 @@ def _role_of(name: Any, place: str) -> Role:
 
 
 def _learned_of(turn: Mapping[str, Any], place: str) -> bool | None:
-    """Return whether a turn is learned, None where it does not say so."""
+    """Return whether a turn is learned, None if it does not say."""
     for key in WEIGHTS:
         weight = turn.get(key)
         if weight is None:
@@ -145,7 +145,7 @@ def _learned_of(turn: Mapping[str, Any], place: str) -> bool | None:
 
 
 def shown(value: Any) -> str:
-    """Return a value of JSON for an error, short and whatever it is."""
+    """Return any JSON value for an error, shortened."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     if value is None:

@@ -1,4 +1,4 @@
-"""Conversations written as files of each kind, where the kind can hold them."""
+"""Conversations written as files of each kind, if the kind can hold them."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def write_conversations(
 
     Args:
         conversations: the messages of each.
-        path: `.jsonl` has a row per line, `.json` is a list.
-        kind: of `KINDS`. All but "messages" learn what the assistant says, all of it
-            ("prompt-completion": the last answer); a conversation that learns something else, or
-            has what the kind has no place for, is refused.
-        skip_bad: whether such conversations are left out and counted, in place of an error.
+        path: `.jsonl` has one row per line, `.json` is a list.
+        kind: of `KINDS`. In all but "messages", every answer of the assistant is learned
+            ("prompt-completion": the last answer). A conversation in which other turns are learned,
+            or that the kind has no place for, is refused.
+        skip_bad: whether to leave out and count such conversations, instead of an error.
 
     Raises:
-        ValueError: naming the conversation by its number from 1, if the kind can't hold it; if
-            none is left.
+        ValueError: if the kind can't hold a conversation, naming it by its number from 1; if none
+            is left.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind=} is not a kind of file; known are {', '.join(KINDS)}")
@@ -95,11 +95,11 @@ def row_of(messages: Conversation, kind: str) -> Row:
 
 
 def text_row(messages: Conversation, format: Format, tokenizer: Any) -> Row:
-    """Return a conversation as a row with one text: all that a format writes, control tokens too.
+    """Return a conversation as a row with one text, as a format writes it, with control tokens.
 
     Raises:
-        ConversationError: if somebody says a control token, which would be one for its readers.
-        ValueError: if the tokenizer lacks a control token of the format's.
+        ConversationError: if a message holds a control token, which readers would take for one.
+        ValueError: if the tokenizer lacks a control token of the format.
     """
     repaired(messages)
     specials = frozenset(special_tokens_of(tokenizer))
@@ -107,8 +107,8 @@ def text_row(messages: Conversation, format: Format, tokenizer: Any) -> Row:
     for piece in pieces:
         if specials and not piece.control and (found := any_of(specials).search(piece.text)):
             raise ConversationError(
-                "a control token in what is said",
-                f"{found[0]!r} is in it, and in a text nothing would tell it from the format's own",
+                "a control token in a message",
+                f"it contains {found[0]!r}, which in a text can't be told from the format's own",
             )
     return {"text": "".join(piece.text for piece in pieces)}
 

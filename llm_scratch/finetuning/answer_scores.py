@@ -1,4 +1,4 @@
-"""How good a model's answers to instructions are, beside the answers that they should be."""
+"""Scores of a model's answers to instructions, measured against the right answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AnswerScores(NamedTuple):
 
     Args:
         exact: the share that equals the right answer (`exact_match`).
-        overlap: how far the words are those of the right answer (`token_f1`).
+        overlap: the overlap of the words with the right answer's (`token_f1`).
         stopped: the share that the model ended by itself.
     """
 
@@ -26,10 +26,10 @@ class AnswerScores(NamedTuple):
 
 
 def score_answers(answers: Sequence[Generation], entries: Sequence[Entry]) -> AnswerScores:
-    """Compare answers with the "output" of the entries that they belong to.
+    """Compare answers with the "output" of their entries.
 
     Raises:
-        ValueError: if there are no answers, or not one for each entry.
+        ValueError: if there are no answers, or not one per entry.
     """
     pairs = [(mine.text, entry["output"]) for mine, entry in zip(answers, entries, strict=True)]
     stopped = stopped_share(answers)

@@ -1,7 +1,7 @@
-"""Conversations for the loop for real runs: whole turns, and of them the answers learned.
+"""Conversations as rows for the loop for real runs: whole turns, of which the answers are learned.
 
-What is learned is what the format marked; padding is told by length, so that a padding id that is
-an end mark too does no harm.
+The format marks the tokens to learn. Padding is told by length, so the padding id may also be the
+end mark.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llm_scratch.text.packed_rows import PackedRows
 from llm_scratch.text.token_rows import IGNORE_INDEX, TokenRows
 from llm_scratch.tokenizers.any_tokenizer import vocab_size_of
 
-PACK = 1024  # tokens: longer packs spend their time on walls
+PACK = 1024  # tokens; longer packs spend their time on the walls between conversations
 
 
 def conversation_rows(
@@ -34,19 +34,19 @@ def conversation_rows(
 ) -> TokenRows:
     """Return conversations as rows to learn from: their answers, each with what ends it.
 
-    Of a conversation that is too long whole turns are kept from the front, up to the last answer
-    that fits with its end. One whose first answer does not fit is left out. A warning counts both.
+    A conversation that is too long keeps its first turns, up to the last answer that fits with its
+    end. It is left out if its first answer does not fit. Warnings count both cases.
 
     Args:
         conversations: lists of messages.
         tokenizer: any tokenizer that has the format's control tokens.
         format: how they become text.
-        max_length: the most tokens of a row.
-        buckets: whether rows of about the same length come together.
+        max_length: the maximum number of tokens in a row.
+        buckets: whether to group rows of about the same length.
 
     Raises:
-        ValueError: naming the conversation, if its turns are out of order or empty or none of them
-            is learned; if the tokenizer lacks a control token; or if no row is left.
+        ValueError: if the turns of a conversation are out of order or empty, or none is learned,
+            naming it; if the tokenizer lacks a control token; or if no row is left.
     """
     rows, cut, too_long = [], 0, 0
     for number, conversation in enumerate(conversations):
@@ -82,10 +82,10 @@ def conversation_rows(
 
 
 def encoded_row(encoded: EncodedConversation) -> tuple[list[int], list[int]]:
-    """Return inputs and targets of a conversation, up to the last token that is learned.
+    """Return inputs and targets of a conversation, up to the last learned token.
 
     Raises:
-        ValueError: if nothing of it is learned.
+        ValueError: if nothing in it is learned.
     """
     if not any(encoded.learned[1:]):
         raise ValueError("nothing in the conversation is learned after its first token")
@@ -96,9 +96,9 @@ def encoded_row(encoded: EncodedConversation) -> tuple[list[int], list[int]]:
 
 
 def packed_conversations(rows: TokenRows, most: int) -> PackedRows:
-    """Return rows in packs of at most 1,024 tokens, or of the longest row, and never above `most`.
+    """Return rows in packs of up to 1,024 tokens, or the longest row if longer; at most `most`.
 
-    No token looks at another conversation, and positions begin again in each.
+    No token sees another conversation, and positions start at 0 in each.
 
     Raises:
         ValueError: if a row is longer than `most`.
@@ -109,7 +109,7 @@ def packed_conversations(rows: TokenRows, most: int) -> PackedRows:
 def _first_turns(
     conversation: Conversation, tokenizer: Any, format: Format, max_length: int
 ) -> EncodedConversation | None:
-    """Encode as many turns from the front as fit, up to a learned answer; None where none fits."""
+    """Encode as many first turns as fit, up to a learned answer; return None if none fits."""
     kept = None
     for encoded in encode_first_turns(conversation, format, tokenizer):
         if encoded.tokens_read > max_length:

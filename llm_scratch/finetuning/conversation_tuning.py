@@ -1,4 +1,4 @@
-"""A model learns to answer in conversations, in the loop for real runs, and answers."""
+"""Fine-tuning on conversations in the loop for real runs, and the model's answers."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ def finetune_conversations(
     packing: bool = False,
     **run: Unpack[RunOptions],
 ) -> RunState:
-    """Train a model on conversations, and say where the run then stands.
+    """Train a model on conversations, and return the state of the run at its end.
 
-    Learned is what the assistant says, and what ends it; the loss is the mean over these tokens of
-    a step, whatever its batches are. A run with a folder leaves the model as it was after its best
-    evaluation; of several processes, that one is in the folder alone.
+    The assistant's answers are learned, each with what ends it. The loss is the mean over these
+    tokens of a step, however the step is split into batches. If the run has a folder, the model
+    comes back as it was at its best evaluation; with several processes, only the folder has it.
 
     Args:
-        model: a language model, with LoRA or without; updated in place.
+        model: a language model, with or without LoRA; updated in place.
         tokenizer: the one that it was trained with.
-        train: lists of messages, or rows of `conversation_rows`, or packs of them.
+        train: lists of messages, rows of `conversation_rows`, or packs of them.
         validation: the same, to measure on; `config.patience` ends the run by it.
         config: the settings of the run. A step takes `micro_batch` rows (or packs).
         format: how a conversation becomes text, or its name; it is saved with the model.
         packing: whether several conversations share a row, blind to each other.
-        run: the options of the run: `folder`, `resume`, `progress`, `log`, `save_best` and
-            `write_sample`, `ranks` and others, as in `training.loop.train`. LoRA is kept by
+        run: the options of the run: `folder`, `resume`, `progress`, `log`, `save_best`,
+            `write_sample`, `ranks` and others, as in `training.loop.train`. With LoRA, use
             `save_best=save_adapter`.
 
     Raises:
-        ValueError: naming the conversation that is none; if more than a tenth of them have answers
-            that do not fit; or if model, data and settings do not fit each other, see
+        ValueError: if a conversation is malformed, naming it; if more than a tenth of them have
+            answers that do not fit; or if model, data and settings do not fit each other, see
             `training.loop.train`.
     """
     data, measured = conversation_parts(
@@ -86,17 +86,17 @@ def conversation_parts(
     length: int | None = None,
     log: Callable[[str], object] = print,
 ) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
-    """Return both parts of a run as rows, or packs; its length decides how many steps it has.
+    """Return both parts of a run as rows or packs; their number decides how many steps it has.
 
     Args:
-        model: whose context is the longest that a row can be.
+        model: the model, whose context limits the length of a row.
         tokenizer: the one that it was trained with.
         train: conversations, rows or packs.
         validation: the same, or None.
         format: how a conversation becomes text, or its name.
         packing: whether several conversations share a row.
-        length: the most tokens of a row; None is the model's context.
-        log: what a line for each part is given to.
+        length: the maximum number of tokens in a row; None is the model's context.
+        log: called with a line for each part.
 
     Raises:
         ValueError: as `finetune_conversations`, for the data.
@@ -123,9 +123,9 @@ def answer_conversations(
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
 ) -> list[Generation]:
-    """Return what a model says next in each conversation: `.text` is its answer.
+    """Return a model's answer to each conversation, in `.text`.
 
-    `.finish_reason` is "eos" or "stop" where the model ended by itself.
+    `.finish_reason` is "eos" or "stop" if the model ended the answer by itself.
 
     Args:
         model: a language model; its modes are left as found.
@@ -135,11 +135,11 @@ def answer_conversations(
         max_new_tokens: for each answer.
         batch_size: conversations at a time; those of about the same length run together.
         settings: how each token is chosen.
-        options: what else `generate_text` takes.
+        options: further options of `generate_text`.
 
     Raises:
-        ValueError: if a conversation is none, or does not end with the user's words; or if an
-            option is out of range.
+        ValueError: if a conversation is malformed, or does not end with a message from the user; or
+            if an option is out of range.
     """
     form = as_format(format)
     prompts = [encode_prompt(each, form, tokenizer) for each in conversations]
@@ -169,11 +169,11 @@ def sample_answers(
     max_new_tokens: int = 128,
     shown: int = 2,
 ) -> WriteSample:
-    """Return what writes a run's samples: how many answers end by themselves, and some of them.
+    """Return a function that writes a run's samples: the share of ended answers, and some answers.
 
     Args:
         tokenizer: the model's.
-        conversations: whose first questions are answered; not those that are learned.
+        conversations: those whose first questions are answered; not the training data.
         format: how they become text, or its name.
         max_new_tokens: for each answer.
         shown: how many questions and answers are shown.

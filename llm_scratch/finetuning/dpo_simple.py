@@ -1,7 +1,7 @@
-"""Direct preference optimisation as the book's bonus material has it (book 7, preference tuning).
+"""Direct preference optimisation as in the book's bonus material (book 7, preference tuning).
 
-Of two answers to a prompt, the chosen one is to become likelier than the rejected one, measured
-against a reference: the model as it was before. `dpo_training` has the loop for real runs,
+Of two answers to a prompt, the chosen one is to become likelier than the rejected one, compared
+with a reference, which is the model before training. `dpo_training` has the loop for real runs,
 which needs no second model.
 
 Shape letters: B pairs, T tokens, V vocabulary.
@@ -37,9 +37,9 @@ PairLoader = Iterable[Mapping[str, Any]]
 class PreferenceDataset(Dataset):
     """Pairs of answers as token ids: a dict with prompt, chosen and rejected, three lists of ids.
 
-    "chosen" and "rejected" are the whole texts, the prompt included; "answer_start" is where the
-    answer begins in both, known from the lengths of its parts instead of being searched for. A
-    special token written in a text is ordinary text.
+    "chosen" and "rejected" are the whole texts, with the prompt. "answer_start" is where the answer
+    begins in both; it is known from the lengths of the parts, not searched for. Special tokens
+    written in a text are ordinary text.
 
     Args:
         data: dicts with instruction, input, chosen and rejected.
@@ -76,18 +76,17 @@ def preference_collate(
     mask_prompt_tokens: bool = True,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Padded pairs with their masks: chosen and rejected (B, T) ids, both masks (B, T) booleans.
+    """Pad pairs and mask them: chosen and rejected are (B, T) ids, both masks (B, T) booleans.
 
-    A mask is True where a token counts. Where that is follows from the lengths, never from the
-    ids, so that an end-of-text id inside of a text counts like any other. (The book masks all of
-    the prompt but the line "### Response:"; here that line is masked too.) "prompt" is a list of
-    (length,) ids.
+    A mask is True where a token counts. It follows from the lengths, never from the ids, so that an
+    end-of-text id inside a text counts like any other. (The book masks the prompt except the line
+    "### Response:"; here that line is masked too.) "prompt" is a list of (length,) ids.
 
     Args:
         batch: items of a `PreferenceDataset`.
-        pad_token_id: what shorter rows are filled with; any id will do.
-        allowed_max_length: what is beyond it is cut off.
-        mask_prompt_tokens: whether the prompt does not count.
+        pad_token_id: the id that fills shorter rows; any id will do.
+        allowed_max_length: the length that rows are cut to.
+        mask_prompt_tokens: whether the mask leaves the prompt out.
         device: where the tensors go. With worker processes, leave it and move the batch later.
 
     Raises:
@@ -119,18 +118,18 @@ def preference_collate(
 def compute_logprobs(
     logits: Tensor, labels: Tensor, selection_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the mean log-probability that each row of tokens has, in nats: (B,).
+    """Return the mean log-probability of the tokens in each row, in nats: (B,).
 
-    A token is compared with the logits one place before it; the first has none. (The paper takes
-    the sum over an answer; the book the mean, which long answers do not lower.)
+    A token is compared with the logits one place before it; the first token has none. (The paper
+    takes the sum over an answer. The book takes the mean, which long answers do not lower.)
 
     Args:
         logits: (B, T, V).
         labels: (B, T) ids.
-        selection_mask: (B, T), True or 1 where a token counts; None is everywhere.
+        selection_mask: (B, T), True or 1 where a token counts; None counts all.
 
     Raises:
-        ValueError: if no token of a row counts, whose mean would be NaN.
+        ValueError: if no token of a row counts, since its mean would be NaN.
 
     Source:
         Book chapter 7, bonus material on DPO.
@@ -162,15 +161,15 @@ def compute_dpo_loss(
     """Return the mean loss of some pairs, and the mean rewards of both answers: three scalars.
 
     The reward of an answer is how much likelier the model has made it. The loss is
-    -log sigmoid(beta * (reward of the chosen one - reward of the rejected one)): ln 2 where the
-    model is the reference.
+    -log sigmoid(beta * (reward of the chosen one - reward of the rejected one)), which is ln 2 if
+    the model is the reference.
 
     Args:
-        model_chosen_logprobs: (B,), as all four.
-        model_rejected_logprobs: of the model that is trained.
-        reference_chosen_logprobs: of the model that it was before.
+        model_chosen_logprobs: (B,), like all four; from the model in training.
+        model_rejected_logprobs: the same.
+        reference_chosen_logprobs: from the model before training.
         reference_rejected_logprobs: the same.
-        beta: how soon the loss is content, usually 0.1 to 0.5.
+        beta: the larger, the sooner the loss levels off; usually 0.1 to 0.5.
 
     Source:
         Book chapter 7, bonus material on DPO; Rafailov et al. 2023, equation 7.
@@ -184,12 +183,12 @@ def compute_dpo_loss(
 def compute_dpo_loss_batch(
     batch: Mapping[str, Any], policy_model: Any, reference_model: Any, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean loss and mean rewards of a batch of `preference_collate`: three scalars.
+    """Return the mean loss and mean rewards of a batch of `preference_collate`: three scalars.
 
     Args:
         batch: on the device of the models.
-        policy_model: the model that is trained.
-        reference_model: the model that it was before; no gradient reaches it.
+        policy_model: the model in training.
+        reference_model: the model before training; no gradient reaches it.
         beta: see `compute_dpo_loss`.
     """
 
@@ -215,17 +214,17 @@ def compute_dpo_loss_loader(
 ) -> tuple[float, float, float]:
     """Return loss and rewards of a loader, averaged over its pairs: three numbers.
 
-    (The book averages over batches, in which a short last one weighs too much.)
+    (The book averages over batches, which gives a short last one too much weight.)
 
     Args:
-        data_loader: gives batches of `preference_collate`.
-        policy_model: the model that is trained.
-        reference_model: the model that it was before.
+        data_loader: yields batches of `preference_collate`.
+        policy_model: the model in training.
+        reference_model: the model before training.
         beta: see `compute_dpo_loss`.
-        num_batches: at most so many batches; None is all of them.
+        num_batches: the maximum number of batches; None is all of them.
 
     Raises:
-        ValueError: if the loader gives no batch.
+        ValueError: if the loader yields no batch.
     """
     sums, count = torch.zeros(3, dtype=torch.float64), 0
     for batch in first_batches(data_loader, num_batches):
@@ -247,7 +246,7 @@ def evaluate_dpo_loss_loader(
     beta: float,
     eval_iter: int | None,
 ) -> dict[str, float]:
-    """Return loss and rewards of both parts without dropout; modes are left as found.
+    """Return loss and rewards of both parts without dropout; the modes are left as found.
 
     Returns:
         train_loss, train_chosen_reward, train_rejected_reward, and the same with val_.
@@ -276,28 +275,28 @@ def train_model_dpo_simple(
     *,
     log: Callable[[str], object] = print,
 ) -> dict[str, list[float]]:
-    """Train on pairs for some epochs: what was measured on the way, a list each.
+    """Train on pairs for some epochs, and return the measurements as lists.
 
     Args:
-        policy_model: the model that is trained; its modes are left as found.
-        reference_model: the model that it was before, in evaluation mode.
-        train_loader: gives batches of `preference_collate` on the models' device.
+        policy_model: the model to train; its modes are left as found.
+        reference_model: the model before training, in evaluation mode.
+        train_loader: yields batches of `preference_collate` on the models' device.
         val_loader: the same, to measure on.
         optimizer: made from the parameters of `policy_model`.
-        num_epochs: how often the training part is gone through.
+        num_epochs: the number of passes over the training part.
         beta: see `compute_dpo_loss`.
         eval_freq: steps from one evaluation to the next.
-        eval_iter: how many batches an evaluation takes of each part.
-        start_context: what the sample of text after each epoch starts with.
+        eval_iter: the number of batches that an evaluation takes from each part.
+        start_context: the beginning of the sample text after each epoch.
         tokenizer: the one that the data was made with.
-        log: what each line is given to.
+        log: called with each line.
 
     Returns:
         train_losses, train_chosen_rewards, train_rejected_rewards, the same with val_, and
         tokens_seen.
 
     Raises:
-        ValueError: if a number is below 1, a loader gives no batch, or `start_context` no token.
+        ValueError: if a number is below 1, a loader has no batch, or `start_context` no token.
         TypeError: if a loader is an iterator, which would be used up after one pass.
 
     Source:

@@ -1,7 +1,7 @@
-"""Preference tuning in the loop for real runs: one model in memory, and a reference of numbers.
+"""Preference tuning in the loop for real runs, with one model in memory.
 
-The reference never changes, so neither do its log-probabilities: they are measured once for the
-whole data set, before the first step.
+The reference never changes, so its log-probabilities are measured once for the whole data set,
+before the first step.
 
 Shape letters: B pairs of a batch, T tokens, n all pairs.
 
@@ -51,8 +51,8 @@ class PreferenceScore:
 
     Args:
         loss: the mean DPO loss; ln 2 before training.
-        margin: by how many nats the chosen answers have gained on the rejected ones, on average.
-        accuracy: the share of pairs in which they have gained.
+        margin: the mean gain of the chosen answers on the rejected ones, in nats.
+        accuracy: the share of pairs in which the chosen answer has gained.
         likelier: the share of pairs in which the chosen answer is the likelier one.
     """
 
@@ -68,7 +68,7 @@ def dpo_objective(beta: float = 0.1, *, average: bool = False) -> Objective:
     Args:
         beta: see `compute_dpo_loss`.
         average: whether an answer counts by its mean log-probability, as in the book, instead of
-            the sum over it, as in the paper.
+            the sum, as in the paper.
 
     Raises:
         ValueError: if beta is not above 0.
@@ -93,12 +93,12 @@ def preference_score(
     batch_size: int = 8,
     precision: Precision = "float32",
 ) -> PreferenceScore:
-    """Return what a model makes of pairs, measured against the reference that they hold.
+    """Score a model on pairs, compared with the reference that the rows hold.
 
     Args:
-        model: the model that was trained; its modes are left as found.
+        model: the trained model; its modes are left as found.
         rows: after `measure_reference`.
-        beta: as in training; changes the loss alone.
+        beta: as in training; changes only the loss.
         average: as in training.
         batch_size: pairs at a time.
         precision: as in training.
@@ -130,24 +130,24 @@ def finetune_preferences(
     format: Format = BOOK,
     **run: Unpack[RunOptions],
 ) -> RunState:
-    """Train a model to prefer the chosen answers, and say where the run then stands.
+    """Train a model to prefer the chosen answers, and return the state of the run at its end.
 
-    The reference is the model as it is given, whose log-probabilities are measured once and kept
-    beside the best model; a run that goes on reads them there. A step takes `micro_batch` pairs.
+    The reference is the model as given. Its log-probabilities are measured once and kept beside the
+    best model, where a resumed run reads them. A step takes `micro_batch` pairs.
 
     Args:
-        model: a `GPTModel` that follows instructions, with LoRA or without; updated in place.
+        model: a `GPTModel` that follows instructions, with or without LoRA; updated in place.
         tokenizer: the one that it was trained with.
         train: dicts with instruction, input, chosen and rejected, or rows of `preference_rows`.
         validation: the same, to measure on.
-        config: the settings of the run. A learning rate of about a tenth of the one that the
-            model was fine-tuned with is usual.
+        config: the settings of the run. The usual learning rate is about a tenth of the one that
+            the model was fine-tuned with.
         beta: see `compute_dpo_loss`.
         average: see `dpo_objective`.
         format: the one that the model was fine-tuned with; it is saved with the model.
         run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
             `training.loop.train`.
-            With `resume`, `model` is what the run was started with; LoRA is kept by
+            With `resume`, `model` is the one that the run was started with. With LoRA, use
             `save_best=save_adapter`.
 
     Raises:
@@ -192,7 +192,7 @@ def finetune_preferences(
 
 
 def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[str, Tensor]:
-    """Return the reference that a run was started with; empty where it was stopped before that."""
+    """Return the reference that a run was started with; empty if the run never saved one."""
     path = folder / REFERENCE_FILE
     if not path.is_file():
         return {}
@@ -200,6 +200,6 @@ def _read_reference(folder: Path, parts: Mapping[str, PreferenceRows]) -> dict[s
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     expected = {name: (len(rows), 2) for name, rows in parts.items()}
     if shapes != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
-        hint = f"is of other data: {shapes} where {expected} is needed"
+        hint = f"belongs to other data: {shapes} where {expected} is needed"
         raise WeightsError(path, f"{hint}; give the pairs that the run was started with")
     return tensors

@@ -1,6 +1,6 @@
-"""Instructions for the loop for real runs: answers kept, one end mark a row, little padding.
+"""Instructions as rows for the loop for real runs: whole answers, one end mark per row.
 
-Prompt and answer are encoded apart and joined, so where the answer begins is known and never
+Prompt and answer are encoded separately and joined, so the start of the answer is known and never
 searched for.
 
 Shape letters: B rows of a batch, T tokens, n examples.
@@ -35,18 +35,18 @@ def instruction_rows(
     """Return prompts and answers as rows to learn from, each with one end mark as its last target.
 
     A row that is too long loses the beginning of its prompt, never of its answer. A row whose
-    answer alone is too long is left out, as is one without output. A warning counts each.
+    answer alone is too long is left out, as is one without output. Warnings count each case.
 
     Args:
         data: dicts with instruction, input and output.
         tokenizer: any tokenizer; a special token written in a text is ordinary text.
         format: how an instruction and its answer become text.
-        answer_only: whether the prompt is not learned.
-        max_length: the most tokens of a row.
-        buckets: whether rows of about the same length come together.
+        answer_only: whether only the answer is learned, not the prompt.
+        max_length: the maximum number of tokens in a row.
+        buckets: whether to group rows of about the same length.
 
     Raises:
-        ValueError: naming the row, if it has no instruction or output; if no row is left; if there
+        ValueError: if a row has no instruction or output, naming it; if no row is left; if there
             is no end mark, or the tokenizer can't write the format.
     """
     rows, cut, empty, too_long = [], 0, 0, 0
@@ -91,17 +91,17 @@ def parts_of_run(
     packs_of: Callable[[TokenRows], PackedRows] | None = None,
     log: Callable[[str], object] = print,
 ) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
-    """Return both parts of a run as rows or packs, and log what is learned of them.
+    """Return both parts of a run as rows or packs, and log the share of learned tokens.
 
     Args:
-        train: what `rows_of` takes, or rows, or packs.
+        train: the input of `rows_of`, or rows, or packs.
         validation: the same, or None.
         rows_of: makes rows.
-        packs_of: makes packs of rows; None leaves them as they are.
-        log: what a line for each part is given to.
+        packs_of: makes packs from rows; None leaves rows as they are.
+        log: called with a line for each part.
 
     Raises:
-        ValueError: if more than a tenth of them had to be left out.
+        ValueError: if more than a tenth of the rows had to be left out.
     """
     given: list[int] = []
     left: list[int] = []
@@ -122,11 +122,11 @@ def parts_of_run(
 
 
 def check_left_out(given: int, left: int) -> None:
-    """Refuse to learn from data of which more than a tenth had to be left out.
+    """Refuse data if more than a tenth of it had to be left out.
 
     Args:
-        given: rows of all parts.
-        left: those that are left.
+        given: the number of rows in all parts.
+        left: the number of rows that remain.
 
     Raises:
         ValueError: with both numbers.
@@ -153,13 +153,13 @@ def learned_share(rows: TokenRows) -> float:
 
 
 def show_mask(tokenizer: Any, inputs: Tensor, targets: Tensor, *, color: bool = True) -> str:
-    """Return a row as text, what is learned set off from what is not.
+    """Return a row as text, with the learned parts set off from the rest.
 
     Args:
         tokenizer: the one that the row was made with.
         inputs: (T,) ids.
         targets: (T,) ids, -100 where nothing is learned.
-        color: green and grey for a terminal; without it, learned parts stand between [[ and ]].
+        color: green and grey for a terminal; without it, learned parts are between [[ and ]].
     """
     ids = [*inputs.tolist(), int(targets[-1])]
     learned = [False, *(targets != IGNORE_INDEX).tolist()]

@@ -1,4 +1,4 @@
-"""A model learns to follow instructions, in the loop for real runs, and answers (book 7.6, 7.7)."""
+"""Fine-tuning on instructions in the loop for real runs, and the answers (book 7.6, 7.7)."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def finetune_instructions(
     packing: bool = False,
     **run: Unpack[RunOptions],
 ) -> RunState:
-    """Train a model on instructions with answers, and say where the run then stands.
+    """Train a model on instructions with answers, and return the state of the run at its end.
 
-    The loss is the mean over the targets of a step, whatever its batches are; padding is none.
+    The loss is the mean over the targets of a step, however the step is split into batches.
+    Padding is not a target.
 
     Args:
-        model: a `GPTModel`, with LoRA or without; updated in place.
+        model: a `GPTModel`, with or without LoRA; updated in place.
         tokenizer: the one that it was trained with.
         train: dicts with instruction, input and output, or rows of `instruction_rows`.
         validation: the same, to measure on.
         config: the settings of the run. A step takes `micro_batch` rows (or packs).
         format: how an instruction and its answer become text; it is saved with the model.
-        answer_only: whether the prompt is not learned.
-        packing: whether several rows share one of the model's whole context.
+        answer_only: whether only the answer is learned, not the prompt.
+        packing: whether several rows share one as long as the model's context.
         run: the options of the run: `folder`, `resume`, `progress`, `log` and `save_best`, as in
-            `training.loop.train`.
-            LoRA is kept by `save_best=save_adapter`.
+            `training.loop.train`. With LoRA, use `save_best=save_adapter`.
 
     Raises:
-        ValueError: naming the row that is not an instruction with an answer; if more than a tenth
+        ValueError: if a row is not an instruction with an answer, naming it; if more than a tenth
             of the rows have answers that do not fit; or if model, data and settings do not fit each
             other, see `training.loop.train`.
     """
@@ -80,13 +80,13 @@ def instruction_parts(
     length: int | None = None,
     log: Callable[[str], object] = print,
 ) -> tuple[TokenRows | PackedRows, TokenRows | PackedRows | None]:
-    """Return both parts of a run as rows or packs, whose number says what an epoch is.
+    """Return both parts of a run as rows or packs; their number decides how long an epoch is.
 
-    Arguments as `finetune_instructions`, which takes what comes back; `length` is the longest row,
-    by default the model's context, and `log` is given a line for each part.
+    The arguments are those of `finetune_instructions`, which takes the result. `length` is the
+    longest row, by default the model's context. `log` is called with a line for each part.
 
     Raises:
-        ValueError: as there.
+        ValueError: as `finetune_instructions`, for the data.
     """
     most = length or model.cfg.context_length
 
@@ -112,19 +112,19 @@ def answer(
     settings: SamplingSettings = GREEDY,
     **options: Unpack[TextOptions],
 ) -> list[Generation]:
-    """Return what a model answers to each instruction: `.text` is the answer as it was written.
+    """Return a model's answer to each instruction; `.text` is the answer as written.
 
-    `.finish_reason` is "eos" or "stop" where the model ended by itself.
+    `.finish_reason` is "eos" or "stop" if the model ended the answer by itself.
 
     Args:
         model: a `GPTModel`; its modes are left as found.
         tokenizer: the one that it was trained with.
-        entries: dicts with instruction, and input where there is one.
-        format: the format that it was trained with, which says what ends an answer.
+        entries: dicts with instruction, and input if there is one.
+        format: the format that it was trained with, which decides what ends an answer.
         max_new_tokens: for each answer.
         batch_size: prompts at a time; those of about the same length run together.
         settings: how each token is chosen.
-        options: what else `generate_text` takes.
+        options: further options of `generate_text`.
 
     Raises:
         ValueError: if `batch_size` is below 1, or an option is out of range.
@@ -146,7 +146,7 @@ def answer(
 
 
 def ends_of(format: Format, tokenizer: Any) -> TextOptions:
-    """Return what ends an answer in a format, as `generate_text` takes it."""
+    """Return what ends an answer in a format, as options of `generate_text`."""
     end, *more_ends = format.end_ids(tokenizer)
     return {"eos_id": end, "stop_ids": more_ends, "stop": format.stop_strings}
 

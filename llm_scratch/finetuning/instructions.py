@@ -1,7 +1,7 @@
 """Instructions and their answers as the book batches them (book 7.2 to 7.4).
 
-Masks follow from lengths and never from ids, so that the end-of-text id may be the padding, and
-may stand inside of a text. `instruction_rows` has the same for the loop for real runs.
+Masks follow from lengths, never from ids, so the end-of-text id may be the padding and may occur
+inside a text. `instruction_rows` is the counterpart for the loop for real runs.
 
 Shape letters: B rows of a batch, T tokens.
 """
@@ -56,15 +56,15 @@ def check_entry(where: str, entry: Any, keys: Sequence[str] = KEYS) -> None:
     """Refuse an entry that is not an instruction with its answers.
 
     Args:
-        where: what errors call it.
-        entry: a dict with `keys`, and perhaps an input.
-        keys: the instruction, and what else it needs; these are answers, which are not empty.
+        where: the entry's name in errors.
+        entry: a dict with `keys`, and optionally an input.
+        keys: the key of the instruction, then those of the answers, which must not be empty.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the entry is anything else; says what is wrong with it.
     """
     if not isinstance(entry, Mapping):
-        raise ValueError(f"{where} is a {type(entry).__name__}, a dict is needed")
+        raise ValueError(f"{where} is a {type(entry).__name__}; a dict is needed")
     if missing := [key for key in keys if key not in entry]:
         has = ", ".join(map(str, entry)) or "nothing"
         raise ValueError(f"{where} has no {' and no '.join(missing)}; it has {has}")
@@ -128,7 +128,7 @@ class InstructionDataset(Dataset):
 
 
 class InstructionDatasetWithMasking(InstructionDataset):
-    """The same, with how many ids the instruction has: item i is (length, ids).
+    """The same with the number of ids in the instruction: item i is (length, ids).
 
     Source:
         Book exercise 7.2.
@@ -168,7 +168,7 @@ def custom_collate_draft_1(
 def custom_collate_draft_2(
     batch: Sequence[Sequence[int]], pad_token_id: int = 50256, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, one token ahead and ending with the padding token: each (B, T).
+    """Return inputs and targets, which are one token ahead and end with padding: each (B, T).
 
     Source:
         Book 7.3.
@@ -186,14 +186,14 @@ def custom_collate_fn(
 ) -> tuple[Tensor, Tensor]:
     """Return inputs and targets: each (B, T). One end mark per row is learned, padding is not.
 
-    Where the padding is follows from the lengths: the same id inside of a text is learned like
-    any other. (The book masks by the id.)
+    Padding is told by the lengths, so the same id inside a text is learned like any other. (The
+    book masks by the id.)
 
     Args:
         batch: lists of ids.
-        pad_token_id: what rows end with, and are filled with.
+        pad_token_id: the id that rows end with and are filled with.
         ignore_index: the target of padding.
-        allowed_max_length: what is beyond it is cut off, the end mark too.
+        allowed_max_length: the length that rows are cut to, end mark included.
         device: where the tensors go. With worker processes, leave it and move the batch later.
 
     Raises:
@@ -217,13 +217,13 @@ def custom_collate_with_masking_fn(
     allowed_max_length: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Return the same, without the tokens of the instructions among the targets: each (B, T).
+    """Return inputs and targets in which the instructions are masked too: each (B, T).
 
     Args:
         batch: items of `InstructionDatasetWithMasking`.
-        pad_token_id: as in `custom_collate_fn`, like all that follows.
+        pad_token_id: as in `custom_collate_fn`, like the rest.
         ignore_index: the target of padding and instructions.
-        allowed_max_length: what is beyond it is cut off.
+        allowed_max_length: the length that rows are cut to.
         device: where the tensors go.
 
     Raises:

@@ -1,7 +1,7 @@
 """Labelled messages: read, balanced and split as in the book, without pandas (book 6.2).
 
-Rows are pairs (label, text). Where the book passes a DataFrame with the columns `Label` and
-`Text`, one is taken too, and a DataFrame comes back.
+Rows are pairs (label, text). Functions to which the book passes a DataFrame with the columns
+`Label` and `Text` also take one, and then return a DataFrame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONGEST_NUMBER = 4  # digits of a class's number; longer ones are names
 
 
 class LabelledRow(NamedTuple):
-    """A text with its class, and where it stands: "messages.csv: line 17", or "rows[16]"."""
+    """A text with its class and its place: "messages.csv: line 17", or "rows[16]"."""
 
     label: Any
     text: str
@@ -48,19 +48,19 @@ def download_and_unzip_spam_data(
     *,
     log: Callable[[str], object] = print,
 ) -> Path:
-    """Return the path of the SMS collection, fetched and unpacked unless it is there.
+    """Return the path of the SMS collection, downloaded and unpacked unless it is there.
 
-    Nothing counts as there before it is whole.
+    A file appears at its path only when it is complete.
 
     Args:
-        url: the archive's address, or several that are tried in order.
+        url: the archive's address, or several to try in order.
         zip_path: where the archive goes.
         extracted_path: the folder to unpack into.
-        data_file_path: what the file with the messages is called in the end.
-        log: what a line is given to.
+        data_file_path: the final path of the file with the messages.
+        log: called with a line.
 
     Raises:
-        DownloadError: if no address gives the archive, or it is none, or holds no messages.
+        DownloadError: if no address has the archive, or it is not one, or holds no messages.
 
     Source:
         Book 6.2.
@@ -80,17 +80,17 @@ def download_and_unzip_spam_data(
 def read_sms(path: str | os.PathLike[str], *, quotes: bool = True) -> list[tuple[str, str]]:
     """Read the lines "label, tab, text" of a file like the SMS collection: [(label, text), ...].
 
-    By default a quotation mark at the start of a text opens a quotation that may hold line ends,
-    as in the book, which so reads 5,572 rows out of the collection's 5,574 lines. A first line
+    By default a quotation mark at the start of a text opens a quotation that may hold line ends.
+    The book does so too, and reads 5,572 rows out of the collection's 5,574 lines. A first line
     that names the columns is left out, with a warning.
 
     Args:
         path: the file, in UTF-8.
-        quotes: False takes quotation marks as they stand, and each line as a row.
+        quotes: False reads quotation marks literally, and each line as a row.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a row has no label and text, or the file no row, or it is not UTF-8.
+        ValueError: if a row lacks label or text, or the file has no row or is not UTF-8.
 
     Source:
         Book 6.2.
@@ -134,12 +134,12 @@ def create_balanced_dataset(rows: Any) -> Any:
 
 
 def balanced_positions(labels: Iterable[Any]) -> list[int]:
-    """Return which rows `create_balanced_dataset` takes, in its order."""
+    """Return the positions of the rows that `create_balanced_dataset` takes, in its order."""
     labels = list(labels)
     counts = Counter(labels)
     if len(counts) < 2:
         raise ValueError(f"{len(labels)} rows with {len(counts)} label; at least two are needed")
-    # Of labels equally rare the last is kept whole, so that "spam" stands after "ham".
+    # Among equally rare labels the last is kept whole, so that "spam" comes after "ham".
     rarest = min(sorted(counts, reverse=True), key=counts.__getitem__)
     chosen: list[int] = []
     for label in [*(other for other in sorted(counts) if other != rarest), rarest]:
@@ -154,12 +154,12 @@ def balanced_positions(labels: Iterable[Any]) -> list[int]:
 def random_split(
     df: Any, train_frac: float, validation_frac: float
 ) -> tuple[Any, Any, Any]:  # fmt: skip
-    """Shuffle and cut into training, validation and test part: three lists, or three DataFrames.
+    """Shuffle and cut into training, validation and test parts: three lists, or three DataFrames.
 
-    The order is the book's, the same at every call. The test part is what the others leave.
+    The order is the book's, the same at every call. The test part is the rest.
 
     Args:
-        df: rows of any kind in a list, or a DataFrame.
+        df: a list of rows of any kind, or a DataFrame.
         train_frac: share of the training part, 0 to 1.
         validation_frac: share of the validation part.
 
@@ -171,7 +171,7 @@ def random_split(
     """
     if train_frac < 0 or validation_frac < 0 or train_frac + validation_frac > 1 + 1e-9:
         raise ValueError(
-            f"{train_frac=} and {validation_frac=} must be 0 or more, together 1 at most"
+            f"{train_frac=} and {validation_frac=} must be 0 or more, together at most 1"
         )
     rows: Any = df if is_frame(df) else list(df)
     order = _drawn(len(rows), len(rows))
@@ -185,18 +185,18 @@ def random_split(
 
 
 def read_rows(source: Any) -> list[LabelledRow]:
-    """Return labelled texts out of pairs (label, text), a DataFrame, or a file.
+    """Return labelled texts from pairs (label, text), a DataFrame, or a file.
 
     If all labels of a file are whole numbers, they become integers.
 
     Args:
-        source: rows, a DataFrame with the columns `Label` and `Text`, or what `read_labelled`
-            reads.
+        source: rows, a DataFrame with the columns `Label` and `Text`, or a file for
+            `read_labelled`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a row of a file has no label and text; names file and row.
-        TypeError: if a row is not a pair, or a text not a text; names the row.
+        ValueError: if a row of a file lacks label or text; names file and row.
+        TypeError: if a row is not a pair, or a text is not a str; names the row.
     """
     if isinstance(source, str | os.PathLike):
         rows = read_labelled(source)
@@ -211,16 +211,16 @@ def read_rows(source: Any) -> list[LabelledRow]:
 def read_labelled(path: str | os.PathLike[str], *, log: Log | None = None) -> list[LabelledRow]:
     """Read a file of labelled texts: JSON, JSON Lines, CSV or TSV with `label` and `text`.
 
-    A TSV may come without these names in its first line, and takes quotation marks as they stand.
-    Labels lose the blanks around them.
+    A TSV may lack these names in its first line; its quotation marks are read literally. Blanks
+    around labels are removed.
 
     Args:
         path: the file, in UTF-8.
-        log: gets a line where the first line of a TSV is one of names.
+        log: called with a line if the first line of a TSV holds the names.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file and row, if it has no label and text, or can't be read.
+        ValueError: if a row lacks label or text, or can't be read; names file and row.
     """
     return [
         _labelled(where, values.get("Label"), values.get("Text"))
@@ -229,7 +229,7 @@ def read_labelled(path: str | os.PathLike[str], *, log: Log | None = None) -> li
 
 
 def _labelled(where: str, label: Any, text: Any) -> LabelledRow:
-    """Return a row of a file; its label is a name, also where JSON has a number."""
+    """Return a row of a file; its label is a string even if JSON has a number."""
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
     for name, value in (("label", label), ("text", text)):
@@ -243,7 +243,7 @@ def _labelled(where: str, label: Any, text: Any) -> LabelledRow:
 
 
 def is_frame(rows: Any) -> bool:
-    """Return whether this is a DataFrame; pandas need not be there to tell."""
+    """Return whether this is a DataFrame; the check needs no pandas."""
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
 
 

@@ -1,4 +1,4 @@
-"""Texts with classes, any number of them, each read at its last real token."""
+"""Texts with any number of classes, each text read at its last real token."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from llm_scratch.tokenizers.any_tokenizer import encode, vocab_size_of
 class ClassificationDataset(Dataset):
     """Labelled texts, without padding: item -> (T,) ids and (T,) targets, int64.
 
-    The targets are -100 but for the last, which is the class: there the model has read the whole
-    text, and nothing else. In a batch, padding stands on the right of it and is never read, so a
-    text's logits do not depend on its batch. `next_token_loss`, and with it the loop for real runs,
-    learns from these batches as they are.
+    All targets are -100 except the last, which is the class. There the model has read the whole
+    text and nothing else. In a batch, padding is on the right and is never read, so a text's logits
+    do not depend on its batch. `next_token_loss`, and with it the loop for real runs, learns from
+    these batches directly.
 
     Args:
-        rows: pairs (label, text); also a file that `read_rows` reads, or a DataFrame. A label is a
-            class's name or its number.
+        rows: pairs (label, text), a file for `read_rows`, or a DataFrame. A label is the name or
+            the number of a class.
         tokenizer: any tokenizer.
         class_names: the classes in the order of their numbers. None takes the labels' names in
             alphabetical order, or "0", "1", ... up to the highest number.
         max_length: longer texts are cut, with a warning that counts them; None cuts nothing.
-        pad_token_id: what batches are padded with; any id of the tokenizer will do.
+        pad_token_id: the id that pads batches; any id of the tokenizer will do.
 
     Attributes:
         class_names: the classes in the order of their numbers.
@@ -104,15 +104,15 @@ class ClassificationDataset(Dataset):
         drop_last: bool = False,
         generator: torch.Generator | None = None,
     ) -> DataLoader:
-        """Return batches for training functions of the book: inputs and targets, (B, T) each.
+        """Return batches for the book's training functions: inputs and targets, (B, T) each.
 
         Args:
-            batch_size: texts of a batch.
-            shuffle: whether the order is another one in every pass.
-            drop_last: whether a last batch that is not full is left out.
-            generator: where the order comes from; None is PyTorch's global generator.
+            batch_size: texts per batch.
+            shuffle: whether the order changes with every pass.
+            drop_last: whether to leave out an incomplete last batch.
+            generator: the source of the order; None is PyTorch's global generator.
         """
-        positions: Any = range(len(self))  # the rows are put together by `padded`
+        positions: Any = range(len(self))  # `padded` fetches the rows
         return DataLoader(
             positions, batch_size, shuffle, drop_last=drop_last, generator=generator,
             collate_fn=self.rows.padded,
@@ -131,8 +131,8 @@ def split_texts(
         max_length: longer texts are cut.
 
     Raises:
-        ValueError: if there is one class alone, a class has too few rows for three parts, or a row
-            is not right; see `ClassificationDataset`.
+        ValueError: if there is only one class, a class has too few rows for three parts, or a row
+            is invalid; see `ClassificationDataset`.
     """
     rows = read_rows(rows)
     names = _names_of(rows)

@@ -1,4 +1,4 @@
-"""Pairs of answers as rows for the loop for real runs, with what the reference makes of them.
+"""Pairs of answers as rows for the loop for real runs, with the reference's log-probabilities.
 
 Shape letters: B pairs of a batch, T tokens, n all pairs.
 """
@@ -33,16 +33,16 @@ Row = tuple[list[int], list[int]]
 class PreferenceRows:
     """Pairs of answers to learn from: a `TrainData` whose rows are pairs.
 
-    A batch is inputs (2B, T), first the chosen answers, then the rejected ones in the same order;
-    targets (2B, T), -100 outside of the answers; and the reference's log-probabilities (B, 2).
+    A batch has inputs (2B, T), first the chosen answers, then the rejected ones in the same order;
+    targets (2B, T), -100 outside the answers; and the reference's log-probabilities (B, 2).
 
     Args:
-        pairs: (chosen, rejected), each as a row of `TokenRows`: inputs and targets.
-        pad_id: what inputs are padded with; any id will do.
+        pairs: (chosen, rejected), each a row as in `TokenRows`: inputs and targets.
+        pad_id: the id that pads inputs; any id will do.
         vocab_size: every id is below it.
 
     Raises:
-        ValueError: as `TokenRows`; row 2 i is the chosen answer of pair i, the next one the other.
+        ValueError: as `TokenRows`; row 2 i is the chosen answer of pair i, row 2 i + 1 the other.
     """
 
     def __init__(self, pairs: Sequence[tuple[Row, Row]], *, pad_id: int, vocab_size: int) -> None:
@@ -60,7 +60,7 @@ class PreferenceRows:
         return f"PreferenceRows({len(self):,} pairs of {lengths.min()} to {lengths.max()} tokens)"
 
     def num_rows(self, length: int) -> int:
-        """Return how many pairs an epoch has.
+        """Return the number of pairs in an epoch.
 
         Raises:
             ValueError: if an answer and its prompt are longer than `length`.
@@ -76,7 +76,7 @@ class PreferenceRows:
     def batch(
         self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pairs of a step: a function of the arguments alone; see `TokenRows.batch`.
+        """Return the pairs of a step, which depend only on the arguments; see `TokenRows.batch`.
 
         Raises:
             ValueError: if a pair is longer than `length`, or the reference was not measured.
@@ -118,18 +118,18 @@ def preference_rows(
 ) -> PreferenceRows:
     """Return pairs as rows: prompt, answer and one end token; only answer and end are targets.
 
-    A prompt that is too long loses its beginning. Pairs of two equal answers, and those with an
-    answer that does not fit, are left out; a warning counts them.
+    A prompt that is too long loses its beginning. Pairs with equal answers, or with an answer that
+    does not fit, are left out; a warning counts them.
 
     Args:
         entries: dicts with instruction, input, chosen and rejected.
         tokenizer: the model's.
-        length: the most tokens of a row.
+        length: the maximum number of tokens in a row.
         format: how an instruction and its answers become text.
 
     Raises:
-        ValueError: naming the first entry that is not a pair, or if none is left; if the tokenizer
-            can't write the format.
+        ValueError: if an entry is not a pair, naming it; if none is left; if the tokenizer can't
+            write the format.
     """
     pairs: list[tuple[Row, Row]] = []
     equal = too_long = 0
@@ -163,13 +163,13 @@ def answer_logprobs(
 ) -> Tensor:
     """Return the log-probability of each row's targets, in nats: (B,).
 
-    Logits are computed where there is a target, and nowhere else.
+    Logits are computed only where there is a target.
 
     Args:
         model: a `GPTModel`, or anything that maps (B, T) ids to (B, T, V) logits.
         inputs: (B, T) ids.
         targets: (B, T) ids that follow; -100 where none counts.
-        average: the mean over a row's targets instead of their sum.
+        average: whether to take the mean over a row's targets instead of their sum.
     """
     counted = targets != IGNORE_INDEX  # (B, T)
     if hasattr(model, "hidden_states"):
@@ -190,14 +190,14 @@ def measure_reference(
     batch_size: int = 8,
     precision: Precision = "float32",
 ) -> Tensor:
-    """Return the log-probabilities that a model gives all pairs now, as their reference: (n, 2).
+    """Return a model's current log-probabilities of all pairs, as their reference: (n, 2).
 
     Args:
-        model: the model that is going to be trained, before it is.
-        rows: `rows.reference` is set.
+        model: the model to train, before training.
+        rows: the pairs; `rows.reference` is set.
         average: see `answer_logprobs`.
         batch_size: pairs at a time.
-        precision: as the training's, or else the first loss is not ln 2.
+        precision: as in training; otherwise the first loss is not ln 2.
     """
     rows.reference = pair_logprobs(model, rows, average, batch_size, precision)
     return rows.reference
@@ -209,7 +209,7 @@ def pair_logprobs(
 ) -> Tensor:
     """Return log-probabilities of all pairs without dropout: (n, 2) float32, chosen and rejected.
 
-    The modes of the model are left as found. Arguments as `measure_reference`.
+    The modes of the model are left as found. The arguments are those of `measure_reference`.
     """
     device = device_of(model)
     found, places = [], range(len(rows))

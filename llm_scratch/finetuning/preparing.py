@@ -1,4 +1,4 @@
-"""A model made ready for a task: its new head, which of its parts learn, and how it is saved."""
+"""A model prepared for a task: its new head, the parts that learn, and how it is saved."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def prepare_model(
     num_classes: int | None = None,
     trained: Trained | None = None,
 ) -> SaveBest:
-    """Make a model ready to learn, in place; return what saves the best one of its run.
+    """Make a model ready to learn, in place; return the function that saves the run's best model.
 
     New parameters are drawn from PyTorch's global generator. An adapter goes on learning, and is
-    saved as one of the same base.
+    saved as an adapter of the same base.
 
     Args:
         model: as it was opened.
-        base: where it was opened; an adapter names it.
+        base: where it was opened; an adapter records it.
         lora: the rank of LoRA matrices in all blocks, which then learn instead of the model's own
-            layers; None puts none.
-        alpha: LoRA's outputs are scaled by alpha / lora; None is as much as the rank.
-        num_classes: for a classifier: how many classes its new head tells apart.
+            layers; None adds none.
+        alpha: LoRA's outputs are scaled by alpha / lora; None makes it equal to the rank.
+        num_classes: for a classifier: the number of classes of its new head.
         trained: for a classifier without LoRA: which part learns; None is its last block.
 
     Raises:
-        ValueError: if a choice has no effect beside the others, or is out of range.
+        ValueError: if a setting has no effect together with the others, or is out of range.
     """
     if alpha is not None and lora is None:
         raise ValueError("--alpha belongs to --lora RANK; lora=RANK goes with alpha=")
@@ -51,7 +51,7 @@ def prepare_model(
     if lora_layers(model) and (lora is not None or num_classes is not None):
         raise ValueError(
             f"{base} is an adapter, which goes on learning as it is; for new LoRA matrices or a "
-            f"new head make a whole model of it first: llm-scratch weights convert {base} FOLDER"
+            f"new head, first make a whole model of it: llm-scratch weights convert {base} FOLDER"
         )
     if num_classes is not None:
         replace_head(model, num_classes, "head" if lora else trained or "last block")
@@ -74,8 +74,8 @@ def bring_back_best(model: Any, state: RunState, folder: str | os.PathLike[str] 
 
     Args:
         model: as the run left it.
-        state: where the run stands.
-        folder: of the run; without one, or where the last weights are the best, nothing changes.
+        state: the state of the run.
+        folder: of the run; nothing changes without one, or if the last weights are the best.
     """
     if folder is None or state.best_step in (0, state.step):
         return
@@ -88,6 +88,6 @@ def bring_back_best(model: Any, state: RunState, folder: str | os.PathLike[str] 
 
 
 def _base_of(adapter: str | os.PathLike[str]) -> str | None:
-    """Return the base that an adapter names, from wherever this runs; None where it names none."""
+    """Return the base that an adapter names, as a path from here; None if it names none."""
     base = base_source(find_source(adapter))
     return None if base is None else str(base)

@@ -1,4 +1,4 @@
-"""How an instruction becomes a prompt, and where its answer begins (book 7.2, exercise 7.1)."""
+"""Prompts for instructions, and where their answers begin (book 7.2, exercise 7.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Entry = Mapping[str, Any]
 BOOK = find_format("book")
 """The book's format, in the style of Alpaca: headings for instruction, input and response."""
 BOOK_PHI = find_format("book-phi")
-"""The format of its exercise, in the style of Phi-3: marks as ordinary text."""
+"""The format of the book's exercise, in the style of Phi-3: marks as ordinary text."""
 RESPONSE_HEADER = BOOK.header
 
 
@@ -22,7 +22,7 @@ def format_input(entry: Entry) -> str:
     """Return the book's prompt, in the style of Alpaca, up to where the response begins.
 
     Args:
-        entry: a dict with "instruction", and "input" where there is one.
+        entry: a dict with "instruction", and "input" if there is one.
 
     Source:
         Book 7.2; Taori et al. 2023 (Stanford Alpaca).
@@ -31,7 +31,7 @@ def format_input(entry: Entry) -> str:
 
 
 def format_input_phi(entry: Entry) -> str:
-    """Return the shorter prompt of Phi-3: a mark for who speaks, and what is said.
+    """Return the shorter prompt of Phi-3: a mark for the speaker, then the text.
 
     Source:
         Book exercise 7.1; Abdin et al. 2024, arXiv:2404.14219.
@@ -40,16 +40,16 @@ def format_input_phi(entry: Entry) -> str:
 
 
 def prompt_text(entry: Entry, format: ConversationFormat = BOOK) -> str:
-    """Return all that stands before the answer to an instruction, in a format of plain text."""
+    """Return the text before the answer to an instruction, in a plain-text format."""
     return format.plain_text(entry_messages(entry, format), prompt=True)
 
 
 def entry_messages(entry: Entry, format: Format) -> list[Message]:
-    """Return an instruction, with its input where it has one, as a format says it.
+    """Return an instruction, with its input if it has one, as a format's messages.
 
     Args:
-        entry: a dict with "instruction", and "input" where there is one.
-        format: which may have another system text where there is an input.
+        entry: a dict with "instruction", and "input" if there is one.
+        format: may have a separate system text for instructions with an input.
     """
     given = entry.get("input")
     content = entry["instruction"] + (f"{format.before_input}{given}" if given else "")
@@ -62,7 +62,7 @@ def entry_messages(entry: Entry, format: Format) -> list[Message]:
 def encode_entry(
     entry: Entry, format: Format, tokenizer: Any, answer: str | None = None
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of a prompt and those of an answer with its end, none without an answer.
+    """Return the ids of a prompt, and those of an answer with its end; none without an answer.
 
     Raises:
         ValueError: if the instruction is empty, or the tokenizer can't write the format.
@@ -81,13 +81,13 @@ def extract_response(
 ) -> str:
     """Return what a model wrote after a prompt, without the prompt and the heading of the response.
 
-    The heading is taken away where it begins the answer and nowhere else: an answer that speaks
-    of "### Response:" keeps its words. (The book takes it out wherever it stands.)
+    The heading is removed only at the beginning of the answer, so an answer that mentions
+    "### Response:" stays complete. (The book removes it everywhere.)
 
     Args:
         response_text: prompt and continuation, as decoded.
-        input_text: the prompt, with the heading of the response or without.
-        format: whose heading it is.
+        input_text: the prompt, with or without the heading of the response.
+        format: the format that the heading belongs to.
 
     Raises:
         ValueError: if the text does not begin with the prompt.

@@ -1,6 +1,6 @@
-"""The settings of a fine-tuning run that follow from its task and the number of its rows.
+"""The settings of a fine-tuning run that follow from its task and its number of rows.
 
-No torch is imported here, so that a program can offer these settings before it needs any.
+No torch is imported here, so that a program can offer these settings before it needs torch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Task:
 
     Args:
         learning_rate: the peak of the schedule.
-        epochs: how often all rows are seen.
-        warmup_share: the part of the run in which the rate rises; None is a twentieth.
+        epochs: the number of passes over all rows.
+        warmup_share: the share of the run in which the rate rises; None is a twentieth.
         sampled: whether a sample is written every epoch.
         settings: other fields of `TrainConfig`.
     """
@@ -42,7 +42,7 @@ TASKS = {
 }
 CHAT_PRESETS = {
     # The last run of the series "Messing around with fine-tuning LLMs" (part 10), on one of its
-    # GPUs; where it says nothing, its trainer's value.
+    # GPUs. Values that it does not give are its trainer's.
     "final-tune": Task(
         8e-5,
         9,
@@ -71,25 +71,25 @@ def run_config(
     processes: int = 1,
     **given: Any,
 ) -> TrainConfig:
-    """Return the settings of a run over so many rows: one evaluation and one checkpoint per epoch.
+    """Return the settings of a run over `rows`: one evaluation and one checkpoint per epoch.
 
     Args:
         task: a name in `TASKS`.
-        rows: of the training part.
-        epochs: how often all rows are seen; None is the task's number.
-        preset: for "chat": a name in `CHAT_PRESETS`, whose settings take the place of the task's.
-        processes: how many compute a step together, with `micro_batch` rows each.
+        rows: the number of rows in the training part.
+        epochs: the number of passes over all rows; None is the task's number.
+        preset: for "chat": a name in `CHAT_PRESETS`, whose settings replace the task's.
+        processes: the number that compute a step together, with `micro_batch` rows each.
         given: fields of `TrainConfig` that differ from these.
 
     Raises:
-        ValueError: if task or preset are not known, or both `epochs` and `steps` are given.
+        ValueError: if task or preset is not known, or both `epochs` and `steps` are given.
     """
     if task not in TASKS:
         raise ValueError(f"{task=} is not known; there are {', '.join(TASKS)}")
     if preset is not None and (task != "chat" or preset not in CHAT_PRESETS):
         raise ValueError(f"{preset=} is not known; for chat there are {', '.join(CHAT_PRESETS)}")
     if epochs is not None and "steps" in given:
-        raise ValueError("both epochs and steps say how long a run is; leave one of them out")
+        raise ValueError("both epochs and steps set the length of a run; leave one of them out")
     usual = TASKS[task] if preset is None else CHAT_PRESETS[preset]
     given = {**usual.settings, **given}
     step_rows = given.get("micro_batch", TrainConfig.micro_batch) * (given.get("accumulation") or 1)

@@ -1,4 +1,4 @@
-"""How good a classifier is: confusion matrix, precision, recall and F1 of each class."""
+"""Scores of a classifier: confusion matrix, and precision, recall and F1 of each class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class ClassScores(NamedTuple):
-    """The scores of one class, each from 0 to 1, and how many examples it has.
+    """The scores of one class, each from 0 to 1, and its number of examples.
 
-    Precision: of what was called so, how much is so. Recall: of what is so, how much was found.
-    F1 is their harmonic mean.
+    Precision is the share of its predictions that are right. Recall is the share of its examples
+    that were found. F1 is the harmonic mean of the two.
     """
 
     name: str
@@ -27,11 +27,11 @@ class ClassScores(NamedTuple):
 def confusion_matrix(
     labels: Sequence[int] | Tensor, predictions: Sequence[int] | Tensor, num_classes: int
 ) -> Tensor:
-    """Return how often each class was taken for each: (N, N) int64, rows are the true classes.
+    """Count how often each class was taken for each: (N, N) int64, rows are the true classes.
 
     Args:
         labels: the true class of each example, 0 to N - 1.
-        predictions: the class that was said instead.
+        predictions: the predicted class of each example.
         num_classes: N.
 
     Raises:
@@ -39,8 +39,8 @@ def confusion_matrix(
     """
     true, said = (torch.as_tensor(values).cpu().flatten() for values in (labels, predictions))
     if len(true) != len(said) or not len(true):
-        raise ValueError(f"{len(true)} labels and {len(said)} predictions; as many of both, and "
-                         "at least one, are needed")  # fmt: skip
+        raise ValueError(f"{len(true)} labels and {len(said)} predictions; the numbers must be "
+                         "equal, and at least 1")  # fmt: skip
     for name, values in (("labels", true), ("predictions", said)):
         if values.is_floating_point():
             raise ValueError(f"{name} are of type {values.dtype}; numbers of classes are integers")
@@ -65,17 +65,17 @@ def accuracy(matrix: Tensor) -> float:
 
 
 def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> list[ClassScores]:
-    """Precision, recall and F1 of every class of a confusion matrix.
+    """Return precision, recall and F1 of every class of a confusion matrix.
 
-    The precision of a class that was never predicted is 0. The recall and F1 of a class without
-    examples are not defined: NaN.
+    The precision of a class that was never predicted is 0. Without examples, recall and F1 of a
+    class are undefined: NaN.
 
     Args:
         matrix: (N, N) counts, rows are the true classes.
         class_names: the N names; None calls them "0", "1", ...
 
     Raises:
-        ValueError: if the names are not N.
+        ValueError: if there are not N names.
     """
     _check_matrix(matrix)
     names = [str(i) for i in range(len(matrix))] if class_names is None else list(class_names)
@@ -97,7 +97,7 @@ def class_scores(matrix: Tensor, class_names: Sequence[str] | None = None) -> li
 
 
 def score_table(matrix: Tensor, class_names: Sequence[str] | None = None) -> str:
-    """Return a table of the scores per class and the accuracy; "-" where there is none."""
+    """Return a table of the scores per class and the accuracy; "-" is an undefined score."""
     scores = class_scores(matrix, class_names)
     width = max(len("accuracy"), *(len(score.name) for score in scores))
     lines = [f"{'':{width}}  precision  recall      F1  examples"]

@@ -1,9 +1,9 @@
 """A spam classifier as the book builds it: data, accuracy, training loop, use (book chapter 6).
 
 The book pads every message to one length and reads the answer at the end of the padded row, so
-that it depends on the padding too. What reads at the last real token is in `labelled_texts`
-and `text_classifier`; `calc_accuracy_loader` and `train_classifier_simple` take both kinds of
-batches.
+the answer also depends on the padding. The code that reads at the last real token is in
+`labelled_texts` and `text_classifier`. `calc_accuracy_loader` and `train_classifier_simple` take
+both kinds of batches.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class SpamDataset(Dataset):
     """Messages as rows of ids of one length: item -> (max_length,) int64 and its label.
 
     Args:
-        csv_file: a CSV file with the head "Label,Text" (or another that `read_rows` reads); also
-            rows (label, text), or a DataFrame. Labels are 0 and 1, or "ham" and "spam".
+        csv_file: a CSV file with the header "Label,Text" (or another file for `read_rows`), rows
+            (label, text), or a DataFrame. Labels are 0 and 1, or "ham" and "spam".
         tokenizer: any tokenizer.
-        max_length: ids of a row. Longer messages are cut, with a warning that counts them; None
-            takes the longest message.
-        pad_token_id: what shorter messages are filled up with.
+        max_length: the number of ids in a row. Longer messages are cut, with a warning that counts
+            them; None takes the longest message.
+        pad_token_id: the id that fills shorter messages.
 
     Attributes:
         data: {"Label": [...], "Text": [...]}, labels as numbers.
         encoded_texts: a list of `max_length` ids for each message.
-        max_length: ids of a row.
+        max_length: the number of ids in a row.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if there is not a message, a column is missing, or a label is another one.
+        ValueError: if there is no message, a column is missing, or a label is not one of these.
 
     Source:
         Book 6.3.
@@ -86,7 +86,7 @@ class SpamDataset(Dataset):
 
 
 def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
-    """Warn with the number of texts that are cut to `max_length` tokens, if any are."""
+    """Warn of the number of texts that are cut to `max_length` tokens, if there are any."""
     lengths = [len(ids) for ids in encoded]
     if cut := sum(length > max_length for length in lengths):
         warnings.warn(
@@ -99,13 +99,13 @@ def warn_of_cut(encoded: Iterable[list[int]], max_length: int) -> None:
 def class_logits(
     model: Any, inputs: Tensor, targets: Tensor, *, position: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """Return logits where the rows of a batch are read, and the labels: (n, N) float32, and (n,).
+    """Return logits at the place where each row is read, and the labels: (n, N) float32, and (n,).
 
     Args:
         model: maps (B, T) ids to (B, T, N) logits.
         inputs: (B, T) ids.
         targets: (B,) labels, read at `position`; or (B, T) targets that hold the label at the
-            place to read at and -100 elsewhere, as `ClassificationDataset` gives them.
+            place to read and -100 elsewhere, as `ClassificationDataset` gives them.
         position: -1 is the end of the padded row, 0 the first token.
 
     Raises:
@@ -115,7 +115,7 @@ def class_logits(
     if targets.dim() == 1:
         return logits[:, position], targets
     if position != -1:
-        raise ValueError(f"{position=} has no effect: these targets say themselves where to read")
+        raise ValueError(f"{position=} has no effect: these targets themselves say where to read")
     real = targets != IGNORE_INDEX  # (B, T)
     return logits[real], targets[real]
 
@@ -123,9 +123,10 @@ def class_logits(
 def classification_loss(
     model: Any, inputs: Tensor, targets: Tensor, *, position: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """Sum of cross entropies in nats, and how many labels there are: two scalars.
+    """Return the sum of cross entropies in nats, and the number of labels: two scalars.
 
-    The `loss_fn=` of a classifier, for both kinds of batches; arguments as `class_logits`.
+    This is the `loss_fn=` of a classifier, for both kinds of batches. The arguments are those of
+    `class_logits`.
     """
     logits, labels = class_logits(model, inputs, targets, position=position)
     return F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(labels))
@@ -134,8 +135,8 @@ def classification_loss(
 def last_position_loss(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the book's loss, read at the end of each padded row: sum and count, two scalars.
 
-    `calc_loss_batch(..., loss_fn=last_position_loss)` is the book's function of that name, and
-    so are `calc_loss_loader` and `evaluate_model`.
+    `calc_loss_batch(..., loss_fn=last_position_loss)` is the book's `calc_loss_batch`. The same
+    goes for `calc_loss_loader` and `evaluate_model`.
 
     Args:
         model: maps (B, T) ids to (B, T, N) logits.
@@ -147,8 +148,8 @@ def last_position_loss(model: Any, inputs: Tensor, labels: Tensor) -> tuple[Tens
     """
     if labels.dim() != 1:
         raise ValueError(
-            f"labels of shape {tuple(labels.shape)}; one a row is needed, and classification_loss "
-            "reads at the place that the targets mark"
+            f"labels of shape {tuple(labels.shape)}; one per row is needed (classification_loss "
+            "reads at the place that the targets mark)"
         )
     return classification_loss(model, inputs, labels)
 
@@ -167,15 +168,15 @@ def calc_accuracy_loader(
     The modes of the model are left as found (the book leaves it in eval mode).
 
     Args:
-        data_loader: gives (inputs, labels), read at the end of the padded row as in the book, or
+        data_loader: yields (inputs, labels), read at the end of the padded row as in the book, or
             (inputs, targets) of a `ClassificationDataset`, read at the last real token.
         model: maps (B, T) ids to (B, T, N) logits.
-        device: where the batches are moved to.
-        num_batches: at most so many batches; None is all of them.
-        position: another place to read labels at; 0 is the first token.
+        device: the device that batches are moved to.
+        num_batches: the maximum number of batches; None is all of them.
+        position: another place to read the class; 0 is the first token.
 
     Raises:
-        ValueError: if the loader gives no batch.
+        ValueError: if the loader yields no batch.
 
     Source:
         Book 6.6.
@@ -205,28 +206,28 @@ def train_classifier_simple(
     position: int = -1,
     log: Callable[[str], object] = print,
 ) -> tuple[list[float], list[float], list[float], list[float], int]:
-    """Train for some epochs: losses and accuracies on both parts, and how many examples were seen.
+    """Train for some epochs; return losses and accuracies on both parts, and the examples seen.
 
     Losses are measured every `eval_freq` steps, accuracies after each epoch. With the book's seed
     and settings the numbers are the book's. The modes of the model are left as found.
 
     Args:
         model: a `GPTModel` with a head for classes, on `device`.
-        train_loader: gives what `calc_accuracy_loader` takes, to learn from.
-        val_loader: the same to measure on.
+        train_loader: yields batches as for `calc_accuracy_loader`, to learn from.
+        val_loader: the same, to measure on.
         optimizer: made from the model's parameters.
         device: where the model is.
-        num_epochs: how often the training part is gone through.
+        num_epochs: the number of passes over the training part.
         eval_freq: steps from one evaluation to the next.
-        eval_iter: how many batches an evaluation takes of each part; None is all of them.
-        position: another place to read labels at; 0 is the first token.
-        log: what each line is given to.
+        eval_iter: the number of batches that an evaluation takes from each part; None is all.
+        position: another place to read the class; 0 is the first token.
+        log: called with each line.
 
     Returns:
         train_losses, val_losses, train_accs, val_accs, examples_seen.
 
     Raises:
-        ValueError: if a number is below 1, or a loader gives no batch.
+        ValueError: if a number is below 1, or a loader has no batch.
         TypeError: if a loader is an iterator, which would be used up after one pass.
 
     Source:
@@ -271,16 +272,16 @@ def classify_review(
     max_length: int | None = None,
     pad_token_id: int = 50256,
 ) -> str:
-    """Say "spam" or "not spam" of a message.
+    """Return "spam" or "not spam" for a message.
 
     Args:
-        text: the message; what is beyond `max_length` or the model's context is not read.
+        text: the message; tokens beyond `max_length` or the model's context are not read.
         model: a `GPTModel` with a head for two classes.
         tokenizer: the one that the model was trained with.
         device: where the model is.
-        max_length: shorter messages are padded to it, and read at the end of the padding, as the
-            model of the book was trained. None reads at the last token of the message itself.
-        pad_token_id: what is padded with.
+        max_length: shorter messages are padded to it and read at the end of the padding, as the
+            book's model was trained. None reads at the last token of the message itself.
+        pad_token_id: the id that pads messages.
 
     Raises:
         ValueError: if the message has no token, or `max_length` is out of range.
@@ -300,7 +301,7 @@ def classify_review(
     with evaluation_mode(model):
         logits = model(torch.tensor([ids], device=device))[0, -1]  # (N,)
     if len(logits) != 2:
-        raise ValueError(f"the model has {len(logits)} classes, two are needed; use classify_texts")
+        raise ValueError(f"the model has {len(logits)} classes, not two; use classify_texts")
     return "spam" if logits.argmax() == 1 else "not spam"
 
 
@@ -308,7 +309,7 @@ def _spam_label(where: str, label: Any) -> int:
     found = SPAM_LABELS.get(label, label) if isinstance(label, str) else label
     if found not in (0, 1):
         raise ValueError(
-            f"{where} has the label {label!r}; 0 or ham, and 1 or spam, are the labels here "
+            f"{where} has the label {label!r}; labels here must be 0 or ham, and 1 or spam "
             "(ClassificationDataset takes any)"
         )
     return int(found)

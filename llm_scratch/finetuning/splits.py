@@ -1,4 +1,4 @@
-"""Rows in three parts: to learn from, to choose the best model with, and to judge it by."""
+"""Rows in three parts: to train on, to choose the best model with, and to test it on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def split_rows(
 ) -> tuple[list[Row], list[Row], list[Row]]:
     """Return rows in a random order as a training, a validation and a test part.
 
-    The last two have a tenth of the rows each. The same rows and seed give the same parts.
+    The last two have a tenth of the rows each. Equal rows and seeds give equal parts.
 
     Args:
         rows: of any kind.
         seed: decides which rows go where.
-        class_of: gives a row's class. Each part then has rows of every class, and the last two a
-            tenth of each; None takes the rows as they come.
+        class_of: returns a row's class. Each part then has rows of every class, and the last two a
+            tenth of each; None ignores classes.
 
     Raises:
         ValueError: if a part would be empty, or would lack a class; names the classes.

@@ -1,4 +1,4 @@
-"""Classifiers for any number of classes: a new head, training, use, and keeping them."""
+"""Classifiers for any number of classes: a new head, training, use, saving and loading."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ CLASSES_FILE = "classes.json"
 
 
 class Classified(NamedTuple):
-    """The classes of n texts: a name each, and (n, N) probabilities."""
+    """The classes of n texts: one name each, and (n, N) probabilities."""
 
     classes: list[str]
     probabilities: Tensor
 
 
 class Classifier(NamedTuple):
-    """A model with a head for classes, the tokenizer that belongs to it, and the classes' names."""
+    """A model with a head for classes, its tokenizer, and the names of the classes."""
 
     model: Any
     tokenizer: Any
@@ -56,7 +56,7 @@ class Classifier(NamedTuple):
         """Return the confusion matrix on texts with the same classes; see `evaluate_classifier`.
 
         Raises:
-            ValueError: if the data set has other classes, or has them in another order.
+            ValueError: if the data set has other classes, or a different order of them.
         """
         if dataset.class_names != self.class_names:
             raise ValueError(
@@ -69,16 +69,16 @@ class Classifier(NamedTuple):
 def replace_head(model: Any, num_classes: int, train: Trained = "last block") -> Any:
     """Return the same model with a new head for classes: (B, T) ids -> (B, T, num_classes) logits.
 
-    The head has a bias and is drawn as the book draws it: after the seed, nothing else is.
+    The head has a bias and is drawn as in the book: nothing else is drawn after the seed.
 
     Args:
         model: changed in place.
         num_classes: 2 or more.
-        train: what an optimizer will change: "last block" with the final norm and the head, as in
-            the book; "all"; or the "head" alone. The other parameters are frozen.
+        train: the part to train: "last block" with the final norm and the head, as in the book;
+            "all"; or only the "head". The other parameters are frozen.
 
     Raises:
-        ValueError: if there are fewer than two classes, or `train` is another word.
+        ValueError: if there are fewer than two classes, or `train` is not one of these.
 
     Source:
         Book 6.5.
@@ -107,7 +107,7 @@ def class_probabilities(
     Rows of about the same length are computed together; the result is in the order given.
 
     Raises:
-        ValueError: if a row is empty or longer than the model's context, or no row is there.
+        ValueError: if a row is empty or longer than the model's context, or there is no row.
     """
     check_count("batch_size", batch_size)
     context_length = model.cfg.context_length
@@ -139,15 +139,15 @@ def classify_texts(
 ) -> Classified:
     """Return the likeliest class of each text, and the probabilities of all classes.
 
-    A text's answer is read at its last token and does not depend on the others. What is beyond the
-    model's context is not read; a warning counts such texts.
+    A text's class is read at its last token and does not depend on the other texts. Tokens beyond
+    the model's context are not read; a warning counts such texts.
 
     Args:
         model: a `GPTModel` with a head for classes.
         tokenizer: the one that the model was trained with.
         texts: one or more texts. A special token written in one is read as ordinary text.
         class_names: the classes' names; None takes the model's own, or "0", "1", ...
-        batch_size: texts that are computed together.
+        batch_size: the number of texts computed together.
 
     Raises:
         ValueError: if there is no text, one has no token, or there is not one name per class.
@@ -175,7 +175,7 @@ def evaluate_classifier(
     """Return the confusion matrix on labelled texts: (N, N) counts, rows are the true classes.
 
     Raises:
-        ValueError: if the model has another number of classes, or a text exceeds its context.
+        ValueError: if the number of classes differs from the model's, or a text is too long for it.
     """
     check_classes(model, dataset.class_names)
     encoded = [dataset[row][0].tolist() for row in range(len(dataset))]
@@ -191,10 +191,11 @@ def finetune_classifier(
     config: TrainConfig,
     **run: Unpack[RunOptions],
 ) -> RunState:
-    """Train a classifier in the loop for real runs, and say where the run then stands.
+    """Train a classifier in the loop for real runs, and return the state of the run at its end.
 
-    The folder gets what every run writes, and the classes' names beside the best model;
-    `load_classifier` reads it. The loss is the mean over texts, whatever the batches are.
+    The folder gets the files of every run, and the classes' names beside the best model, for
+    `load_classifier`. The loss is the mean over the texts of a step, however it is split into
+    batches.
 
     Args:
         model: with a head for the classes (`replace_head`); updated in place.
@@ -235,7 +236,7 @@ def save_classifier(
     tokenizer: Any,
     class_names: Sequence[str],
 ) -> Path:
-    """Return the folder that now holds the model, its tokenizer and the names of the classes.
+    """Save a model, its tokenizer and the names of its classes, and return the folder.
 
     Raises:
         ValueError: if there is not one name for each class of the model.
@@ -270,10 +271,10 @@ def load_classifier(
 
 
 def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names of the classes that stand beside a model, where its own file has none.
+    """Return the names of the classes in the file beside a model, for models without their own.
 
     Raises:
-        FileNotFoundError: if there are none: the model is not a classifier.
+        FileNotFoundError: if there is no such file, since the model is not a classifier.
         WeightsError: if the file is damaged.
     """
     path = Path(folder) / CLASSES_FILE
@@ -286,7 +287,7 @@ def load_class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def num_classes_of(model: Any) -> int:
-    """Return how many classes the head of a model tells apart.
+    """Return the number of classes of a model's head.
 
     Raises:
         ValueError: if the model has no head for classes.
@@ -298,7 +299,7 @@ def num_classes_of(model: Any) -> int:
 
 
 def check_classes(model: Any, class_names: Sequence[str]) -> None:
-    """Refuse a model whose head has another number of classes.
+    """Refuse a model whose head has a different number of classes.
 
     Raises:
         ValueError: naming both numbers.

@@ -1,4 +1,4 @@
-"""Ask a language model behind HTTP, patiently, by OpenAI's chat protocol."""
+"""A client of OpenAI's chat protocol that asks a language model over HTTP, with retries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_scratch.checks import check_count
 
-TIMEOUT_SECONDS = 300.0  # the first question waits until the model is in memory
+TIMEOUT_SECONDS = 300.0  # the first question waits until the model is loaded
 LONGEST_PAUSE = 60.0
 MOST_BYTES = 1 << 24
 PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -25,11 +25,11 @@ Pause = Callable[[float], object]
 
 
 class JudgeError(OSError):
-    """The server gave no usable reply; the message names the address, why, and the way out."""
+    """The error for no usable reply; the message names the address, the cause and the way out."""
 
 
 class PassingError(Exception):
-    """This try failed, the next one may not; `wait` is what the server asks for, in seconds."""
+    """The failure of one try; the next may succeed. `wait` is the server's request, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -51,14 +51,14 @@ def chat(
 
     Args:
         messages: what was said so far, `{"role": ..., "content": ...}` each.
-        url: the server, as "http://localhost:11434"; "/v1/chat/completions" is added.
-        model: its name there.
-        options: further fields of the request, as `{"temperature": 0}`.
+        url: the server, such as "http://localhost:11434"; "/v1/chat/completions" is added.
+        model: the model's name on the server.
+        options: further fields of the request, such as `{"temperature": 0}`.
         api_key: sent as a bearer token.
         timeout: seconds that the server may stay silent.
         retries: how often a question is sent again after a failure that may pass: a broken
-            connection, silence, 429, 5xx. A closed port is none of these.
-        pause: what waits some seconds between tries.
+            connection, silence, 429, 5xx. A closed port is not one.
+        pause: called with the seconds to wait between tries.
 
     Raises:
         JudgeError: if nothing answers there, the model is not there, or the reply is not a chat.
@@ -95,7 +95,7 @@ def _web_address(url: str) -> urllib.parse.SplitResult:
 
 
 def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> str:
-    """Return what `ask` returns, at the first try that does not fail.
+    """Return the result of the first call of `ask` that does not fail.
 
     Raises:
         JudgeError: if a failure does not pass, or every try failed.
@@ -114,10 +114,10 @@ def patiently(ask: Callable[[], str], url: str, retries: int, pause: Pause) -> s
 def post(
     url: str, payload: Mapping[str, Any], timeout: float, api_key: str | None = None
 ) -> Iterator[bytes]:
-    """Return the lines of the answer to a POST of JSON, as they come; at most 16 MB.
+    """Yield the lines of the answer to a POST of JSON, as they come; at most 16 MB.
 
     Raises:
-        PassingError: if the next try may go better.
+        PassingError: if the next try may succeed.
         JudgeError: if it will not.
     """
     _web_address(url)
@@ -127,7 +127,7 @@ def post(
     body = json.dumps(payload).encode()
     request = urllib.request.Request(url, body, headers, method="POST")
     size, direct = 0, [urllib.request.ProxyHandler({})] if is_this_machine(url) else []
-    opener = urllib.request.build_opener(_NoRedirect(), *direct)  # else by the platform's proxies
+    opener = urllib.request.build_opener(_NoRedirect(), *direct)  # else the platform's proxies
     try:
         with opener.open(request, timeout=timeout) as response:
             while line := response.readline(MOST_BYTES):
@@ -145,14 +145,14 @@ def post(
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects turn a POST into a GET, and would take the key to another server."""
+    """Refusal of redirects, which turn a POST into a GET and take the key to another server."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follow nothing: the reply comes back as an error that names the new address."""
+        """Follow nothing; the reply comes back as an error that names the new address."""
 
 
 def is_this_machine(url: str) -> bool:
-    """Return whether an address names the machine that we run on."""
+    """Return whether an address names this machine."""
     host = urllib.parse.urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -161,7 +161,7 @@ def is_this_machine(url: str) -> bool:
 
 
 def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Exception:
-    """Return what an HTTP error means: worth another try, or not, and what to do about it."""
+    """Return the error to raise for an HTTP error: passing or not, with what to do about it."""
     said = _error_text(error)
     reason = f"HTTP {error.code} {error.reason}" + (f": {said}" if said else "")
     if error.code in PASSING:
@@ -171,8 +171,8 @@ def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Except
         hint = f"; give {error.headers.get('Location', 'the address it names')} as url"
     elif error.code == 404 and model in said:
         return JudgeError(
-            f"{url} has no model {model!r} ({said}); with Ollama, `ollama pull {model}` brings it "
-            "and `ollama list` says what is there"
+            f"{url} has no model {model!r} ({said}); with Ollama, `ollama pull {model}` downloads "
+            "it and `ollama list` shows what is there"
         )
     elif error.code == 404:
         hint = "; is this the address of a chat endpoint?"
@@ -184,7 +184,7 @@ def _http_failure(error: urllib.error.HTTPError, url: str, model: str) -> Except
 
 
 def _error_text(error: urllib.error.HTTPError) -> str:
-    """Return what the server says itself about an error, in a few words."""
+    """Return what the server itself says about an error, shortened."""
     try:
         found = json.loads(error.read(1 << 16))["error"]
         return str(found["message"] if isinstance(found, dict) else found)[:300]
@@ -193,7 +193,7 @@ def _error_text(error: urllib.error.HTTPError) -> str:
 
 
 def _connection_failure(error: Exception, url: str, timeout: float) -> Exception:
-    """Return what a failed connection means: worth another try, or not."""
+    """Return the error to raise for a failed connection: passing or not."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ConnectionRefusedError):
         start = "`ollama serve` starts Ollama" if is_this_machine(url) else "is its server running?"
@@ -210,11 +210,11 @@ def _connection_failure(error: Exception, url: str, timeout: float) -> Exception
 
 
 def _message_text(body: bytes) -> str:
-    """Return the text in a chat completion; "" where the model said nothing."""
+    """Return the text in a chat completion; "" if the model said nothing."""
     try:
         content = json_object(body)["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise PassingError(f"no chat completion, but {body[:80]!r}") from error
+        raise PassingError(f"not a chat completion, but {body[:80]!r}") from error
     return content if isinstance(content, str) else ""
 
 
@@ -227,7 +227,7 @@ def json_object(text: bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:  # UnicodeDecodeError is one
-        raise PassingError(f"no JSON, but {text[:80]!r}") from error
+        raise PassingError(f"not JSON, but {text[:80]!r}") from error
     if not isinstance(found, dict):
-        raise PassingError(f"no JSON object, but {text[:80]!r}")
+        raise PassingError(f"not a JSON object, but {text[:80]!r}")
     return found

@@ -1,4 +1,4 @@
-"""How good answers are: compared with a reference, or scored by another model (book 7.8)."""
+"""Scores for answers: compared with a reference, or given by another model (book 7.8)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm_scratch.judging.records import Records
 HIGHEST = 100
 LABELS = string.ascii_uppercase
 LONGEST_REPLY = 20_000  # characters at the end of a reply that are searched for scores
-# The marks around what models think before they answer; with a "/", the one at the end.
+# The marks around what models think before they answer; the one at the end has a "/".
 THINKING = re.compile(r"[<\[](/?)(?:think|thinking|thought|reasoning)[>\]]", re.IGNORECASE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 OUT_OF_HIGHEST = re.compile(rf"(?:/|out of)\s*{HIGHEST}(?:\.0+)?\b")
@@ -42,13 +42,13 @@ def exact_match(answer: str, reference: str, *, normalise: bool = True) -> bool:
     """Return whether an answer is the reference, both normalised as SQuAD does.
 
     That is: lower case, without ASCII punctuation, without the words a, an and the, white space
-    as one space. So "3.5" equals "35", and "TIDE" equals "tide"; where case, numbers or
-    punctuation are the point, take `normalise=False`.
+    as one space. So "3.5" equals "35", and "TIDE" equals "tide". Use `normalise=False` if case,
+    numbers or punctuation matter.
 
     Args:
         answer: what a model said.
-        reference: what is right.
-        normalise: False compares the texts as they are, but for white space at both ends.
+        reference: the right answer.
+        normalise: False compares the texts as they are, except white space at both ends.
 
     Source:
         Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1.
@@ -61,8 +61,8 @@ def exact_match(answer: str, reference: str, *, normalise: bool = True) -> bool:
 def token_f1(answer: str, reference: str) -> float:
     """Return the F1 score of the words of an answer against the reference's, 0 to 1.
 
-    Words are normalised as in `exact_match`, and counted as often as they come. If one of the two
-    has no word left, it is 1 where neither has one, else 0.
+    Words are normalised as in `exact_match`; repeated words count each time. If either text has no
+    word left, the score is 1 if both have none, else 0.
 
     Source:
         Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1.
@@ -97,31 +97,31 @@ def judge(
 ) -> Judgement:
     """Return the scores that a judge gives to the answers of some models, 0 to 100 for each item.
 
-    One question an item: the judge sees the task, the reference, and all answers, without names
-    and in a shuffled order that depends on `seed` and the item. It is asked for JSON. A score that
-    can't be read, or is out of range, is left out and counted (`Judgement.unreadable`).
+    The judge gets one question per item, with the task, the reference and all answers. The answers
+    have no names, and their shuffled order depends on `seed` and the item. The reply is to be JSON.
+    A score that is unreadable or out of range is left out and counted (`Judgement.unreadable`).
 
-    Any server that speaks OpenAI's chat protocol will do, Ollama among them. Proxies and
+    Any server that speaks OpenAI's chat protocol will do, for example Ollama. Proxies and
     certificates are those of the platform (`HTTPS_PROXY`, `SSL_CERT_FILE`).
 
     Args:
-        entries: the items: "instruction", "output" (the reference), and "input" where it has one.
-        answers: for each model its answers, in the order of the items.
-        url: the server, as "http://localhost:11434"; "/v1/chat/completions" is added.
-        model: the judge's name there.
-        seed: another seed, another order of the answers; also sent to the server.
+        entries: the items: "instruction", "output" (the reference), and "input" if there is one.
+        answers: each model's answers, in the order of the items.
+        url: the server, such as "http://localhost:11434"; "/v1/chat/completions" is added.
+        model: the judge's name on the server.
+        seed: decides the order of the answers; also sent to the server.
         retries: how often a question is sent again after a broken connection, silence, 429 or 5xx.
-        records: a file that keeps each reply as it comes, one JSON object a line. What is found
-            there is not asked again, as long as item, answers, judge and seed are the same.
+        records: a file that keeps each reply as it comes, one JSON object per line. A question
+            found there is not asked again if item, answers, judge and seed are the same.
         api_key_variable: the environment variable that holds the server's key.
         options: further fields of the request, beside "temperature" 0 and "seed"; None removes one.
         timeout: seconds that the server may stay silent.
-        pause: what waits some seconds between tries.
-        progress: whether there is a progress bar.
+        pause: called with the seconds to wait between tries.
+        progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if an item misses a key, the answers of a model are not one for each item, or
-            the file of records holds something else.
+        ValueError: if an item lacks a key, a model does not have one answer per item, or the file
+            of records holds something else.
         JudgeError: if nothing answers there, the judge is not there, or replies are not chats.
     """
     from tqdm import tqdm
@@ -152,12 +152,12 @@ def judge(
 
 
 def shuffled(names: Iterable[str], seed: str) -> list[str]:
-    """Return the names in an order that depends on them and the seed alone."""
+    """Return the names in an order that depends only on them and the seed."""
     return sorted(names, key=lambda name: _digest([seed, name]))
 
 
 def task_of(entry: Mapping[str, str]) -> str:
-    """Return the task of an item: its instruction, and its input where there is one."""
+    """Return the task of an item: its instruction, and its input if there is one."""
     parts = [entry["instruction"], entry.get("input") or ""]
     return "\n\n".join(part for part in parts if part)
 
@@ -177,7 +177,7 @@ def question_for(entry: Mapping[str, str], answers: Sequence[str]) -> Messages:
 def read_scores(reply: str, n: int) -> list[float | None]:
     """Return the n scores in a judge's reply; None for each that can't be read or is out of range.
 
-    The JSON may be in a code fence or between other words; of several the last one counts.
+    The JSON may be in a code fence or between other words; the last of several objects counts.
     """
     found: Mapping[str, Any] = {}
     for candidate in _json_objects(without_thinking(reply)[-LONGEST_REPLY:]):
@@ -188,10 +188,10 @@ def read_scores(reply: str, n: int) -> list[float | None]:
 
 
 def without_thinking(reply: str) -> str:
-    """Return a reply without its blocks of thinking; "" where one was begun and not ended.
+    """Return a reply without its blocks of thinking; "" if the last block does not end.
 
-    Where the mark at the end stands alone, as servers send it whose prompt ends with the other,
-    all before it is thinking.
+    Everything before an end mark without a begin mark is thinking: some servers send it so because
+    their prompt ends with the begin mark.
     """
     outside, position, inside = [], 0, False
     for mark in THINKING.finditer(reply):
@@ -204,7 +204,7 @@ def without_thinking(reply: str) -> str:
 
 
 def score_in(text: str) -> float | None:
-    """Return the one number of a text, if it is from 0 to 100: "85", "85.0", "85/100", "**85**"."""
+    """Return the only number in a text, 0 to 100: "85", "85.0", "85/100", "**85**"; else None."""
     numbers = NUMBER.findall(OUT_OF_HIGHEST.sub("", text))
     if len(numbers) != 1 or not numbers[0].isascii() or len(numbers[0]) > LONGEST_NUMBER:
         return None
@@ -213,7 +213,7 @@ def score_in(text: str) -> float | None:
 
 
 def _json_objects(text: str) -> Iterable[dict[str, Any]]:
-    """Return the JSON objects in a text, outermost ones only."""
+    """Yield the JSON objects in a text, only the outermost ones."""
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:
@@ -236,7 +236,7 @@ def _score(value: Any) -> float | None:
 def _checked_answers(
     entries: Sequence[Mapping[str, str]], answers: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return the models' names, once everything that is to be judged is there."""
+    """Return the models' names, after a check that items and answers are complete."""
     if not entries:
         raise ValueError("there are no items to judge")
     if not 1 <= len(answers) <= len(LABELS):
@@ -256,7 +256,7 @@ def _checked_answers(
 
 
 def check_keys(entries: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Refuse items that miss a text.
+    """Refuse items that lack a text.
 
     Raises:
         ValueError: naming the item and the key.

@@ -1,4 +1,4 @@
-"""What a judge said of some models: mean scores, with intervals that say how sure they are."""
+"""A judge's scores for some models: their means, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Judgement:
     """The scores that a judge gave to the answers of some models, 0 to 100.
 
     Args:
-        scores: for each model one score an item; None where the judge's could not be read.
-        orders: for each item the models in the order in which the judge saw their answers.
-        asked: questions sent for this; the other replies came from the records.
+        scores: for each model, one score per item; None if the judge's could not be read.
+        orders: for each item, the models in the order in which the judge saw their answers.
+        asked: questions sent; the other replies came from the records.
     """
 
     scores: Mapping[str, Sequence[float | None]]
@@ -58,19 +58,19 @@ class Judgement:
     def difference(self, first: str, second: str) -> MeanScore:
         """Return the mean score of `first` minus `second`, item by item, with a 95 % t interval.
 
-        Hard and easy items are so for both models, which is why this interval is narrower than
-        those of the two means suggest. One that does not contain 0 is a difference that five
-        samples in a hundred would show by chance at most.
+        An item is hard or easy for both models, so this interval is narrower than those of the two
+        means suggest. If it does not contain 0, at most five samples in a hundred would show such a
+        difference by chance.
 
         Raises:
-            ValueError: if there is no such model, or no item has a readable score of both.
+            ValueError: if there is no such model, or no item has readable scores for both.
         """
         pairs = zip(self._of(first), self._of(second), strict=True)
         both = [a - b for a, b in pairs if a is not None and b is not None]
         return mean_score(both, f"{first} and {second}")
 
     def table(self) -> str:
-        """Return a line for each model, best first: mean, interval, and what could not be read."""
+        """Return one line per model, best first: mean, interval, and unreadable scores."""
         unreadable = self.unreadable
         means = {n: self.mean(n) for n, found in self.scores.items() if unreadable[n] < len(found)}
         width, lines = max(map(len, self.scores)), []
@@ -83,15 +83,15 @@ class Judgement:
 
     def _of(self, name: str) -> Sequence[float | None]:
         if name not in self.scores:
-            raise ValueError(f"no model {name!r} was judged; there are {', '.join(self.scores)}")
+            raise ValueError(f"no model {name!r} was judged; use one of {', '.join(self.scores)}")
         return self.scores[name]
 
 
 def mean_score(values: Sequence[float], name: str = "this") -> MeanScore:
     """Return the mean of some numbers, with the 95 % confidence interval of Student's t.
 
-    The interval takes the items for a random sample: it says where the mean over many more such
-    items may lie. On a scale with ends it may reach beyond them.
+    The interval treats the items as a random sample, and says where the mean over many more such
+    items may lie. It may reach beyond the ends of the scale.
 
     Raises:
         ValueError: if there is no number.

@@ -1,4 +1,4 @@
-"""Ask a model that Ollama runs, by Ollama's own protocol, as the book does (book 7.8)."""
+"""A client of Ollama's own protocol, which the book uses to ask a model (book 7.8)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_scratch.judging.judge import HIGHEST, check_keys, score_in, task_of, wi
 
 OLLAMA_CHAT = "http://localhost:11434/api/chat"
 PROCESSES = Path("/proc")
-COMM_LENGTH = 15  # Linux keeps so many characters of a process's name
+COMM_LENGTH = 15  # characters of a process's name that Linux keeps
 
 
 def query_model(
@@ -37,16 +37,16 @@ def query_model(
 ) -> str:
     """Return the reply of a model that Ollama runs, greedy and with a fixed seed, as in the book.
 
-    Ollama reads 2,048 tokens here, prompt and reply together, and silently drops what is before
-    them. The book gives up after 30 seconds, which loading the model alone may take.
+    Ollama's context is 2,048 tokens here, prompt and reply together; it silently drops earlier
+    ones. The book gives up after 30 seconds, which loading the model alone may take.
 
     Args:
-        prompt: what is asked.
-        model: its name in `ollama list`.
+        prompt: the question.
+        model: the model's name in `ollama list`.
         url: the address of Ollama's own chat protocol.
         timeout: seconds that the server may stay silent.
         retries: how often a question is sent again after a failure that may pass.
-        pause: what waits some seconds between tries.
+        pause: called with the seconds to wait between tries.
 
     Raises:
         JudgeError: if nothing answers there, or the model is not there.
@@ -78,21 +78,22 @@ def generate_model_scores(
 ) -> list[int]:
     """Return the scores, 0 to 100, that a model gives to the answers of some items.
 
-    A reply without one whole number from 0 to 100 is left out, and a line says how many were:
-    the list may be shorter than the data. `judge` compares models more fairly, in fewer questions.
+    A reply without exactly one whole number from 0 to 100 is left out, so the list may be shorter
+    than the data. A line says how many were left out. `judge` compares models more fairly, with
+    fewer questions.
 
     Args:
-        json_data: items with "instruction", "output", "input" where there is one, and the answer.
+        json_data: items with "instruction", "output", the answer, and "input" if there is one.
         json_key: the key of the answer, "model_response" in the book.
-        model: its name in `ollama list`.
+        model: the model's name in `ollama list`.
         url: the address of Ollama's own chat protocol.
         timeout: seconds that the server may stay silent.
         retries: how often a question is sent again after a failure that may pass.
-        pause: what waits some seconds between tries.
-        log: what the line is given to.
+        pause: called with the seconds to wait between tries.
+        log: called with the line.
 
     Raises:
-        ValueError: if an item misses a key; names it.
+        ValueError: if an item lacks a key; names it.
         JudgeError: if nothing answers at `url`, or the model is not there.
 
     Source:
@@ -122,7 +123,7 @@ def generate_model_scores(
 
 
 def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
-    """Return the text that Ollama sends piece by piece, one JSON object a line."""
+    """Return the text that Ollama sends piece by piece, one JSON object per line."""
     pieces = []
     for line in filter(bytes.strip, lines):
         part = json_object(line)
@@ -137,16 +138,16 @@ def _streamed_text(lines: Iterator[bytes], url: str, model: str) -> str:
 
 
 def read_score(reply: str) -> int | None:
-    """Return the whole number from 0 to 100 in a reply, as 85, 85.0 or 85/100; None if none."""
+    """Return the whole number from 0 to 100 in a reply: 85, 85.0 or 85/100; None without one."""
     score = score_in(without_thinking(reply))
     return int(score) if score is not None and score.is_integer() else None
 
 
 def check_if_running(process_name: str) -> bool:
-    """Return whether a process runs whose name contains `process_name`, as "ollama".
+    """Return whether a process is running whose name contains `process_name`, such as "ollama".
 
-    The names come from what the platform has: `/proc` on Linux, `tasklist` on Windows, else `ps`.
-    Whether the server in it answers, the first question tells.
+    The names come from the platform: `/proc` on Linux, `tasklist` on Windows, else `ps`. Only the
+    first question shows whether the server in the process answers.
 
     Raises:
         ValueError: if the name is empty, which every name contains.
@@ -177,14 +178,14 @@ def _names_in_proc() -> list[str]:
                 command = (folder / "cmdline").read_text(encoding="utf-8", errors="replace")
                 whole = Path(command.split("\0")[0]).name
                 name = whole if whole.startswith(name) else name
-        except OSError:  # it has ended meanwhile, or is not ours to look at
+        except OSError:  # the process has ended, or belongs to another user
             continue
         names.append(name)
     return names
 
 
 def _output(*command: str) -> str:
-    """Return the output of a command of the platform, of which only ASCII counts."""
+    """Return the output of a command of the platform; only its ASCII characters are reliable."""
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=True
     )

@@ -1,4 +1,4 @@
-"""The replies of a judge in a file, one JSON object a line, so that nothing is asked twice."""
+"""A judge's replies in a file, one JSON object per line, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FIRST_KEY = b'{"question": '
 class Records:
     """Replies by question, kept in a file as they come.
 
-    The last line of a run that was killed may be cut off: it is removed, and its question is
-    asked again.
+    A killed run may leave its last line cut off. Such a line is removed, and its question asked
+    again.
 
     Args:
-        path: the file; it is made when missing, with its folder. None keeps nothing.
+        path: the file; it is created with its folder if missing. None keeps nothing.
 
     Raises:
         ValueError: if the file holds something else; names the line.
@@ -35,19 +35,19 @@ class Records:
         self._read(self.path.read_bytes() if self.path.exists() else b"")
 
     def reply(self, question: str) -> str | None:
-        """Return what the judge replied to a question; None if it was not asked."""
+        """Return the judge's reply to a question; None if it was not asked."""
         return self._replies.get(question)
 
     def add(self, question: str, reply: str, more: Mapping[str, Any]) -> None:
-        """Keep a reply, with `more` for whoever reads the file."""
+        """Keep a reply, with `more` for people who read the file."""
         self._replies[question] = reply
         line = json.dumps({"question": question, "reply": reply, **more}, ensure_ascii=False)
-        # A lone surrogate has no UTF-8, and is written as JSON's escape.
+        # A lone surrogate has no UTF-8; it is written as a JSON escape.
         self._append(line.encode("utf-8", "backslashreplace") + b"\n")
 
     def _read(self, content: bytes) -> None:
         lines = content.split(b"\n")
-        rest = lines.pop()  # what is behind the last line end
+        rest = lines.pop()  # what follows the last line end
         for number, line in enumerate(lines, 1):
             if line.strip() and not self._take(line):
                 raise ValueError(
@@ -60,7 +60,7 @@ class Records:
             self._remove(rest)
 
     def _take(self, line: bytes) -> bool:
-        """Remember the reply in a line; whether there is one."""
+        """Remember the reply in a line, and return whether there is one."""
         try:
             record = parse_json(self.path or "", line)
             question, reply = record["question"], record["reply"]
@@ -77,7 +77,7 @@ class Records:
                 file.write(data)
 
     def _remove(self, rest: bytes) -> None:
-        """Cut a last line that was cut off; anything else is not ours to change."""
+        """Remove an incomplete last line; anything else is not ours to change."""
         if not (rest.startswith(FIRST_KEY) or FIRST_KEY.startswith(rest)):
             raise ValueError(
                 f"the end of {self.path} is not a record of a judge; give another file as records"

@@ -1,1 +1,1 @@
-"""Checks of a reader's own code, one file per chapter; they need no pytest and import none."""
+"""Checks of a reader's own code, one file per chapter; they do not need or import pytest."""

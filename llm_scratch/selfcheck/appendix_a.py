@@ -68,7 +68,7 @@ def _knows_its_length(cls: Any) -> None:
 
 
 class Sign(nn.Module):
-    """A model that puts a point into class 1 where its first number is above 0."""
+    """A model that puts a point into class 1 if its first number is above 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Sign(nn.Module):
 
 
 def _shares_the_right(function: Any) -> None:
-    labels = torch.tensor([0, 1, 0, 1, 0])  # two of them wrong, unevenly over the batches
+    labels = torch.tensor([0, 1, 0, 1, 0])  # two of them wrong, spread unevenly over the batches
     loader = [(X[:4], labels[:4]), (X[4:], labels[4:])]
     args: tuple = (Sign(), loader)
     try:
@@ -97,6 +97,6 @@ CHECKS = (
     Check("A.5", "NeuralNetwork", "has 2,213 parameters for 50 inputs", _has_the_parameters),
     Check("A.5", "NeuralNetwork", "is linear, ReLU, linear, ReLU, linear", _runs_its_layers),
     Check("A.6", "ToyDataset", "gives an example and its class", _gives_examples),
-    Check("A.6", "ToyDataset", "knows how many there are", _knows_its_length),
+    Check("A.6", "ToyDataset", "knows the number of examples", _knows_its_length),
     Check("A.7", "compute_accuracy", "is the share of right answers", _shares_the_right),
 )

@@ -1,6 +1,6 @@
 """The checks of appendix D: the largest gradient, and the loop with warm-up, decay and clipping.
 
-Right are the book's schedule and those that reach their ends one step earlier.
+The book's schedule is right, and so are schedules that reach their ends one step earlier.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _leaves_gradients_alone(function: Any) -> None:
 
 
 def _takes_every_step(function: Any) -> None:
-    trained.cache_clear()  # what the function calls may have been rewritten
+    trained.cache_clear()  # functions that this one calls may have been rewritten
     came = len(trained(function).record.rates)
     hint = hints.EPOCHS if came else hints.NO_STEP
     must(
@@ -142,7 +142,7 @@ def _warms_up(function: Any) -> None:
 def _decays(function: Any) -> None:
     rates = _rates(function)
     is_late = is_close(rates[0], FLAT[0])
-    at_peak = is_close(rates[WARMUP - 1], FLAT[0])  # else a decay that starts early leaves it out
+    at_peak = is_close(rates[WARMUP - 1], FLAT[0])  # else an early decay leaves the peak out
     right, to_end, early = (_fallen(progress) for progress in _progresses())
     repaired = [to_end, early] if at_peak and not is_late else [to_end]
     mistakes = _decay_mistakes()
@@ -169,7 +169,7 @@ def _decay_mistakes() -> dict[str, list[Tensor]]:
 
 
 def _progresses() -> list[Tensor]:
-    """Return how far the decay has come at each step: the book's way, to the end, and early."""
+    """Return the decay's progress at each step: the book's, one to the end, and an early one."""
     return [FALL / len(FALL), FALL / (len(FALL) - 1), (FALL + 1) / len(FALL)]
 
 
@@ -190,7 +190,7 @@ def _clips(function: Any) -> None:
     record = trained(function).record
     clipped = [abs(norm - MOST_GRADIENT) < 1e-3 for norm in record.norms]
     if clipped == sorted(clipped) and all(clipped[WARMUP + 1 :]):
-        return  # from the end of warm-up on; from a step later, as first printed; or from earlier
+        return  # from the end of warm-up on, a step later (as first printed), or earlier
     norms = torch.tensor(record.norms[WARMUP:])
     expected, came = show(torch.full_like(norms, MOST_GRADIENT), norms)
     hint = hints.CLIP_WHEN if any(clipped) else _why_unclipped(record)
@@ -235,12 +235,12 @@ CHECKS = (
     Check("D.3", "find_highest_gradient", "passes over parameters without one", _passes_over_none),
     Check("D.3", "find_highest_gradient", "sees negative gradients", _sees_negative_ones),
     Check("D.3", "find_highest_gradient", "leaves gradients as they are", _leaves_gradients_alone),
-    Check("D.4", "train_model", "takes a step per batch", _takes_every_step),
+    Check("D.4", "train_model", "takes one step per batch", _takes_every_step),
     Check("D.4", "train_model", "raises the rate to its peak during warm-up", _warms_up),
     Check("D.4", "train_model", "then lowers it along half a cosine", _decays),
-    Check("D.4", "train_model", "gives every group of parameters the rate", _sets_every_group),
+    Check("D.4", "train_model", "sets the rate of every parameter group", _sets_every_group),
     Check("D.4", "train_model", "clips gradients to a norm of 1 before the step", _clips),
     Check("D.4", "train_model", "updates the parameters batch by batch", _updates_the_parameters),
-    Check("D.4", "train_model", "tells losses, tokens seen and rates", _tells_what_it_did),
+    Check("D.4", "train_model", "returns losses, tokens seen and rates", _tells_what_it_did),
     Check("D.4", "train_model", "trains in training mode", _trains_with_dropout),
 )

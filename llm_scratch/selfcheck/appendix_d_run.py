@@ -1,6 +1,6 @@
-"""A run of appendix D's training loop: what each of its steps was taken with.
+"""A run of appendix D's training loop, with the rates and gradients of each step.
 
-The optimizer that a reader's loop is given notes the rates and the gradients it finds.
+The optimizer passed to the reader's loop records them.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ class Record:
 
     rates: list[list[float]] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
-    left: list[float] = field(default_factory=list)  # norms once a step is over
+    left: list[float] = field(default_factory=list)  # norms after a step
 
     def note(self, groups: list[dict[str, Any]]) -> None:
-        """Write a step down, before it is taken."""
+        """Record a step before it is taken."""
         self.rates.append([float(group["lr"]) for group in groups])
         self.norms.append(_norm_of(p for group in groups for p in group["params"]))
 
     def look_back(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Write down what a step has left of the gradients, unless they are cleared."""
+        """Record the gradients that a step has left, unless they are cleared."""
         if norm := _norm_of(parameters):
             self.left.append(norm)
 
     def of_first_group(self) -> Tensor:
-        """Return its rates, one per step."""
+        """Return the rates of the first group, one per step."""
         return torch.tensor([rates[0] for rates in self.rates])
 
 
@@ -66,7 +66,7 @@ def _halves(model: nn.Module, lr: float) -> list[dict[str, Any]]:
 
 
 class Noting(Descent):
-    """Plain gradient descent with groups, which notes its steps."""
+    """Plain gradient descent with groups, which records its steps."""
 
     def __init__(self, model: nn.Module, record: Record) -> None:
         super().__init__(model, PEAK)
@@ -80,7 +80,7 @@ class Noting(Descent):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Go a step against the gradients, each group at its rate."""
+        """Take a step against the gradients, each group at its rate."""
         self.record.note(self.param_groups)
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -89,7 +89,7 @@ class Noting(Descent):
 
 
 def _torch_descent(model: nn.Module, record: Record) -> torch.optim.Optimizer:
-    """Return the same as an optimizer of torch, which takes a second to import."""
+    """Return the same as one of torch's optimizers, which take a second to import."""
     optimizer = torch.optim.SGD(_halves(model, PEAK), lr=PEAK)
     optimizer.register_step_pre_hook(lambda own, args, words: record.note(own.param_groups))
     return optimizer
@@ -97,7 +97,7 @@ def _torch_descent(model: nn.Module, record: Record) -> torch.optim.Optimizer:
 
 @dataclass
 class Run:
-    """A run of the reader's loop: the model it trained, what came back, and the steps."""
+    """A run of the reader's loop: the trained model, the result, and the recorded steps."""
 
     model: GPTModel
     came: Any
@@ -105,14 +105,14 @@ class Run:
 
 
 def steep_model() -> GPTModel:
-    """Return a model whose gradients are all above the norm that they are clipped to."""
+    """Return a model whose gradients always exceed the norm that they are clipped to."""
     model = tiny_model()
     randomize(model, 0.8)
     return model
 
 
 def train(function: Any, model: GPTModel | None = None) -> Run:
-    """Train with a reader's loop; one that makes a scheduler of torch's gets torch's optimizer."""
+    """Train with a reader's loop; if it uses torch's schedulers, it gets torch's optimizer."""
     runs: list[Run] = []
     error = attempt(lambda: runs.append(_run(function, Noting, model)))
     if isinstance(error, TypeError) and "not an Optimizer" in str(error):
@@ -133,14 +133,14 @@ def _run(function: Any, make: Callable[..., Any], model: GPTModel | None) -> Run
 
 @lru_cache(maxsize=1)
 def trained(function: Any) -> Run:
-    """Return one run for all checks that look at it; the first check makes it again."""
+    """Return one run for all checks that look at it; the first check repeats it."""
     return train(function)
 
 
 def limits_of(record: Record) -> list[float]:
-    """Return the norm that each step's gradients were clipped to, infinity where they were not.
+    """Return the norm that each step's gradients were clipped to, infinity if they were not.
 
-    Clipped are those of norm 1, and those whose norm is that of the last step.
+    Gradients count as clipped if their norm is 1, or that of the last step.
     """
     known = (MOST_GRADIENT, record.norms[-1])
     return [
@@ -150,9 +150,9 @@ def limits_of(record: Record) -> list[float]:
 
 
 def by_hand(record: Record, clear: bool = True) -> tuple[Tensor, Tensor]:
-    """Return what training by hand gives with the rates of a record, clipped where it clips.
+    """Train by hand with the rates and the clipping of a record.
 
-    That is the head's weights at the end, and the norm of each step's gradients before clipping.
+    Return the head's weights at the end, and the norm of each step's gradients before clipping.
     """
     model = steep_model()
     optimizer = Noting(model, Record())

@@ -1,7 +1,7 @@
 """The checks of appendix E: LoRA as a layer, beside a linear layer, and in a whole model.
 
-A reader's matrices are found by their shapes, which no two of them share, whatever they are called
-and whichever way round they lie. Where they are not found, all parameters are set to one number.
+A reader's matrices are found by their shapes, which all differ, under any name and also if they
+are transposed. If they are not found, all parameters are set to one number.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _can_leave_its_start(cls: Any) -> None:
 
 
 def matrix(module: nn.Module, rows: int, columns: int) -> Tensor | None:
-    """Return a parameter of this shape, or of its transpose the other way round; None if none."""
+    """Return a parameter of this shape, or the transpose of one that is transposed; else None."""
     for parameter in module.parameters():
         if tuple(parameter.shape) in ((rows, columns), (columns, rows)):
             return (parameter if len(parameter) == rows else parameter.T).detach()
@@ -96,7 +96,7 @@ def _change(module: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def _filled_change(x: Tensor) -> Tensor:
-    """Return the same when every parameter is `FILL`."""
+    """Return x A B if every parameter is `FILL`."""
     return (RANK * FILL**2 * x.sum(-1, keepdim=True)).expand(*x.shape[:-1], OUT)
 
 
@@ -113,7 +113,7 @@ def _multiplies(cls: Any) -> None:
 
 
 def _scale_mistakes(change: Tensor, fixed: float | Tensor = 0.0) -> dict[str, list[Tensor]]:
-    """Return what other factors give: hint -> results."""
+    """Return the results of wrong factors: hint -> results."""
     factors = (RANK / ALPHA, 1 / RANK, ALPHA * RANK, float(RANK), 1 / ALPHA)
     return {
         hints.ALPHA_MISSING: [fixed + change],
@@ -190,7 +190,7 @@ def _leaves_frozen_what_is(name: str, cls: Any) -> None:
 
 
 def _must_have_lora(came: int, right: int) -> None:
-    """Compare how many parameters a layer has with how many it should have."""
+    """Compare a layer's number of trainable parameters with the right one."""
     hint = hints.LINEAR_UNFROZEN if came > right else hints.LORA_MATRICES
     mistakes = {right + (ALPHA - RANK) * (IN + OUT): hints.RANK_ALPHA}
     must(came == right, f"{right} parameters to train", f"{came}", mistakes.get(came, hint))
@@ -258,7 +258,7 @@ class Nested(nn.Module):
         return torch.as_tensor(self.out_head(self.final_norm(x)))
 
     def linear_layers(self) -> list[nn.Linear]:
-        """Return those that get a LoRA."""
+        """Return the layers that get LoRA."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
 
 
@@ -306,7 +306,7 @@ def _passes_on_rank_and_alpha(function: Any) -> None:
 
 @torch.no_grad()
 def _with_changes(model: Nested, ids: Tensor, scale: float) -> Tensor:
-    """Return what a model gives with all matrices of LoRA set to `FILL`."""
+    """Return the output of a model with all LoRA matrices set to `FILL`."""
 
     def change(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + scale * RANK * FILL**2 * args[0].sum(-1, keepdim=True)
@@ -319,7 +319,7 @@ def _with_changes(model: Nested, ids: Tensor, scale: float) -> Tensor:
 
 def _checks_of(name: str) -> Iterator[Check]:
     claims: tuple[tuple[str, Callable[[str, Any], None]], ...] = (
-        ("gives what the linear layer gives at first", _is_the_layer_at_first),
+        ("equals the linear layer at first", _is_the_layer_at_first),
         ("adds what LoRA learns", _adds_lora),
         ("leaves a frozen layer frozen, and learns beside it", _leaves_frozen_what_is),
         ("lets gradients through", _lets_gradients_through),

@@ -29,11 +29,11 @@ class Letters:
     eot_token = 0
 
     def encode(self, text: str, *args: Any, **kwargs: Any) -> list[int]:
-        """Return an id for each letter; options such as `allowed_special` change nothing."""
+        """Return one id per letter; options such as `allowed_special` change nothing."""
         return [max(ord(letter) - 97, 0) % self.n_vocab for letter in text]
 
     def decode(self, ids: Sequence[int], *args: Any, **kwargs: Any) -> str:
-        """Return a letter for each id."""
+        """Return one letter per id."""
         return "".join(chr(97 + int(i)) for i in ids)
 
 
@@ -196,7 +196,7 @@ def _passes_shuffle(function: Any) -> None:
     again = [inputs for inputs, _ in function(STORY, 1, 4, 1, False)]
     must(
         not all(torch.equal(a, b) for a, b in zip(first, again, strict=False)),
-        "another order with shuffle=True than with shuffle=False",
+        "a different order with shuffle=True than with shuffle=False",
         "the same",
         hints.SHUFFLE,
     )

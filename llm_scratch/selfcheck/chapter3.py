@@ -1,8 +1,8 @@
 """The checks of chapter 3: attention, from a softmax to many heads.
 
-Every class is compared with the formula in two ways: through the book's parameter names where the
-reader uses them, else with all parameters set to one number, which makes the result a closed form
-that depends on no name and no layout. Everything else rests on what attention must not do.
+Every class is compared with the formula. If the reader uses the book's parameter names, the
+parameters are read by name. Otherwise all parameters are set to one number, and the result has a
+closed form that depends on no name and no layout. The other checks test what attention must not do.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ JOURNEY = torch.tensor(
 
 @dataclass(frozen=True)
 class Kind:
-    """One attention class of the book, and what is special about it."""
+    """One attention class of the book, and its properties."""
 
     name: str
     section: str
@@ -68,7 +68,7 @@ class Kind:
     projected: bool = False  # ends in out_proj
 
     def make(self, cls: Any, dropout: float = 0.0, bias: bool = False) -> nn.Module:
-        """Build the reader's class for the sizes of these checks, in evaluation mode."""
+        """Build the reader's class in the sizes of these checks, in evaluation mode."""
         args: tuple = (D_IN, WIDTH // self.heads if self.wrapper else WIDTH)
         if self.causal:
             args += (CONTEXT, dropout)
@@ -83,7 +83,7 @@ class Kind:
         return randn(2, length, D_IN, seed=seed) if self.causal else randn(length, D_IN, seed=seed)
 
     def parameters(self, bias: bool) -> int:
-        """Return how many parameters the book's class has."""
+        """Return the number of parameters of the book's class."""
         count = 3 * WIDTH * D_IN + (3 * WIDTH if bias else 0)
         return count + (WIDTH * WIDTH + WIDTH if self.projected else 0)
 
@@ -108,7 +108,7 @@ KINDS = (
     ),
 )
 
-# What the book prints, first row: name -> (seed, arguments, row). The inputs are JOURNEY.
+# The first row that the book prints: name -> (seed, arguments, row). The inputs are JOURNEY.
 PRINTED: dict[str, tuple[int, tuple, list[float]]] = {
     "SelfAttention_v1": (123, (3, 2), [0.2996, 0.8053]),
     "SelfAttention_v2": (789, (3, 2), [-0.0739, 0.0713]),
@@ -121,7 +121,7 @@ PRINTED: dict[str, tuple[int, tuple, list[float]]] = {
 def _gives_the_shape(kind: Kind, cls: Any) -> None:
     x = kind.inputs()
     result = kind.make(cls)(x)
-    # What else may be wrong with it has a check of its own, with a better hint.
+    # Other mistakes have checks of their own, with better hints.
     must_be_tensor(result, (*x.shape[:-1], WIDTH), nan_allowed=True)
 
 
@@ -145,7 +145,7 @@ Parts = tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]
 
 @torch.no_grad()
 def named_parts(kind: Kind, module: nn.Module, x: Tensor) -> Parts | None:
-    """Return queries, keys, values and the last projection through the book's names, or None."""
+    """Return queries, keys, values and the last projection by the book's names, or None."""
     heads = getattr(module, "heads", None) if kind.wrapper else [module]
     if not isinstance(heads, (list, nn.ModuleList)):
         return None
@@ -170,7 +170,7 @@ def _project(layer: Any, x: Tensor) -> Tensor | None:
 
 
 def filled_parts(kind: Kind, x: Tensor) -> Parts:
-    """Return the same when every parameter is `FILL`, whatever the parameters are called."""
+    """Return the same if every parameter is `FILL`, whatever the parameters are called."""
     same = (FILL * x.sum(dim=-1, keepdim=True)).expand(*x.shape[:-1], WIDTH)
 
     def project(joined: Tensor) -> Tensor:
@@ -282,7 +282,7 @@ def _softmax_takes_columns(function: Any) -> None:
         raise MistakeError(
             "columns that add up to 1 (the book sums over dim=0)",
             "rows that do",
-            "That is not a fault: the book's function is used for one row of scores only.",
+            "That is not a fault: the book uses the function for only one row of scores.",
             counts=False,
         )
     must_equal(came, x.softmax(0), {hints.SOFTMAX: x.exp() / x.exp().sum()}, hints.SOFTMAX)
@@ -303,7 +303,7 @@ def _checks_of(kind: Kind) -> Iterator[Check]:
         claims += [
             ("the sequences of a batch don't mix", _keeps_rows_apart),
             ("texts may be shorter than context_length", _takes_shorter_texts),
-            ("drops weights in training, and only there", _drops_in_training_only),
+            ("drops weights only in training", _drops_in_training_only),
         ]
     claims += [
         ("has the book's number of parameters", _has_the_parameters),

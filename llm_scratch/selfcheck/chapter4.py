@@ -1,6 +1,6 @@
 """The checks of chapter 4: the parts of a transformer block, and the shortcuts.
 
-The model and the writing of text are in `chapter4_model`.
+The checks of the model and of generation are in `chapter4_model`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _normalises(cls: Any) -> None:
 
 
 def norm_mistakes(x: Tensor) -> Mistakes:
-    """Return what usual mistakes of a layer norm give: hint -> results."""
+    """Return the results of usual mistakes in a layer norm: hint -> results."""
     centred = x - x.mean(-1, keepdim=True)
     std = [x.std(-1, keepdim=True, correction=n) for n in (0, 1)]
     return {
@@ -191,7 +191,7 @@ Step = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def _orders(x: Tensor, n1: Step, att: Step, n2: Step, ff: Step) -> dict[str, list[Tensor]]:
-    """Return what the block gives, put together rightly and wrongly."""
+    """Return the results of a block, assembled correctly and with usual mistakes."""
     y = x + att(n1(x))
     h = n1(x)
     z = h + att(h)
@@ -207,7 +207,7 @@ def _orders(x: Tensor, n1: Step, att: Step, n2: Step, ff: Step) -> dict[str, lis
 
 
 def _filled_orders(x: Tensor) -> dict[str, list[Tensor]]:
-    """Return the same when every parameter is `FILL`, whatever the parts are called."""
+    """Return the same if every parameter is `FILL`, whatever the parts are called."""
 
     def norm(t: Tensor) -> Tensor:
         return FILL * _norm(t) + FILL

@@ -1,4 +1,4 @@
-"""The checks of the end of chapter 4: the whole model, and text out of it."""
+"""The checks of the end of chapter 4: the whole model, and its text."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _knows_positions(cls: Any) -> None:
     logits = model(same)
     must(
         not is_close(logits[:, 1], logits[:, 4]),
-        "other scores for the same token in another place",
+        "different scores for the same token in different places",
         "the same",
         hints.POSITIONS,
     )
@@ -145,7 +145,7 @@ def _assembled(
 
 @torch.no_grad()
 def _must_normalise_at_the_end(model: nn.Module, ids: Tensor) -> None:
-    """Refuse scores that grow with the embeddings: the last norm prevents it."""
+    """Refuse scores that grow with the embeddings, which the last norm prevents."""
     before = model(ids).std()
     for module in model.modules():
         if isinstance(module, nn.Embedding):
@@ -211,7 +211,7 @@ def _draws_the_books_numbers(cls: Any) -> None:
 
 
 class Counting(nn.Module):
-    """A model whose next token follows from all that it sees: for checks of what it is shown."""
+    """A model whose next token depends on all its inputs, for checks of what it is shown."""
 
     def __init__(self, size: int = V) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ class Counting(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Score every token, one far above the others: (B, T) -> (B, T, V)."""
+        """Score all tokens, one higher than the others: (B, T) -> (B, T, V)."""
         self.lengths.append(ids.shape[1])
         weights = torch.arange(1, ids.shape[1] + 1)
         chosen = ((ids + 3) * weights).cumsum(-1) % self.size  # (B, T)
@@ -228,7 +228,7 @@ class Counting(nn.Module):
 
 
 def continued(ids: Tensor, new: int, context: int, crop: str = "end", position: int = -1) -> Tensor:
-    """Return what greedy writing with `Counting` gives, or gives after a mistake."""
+    """Return the result of greedy writing with `Counting`, right or with a mistake."""
     model = Counting()
     for _ in range(new):
         seen = {"end": ids[:, -context:], "start": ids[:, :context], "none": ids}[crop]
@@ -242,7 +242,7 @@ WRITE = "(model, idx, max_new_tokens, context_size)"
 
 
 def writing_mistakes(prompt: Tensor, context: int, new: int) -> Mistakes:
-    """Return what usual mistakes of a writing loop give: hint -> results."""
+    """Return the results of usual mistakes in a writing loop: hint -> results."""
     right = continued(prompt, new, context)
     return {
         hints.LAST_POSITION: continued(prompt, new, context, position=0),
@@ -262,7 +262,7 @@ def writing_mistakes(prompt: Tensor, context: int, new: int) -> Mistakes:
 
 
 def must_write(write: Callable[[Counting, Tensor], Any], prompt: Tensor, context: int) -> None:
-    """Compare six tokens written with `Counting`, and what it was shown."""
+    """Check six tokens written with `Counting`, and the length of its inputs."""
     model = Counting()
     came = write(model, prompt.clone())
     expected = continued(prompt, 6, context)
@@ -317,7 +317,7 @@ def _writes_without_graph(function: Any) -> None:
         raise MistakeError(
             "no graph for gradients while writing",
             "one at every step",
-            "That gives the right text; it costs memory. See what the book wraps the call in.",
+            "The text is right, but the graph costs memory. See what the book wraps the call in.",
             counts=False,
         )
 
@@ -332,12 +332,12 @@ MODEL_CHECKS = (
     Check("4.6", "GPTModel", "a token sees nothing that follows it", _sees_no_future),
     Check("4.6", "GPTModel", "the sequences of a batch don't mix", _keeps_rows_apart),
     Check("4.6", "GPTModel", "takes 1 to context_length tokens", _fills_its_context),
-    Check("4.6", "GPTModel", "drops in training, and only there", _drops_in_training_only),
+    Check("4.6", "GPTModel", "drops in training only", _drops_in_training_only),
     Check("4.6", "GPTModel", "learns with every parameter", _learns_with_every_parameter),
     Check("4.6", "GPTModel", "has the book's names in its state", _has_the_books_state),
     Check("4.6", "GPTModel", "draws the book's numbers from a seed", _draws_the_books_numbers),
     Check("4.7", "generate_text_simple", "adds the likeliest token, again and again", _writes),
-    Check("4.7", "generate_text_simple", "writes each row of a batch for itself", _writes_rows),
+    Check("4.7", "generate_text_simple", "writes each row of a batch on its own", _writes_rows),
     Check("4.7", "generate_text_simple", "shows the model the last context_size ids", _crops),
     Check("4.7", "generate_text_simple", "adds nothing when asked for nothing", _writes_nothing),
     Check("4.7", "generate_text_simple", "builds no graph for gradients", _writes_without_graph),

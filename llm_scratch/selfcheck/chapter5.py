@@ -1,6 +1,6 @@
 """The checks of chapter 5: losses, evaluation, training, and sampling.
 
-The models here are small ones of this library; the reader's functions are given them.
+The reader's functions get small models of this library.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def _prints_a_sample(function: Any) -> None:
     text = printed.getvalue()
     must(
         text.lstrip().startswith("abcd") and len(text) > 20,
-        "a line printed that goes on from 'abcd'",
+        "a printed line that continues 'abcd'",
         repr(text[:40]),
-        "See what is passed to the function that writes, and what is printed.",
+        "See what is passed to the generating function, and what is printed.",
     )
     must(model.training, "a model in training mode, as it was", "evaluation mode", hints.TRAIN_MODE)
 
@@ -201,7 +201,7 @@ def _tells_losses_and_tokens(function: Any) -> None:
 
 
 def must_tell_progress(came: Any, steps: int) -> None:
-    """Check losses and tokens seen of a run on `batches` with an evaluation after every step."""
+    """Check losses and tokens seen in a run on `batches` with an evaluation after every step."""
     lengths = [len(part) for part in came]
     must(
         lengths == [steps] * 3,
@@ -234,14 +234,14 @@ ROWS: Rows = (
     ("5.2", "evaluate_model", "switches dropout off", partial(evaluates_without_dropout, TASK)),
     ("5.2", "evaluate_model", "leaves the model training", partial(trains_on_afterwards, TASK)),
     ("5.2", "evaluate_model", "builds no graph for gradients", partial(builds_no_graph, TASK)),
-    ("5.2", "generate_and_print_sample", "prints how a text goes on", _prints_a_sample),
+    ("5.2", "generate_and_print_sample", "prints a text's continuation", _prints_a_sample),
     (
         "5.2",
         "train_model_simple",
         "updates the parameters batch by batch",
         partial(with_its_loss, 5, _updates_the_parameters),
     ),
-    ("5.2", "train_model_simple", "tells losses and tokens seen", _tells_losses_and_tokens),
+    ("5.2", "train_model_simple", "returns losses and tokens seen", _tells_losses_and_tokens),
     ("5.2", "train_model_simple", "trains in training mode", _trains_with_dropout),
 )
 OTHER = other_than(5)

@@ -91,7 +91,7 @@ def _samples_with_temperature(function: Any) -> None:
     if abs(share - inverted) < 0.08:
         hint = hints.TEMPERATURE_INVERTED
     elif abs(share - ignored) > 0.08:
-        hint = "With a temperature above 0 tokens are drawn by chance; see how, and from what."
+        hint = "At a temperature above 0, tokens are drawn at random; see how, and from what."
     raise MistakeError(
         f"the likeliest token in about {wanted:.0%} of the draws at temperature 2",
         f"{share:.0%}",

@@ -1,6 +1,6 @@
 """The checks of chapter 6: labelled messages, balanced, split and turned into rows of ids.
 
-The training and the use of the classifier are in `chapter6_training`.
+The checks of training and using the classifier are in `chapter6_training`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _archive() -> bytes:
 
 
 def _fetch(function: Any, there: str | None) -> tuple[str, int]:
-    """Return what is in the file of messages afterwards, and how often it was fetched."""
+    """Return the content of the messages' file afterwards, and the number of downloads."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name,
         serving(Served(_archive())) as served,
@@ -63,16 +63,16 @@ def _fetches_the_messages(function: Any) -> None:
 
 def _fetches_once(function: Any) -> None:
     found, fetched = _fetch(function, "ham\tkept\n")
-    must(fetched == 0, "no download where the file is there", f"{fetched}", hints.FETCHED_AGAIN)
+    must(fetched == 0, "no download if the file is there", f"{fetched}", hints.FETCHED_AGAIN)
     must(found == "ham\tkept\n", "the file left as it is", repr(found), hints.FETCHED_AGAIN)
 
 
-# So many that drawing a row twice happens almost surely, where it can happen.
+# Enough rows that drawing one twice, if possible, almost certainly happens.
 MESSAGES: Rows = [("spam" if i % 3 == 2 else "ham", f"message {i}") for i in range(60)]
 
 
 def _tables(rows: Rows) -> Iterator[Any]:
-    """Give the rows in each form that a function may be written for; the book's comes first."""
+    """Yield the rows in each form that a function may be written for; the book's comes first."""
     try:
         import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
@@ -96,10 +96,10 @@ def _rows_of(came: Any) -> Rows:
 
 
 def _on_rows(run: Callable[[Any], Any]) -> Any:
-    """Return what a function makes of MESSAGES, in the first form that it takes.
+    """Return a function's result for MESSAGES, in the first form that it takes.
 
     Raises:
-        WaitsError: if it takes none, and may be written for pandas, which is not installed.
+        WaitsError: if it takes no form, and may need pandas, which is not installed.
     """
     results: list[Any] = []
     errors: list[BaseException] = []
@@ -190,7 +190,7 @@ def _mixes_before_it_splits(function: Any) -> None:
 def _splits_alike_again(function: Any) -> None:
     if _parts(function) != _parts(function):
         raise MistakeError(
-            "the same parts at every call", "other ones", hints.SPLIT_SEED, counts=False
+            "the same parts at every call", "different ones", hints.SPLIT_SEED, counts=False
         )
 
 
@@ -235,7 +235,7 @@ def _row(text: str, length: int, pad: int = PAD) -> list[int]:
 
 
 def _must_be_rows(items: list[Item], length: int, short: str, pad: int = PAD) -> None:
-    """Compare the ids of all items; `short` is the hint where rows have another length."""
+    """Compare the ids of all items; `short` is the hint for rows of the wrong length."""
     for (ids, _), (_, text) in zip(items, TEXTS, strict=True):
         came, expected = ids.tolist(), _row(text, length, pad)
         whole = Letters().encode(text)
@@ -273,14 +273,14 @@ def _pads_with_pad_token_id(cls: Any) -> None:
 
 LOADED, BALANCED = "download_and_unzip_spam_data", "create_balanced_dataset"
 CHECKS = (
-    Check("6.2", LOADED, "brings the messages to data_file_path", _fetches_the_messages),
-    Check("6.2", LOADED, "fetches nothing where the file is there", _fetches_once),
-    Check("6.2", BALANCED, "takes as many rows of each label", _takes_as_many_of_each),
-    Check("6.2", BALANCED, "takes each row once at most", _takes_rows_that_differ),
+    Check("6.2", LOADED, "downloads the messages to data_file_path", _fetches_the_messages),
+    Check("6.2", LOADED, "downloads nothing if the file is there", _fetches_once),
+    Check("6.2", BALANCED, "takes equally many rows of each label", _takes_as_many_of_each),
+    Check("6.2", BALANCED, "takes each row at most once", _takes_rows_that_differ),
     Check("6.2", "random_split", "gives parts of the sizes asked for", _splits_by_the_fractions),
     Check("6.2", "random_split", "puts every row into one part", _puts_each_row_into_one_part),
     Check("6.2", "random_split", "mixes the rows first", _mixes_before_it_splits),
-    Check("6.2", "random_split", "splits in the same way again", _splits_alike_again),
+    Check("6.2", "random_split", "splits the same way every time", _splits_alike_again),
     Check("6.3", "SpamDataset", "pads every message to the longest", _pads_to_the_longest),
     Check("6.3", "SpamDataset", "gives each message with its label", _gives_the_labels),
     Check("6.3", "SpamDataset", "cuts messages to max_length", _cuts_to_max_length),

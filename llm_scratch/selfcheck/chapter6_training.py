@@ -1,6 +1,6 @@
 """The checks of the middle of chapter 6: accuracies and losses of a classifier, and training.
 
-Pictures and the use of the classifier are in `chapter6_use`.
+The checks of plots and of using the classifier are in `chapter6_use`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ TASK = Task(classifier, batches, _mean_loss)
 
 
 ACCURACY = "(data_loader, model, device, num_batches=None)"
-# Right at the last place: three of five; at the first: two; in the middle: one.
+# Three of five are right at the last place, two at the first, one in the middle.
 EXAMPLES = torch.tensor([[2, 4, 1], [3, 6, 8], [0, 2, 5], [4, 7, 9], [5, 0, 2]])
 LABELS = torch.tensor([1, 0, 1, 0, 1])
 LOADER = [(EXAMPLES[:4], LABELS[:4]), (EXAMPLES[4:], LABELS[4:])]
@@ -198,7 +198,7 @@ def _leaves_frozen_layers(function: Any) -> None:
         must(
             torch.equal(model.get_parameter(name), _by_hand(0)[name]),
             f"{name}, which is frozen, as it was",
-            "other numbers",
+            "different numbers",
             hints.FROZEN,
         )
 
@@ -256,7 +256,7 @@ ROWS = (
         partial(with_its_loss, 6, _leaves_frozen_layers),
     ),
     ("6.7", "train_classifier_simple", "updates the layers that learn", _updates_what_learns),
-    ("6.7", "train_classifier_simple", "tells what it measured", _tells_losses_and_accuracies),
+    ("6.7", "train_classifier_simple", "returns what it measured", _tells_losses_and_accuracies),
     ("6.7", "train_classifier_simple", "trains in training mode", _trains_with_dropout),
 )
 OTHER = other_than(6)

@@ -20,9 +20,9 @@ from llm_scratch.selfcheck.outcome import Check, WaitsError
 
 
 class Parities(nn.Module):
-    """A model that scores class 1 where a number is odd: a token, or the sum of all so far.
+    """A model that scores class 1 if a number is odd: a token, or the sum of all so far.
 
-    It keeps what it was shown, and in which mode it was.
+    It records its inputs and its modes.
     """
 
     def __init__(self, summed: bool = False) -> None:
@@ -42,7 +42,7 @@ class Parities(nn.Module):
 
 
 def must_not_train(modes: list[bool]) -> None:
-    """Check that a model was in evaluation mode whenever it was asked."""
+    """Check that a model was in evaluation mode at every call."""
     must(not any(modes), "a model in evaluation mode", "training mode", hints.EVAL_MODE)
 
 
@@ -51,13 +51,13 @@ PLOT = '(epochs_seen, examples_seen, train_values, val_values, label="loss")'
 
 @contextlib.contextmanager
 def _drawn() -> Iterator[list[Any]]:
-    """Collect what is given to `plot` of matplotlib; no window opens, no file is written."""
+    """Collect the arguments of matplotlib's `plot`; no window opens, no file is written."""
     try:
         from matplotlib import pyplot
         from matplotlib.axes import Axes
         from matplotlib.figure import Figure
     except ImportError:
-        raise WaitsError("not checked: that needs matplotlib, which is not installed") from None
+        raise WaitsError("not checked: this needs matplotlib, which is not installed") from None
     drawn: list[Any] = []
     open_before = set(pyplot.get_fignums())
     plot = Axes.plot
@@ -80,7 +80,7 @@ def _drawn() -> Iterator[list[Any]]:
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """Stand in for what would open a window or write a file."""
+    """Stand in for functions that would open a window or write a file."""
 
 
 def _numbers(values: Any) -> list[float]:
@@ -114,7 +114,7 @@ def _classify(function: Any, text: str) -> tuple[Any, Parities]:
     model = Parities(summed=True).train()
     args = (text, model, Letters(), CPU, LENGTH, PAD)
     came = call("classify_review", function, args, REVIEW)
-    must(len(model.shown) > 0, "the model to be asked", "it is not called", hints.NOT_TENSOR)
+    must(len(model.shown) > 0, "a call of the model", "none", hints.NOT_TENSOR)
     return came, model
 
 
@@ -131,7 +131,7 @@ def _names_the_class(function: Any) -> None:
     elif not set(came) <= set(ANSWERS):
         hint = hints.CLASS_NAMES
     for answer, right in zip(came, expected, strict=True):
-        what = f"{right!r} where the last place scores that class highest"
+        what = f"{right!r}, since the last place scores that class highest"
         must(answer == right, what, f"{answer!r}", hint)
 
 
@@ -171,7 +171,7 @@ def _classifies_without_dropout(function: Any) -> None:
 
 USE_CHECKS = (
     Check("6.7", "plot_values", "draws both curves over the epochs", _draws_both_curves),
-    Check("6.8", "classify_review", "names the class that the last place has", _names_the_class),
+    Check("6.8", "classify_review", "names the class at the last place", _names_the_class),
     Check("6.8", "classify_review", "pads a message to max_length", _pads_a_review),
     Check("6.8", "classify_review", "cuts a message to max_length", _cuts_a_review),
     Check("6.8", "classify_review", "switches dropout off", _classifies_without_dropout),

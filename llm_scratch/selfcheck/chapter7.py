@@ -1,6 +1,6 @@
 """The checks of chapter 7: prompts, data sets of instructions, and their batches.
 
-Exercises, the judge and preferences are in files of their own.
+The checks of exercises, judge and preferences are in files of their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FETCH = "(file_path, url)"
 
 
 def _load(function: Any, there: str | None) -> tuple[Any, str, int]:
-    """Return what came, what the file holds afterwards, and how often it was fetched."""
+    """Return the result, the content of the file afterwards, and the number of downloads."""
     body = json.dumps(DATA, ensure_ascii=False).encode()
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -56,8 +56,8 @@ def _loads_a_file(function: Any) -> None:
 
 def _loads_what_is_there(function: Any) -> None:
     came, _, fetched = _load(function, '[{"instruction": "kept"}]')
-    must(fetched == 0, "no download where the file is there", f"{fetched}", hints.FILE_KEPT)
-    must(came == [{"instruction": "kept"}], "what the file says", f"{came!r}", hints.FILE_KEPT)
+    must(fetched == 0, "no download if the file is there", f"{fetched}", hints.FILE_KEPT)
+    must(came == [{"instruction": "kept"}], "the file's content", f"{came!r}", hints.FILE_KEPT)
 
 
 def _format(function: Any, entry: dict[str, str]) -> str:
@@ -191,10 +191,10 @@ LOADED, DATASET = "download_and_load_file", "InstructionDataset"
 DRAFT_1, DRAFT_2, COLLATE = (f"custom_collate_{end}" for end in ("draft_1", "draft_2", "fn"))
 CHECKS = (
     Check("7.2", LOADED, "downloads a file and parses it", _loads_a_file),
-    Check("7.2", LOADED, "reads a file that is there already", _loads_what_is_there),
+    Check("7.2", LOADED, "reads a file that is already there", _loads_what_is_there),
     Check("7.2", "format_input", "puts parts under headings", _puts_parts_under_headings),
     Check("7.2", "format_input", "leaves an empty input out", _leaves_out_an_empty_input),
-    Check("7.2", "format_input", "keeps the answer back", _keeps_the_answer_back),
+    Check("7.2", "format_input", "does not show the answer", _keeps_the_answer_back),
     Check("7.2", "format_input", "is worded like the book's", _words_it_like_the_book),
     Check("7.3", DATASET, "gives the ids of prompt and answer", _encodes_prompt_and_answer),
     Check("7.3", DATASET, "ends each text with its answer", _ends_with_the_answer),

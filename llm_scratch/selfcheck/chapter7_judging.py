@@ -26,13 +26,13 @@ def _finds_a_process(function: Any) -> None:
             bool(call("check_if_running", function, (name,), "(process_name)")) for name in names
         ]
         process.communicate()
-    must(any(found), f"True for {path.name!r}, which runs", "False", hints.RUNNING)
+    must(any(found), f"True for {path.name!r}, which is running", "False", hints.RUNNING)
 
 
 def _finds_no_process(function: Any) -> None:
     came = function("no such process")
     must(came is not None, "True or False", "None", hints.NOT_TENSOR)
-    must(not came, "False for a process that does not run", f"{came}", hints.RUNNING)
+    must(not came, "False for a process that is not running", f"{came}", hints.RUNNING)
 
 
 QUERY = '(prompt, model="llama3", url="http://localhost:11434/api/chat")'
@@ -75,7 +75,7 @@ def _asks_for_the_same_reply(function: Any) -> None:
 
 
 SCORE = '(json_data, json_key, model="llama3")'
-# No text holds another one, so that each is found only where it is shown.
+# No text contains another one, so that each is found only where it is shown.
 ANSWERED = [
     {"instruction": "Give the plural.", "input": "goose", "output": "geese", "reply": "gooze"},
     {"instruction": "Name a prime.", "input": "", "output": "Seventeen", "reply": "Nineteen"},
@@ -93,7 +93,7 @@ def _scores(function: Any, reply: Callable[[str], str]) -> tuple[list[Any], list
 
 
 def _grade(text: str) -> str:
-    """Grade as a judge does that reads what it is shown."""
+    """Grade like a judge that reads the text it is shown."""
     return next((grade for answer, grade in GRADES.items() if answer in text), "50")
 
 
@@ -136,14 +136,14 @@ def _asks_the_judge_that_is_named(function: Any) -> None:
 
 RUNS, SCORES = "check_if_running", "generate_model_scores"
 JUDGING_CHECKS = (
-    Check("7.8", RUNS, "finds a process that runs", _finds_a_process),
-    Check("7.8", RUNS, "finds no other", _finds_no_process),
+    Check("7.8", RUNS, "finds a running process", _finds_a_process),
+    Check("7.8", RUNS, "finds no other process", _finds_no_process),
     Check("7.8", "query_model", "gives the whole reply", _gives_the_whole_reply),
     Check("7.8", "query_model", "sends the prompt", _sends_the_prompt),
-    Check("7.8", "query_model", "asks the model that is named", _asks_the_model),
+    Check("7.8", "query_model", "asks the named model", _asks_the_model),
     Check("7.8", "query_model", "asks for the same reply again", _asks_for_the_same_reply),
     Check("7.8", SCORES, "shows the judge what it needs", _shows_the_judge_all),
-    Check("7.8", SCORES, "gives a score for each answer", _gives_a_score_each),
+    Check("7.8", SCORES, "gives one score per answer", _gives_a_score_each),
     Check("7.8", SCORES, "passes over replies that are not numbers", _passes_over_other_replies),
-    Check("7.8", SCORES, "asks the judge that is named", _asks_the_judge_that_is_named),
+    Check("7.8", SCORES, "asks the named judge", _asks_the_judge_that_is_named),
 )

@@ -1,4 +1,4 @@
-"""The checks of chapter 7's bonus material on models: losses of batches and loaders, training."""
+"""The checks of chapter 7's bonus material: DPO losses of batches and loaders, and training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batches(count: int, seed: int = 1) -> list[Pairs]:
 
 
 def models(drop_rate: float = 0.0) -> tuple[GPTModel, GPTModel]:
-    """Return a model that learns, and the other one that it is compared with."""
+    """Return a model that learns, and the reference that it is compared with."""
     policy, reference = tiny_model(drop_rate), tiny_model()
     with torch.no_grad():
         for parameter in reference.parameters():

@@ -1,6 +1,6 @@
 """The checks of chapter 7's bonus material: pairs of answers, their batches, and the DPO loss.
 
-The functions that run models are in `chapter7_preference_training`.
+The checks of functions that run models are in `chapter7_preference_training`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _gives_both_texts(cls: Any) -> None:
 
 
 PAD = 50256
-HEADING = 2  # ids between the prompt and an answer, which may count or not
+HEADING = 2  # ids between the prompt and an answer; they may count or not
 ITEMS = (
     {"prompt": [1, 2, 3], "chosen": [1, 2, 3, 9, 9, 4, 5, 6], "rejected": [1, 2, 3, 9, 9, 7]},
     {"prompt": [1, 2], "chosen": [1, 2, 9, 9, 8], "rejected": [1, 2, 9, 9, 6, 5, 4]},
@@ -227,7 +227,7 @@ NAME, ALSO = "preference_collate", "custom_collate_fn"
 COLLATE_ROWS = (
     ("pads both answers to one length", _pads_pairs),
     ("leaves prompt and padding out of the masks", _masks_the_prompt),
-    ("counts the prompt where that is asked for", _counts_the_prompt),
+    ("counts the prompt when asked to", _counts_the_prompt),
     ("cuts at allowed_max_length", _cuts_pairs),
 )
 PREFERENCE_CHECKS = (
@@ -237,8 +237,8 @@ PREFERENCE_CHECKS = (
         for claim, run in COLLATE_ROWS
     ),
     Check(SECTION, "compute_logprobs", "averages over the tokens", _averages_tokens),
-    Check(SECTION, "compute_logprobs", "averages over what counts", _averages_what_counts),
+    Check(SECTION, "compute_logprobs", "averages over counted tokens", _averages_what_counts),
     Check(SECTION, "compute_dpo_loss", "follows the formula", _loss_follows_the_formula),
-    Check(SECTION, "compute_dpo_loss", "tells the rewards of both", _tells_the_rewards),
+    Check(SECTION, "compute_dpo_loss", "returns the rewards of both", _tells_the_rewards),
     *MODEL_CHECKS,
 )

@@ -1,4 +1,4 @@
-"""What the checks of chapter 7 share: entries, a tokenizer that keeps every letter, formulas."""
+"""Parts that the checks of chapter 7 share: entries, a tokenizer of characters, formulas."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class Characters:
     eot_token = 0
 
     def encode(self, text: str, *args: Any, **kwargs: Any) -> list[int]:
-        """Return an id for each character; options such as `allowed_special` change nothing."""
+        """Return one id per character; options such as `allowed_special` change nothing."""
         return [ord(character) % self.n_vocab for character in text]
 
     def decode(self, ids: Sequence[int], *args: Any, **kwargs: Any) -> str:
-        """Return a character for each id."""
+        """Return one character per id."""
         return "".join(chr(int(number)) for number in ids)
 
 
 def text_of_item(item: Any) -> str:
-    """Return the text of an item, which is a list of ids or a tensor of them."""
+    """Return the text of an item, which is a list or a tensor of ids."""
     if isinstance(item, str) or not hasattr(item, "__len__"):
         raise MistakeError("a list of ids", type(item).__name__, hints.NOT_TENSOR)
     return Characters().decode([int(number) for number in item])
 
 
 def must_hold(text: str, parts: Iterable[str], hint: str) -> None:
-    """Check that a text holds some parts, in this order."""
+    """Check that a text contains some parts, in this order."""
     start = 0
     for part in parts:
         place = text.find(part, start)
@@ -54,7 +54,7 @@ def must_hold(text: str, parts: Iterable[str], hint: str) -> None:
 
 
 def mean_logprobs(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the mean log-probability of each row's tokens, where the mask counts them: (B,)."""
+    """Return the mean log-probability of each row's tokens that the mask counts: (B,)."""
     chosen = logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:, None]).squeeze(-1)
     counted = torch.ones_like(chosen) if mask is None else mask[:, 1:].to(chosen.dtype)
     return (chosen * counted).sum(-1) / counted.sum(-1)
@@ -65,8 +65,8 @@ def dpo_loss(model: Sequence[Tensor], reference: Sequence[Tensor], beta: float) 
 
     Args:
         model: log-probabilities of the chosen and the rejected answers, (B,) each.
-        reference: the same, as the reference has them.
-        beta: what the difference of the rewards is multiplied by.
+        reference: the same from the reference.
+        beta: the factor of the difference of the rewards.
     """
     rewards = model[0] - reference[0], model[1] - reference[1]
     loss = -F.logsigmoid(beta * (rewards[0] - rewards[1])).mean()

@@ -1,4 +1,4 @@
-"""Comparing what came with what should have come, in numbers a learner can read."""
+"""Comparison of a reader's results with the right ones, in numbers a learner can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_scratch.selfcheck import hints
 from llm_scratch.selfcheck.outcome import MistakeError
 
 Mistakes = Mapping[str, Tensor | Iterable[Tensor]]
-"""What usual mistakes give: hint -> the result, or results."""
+"""The results of usual mistakes: hint -> the result, or results."""
 
 RTOL, ATOL = 1e-4, 1e-5
 
@@ -25,11 +25,11 @@ def call(name: str, function: Callable[..., Any], args: tuple, signature: str) -
         name: its name in the book.
         function: the reader's.
         args: the arguments.
-        signature: the book's, for the message where the reader's differs.
+        signature: the book's, for the message if the reader's differs.
     """
     try:
         own = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin, say: calling it will tell
+    except (TypeError, ValueError):  # perhaps a builtin; the call will show
         return function(*args)
     try:
         own.bind(*args)
@@ -75,13 +75,13 @@ def must_equal(
     hint: str = "",
     atol: float = ATOL,
 ) -> None:
-    """Compare with the right values, and with what usual mistakes give.
+    """Compare a result with the right values, and with the results of usual mistakes.
 
     Args:
         came: the reader's result.
         expected: the right one.
         mistakes: hint -> the result (or results) of a usual mistake.
-        hint: where to look when no usual mistake explains it.
+        hint: where to look if no usual mistake explains the result.
         atol: absolute tolerance.
     """
     if isinstance(came, Tensor) and came.shape == expected.shape:
@@ -97,20 +97,20 @@ def must_equal(
 
 
 def number(came: object) -> Tensor:
-    """Return a number as a tensor, whether it came as one or not."""
+    """Return a number as a tensor, if it is not one already."""
     must(isinstance(came, (int, float, Tensor)), "a number", type(came).__name__, hints.NOT_TENSOR)
     return torch.as_tensor(came, dtype=torch.float32).detach()
 
 
 def is_close(a: Tensor, b: Tensor, atol: float = ATOL) -> bool:
-    """Say whether two tensors are equal up to rounding (NaN equals NaN)."""
+    """Return whether two tensors are equal up to rounding (NaN equals NaN)."""
     return a.shape == b.shape and torch.allclose(
         a.detach().to(torch.float64), b.detach().to(torch.float64), RTOL, atol, equal_nan=True
     )
 
 
 def show(expected: Tensor, came: Tensor) -> tuple[str, str]:
-    """Return both tensors as text: the row with the largest difference, with its place."""
+    """Return both tensors as text: the row with the largest difference, and its place."""
     expected, came = torch.atleast_1d(expected.detach()), torch.atleast_1d(came.detach())
     width = expected.shape[-1]
     rows = [t.reshape(-1, width) for t in (expected, came)]
@@ -151,7 +151,7 @@ def randomize(module: nn.Module, spread: float = 0.4, seed: int = 2) -> nn.Modul
 
 @torch.no_grad()
 def fill(module: nn.Module, value: float) -> nn.Module:
-    """Set every parameter to one number: the result then depends on no name and no layout."""
+    """Set every parameter to one number, so that the result depends on no name and no layout."""
     for parameter in module.parameters():
         parameter.fill_(value)
     return module
@@ -219,14 +219,14 @@ def must_drop_in_training_only(module: nn.Module, x: Tensor) -> None:
     must(
         not is_close(first, second),
         "different results in training mode with dropout 0.5",
-        "twice the same",
+        "the same result twice",
         hints.NO_DROPOUT,
     )
     module.eval()
 
 
 def must_not_look_ahead(module: Callable[[Tensor], Tensor], x: Tensor, other: Tensor) -> None:
-    """Check that what follows a token changes nothing at the token or before it."""
+    """Check that the tokens after a place change no result before it."""
     length = x.shape[1]
     whole = module(x)
     for place in (1, length - 1):
@@ -236,12 +236,12 @@ def must_not_look_ahead(module: Callable[[Tensor], Tensor], x: Tensor, other: Te
             is_close(whole[:, :place], result[:, :place]),
             f"results before token {place} that don't depend on it",
             "results that change with it",
-            f"{hints.NO_MASK} A mask after the softmax comes too late as well.",
+            f"{hints.NO_MASK} A mask after the softmax also comes too late.",
         )
 
 
 def must_keep_rows_apart(module: Callable[[Tensor], Tensor], x: Tensor) -> None:
-    """Check that a sequence gives the same alone and in a batch."""
+    """Check that a sequence gives the same result alone and in a batch."""
     together = module(x)
     for row in range(len(x)):
         alone = module(x[row : row + 1])

@@ -1,4 +1,4 @@
-"""Running code that somebody else wrote, and saying what went wrong in it."""
+"""Ways to run a reader's code, and to say what went wrong in it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def attempt(work: Callable[[], object]) -> BaseException | None:
     """Run a reader's code and return the exception that ended it, if one did.
 
-    Whatever a reader's code raises is theirs to hear about, so everything is caught here and
-    nowhere else; only Ctrl-C goes through.
+    The reader must hear of everything that their code raises, so everything is caught here, and
+    only here. Ctrl-C alone goes through.
     """
     try:
         work()
@@ -36,7 +36,7 @@ def quiet_and_restored() -> Iterator[None]:
     """Hide what the reader's code prints, and leave the random state and the modes as found."""
     states = random.getstate(), np.random.get_state()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the sizes here are so small that threads only wait for each other
+    torch.set_num_threads(1)  # the sizes are so small that threads only wait for each other
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
@@ -56,7 +56,7 @@ def quiet_and_restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def offline_gpt2() -> Iterator[None]:
-    """Let `tiktoken.get_encoding("gpt2")` answer from this package's table, without a network."""
+    """Let `tiktoken.get_encoding("gpt2")` use this package's table, without a network."""
     from llm_scratch.tokenizers.gpt2 import _gpt2_encoding
 
     encoding = _gpt2_encoding()
@@ -75,7 +75,7 @@ def offline_gpt2() -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line: its type, its message, and the reader's line it came from."""
+    """Return an error in one line: its type, its message, and the reader's line that raised it."""
     message = " ".join(str(error).split())
     if len(message) > 200:
         message = message[:197] + "..."
@@ -85,7 +85,7 @@ def describe(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the last line of the reader's own code on the way to an error, or nothing."""
+    """Return the last line of the reader's own code in a traceback, or ""."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not is_library(frame.filename):
             name = Path(frame.filename).name
@@ -100,7 +100,7 @@ def place_of(error: BaseException) -> str:
 
 
 def is_library(filename: str) -> bool:
-    """Say whether code is this package's, Python's own or an installed library's."""
+    """Return whether code belongs to this package, to Python or to an installed library."""
     if filename.startswith("<frozen") or filename == "<string>":
         return True
     path = Path(filename)
@@ -111,7 +111,7 @@ def is_library(filename: str) -> bool:
 
 
 def home_of(thing: object) -> str:
-    """Return the library that a class or function comes from, "" for what the reader wrote."""
+    """Return the library that a class or function comes from, "" for the reader's own."""
     if not isinstance(thing, type) and not callable(thing):
         return ""
     module = getattr(thing, "__module__", None)

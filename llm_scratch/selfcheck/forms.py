@@ -1,8 +1,8 @@
-"""Names that two parts of the book share: which of the two a reader's function is.
+"""Names that two parts of the book share, and how to tell which of the two a reader wrote.
 
-`calc_loss_batch`, `calc_loss_loader` and `evaluate_model` of chapter 5 take a target for every
-token, those of chapter 6 a label for every row. A function is another chapter's if it runs on
-that chapter's batch and stops on this one's.
+`calc_loss_batch`, `calc_loss_loader` and `evaluate_model` take one target per token in chapter 5,
+and one label per row in chapter 6. A function belongs to the other chapter if it runs on that
+chapter's batch and fails on this one's.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BATCHES: dict[int, Batch] = {
 
 
 class Table(nn.Module):
-    """A model whose scores depend on a token alone: (B, T) -> (B, T, 5)."""
+    """A model whose scores depend only on the token: (B, T) -> (B, T, 5)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scores = nn.Parameter(randn(5, 5))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look the scores up."""
+        """Look up the scores."""
         return self.scores[ids]
 
 
@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[Any, Batch], Any]] = {
 
 
 def other_than(chapter: int) -> dict[str, Other]:
-    """Return name -> what tells why a function is not this chapter's, for the names it shares."""
+    """Return, for each shared name, a function that says why an object is not this chapter's."""
     return dict.fromkeys(CALLS, partial(_other_form, chapter))
 
 
@@ -57,7 +57,7 @@ def _other_form(chapter: int, name: str, function: Any) -> str:
     there = 11 - chapter
     if not _takes(name, function, BATCHES[there]) or _takes(name, function, BATCHES[chapter]):
         return ""
-    return f"not written yet (this {name} is that of chapter {there})"
+    return f"not written yet (this {name} belongs to chapter {there})"
 
 
 def _takes(name: str, function: Any, batch: Batch) -> bool:
@@ -67,10 +67,10 @@ def _takes(name: str, function: Any, batch: Batch) -> bool:
 def with_its_loss(chapter: int, run: Callable[[Any], object], function: Any) -> None:
     """Run a check of a training function, which may find the other chapter's `calc_loss_batch`.
 
-    In a notebook that holds both chapters, it finds the one that was defined last.
+    In a notebook with both chapters, it finds the one defined last.
 
     Raises:
-        WaitsError: if the check fails and that is why.
+        WaitsError: if the check fails for this reason.
     """
     error = attempt(partial(run, function))
     if error is None:
@@ -86,7 +86,7 @@ PAIRS = [{"prompt": [1, 2], "chosen": [1, 2, 3, 4, 5, 6], "rejected": [1, 2, 3, 
 
 
 def collates_pairs(function: Any) -> bool:
-    """Say whether a collate function is the one for pairs of answers, not that of 7.3."""
+    """Return whether a collate function is the one for pairs of answers, not that of 7.3."""
     try:
         if "mask_prompt_tokens" in inspect.signature(function).parameters:
             return True

@@ -1,4 +1,4 @@
-"""The formula of attention, right and with the usual mistakes: what a wrong result can be."""
+"""The formula of attention, right and with usual mistakes, to recognise wrong results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INF = float("inf")
 
 
 def weights_of(q: Tensor, k: Tensor, causal: bool, mistake: str = "") -> Tensor:
-    """Return attention weights (..., T, T), with one mistake where one is named by its hint."""
+    """Return attention weights (..., T, T), with one mistake if its hint is given."""
     D = q.shape[-1]
     scores = q @ k.transpose(-2, -1)
     if mistake == hints.QUERIES_KEYS:
@@ -79,7 +79,7 @@ def mistaken(
     causal: bool,
     project: Callable[[Tensor], Tensor],
 ) -> dict[str, list[Tensor]]:
-    """Return what usual mistakes give: hint -> results."""
+    """Return the results of usual mistakes: hint -> results."""
     kinds = [*WEIGHT_MISTAKES, hints.VALUES]
     results: dict[str, list[Tensor]] = {}
     for kind in kinds:
@@ -96,7 +96,7 @@ def mistaken(
 
 
 def _mask_before_nothing(q: Any, k: Any, v: Any, heads: int, project: Any) -> list[Tensor]:
-    """Masked after the softmax and scaled by nothing: two mistakes that like to come together."""
+    """Mask after the softmax, and do not scale: two mistakes that often come together."""
     root = (q.shape[-1] // heads) ** 0.5
     return [project(multi_head(q * root, k, v, heads, True, hints.MASK_AFTER_SOFTMAX))]
 

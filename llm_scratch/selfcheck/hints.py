@@ -1,11 +1,11 @@
-"""What a report says to a learner after a usual mistake: where to look, not the answer."""
+"""The hints of a report after a usual mistake: where to look, not the answer."""
 
 from __future__ import annotations
 
 # Calling
 SIGNATURE = (
     "The book calls it with these arguments in this order; see which of yours is missing, "
-    "extra or in another place."
+    "extra or out of place."
 )
 SHAPE = "Print the shape after each step and find the first one that surprises you."
 NOT_TENSOR = "Look at the last line: is the result returned?"
@@ -21,26 +21,26 @@ UNREGISTERED = (
     "Layers and parameters are found only as attributes of the module, in nn.ModuleList or in "
     "nn.Sequential; a plain Python list hides them."
 )
-PARAMETERS = "Count by hand, layer by layer: which weight or bias is there too much or too little?"
+PARAMETERS = "Count by hand, layer by layer: which weight or bias is missing, or one too many?"
 ORDER_OF_CREATION = (
     "That is not a fault. The printed numbers come out only when the parameters are created with "
     "the book's layers in the book's order after the seed; another order or another kind of layer "
     "draws other numbers."
 )
 STATE_NAMES = (
-    "That is not a fault. Only to load weights that were saved by the book's classes, the names of "
-    "the attributes must be the book's."
+    "That is not a fault. The attributes need the book's names only to load weights that the "
+    "book's classes saved."
 )
 DROPOUT_IN_EVAL = (
-    "Results differ from call to call in evaluation mode. Which of your dropouts does not know "
-    "about model.eval()?"
+    "Results differ from call to call in evaluation mode. Which of your dropouts ignores "
+    "model.eval()?"
 )
 NO_DROPOUT = "In training mode nothing is dropped. Is the dropout layer made, and also called?"
 
 # Chapter 2
 SPLIT = "Compare the list of pieces with the book's: blanks dropped, each mark a piece of its own."
 JOIN = "Look at the blanks around punctuation after joining the words."
-INVERSE = "Decoding looks ids up; is the second dictionary really the first one turned around?"
+INVERSE = "Decoding looks up ids; is the second dictionary really the inverse of the first?"
 UNKNOWN = "What happens to a word that is not in the vocabulary, before its id is looked up?"
 TARGETS_NOT_SHIFTED = (
     "Inputs and targets are the same. What should the model have predicted at each position?"
@@ -55,16 +55,16 @@ DROP_LAST = "See what is passed on to DataLoader for drop_last."
 # Chapter 3
 SOFTMAX = "Write the formula for three numbers on paper: what is divided by what?"
 NO_SCALE = "The scores grow with the width of the keys. What does the formula divide them by?"
-SCALE = "The scores are divided, but not by the right number. Whose width counts, and as what?"
+SCALE = "The scores are divided, but not by the right number. Which width counts, and how?"
 SOFTMAX_DIM = "Along which dimension must the weights of one query add up to 1?"
-QUERIES_KEYS = "Queries and keys change places. Which one asks, and which one answers?"
-VALUES = "The weights are right; look at what they are multiplied with."
+QUERIES_KEYS = "Queries and keys are swapped. Which one asks, and which one answers?"
+VALUES = "The weights are right; look at what they are multiplied by."
 NO_MASK = "Tokens see what comes after them. Where is the mask made, and where is it applied?"
 MASK_AFTER_SOFTMAX = (
     "The mask is applied after the softmax, and the rest of a row no longer adds up to 1. When "
     "must a score be hidden so that softmax never counts it?"
 )
-MASK_WITH_ZERO = "Hidden scores are set to 0, which softmax still counts. What becomes nothing?"
+MASK_WITH_ZERO = "Hidden scores are set to 0, which softmax still counts. What gets a weight of 0?"
 MASK_REVERSED = "The mask hides the past and shows the future: which triangle is it?"
 MASK_DIAGONAL = "The mask is one diagonal off: does a token see itself, and no token after it?"
 NOT_CAUSAL_HERE = "This class comes before the causal mask: every token sees every token."
@@ -73,17 +73,17 @@ SUM_TO_ONE = (
     "add up to 1 (mask before softmax), and do heads and tokens keep their places?"
 )
 VIEW_WITHOUT_TRANSPOSE = (
-    "Heads and tokens got mixed: a view alone reads memory on in order. Which two dimensions must "
+    "Heads and tokens got mixed: a view alone keeps the order in memory. Which two dimensions must "
     "change places after splitting?"
 )
 MERGE_WITHOUT_TRANSPOSE = (
     "Heads and tokens got mixed on the way back. Undo the steps of splitting in reverse order."
 )
-HEADS_NOT_SPLIT = "This is what one single head computes. Where is the width split among heads?"
+HEADS_NOT_SPLIT = "This is what a single head computes. Where is the width split among heads?"
 HEADS_INTERLEAVED = "A head should take neighbouring columns; look at the order of view's numbers."
 NO_OUT_PROJ = "The heads are right. What does the book do with them after joining?"
 BATCH_MIXED = "One sequence of the batch changes another. Which operation runs over dimension 0?"
-MASK_LENGTH = "A sequence may be shorter than context_length: cut the mask to the tokens there are."
+MASK_LENGTH = "A sequence may be shorter than context_length: cut the mask to its length."
 DIVISIBLE = "Refuse, with an error, a width that the heads can't share evenly."
 QKV_BIAS = "See where qkv_bias goes."
 
@@ -92,15 +92,15 @@ BIASED_VARIANCE = "The sum of squares is divided by n - 1. Which variance does t
 EPS = "What keeps a row of equal numbers from dividing by 0, and where in the formula does it go?"
 NORM_DIM = "Over which dimension are mean and variance taken? Every token stands for itself."
 SCALE_AND_SHIFT = "Look at how the two trainable vectors enter after normalising."
-GELU_EXACT = "This is the exact GELU; the book, as GPT-2, uses its approximation with tanh."
+GELU_EXACT = "This is the exact GELU; the book, like GPT-2, uses its approximation with tanh."
 GELU_OTHER = "Compare term by term with the approximation in the book; which constant differs?"
 NO_ACTIVATION = "Without a non-linear step in between, two linear layers are one."
 EXPANSION = "How wide is the hidden layer compared with the input?"
-NO_SHORTCUT = "The input is not added back. What reaches the end when a layer gives zeros?"
+NO_SHORTCUT = "The input is not added back. What reaches the end if a layer returns zeros?"
 POST_NORM = "The normalisation comes after the addition; the book's block has it elsewhere."
-NORM_ON_SHORTCUT = "The shortcut starts after the normalisation; what exactly is saved to be added?"
+NORM_ON_SHORTCUT = "The shortcut starts after the normalisation; what exactly is kept to be added?"
 WRONG_NORM = "Each half of the block has a normalisation of its own."
-POSITIONS = "The same token looks the same at every place. What tells the model where it stands?"
+POSITIONS = "The same token looks the same at every place. What tells the model where it is?"
 POSITION_INDEX = "The position vectors are added, but not those of places 0, 1, 2, ..."
 FINAL_NORM = "Something between the last block and the head is missing."
 HEAD_BIAS = "The numbers differ by one vector of the size of the vocabulary: look at the head."
@@ -110,7 +110,7 @@ LAST_POSITION = "Which position's logits say what comes next?"
 CROP_MISSING = "The model was given more tokens than context_size. What may it see at most?"
 CROP_WRONG_END = "When the text is too long for the model, which end of it matters?"
 PROMPT_LOST = "The result should begin with the ids that were given, then the new ones in order."
-ARGMAX_DIM = "Choose over the vocabulary, a choice for each row of the batch."
+ARGMAX_DIM = "Choose over the vocabulary, once for each row of the batch."
 NEW_TOKENS = "Count the turns of the loop."
 
 # Chapter 5
@@ -123,13 +123,13 @@ LOSS_SHIFTED_TWICE = "The loader has shifted the targets already."
 LOSS_SWAPPED = "What is predicted, and from what?"
 LOADER_DIVISOR = "By how many batches is the sum divided, and how many were added up?"
 LOADER_NUM_BATCHES = "See what num_batches does, and what if it is above the number of batches."
-LOADER_LAST = "The loss of one batch alone came out; where is the sum kept?"
+LOADER_LAST = "Only the loss of one batch came out; where is the sum kept?"
 EVAL_MODE = "Dropout was at work while evaluating. Which call switches it off?"
-TRAIN_MODE = "After an evaluation in the middle of training, the model should train on."
+TRAIN_MODE = "After an evaluation, the model should be in training mode again."
 NO_GRAD = "Evaluating should build no graph; see what the book wraps it in."
 SWAPPED_LOADERS = "Look at the order of the two results."
-NO_ZERO_GRAD = "Gradients of earlier batches are still in there. What comes before backward?"
-TRAINING_STEP = "One step of the loop is missing, twice there, or in another place."
+NO_ZERO_GRAD = "Gradients of earlier batches are still there. What comes before backward?"
+TRAINING_STEP = "One step of the loop is missing, doubled, or out of place."
 NO_STEP = "The parameters do not change. What comes after backward?"
 EPOCHS = "Count how often the loop goes over the loader."
 TOKENS_SEEN = "The counter should grow by the tokens of each batch, rows times columns."
@@ -137,76 +137,76 @@ TEMPERATURE_INVERTED = "A higher temperature should make the choice more even, n
 TEMPERATURE_IGNORED = "See where temperature enters, before the softmax."
 TOP_K = "Tokens outside the k likeliest were chosen. What happens to their logits before softmax?"
 TOP_K_AXIS = "The k likeliest of what? Look at the dimension in which top-k is taken."
-EOS = "When the end token was chosen, the loop should end."
+EOS = "When the end token is chosen, the loop should end."
 
 # Chapter 6
-UNPACKED = "The archive holds the file under a name of its own. Where does it lie after unpacking?"
+UNPACKED = "The archive holds the file under a name of its own. Where is it after unpacking?"
 FETCHED_AGAIN = "What should happen first when data_file_path is already there?"
-BALANCE = "Count the rows of each label before and after. How many of the commoner one are kept?"
-REPLACEMENT = "A row was drawn twice. What does drawing do with a row that it has taken?"
+BALANCE = "Count the rows of each label before and after. How many of the more common one are kept?"
+REPLACEMENT = "A row was drawn twice. Can a row be drawn again after it was taken?"
 SPLIT_ENDS = "Write down where each part begins and ends; the second end counts from row 0 as well."
 SPLIT_LOSES = "The parts together have more or fewer rows than the data. Where does each one begin?"
-SPLIT_ORDER = "The sizes are right, but belong to other parts. Which part is returned first?"
+SPLIT_ORDER = "The sizes are right, but belong to the wrong parts. Which part is returned first?"
 SPLIT_LEAKS = "Some rows are in two parts and others in none, so the test tests nothing."
 SPLIT_UNMIXED = "The data may be sorted by label. What comes before cutting it into parts?"
 SPLIT_SEED = (
-    "That is not a fault, but a row for testing today may be one for training tomorrow. What makes "
-    "chance repeatable?"
+    "That is not a fault, but a test row of today may be a training row tomorrow. What makes "
+    "random numbers repeatable?"
 )
 PADDED_LENGTH = "Print the lengths of all rows. To which length should a short message grow?"
-PADDED_LEFT = "The padding stands before the message. At which end does the book add it?"
+PADDED_LEFT = "The padding comes before the message. At which end does the book add it?"
 PADDING_IDS = "Compare the ids after the message with pad_token_id."
-NOT_CUT = "A message longer than max_length stays as long as it is."
+NOT_CUT = "A message longer than max_length keeps its length."
 CUT_WRONG_END = "A long message loses its beginning; which end does the book cut off?"
 MAX_LENGTH_IGNORED = "The length of a row should be the max_length that was given, if one was."
 LABELS = "Compare labels and messages row by row. From which column does the label come?"
-ROWS_COUNTED = "See what __len__ counts: one item for each row of the file, without its head."
+ROWS_COUNTED = "See what __len__ counts: one item per row of the file, without its header."
 CLASS_POSITION = "A class is read at one place of the row. Which token has seen all the others?"
 CLASS_FIRST = "The class is read at the first token, which has seen nothing but itself."
 CLASS_POOLED = "The scores of all places are mixed; the book reads them at a single one."
 CLASSES_SWAPPED = "The answers are the wrong way round. Which number stands for spam?"
-CLASS_NAMES = 'The book gives one of two texts, "spam" and "not spam".'
+CLASS_NAMES = 'The book returns one of two texts, "spam" or "not spam".'
 ACCURACY_BATCHES = "A short batch weighs as much as a full one. What should be counted, and summed?"
-ACCURACY_PERCENT = "The share should lie between 0 and 1; percent is a matter of printing."
+ACCURACY_PERCENT = "The share should be between 0 and 1; percentages are for printing."
 LABELS_INVERTED = "This is the loss for the opposite labels."
 HEAD_CUT_OFF = "The new head does not learn. Is it cut off from the loss, or frozen on the way?"
 BODY_CUT_OFF = "Only the head learns. What cuts the layers before it off from the loss?"
 FROZEN = "A frozen layer has changed. Does the training function touch requires_grad?"
 ACCURACIES_KEPT = "Losses are measured every eval_freq steps; see when accuracies are."
 EXAMPLES_SEEN = "The counter should grow by the rows of each batch, not by its tokens or by 1."
-CURVES = "Look at what is given to plot: epochs and values, a pair for each of the two curves."
+CURVES = "Look at what is passed to plot: epochs and values, one pair for each of the two curves."
 
 # Chapter 7
-FILE_KEPT = "After a download the file should lie at file_path, and be read from there."
-PARSED = "The result should be what the JSON says, a list of dicts here, not its text."
+FILE_KEPT = "After a download the file should be at file_path, and be read from there."
+PARSED = "The result should be the parsed JSON, here a list of dicts, not its text."
 HEADINGS = "Each part follows its heading on a line of its own. Print the prompt and compare."
-EMPTY_INPUT = "An entry without an input should have no section for one. What is asked before it?"
+EMPTY_INPUT = "An entry without an input should have no section for one. What decides that?"
 ANSWER_GIVEN_AWAY = "The prompt shows the answer that the model should give."
 PROMPT_TEXT = (
     "That is not a fault: a model learns any prompt. The book's figures come from its own wording."
 )
 RESPONSE_MISSING = "The ids end where the answer should begin. What is the model to learn from?"
 RESPONSE_HEADING = "The heading of the response is missing between prompt and answer."
-PROMPT_MISSING = "The ids have the answer without the prompt that it answers."
+PROMPT_MISSING = "The ids have the answer without its prompt."
 PADDING_LEARNED = "Padding counts in the loss. Which targets should be ignored?"
-END_MASKED = "The first padding id after a text means that it ends. Should the model learn that?"
+END_MASKED = "The first padding id after a text marks its end. Should the model learn that?"
 TRUNCATION = "See where allowed_max_length cuts, inputs and targets alike."
-RUNNING = "Compare the name with those of all processes; is the answer given after the first one?"
-REPLY_PIECES = "The reply comes in pieces, a line of JSON each. Where are they put together?"
+RUNNING = "Compare the name with those of all processes; does the loop end after the first one?"
+REPLY_PIECES = "The reply comes in pieces, one line of JSON each. Where are they joined?"
 MODEL_NAMED = "See where the name of the model goes in the question."
 PROMPT_SENT = "The prompt should be the content of a message whose role is user."
 REPEATABLE = (
     "That is not a fault, but scores then change from run to run. Which options does the book send?"
 )
-JUDGE_ANSWER = "The judge is not shown the answer to grade. Under which key does it stand?"
-JUDGE_REFERENCE = "The judge is not shown the right answer, which it should compare with."
+JUDGE_ANSWER = "The judge is not shown the answer to grade. Which key holds it?"
+JUDGE_REFERENCE = "The judge is not shown the right answer to compare with."
 JUDGE_TASK = "The judge is not told what the task was."
 SCORES = "Each score should be a whole number, one for each reply, in the order of the data."
 UNREADABLE_SCORE = "Some replies are not numbers. What does the loop do when int() fails?"
 MODEL_PASSED_ON = "The question went to another model than the one that was asked for."
 
 # Chapter 7, exercises
-PHI_MARKS = "Compare the marks with Phi-3's: one for the user, on a line before what is said."
+PHI_MARKS = "Compare the marks with Phi-3's: one for the user, on a line before the text."
 PHI_ANSWER = "The answer should follow the mark of the assistant."
 INSTRUCTION_LENGTH = "Count the ids of the instruction alone, without the response."
 INSTRUCTION_LEARNED = "Targets that belong to the instruction should be ignored."
@@ -231,11 +231,13 @@ DPO_SIGN = "The loss falls when the rejected answer becomes likelier. Follow the
 DPO_BETA = "See where beta enters, and what it multiplies."
 DPO_REFERENCE = "What is the model compared with? The reference takes no part in the loss."
 DPO_SIGMOID = "Compare with the formula: which function is around beta times the difference?"
-DPO_MEAN = "The losses of the pairs become one number; look at how."
+DPO_MEAN = "The losses of the pairs become one number; see how."
 REWARDS = "The reward of an answer: how much likelier has the model made it?"
-REWARDS_SCALED = "That is not a fault: these rewards hold beta, as in the paper; the book's do not."
-PAIR_SWAPPED = "Chosen and rejected change places somewhere."
-MODELS_SWAPPED = "Policy and reference change places somewhere."
+REWARDS_SCALED = (
+    "That is not a fault: these rewards include beta, like the paper's, not the book's."
+)
+PAIR_SWAPPED = "Chosen and rejected are swapped somewhere."
+MODELS_SWAPPED = "Policy and reference are swapped somewhere."
 REFERENCE_GRAPH = "That is not a fault, but the reference never learns: what spares it a graph?"
 TRACKED = "Later code reads these names, for example to plot them."
 
@@ -259,7 +261,7 @@ HIGHEST_CHANGED = "Looking at gradients should not change them. Which call works
 RATE_NOT_SET = "The optimizer keeps its first rate. Where does it look up the rate of a step?"
 RATE_LATE = "Each rate comes one step late. What must happen before optimizer.step()?"
 RATE_GROUPS = "An optimizer may have several groups of parameters, each with a rate of its own."
-RATES_TOLD = "The rates that come back should be those that the steps were taken with, in order."
+RATES_TOLD = "The returned rates should be those that the steps used, in order."
 RATE_REPAIRED = (
     "That is not a fault: your schedule reaches its ends one step earlier. The book's is at the "
     "peak right after warm-up, and just above min_lr at the last step."
@@ -276,7 +278,7 @@ COSINE = (
 COSINE_UP = "The cosine goes up instead of down. What is its factor at the start, and at the end?"
 MIN_LR = "The decay ends at the wrong rate. Put the last step into the formula: what remains?"
 COSINE_LENGTH = (
-    "Over which steps does the cosine stretch? Warm-up is not one of them; every epoch is."
+    "Over which steps does the cosine stretch? It leaves out warm-up, but covers all epochs."
 )
 NO_DECAY = "The rate stays at the peak. What changes it once warm-up is over?"
 NO_CLIP = "Gradients reach the optimizer unclipped. Between which two calls should they be clipped?"
@@ -285,7 +287,7 @@ CLIP_NORM = "Gradients are clipped, but not to a norm of 1 taken over all parame
 CLIP_WHEN = "Gradients are clipped at the wrong steps. Look at the condition."
 
 # Appendix E
-LORA_MATRICES = "Two matrices learn, as nn.Parameter: one of rank columns, one of rank rows."
+LORA_MATRICES = "Two matrices learn, as nn.Parameter: one with rank columns, one with rank rows."
 LORA_START = "At first, LoRA should change nothing. Which of the two matrices starts at zero?"
 LORA_STUCK = "With both matrices at zero, neither ever gets a gradient. One must start at random."
 LORA_A_START = "All columns of A are equal, so all ranks learn the same. Draw A at random."
@@ -295,8 +297,8 @@ LORA_SWAPPED = (
 ALPHA_MISSING = "The product of the matrices is right; see where alpha enters."
 ALPHA_RANK = "alpha and rank both scale the result, but not like this: which one divides?"
 ALPHA_ALONE = (
-    "That is not a fault: the book's first printing multiplies by alpha alone, too. Later ones "
-    "divide it by the rank, so that the change stays about as large for any rank."
+    "That is not a fault: the book's first printing also multiplies by alpha alone. Later ones "
+    "divide it by the rank, so that the change is about equally large for any rank."
 )
 LORA_PRODUCT = "Follow the shapes: from in_dim to rank, then from rank to out_dim."
 LORA_UNUSED = "The result is the linear layer's alone. What should be added to it?"

@@ -1,4 +1,4 @@
-"""The checks of losses, evaluation and training that chapters 5 and 6 have in common."""
+"""The checks of losses, evaluation and training that chapters 5 and 6 share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Descent:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Go a step against the gradients."""
+        """Take a step against the gradients."""
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.sub_(self.lr * parameter.grad)
@@ -62,7 +62,7 @@ class Descent:
 def trained_by_hand(
     task: Task, epochs: int, *, clear: bool = True, update: bool = True
 ) -> dict[str, Tensor]:
-    """Return the parameters after a training run, or after one with a step left out."""
+    """Return the parameters after a training run, or after one without some of its steps."""
     model = task.model(0.0)
     optimizer = Descent(model, lr=0.5)
     for _ in range(epochs):
@@ -101,7 +101,7 @@ def takes_num_batches(task: Task, function: Any) -> None:
 
 
 def evaluates_both(task: Task, function: Any) -> None:
-    """Check that both losses come, of eval_iter batches each."""
+    """Check that both losses come back, over eval_iter batches each."""
     model, train, val = task.model(0.0), task.batches(3, 1), task.batches(3, 8)
     came = call("evaluate_model", function, (model, train, val, CPU, 2), EVALUATE)
     must(
@@ -135,7 +135,7 @@ def trains_on_afterwards(task: Task, function: Any) -> None:
 
 
 def builds_no_graph(task: Task, function: Any) -> None:
-    """Note a graph that evaluating builds for nothing."""
+    """Report, as a note, a graph that evaluation builds for nothing."""
     model = task.model(0.0)
     tracked: list[bool] = []
     model.register_forward_hook(lambda _, args, out: tracked.append(out.requires_grad))
@@ -150,7 +150,7 @@ def must_train_in_training_mode(model: nn.Module, train: Callable[[], object]) -
 
     def note(module: nn.Module, _: Any, out: Tensor) -> None:
         mode = module.training
-        if out.requires_grad:  # noted once a gradient comes back: evaluating may build a graph
+        if out.requires_grad:  # noted when a gradient comes back, as evaluation may build a graph
             out.register_hook(lambda gradient: modes.append(mode))
 
     model.register_forward_hook(note)

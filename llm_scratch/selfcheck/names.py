@@ -1,4 +1,4 @@
-"""The names that a reader wrote: out of a .py file, a folder, a notebook or a dict."""
+"""The names that a reader wrote, from a .py file, a folder, a notebook or a dict."""
 
 from __future__ import annotations
 import __future__ as future
@@ -29,12 +29,12 @@ from llm_scratch.selfcheck.statements import (
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | ModuleType
 
-# Calls into these build models and loaders, which reading a file must not.
+# Calls into these build models and loaders, which must not happen when a file is read.
 NOT_LIBRARIES = frozenset({"llm_scratch", "llms_from_scratch"})
 
 
 class Version(NamedTuple):
-    """An object that a reader wrote under a name, and the file that it is from."""
+    """An object that a reader wrote, with its name and its file."""
 
     name: str
     file: str
@@ -46,16 +46,16 @@ class Written:
     """The code that a reader wrote.
 
     Args:
-        label: what the report calls the source.
+        label: the name of the source in the report.
         folder: where the reader's own modules are imported from.
-        names: the objects by name, those of a library left out.
+        names: the objects by name, without those of libraries.
         versions: name -> the objects of that name, one for each file that defines it.
         imported: name -> the library that it was only imported from.
-        broken: name -> why the class or function that would have it could not be made.
+        broken: name -> why the class or function of that name could not be made.
         absent: name -> where it would be made, by code that is not run or that failed.
         unreadable: parts that are not Python, one line for each.
-        failed: statements that were run and failed, a line each.
-        left_out: statements that are not run, a line each.
+        failed: statements that were run and failed, one line each.
+        left_out: statements that are not run, one line each.
     """
 
     label: str
@@ -70,7 +70,7 @@ class Written:
     left_out: list[str] = field(default_factory=list)
 
     def take(self, namespace: Mapping[str, Any], place: str = "") -> None:
-        """Take over names, those that the reader wrote apart from those of libraries."""
+        """Add the names of a namespace; the reader's own are kept apart from those of libraries."""
         for name, thing in namespace.items():
             if name.startswith("__"):
                 continue
@@ -122,7 +122,7 @@ def _read_folder(path: Path) -> Written:
     files = sorted(f for suffix in (".py", ".ipynb") for f in path.glob(f"*{suffix}"))
     files = [f for f in files if not f.name.startswith((".", "test_", "conftest"))]
     if not files:
-        raise SourceError(f"{path} holds no .py file and no notebook; give the folder of yours")
+        raise SourceError(f"{path} holds no .py file and no notebook; give the folder of your code")
     written = Written(label=f"{path.name or path}/", folder=path.resolve())
     with quiet_and_restored(), own_modules(written):
         for file in files:
@@ -134,7 +134,7 @@ def _read_folder(path: Path) -> Written:
 
 
 def _run_file(path: Path, written: Written) -> None:
-    """Run what is taken of one file, and take its names over."""
+    """Run the accepted statements of one file, and add its names."""
     if path.suffix not in (".py", ".ipynb"):
         raise SourceError(f"{path} is neither a .py file nor a notebook (.ipynb)")
     module = ModuleType(path.stem)
@@ -147,7 +147,7 @@ def _run_file(path: Path, written: Written) -> None:
 
 
 def execute(path: Path, namespace: dict[str, Any], written: Written) -> None:
-    """Run the statements of a file that are taken; note those that fail."""
+    """Run the accepted statements of a file, and note those that fail."""
     own = NOT_LIBRARIES | _module_names(written.folder)
     libraries: set[str] = set()
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT if path.suffix == ".ipynb" else 0
@@ -172,7 +172,7 @@ def execute(path: Path, namespace: dict[str, Any], written: Written) -> None:
 
 
 def _parts(path: Path) -> list[tuple[str, str, str]]:
-    """Return (place, file name for tracebacks, Python) of a file, or of each cell."""
+    """Return (place, file name for tracebacks, code) of a file, or of each cell."""
     if path.suffix == ".ipynb":
         return [
             (f"{path.name}, cell {number}, ", f"{path.name} cell {number}", source)
@@ -207,7 +207,7 @@ def _parse(
 
 
 def _absolute(statement: ast.ImportFrom) -> ast.stmt:
-    """Return an import relative to the reader's folder as one that its finder answers."""
+    """Return an import relative to the reader's folder in the form that its finder takes."""
     if not statement.level:
         return statement
     if statement.module is None:
@@ -240,7 +240,7 @@ def _run(
     message = describe(error).partition(" (line")[0]
     written.absent.update(dict.fromkeys(names, f"made on {where}, which failed: {message}"))
     if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-        return  # it depends on something that was not run; who needs it hears of it
+        return  # it depends on code that was not run; checks that need it say so
     written.failed.append(f"{where}: {first_line(statement)} -> {message}")
     if isinstance(statement, DEFINITIONS):
         written.broken.update(dict.fromkeys(names, f"{message} ({where})"))
@@ -257,7 +257,7 @@ def _module_names(folder: Path | None) -> frozenset[str]:
 
 @contextlib.contextmanager
 def own_modules(written: Written) -> Iterator[None]:
-    """Let the reader's file import its neighbours, which are read by the same rule."""
+    """Let the reader's file import its neighbours, which are read by the same rules."""
     if written.folder is None:
         yield
         return
@@ -275,7 +275,7 @@ def own_modules(written: Written) -> Iterator[None]:
 
 
 class _Neighbours:
-    """A finder of modules in the reader's folder that no installed library has."""
+    """A finder of modules in the reader's folder; installed libraries come first."""
 
     def __init__(self, folder: Path, written: Written) -> None:
         self.folder = folder

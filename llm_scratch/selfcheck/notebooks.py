@@ -1,4 +1,4 @@
-"""The Python of a notebook's code cells, without what only a notebook understands."""
+"""The Python of a notebook's code cells, without magics and shell commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_scratch.files import lines_of, parse_json
 
-# Cell magics whose cell is Python all the same.
+# Cell magics whose cells are still Python.
 PYTHON_CELLS = {"time", "timeit", "capture", "prun", "python", "python3"}
 SHELL_OR_MAGIC = re.compile(r"^(?P<indent>\s*)(?:[!%?]|[\w., ]+=\s*[!%]\s*\w|[\w.]+\?{1,2}\s*$)")
 
@@ -38,7 +38,7 @@ def code_cells(path: Path) -> list[tuple[int, str]]:
 
 
 def without_magics(source: str) -> str:
-    """Return a cell without lines for the shell or the notebook; its other lines keep their place.
+    """Return a cell without lines for the shell or the notebook; other lines keep their numbers.
 
     A cell in another language comes back empty.
     """

@@ -1,4 +1,4 @@
-"""What a check is, and what can come out of one."""
+"""A check, and its possible outcomes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 State = Literal["right", "wrong", "open", "waits", "note"]
-"""`open` is not written yet, `waits` needs another line first, a `note` is never a fault."""
+"""`open`: not written yet; `waits`: needs another line first; `note`: never a fault."""
 
 
 class MistakeError(Exception):
     """A mistake that a check found, in a learner's words.
 
     Args:
-        expected: what should have come.
-        came: what did come.
+        expected: the right result, in words.
+        came: the actual result, in words.
         hint: where to look.
         counts: False for a difference that is not a fault.
     """
@@ -39,11 +39,11 @@ class Check:
     Args:
         section: the book's section.
         name: the name that the reader writes.
-        claim: what must be so, as the report prints it.
-        run: takes the reader's object; raises `MistakeError` where the claim does not hold.
+        claim: the claim, as the report prints it.
+        run: takes the reader's object; raises `MistakeError` if the claim does not hold.
         also: another name that the book gives it.
         other: for a name that the book uses twice: takes the name and the reader's object, and
-            returns why that is not what is checked here, "" if it is.
+            returns why this check is not about that object, "" if it is.
     """
 
     section: str
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one check; `detail` is the reason where nothing was checked."""
+    """The outcome of one check; `detail` is the reason if nothing was checked."""
 
     check: Check
     state: State

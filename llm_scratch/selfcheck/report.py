@@ -50,7 +50,7 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0: all that is written is right; 1: something is wrong; 2: part could not be read."""
+        """0: everything written is right; 1: something is wrong; 2: part could not be read."""
         if self.wrong:
             return 1
         nothing = not any(result.state in ("right", "note") for result in self.results)
@@ -80,7 +80,7 @@ class Report:
         return ", ".join(parts)
 
     def verdict(self) -> str:
-        """Return the last line: what it comes to."""
+        """Return the last line of the report, which says what to do next."""
         if self.wrong:
             first = self.wrong[0].check
             return f"Begin with {first.name} ({first.section})."
@@ -88,10 +88,10 @@ class Report:
             return "Part of the source could not be read; see above."
         if not any(result.state in ("right", "note") for result in self.results):
             return "Nothing of this chapter is written yet."
-        return "All that is written is right."
+        return "Everything written so far is right."
 
     def remarks(self) -> Iterator[tuple[str, str]]:
-        """Give what is to be said about the source itself: (kind, text) pairs."""
+        """Yield remarks about the source itself: (kind, text) pairs."""
         yield from (("could not be read: ", text) for text in self.unreadable)
         yield from (("failed: ", text) for text in self.failed)
         yield from (("the last one is checked: ", text) for text in self.twice)
@@ -104,7 +104,7 @@ class Report:
             )
 
     def lines(self) -> Iterator[str]:
-        """Give the report line by line, for a terminal."""
+        """Yield the report line by line, for a terminal."""
         yield f"{self.chapter}, {self.label}"
         for kind, text in self.remarks():
             yield from _wrapped(kind, text, "  ")
@@ -164,7 +164,7 @@ class Report:
 
 
 def lines_of_mistake(result: Result) -> Iterator[str]:
-    """Give what was expected, what came and where to look, a line each."""
+    """Yield what was expected, what came and where to look, one entry each."""
     if result.expected:
         yield from _wrapped("expected  ", result.expected, " " * 10)
         yield from _wrapped("got       ", result.came, " " * 10)
@@ -173,7 +173,7 @@ def lines_of_mistake(result: Result) -> Iterator[str]:
 
 
 def shortened(results: list[Result]) -> list[Result]:
-    """Return results with one line for a name that is not written, and one for all that wait."""
+    """Return results with one line per name that is not written, and one for all that wait."""
     kept: list[Result] = []
     for name, group in groupby(results, key=lambda result: result.check.name):
         own = list(group)

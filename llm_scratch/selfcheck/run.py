@@ -1,4 +1,4 @@
-"""Running the checks of a chapter on what a reader wrote."""
+"""The function that runs the checks of a chapter on a reader's code."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ CHAPTERS = {
 
 
 def check(chapter: str | int, source: Source) -> Report:
-    """Check what you wrote while reading a chapter; shows a table, and returns it as a report.
+    """Check the code you wrote while reading a chapter; show a table, and return it as a report.
 
-    Only names that `source` defines are checked, others are "not written yet". In a file or a
-    notebook on disk, imports, constants, functions and classes are run, and nothing else.
+    Only names that `source` defines are checked; others are "not written yet". In a file or a
+    notebook on disk, only imports, constants, functions and classes are run.
 
     Args:
         chapter: "ch02" to "ch07", "appendix_a", "appendix_d", "appendix_e"; 3 and "3" mean "ch03".
         source: `globals()` in a notebook, or the path of a .py file, a notebook or a folder.
 
     Returns:
-        The report: `exit_status` is 0 when all that is written is right, 1 when something is
-        wrong, 2 when part of it could not be read.
+        The report: `exit_status` is 0 if everything written is right, 1 if something is wrong, 2 if
+        part of it could not be read.
 
     Raises:
         FileNotFoundError: if the path is not there.
@@ -61,7 +61,7 @@ def checks_of(chapter: str | int) -> tuple[Check, ...]:
     """Return the checks of a chapter, in the book's order.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the chapter has no checks.
     """
     module = importlib.import_module(f"llm_scratch.selfcheck.{CHAPTERS[chapter_key(chapter)]}")
     checks: tuple[Check, ...] = module.CHECKS
@@ -69,7 +69,7 @@ def checks_of(chapter: str | int) -> tuple[Check, ...]:
 
 
 def chapter_key(chapter: str | int) -> str:
-    """Return the name of a chapter as its folder of tests has it: 3 or "chapter 3" -> "ch03".
+    """Return the name of a chapter's folder of tests: 3 or "chapter 3" -> "ch03".
 
     Raises:
         ValueError: if the chapter has no checks.
@@ -83,7 +83,7 @@ def chapter_key(chapter: str | int) -> str:
 
 
 def run_checks(chapter: str | int, written: Written) -> Report:
-    """Run all checks of a chapter; print nothing."""
+    """Run all checks of a chapter, and print nothing."""
     key = chapter_key(chapter)
     results = tuple(results_of(checks_of(key), written))
     files: dict[str, list[str]] = {}
@@ -102,7 +102,7 @@ def run_checks(chapter: str | int, written: Written) -> Report:
 
 
 def results_of(checks: tuple[Check, ...], written: Written) -> Iterator[Result]:
-    """Run checks one after the other; where a name's first one fails, its others wait for it."""
+    """Run checks one after the other; if a name's first check fails, its others wait for it."""
     blocked: set[str] = set()
     begun: set[str] = set()
     for check in checks:
@@ -140,7 +140,7 @@ def run_check(check: Check, written: Written) -> Result:
 
 
 def meant(check: Check, written: Written) -> list[Version]:
-    """Return what a check may be about, of all files; the last one is checked."""
+    """Return the objects, of all files, that a check may be about; the last one is checked."""
     found = _versions(check, written)
     return [version for version in found if not _why_other(check, version, written)]
 
@@ -152,7 +152,7 @@ def _versions(check: Check, written: Written) -> Iterator[Version]:
 
 
 def _why_other(check: Check, version: Version, written: Written) -> str:
-    """Return why an object of this name is not what the check is about, "" if it is."""
+    """Return why the check is not about an object of this name, "" if it is."""
     if check.other is None:
         return ""
     with quiet_and_restored(), own_modules(written):
@@ -190,5 +190,5 @@ def _result_of(check: Check, error: BaseException | None, written: Written) -> R
 
 
 def all_names() -> set[str]:
-    """Return every name of the book that some chapter checks."""
+    """Return every name of the book that is checked in some chapter."""
     return {check.name for chapter in CHAPTERS for check in checks_of(chapter)}

@@ -1,4 +1,4 @@
-"""A server on this machine that answers whatever a reader's code asks for, and notes it."""
+"""A server on this machine that answers every request of a reader's code, and records it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NO_PROXY = {"no_proxy": "*", "NO_PROXY": "*"}
 
 @dataclass
 class Served:
-    """The replies that the server gives, and what it was asked for.
+    """The replies of the server, and the requests that it got.
 
     Args:
         body: the answer to every GET.
         reply: the text of a chat's question -> the model's answer.
-        url: where the server is.
-        fetched: how often `body` was asked for.
+        url: the address of the server.
+        fetched: the number of requests for `body`.
         questions: the JSON of each question, in order.
     """
 
@@ -37,14 +37,14 @@ class Served:
 
 
 def text_of(question: dict[str, Any]) -> str:
-    """Return what a question to a model says: its messages or its prompt."""
+    """Return the text of a question to a model: its messages or its prompt."""
     messages = question.get("messages") or []
     texts = [str(message.get("content", "")) for message in messages]
     return "\n".join([*texts, str(question.get("prompt", ""))]).strip()
 
 
 def chat_lines(question: dict[str, Any], reply: str) -> bytes:
-    """Return a reply as Ollama sends it: piece by piece, or whole if no stream was asked for."""
+    """Return a reply as Ollama sends it: piece by piece, or whole if streaming is off."""
     third = max(len(reply) // 3, 1)
     pieces = [reply[:third], reply[third : 2 * third], reply[2 * third :], ""]
     if question.get("stream") is False:
@@ -97,7 +97,7 @@ def _handler(served: Served) -> type[BaseHTTPRequestHandler]:
 
 @contextlib.contextmanager
 def serving(served: Served) -> Iterator[Served]:
-    """Answer everything that is asked over HTTP meanwhile; nothing leaves this machine."""
+    """Answer every HTTP request in the meantime; nothing leaves this machine."""
     with socketserver.ThreadingTCPServer((HERE, 0), _handler(served)) as server:
         server.daemon_threads = True
         port = int(server.server_address[1])
@@ -114,7 +114,7 @@ def serving(served: Served) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def _all_addresses_are(port: int) -> Iterator[None]:
-    """Answer every look-up of an address with a port of this machine, past any proxy."""
+    """Resolve every address to a port of this machine, bypassing any proxy."""
     lookup = socket.getaddrinfo
     before = {name: os.environ.get(name) for name in NO_PROXY}
     answer = [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (HERE, port))]

@@ -1,7 +1,8 @@
-"""Which statements of a reader's file are run: enough to have its names, never a training run.
+"""The statements of a reader's file that are run: enough to get its names, never a training run.
 
-Imports, functions, classes, and assignments of constants: values without a call, or with calls of
-an imported library's functions, save those that load, fetch, optimize or train.
+These are imports, functions, classes, and assignments of constants. A constant is a value without
+a call, or with calls of an imported library's functions, except those that load, fetch, optimize
+or train.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def is_taken(statement: ast.stmt, libraries: set[str], own: frozenset[str] = frozenset()) -> bool:
-    """Say whether a statement is run.
+    """Return whether a statement is run.
 
     Args:
-        statement: one of a file's or a cell's.
-        libraries: the names that came from imported libraries so far.
+        statement: a statement of a file or a cell.
+        libraries: the names imported from libraries so far.
         own: modules that are the reader's, or whose calls build models.
     """
     if isinstance(statement, (*DEFINITIONS, *IMPORTS, ast.Pass)):
@@ -59,7 +60,7 @@ def _inner(statement: ast.If | ast.Try) -> list[ast.stmt]:
 
 
 def _are_own(targets: list[ast.expr], libraries: set[str]) -> bool:
-    """Say whether an assignment changes nothing that belongs to a library."""
+    """Return whether an assignment leaves libraries unchanged."""
     for target in targets:
         root = target
         while isinstance(root, (ast.Attribute, ast.Subscript)):
@@ -72,7 +73,7 @@ def _are_own(targets: list[ast.expr], libraries: set[str]) -> bool:
 
 
 def is_constant(value: ast.expr, libraries: set[str]) -> bool:
-    """Say whether evaluating an expression can only make a value."""
+    """Return whether an expression only makes a value, without side effects."""
     for node in ast.walk(value):
         if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
             return False
@@ -100,7 +101,7 @@ def libraries_of(statement: ast.stmt, own: frozenset[str] = frozenset()) -> set[
     """Return the names that an import binds to libraries.
 
     Args:
-        statement: any statement; only imports bind any, also inside `if` and `try`.
+        statement: any statement; only imports bind any, including those inside `if` and `try`.
         own: modules that are the reader's, or whose calls build models.
     """
     if isinstance(statement, (ast.If, ast.Try)):
@@ -118,7 +119,7 @@ def libraries_of(statement: ast.stmt, own: frozenset[str] = frozenset()) -> set[
 
 
 def names_bound(statement: ast.stmt) -> set[str]:
-    """Return the names that a statement of the outermost level would bind."""
+    """Return the names that a top-level statement would bind."""
     if isinstance(statement, DEFINITIONS):
         return {statement.name}
     if isinstance(statement, IMPORTS):
@@ -133,11 +134,11 @@ def names_bound(statement: ast.stmt) -> set[str]:
 
 
 def is_text(statement: ast.stmt) -> bool:
-    """Say whether a statement is a text alone, such as a docstring."""
+    """Return whether a statement is only a text, such as a docstring."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def first_line(statement: ast.stmt, most: int = 60) -> str:
-    """Return the beginning of a statement's Python."""
+    """Return the beginning of a statement's code."""
     line = ast.unparse(statement).splitlines()[0]
     return line if len(line) <= most else line[: most - 3] + "..."

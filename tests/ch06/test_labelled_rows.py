@@ -152,7 +152,7 @@ def test_random_split_is_that_of_pandas(n):
 
 @pytest.mark.parametrize("shares", [(-0.1, 0.1), (0.5, -0.1), (0.7, 0.4)])
 def test_random_split_refuses_shares_that_are_no_parts(shares):
-    with pytest.raises(ValueError, match="together 1 at most"):
+    with pytest.raises(ValueError, match="together at most 1"):
         random_split(ROWS, *shares)
 
 

@@ -42,7 +42,7 @@ def test_confusion_matrix_agrees_with_a_loop():
         ([0, 3], [0, 1], r"labels\[1\] is 3, out of range; classes go from 0 to 2"),
         ([0, 1], [-1, 1], r"predictions\[0\] is -1, out of range"),
         ([0, 1], [0], "2 labels and 1 predictions"),
-        ([], [], "at least one"),
+        ([], [], "at least 1"),
         ([0.0], [0], "integers"),
     ],
 )

@@ -121,7 +121,7 @@ def test_last_position_loss_reads_the_end_of_the_padded_row(model):
 
 def test_last_position_loss_refuses_targets_that_mark_their_place(model):
     inputs = torch.zeros(2, 3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="one a row is needed"):
+    with pytest.raises(ValueError, match="one per row is needed"):
         last_position_loss(model, inputs, inputs)
     with pytest.raises(ValueError, match="position=0 has no effect"):
         classification_loss(model, inputs, inputs, position=0)
@@ -320,5 +320,5 @@ def test_classify_review_refuses(model, tokenizer, text, options, message):
 
 
 def test_classify_review_refuses_another_number_of_classes(model, tokenizer):
-    with pytest.raises(ValueError, match="has 3 classes, two are needed"):
+    with pytest.raises(ValueError, match="has 3 classes, not two"):
         classify_review("hello", replace_head(model, 3), tokenizer, "cpu")

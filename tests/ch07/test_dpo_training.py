@@ -130,7 +130,7 @@ def test_rows_leave_out_what_teaches_nothing_or_does_not_fit(small):
 
 def test_rows_refuse_a_tokenizer_without_an_end():
     tokenizer = BytePairTokenizer.train("a b c " * 50, 256, special_tokens=())
-    with pytest.raises(ValueError, match="no end of text, with which format 'book' ends an answer"):
+    with pytest.raises(ValueError, match="no end-of-text token, which ends an answer"):
         rows_of(tokenizer)
 
 
@@ -294,7 +294,7 @@ def test_resumed_run_keeps_the_reference_it_was_started_with(whole, small, tmp_p
     folder = shutil.copytree(whole[0], tmp_path / "run")
     state = run(folder, copy.deepcopy(whole[1]), small, resume=True)
     assert state.step == 12
-    with pytest.raises(WeightsError, match="is of other data"):
+    with pytest.raises(WeightsError, match="belongs to other data"):
         finetune_preferences(
             build(),
             small,

@@ -190,7 +190,7 @@ def test_rows_take_the_items_of_a_dataset(small):
 
 def test_tokenizer_without_an_end_needs_one():
     words = SimpleTokenizerV1({"a": 0, "b": 1})
-    with pytest.raises(ValueError, match="no end of text, with which format 'book' ends an answer"):
+    with pytest.raises(ValueError, match="no end-of-text token, which ends an answer"):
         instruction_rows([BIRD], words)
 
 

@@ -65,7 +65,7 @@ def test_table_has_the_best_first_and_says_what_is_missing():
 
 @pytest.mark.parametrize("ask", [lambda: FOUND.mean("x"), lambda: FOUND.difference("old", "x")])
 def test_judgement_names_the_models_that_it_has(ask):
-    with pytest.raises(ValueError, match="no model 'x' was judged; there are old, new, mute"):
+    with pytest.raises(ValueError, match="no model 'x' was judged; use one of old, new, mute"):
         ask()
 
 

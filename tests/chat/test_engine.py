@@ -230,11 +230,11 @@ def test_engine_scores_a_prompt_without_likeliest_tokens(model):
 def test_engine_refuses_what_means_nothing(model):
     with Engine(model, BYTES) as engine:
         for request, message in (
-            (Request((), 3), "an empty prompt"),
+            (Request((), 3), "the prompt is empty"),
             (Request((1, 256), 3), "id 256 of the prompt is not in the vocabulary, 0 to 255"),
             (Request((1, "2"), 3), "id 2 of the prompt"),
             (Request((1,), 0), "max_new_tokens=0 must be 1 or more"),
-            (Request((1,), CONTEXT), "does not fit a context of 64 .* 1; ask for 63 at most"),
+            (Request((1,), CONTEXT), "does not fit a context of 64 .* 1; ask for at most 63"),
             (Request((1,), 3, stop=("",)), "stop strings must not be empty"),
             (Request((1,), 3, seed=2**64), "must be below"),
             (Request((1,), 3, seed=1.5), "seed=1.5"),

@@ -233,7 +233,7 @@ def test_engine_whose_thread_has_died_tells_everybody(model, monkeypatch, where)
         with pytest.raises(EngineStoppedError, match="thread has ended: PlantedFault"):
             raise asked.error()
     wait_for(lambda: not engine.alive)
-    with pytest.raises(EngineStoppedError, match="does not run"):
+    with pytest.raises(EngineStoppedError, match="is not running"):
         engine.submit(Request((1,), 1), print)
     assert (engine.counters.failed, engine.counters.running, engine.counters.waiting) == (2, 0, 0)
     engine.stop()
@@ -301,7 +301,7 @@ def test_engine_can_be_stopped_by_what_it_tells(model):
 def test_engine_that_was_not_started_accepts_nothing(model):
     engine = Engine(model, byte_level())
     assert not engine.alive
-    with pytest.raises(EngineStoppedError, match="does not run"):
+    with pytest.raises(EngineStoppedError, match="is not running"):
         engine.submit(Request((1,), 1), print)
 
 

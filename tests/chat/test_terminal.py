@@ -134,7 +134,7 @@ def test_commands_do_what_they_say(tmp_path):
         ("/nothing", "no command /nothing, and nothing was sent; /help"),
         ("/undo", "nothing to take back"),
         ("/regen", "ask something first"),
-        ("/continue", "no answer to go on with"),
+        ("/continue", "no answer to continue"),
         ("/set volume 3", "/set NAME VALUE sets one of temperature"),
         ("/set temperature", "/set NAME VALUE"),
         ("/set temperature hot", "temperature is a number, not 'hot'"),
@@ -145,7 +145,7 @@ def test_commands_do_what_they_say(tmp_path):
         ("/show prompt", "nothing has been sent"),
         ("/save", "name a file"),
         ("/load no/such/file", "no/such/file"),
-        ("The tide. " * 200, "tokens, an answer is kept room for"),
+        ("The tide. " * 200, "are reserved for an answer"),
     ],
 )
 def test_mistakes_are_shown_and_change_nothing(line, message):

@@ -31,7 +31,7 @@ BAD = [
     (messages_row([([], "Tide?")]), "unknown role: turn 1 of 'messages' is by a list"),
     (messages_row([]), "no turn of the user"),
     (messages_row([(S, "Be brief.")]), "no turn of the user"),
-    (messages_row([(U, "Tide?")]), "nothing learned: no answer"),
+    (messages_row([(U, "Tide?")]), "nothing learned: none of its answers"),
     (messages_row([(U, ""), (A, "At six.")]), "an empty turn: message 1"),
     (messages_row([(U, "Tide?"), (A, " \n\t")]), "an empty turn: message 2"),
     (messages_row([(A, "At six.")]), "the assistant first: message 1"),
@@ -124,7 +124,7 @@ def test_rows_that_do_not_fit_are_named_and_counted(read, row, message):
         (
             "guanaco",
             {"text": GUANACO + "### Assistant: Ebb."},
-            "two turns of one role in a row: .*; or a mark is in what is said",
+            "two turns of one role in a row: .*; or a message contains a mark",
         ),
         ("guanaco", {"text": "### Human: ### Assistant: Ebb."}, "an empty turn: message 1"),
         ("guanaco", {"text": "### Human: Tide?"}, "nothing learned"),

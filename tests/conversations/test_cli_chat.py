@@ -112,7 +112,7 @@ def test_finetune_chat_resumes(base, data, capsys):
     ("more", "message"),
     [
         ([], "does not say how a conversation becomes text for it; give --format: "),
-        (["--format", "esperanto"], "no format is called 'esperanto'; there are"),
+        (["--format", "esperanto"], "no format is called 'esperanto'; use one of"),
         (["--format", "llama3"], "the tokenizer has no special token <|begin_of_text|>"),
     ],
 )

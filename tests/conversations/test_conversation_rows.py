@@ -124,7 +124,7 @@ def test_conversation_whose_first_answer_does_not_fit_is_left_out(small):
         ([("user", "a"), ("assistant", " ")], "is empty"),
         ([("assistant", "a"), ("user", "b")], "message 1"),
         ([("user", "a")], "nothing in the conversation is learned"),
-        ([], "no message of the user's"),
+        ([], "no message from the user"),
     ],
 )
 def test_what_is_no_conversation_is_named(small, messages, message):

@@ -238,7 +238,7 @@ def test_too_many_conversations_that_do_not_fit_are_refused(small):
 
 
 def test_an_unknown_format_is_named(small):
-    with pytest.raises(ValueError, match="'esperanto'; there are"):
+    with pytest.raises(ValueError, match="'esperanto'; use one of"):
         tune(build(), small, format="esperanto")
 
 

@@ -90,7 +90,7 @@ def test_text_rows_are_what_a_format_writes(tokenizer):
     text = SHOWN.replace("[[", "").replace("]]", "")
     assert text_row(MESSAGES, FORMAT, tokenizer) == {"text": text}
     said = [Message("user", f"Say {END}!"), MESSAGES[1]]
-    with pytest.raises(ConversationError, match=r"a control token in what is said: '<\|endoft"):
+    with pytest.raises(ConversationError, match=r"token in a message: it contains '<\|endoft"):
         text_row(said, FORMAT, tokenizer)
     with pytest.raises(ConversationError, match="the assistant first"):
         text_row(MESSAGES[1:], FORMAT, tokenizer)

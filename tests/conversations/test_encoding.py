@@ -55,12 +55,12 @@ def test_marks_and_ids_belong_together():
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
-        ([], "no message of the user's"),
-        ([Message("system", "S")], "no message of the user's"),
-        ([Message("assistant", "A")], "message 1 is of role 'assistant' where 'user' is expected"),
-        ([*ASKED, *ASKED], "message 2 is of role 'user' where 'assistant' is expected"),
-        ([*ASKED, Message("system", "S")], "message 2 is of role 'system'"),
-        ([Message("tool", "x")], "message 1 is of role 'tool'; allowed are system, user, assist"),
+        ([], "no message from the user"),
+        ([Message("system", "S")], "no message from the user"),
+        ([Message("assistant", "A")], "message 1 has role 'assistant' where 'user' is expected"),
+        ([*ASKED, *ASKED], "message 2 has role 'user' where 'assistant' is expected"),
+        ([*ASKED, Message("system", "S")], "message 2 has role 'system'"),
+        ([Message("tool", "x")], "message 1 has role 'tool'; allowed are system, user, assist"),
         ([Message("user", " \n")], r"message 1 \(user\) is empty; leave the turn out"),
         ([*ASKED, Message("assistant", "")], r"message 2 \(assistant\) is empty"),
     ],

@@ -275,10 +275,14 @@ def test_end_of_text_is_asked_for_where_answers_end_with_it():
     from llm_scratch.tokenizers.bpe import BytePairTokenizer
 
     bare = BytePairTokenizer([], ())
-    with pytest.raises(ValueError, match="no end of text, with which format 'guanaco' ends"):
+    with pytest.raises(
+        ValueError, match="no end-of-text token, which ends an answer in format 'guanaco'"
+    ):
         encode_prompt(TURNS[:2], find_format("guanaco"), bare)
 
 
 def test_find_format_lists_the_names():
-    with pytest.raises(ValueError, match="no format is called 'lama2'; there are llama2, guanaco-"):
+    with pytest.raises(
+        ValueError, match="no format is called 'lama2'; use one of llama2, guanaco-"
+    ):
         find_format("lama2")

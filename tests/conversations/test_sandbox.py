@@ -43,13 +43,13 @@ def test_settings_are_those_of_transformers():
 def test_failures_of_a_template_are_one_clear_error(source, problem):
     with pytest.raises(TemplateError, match=problem) as error:
         Template(source).render(MESSAGES)
-    assert str(error.value).startswith("the template of this conversation fails: ")
+    assert str(error.value).startswith("the template fails on this conversation: ")
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{ a", "{% unknown %}", "{{ 'a' | no_filter }}"])
 def test_text_that_is_no_jinja_is_refused(source):
-    with pytest.raises(TemplateError, match="the template is not Jinja that is read here: "):
+    with pytest.raises(TemplateError, match="the template is not Jinja that can be read: "):
         Template(source)
 
 

@@ -102,7 +102,7 @@ def test_jinja_refuses_turns_out_of_order(name):
     tokenizer = tokenizer_with(find_format(name).controls)
     for messages in ([*TURNS[1:2], *TURNS[1:3]], TURNS[2:], [*TURNS[1:3], TURNS[0]]):
         with pytest.raises(
-            ValueError, match="template of this conversation fails: (user and|a sy)"
+            ValueError, match="template fails on this conversation: (user and|a sy)"
         ):
             template.render(messages, tokenizer)
 
@@ -151,10 +151,10 @@ def test_control_tokens_that_a_template_changes_are_refused():
     quiet = encode_prompt([Message("user", "hello")], shouts, tokenizer)
     assert "HELLO" in tokenizer.decode(quiet)
     only_one = [Message("user", "7 <|im_end|>"), Message("assistant", "a"), Message("user", "b")]
-    with pytest.raises(ValueError, match="changes what is said, which holds a control token"):
+    with pytest.raises(ValueError, match="changes a message that holds a control token"):
         encode_prompt(only_one, shouts, tokenizer)
     for said in ("<|x|>", "hello <|im_end|>"):
-        with pytest.raises(ValueError, match="changes what is said, which holds a control token"):
+        with pytest.raises(ValueError, match="changes a message that holds a control token"):
             encode_prompt(
                 [
                     Message("user", said),
@@ -200,15 +200,15 @@ BROKEN = {
         "+ '<|im_end|>' + '\n' }}",
         "}}{% if not loop.last or message.role == 'user' %}{{ '<|im_end|>\n' }}{% endif %}",
     ),
-    "writes an answer otherwise once others follow": CHATML.replace(
+    "changes an answer once others follow": CHATML.replace(
         "message['content'] ",
         "('.' if message.role == 'assistant' and not loop.last else '') + message['content'] ",
     ),
-    "writes into an answer what nobody said": CHATML.replace(
+    "adds text to an answer that nobody said": CHATML.replace(
         "message['content'] ", "('<think>' if message.role == 'assistant' else '') + "
         "message['content'] ",
     ),
-    "writes the past otherwise than a prompt": CHATML.replace(
+    "writes the past differently from a prompt": CHATML.replace(
         "{% if add_generation_prompt %}", "{% if add_generation_prompt %}{{ 'Now: ' }}"
     ),
 }  # fmt: skip

@@ -131,7 +131,7 @@ def test_check_says_what_is_missing(chats, capsys, monkeypatch, tmp_path):
     for words, message in (
         (("check", path, "gpt2", *FORMAT, "--context", 0), "--context=0 must be 1 or more"),
         (("show", path, "gpt2", *FORMAT, "--rows", 0), "--rows=0 must be 1 or more"),
-        (("show", path, "gpt2", "--format", "latin"), "no format is called 'latin'; there are "),
+        (("show", path, "gpt2", "--format", "latin"), "no format is called 'latin'; use one of "),
         (("show", tmp_path, "gpt2", *FORMAT), "is a folder; name a file in it"),
         (("check", tmp_path / "none.json", "gpt2", *FORMAT), "none.json"),
     ):
@@ -161,10 +161,10 @@ def test_convert_writes_texts_of_a_format(chats, capsys, tmp_path):
     path = chats({"text": GUANACO}, {"text": "### Human: a<|endoftext|>### Assistant: b"})
     words = ("convert", path, out, "--to", "text", *FORMAT)
     assert call(*words) == 2
-    assert "a control token in what is said: conversation 2: '<|endo" in capsys.readouterr().err
+    assert "token in a message: conversation 2: it contains '<|endo" in capsys.readouterr().err
     assert call(*words, "--skip-bad") == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "dropped: 1 for a control token in what is said",
+        "dropped: 1 for a control token in a message",
         f"{out}: 1 row (text)",
     ]
     end = "<|endoftext|>"

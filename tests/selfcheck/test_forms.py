@@ -20,7 +20,7 @@ OTHER = {"ch05": "ch06", "ch06": "ch05"}
 def test_function_of_the_other_chapter_is_not_written_yet(chapter: str, name: str) -> None:
     found = results(right_source(OTHER[chapter]), chapter, name)
     assert {result.state for result in found} == {"open"}
-    detail = f"not written yet (this {name} is that of chapter {OTHER[chapter][-1]})"
+    detail = f"not written yet (this {name} belongs to chapter {OTHER[chapter][-1]})"
     assert {result.detail for result in found} == {detail}
 
 
