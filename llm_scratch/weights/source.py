@@ -81,8 +81,10 @@ def open_source(
         raise FileNotFoundError(f"{path} does not exist; name a folder or a file of weights")
     opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
-    # A single file in the book's layout need not belong to the configuration next to it.
-    if config.is_file() and (path.is_dir() or opened.layout != BOOK) and opened.layout != GGUF:
+    # A single file in the book's layout need not belong to the configuration next to it, and a
+    # run's states more than the model, which its own weights describe.
+    belongs = (path.is_dir() or opened.layout != BOOK) and not opened.metadata
+    if config.is_file() and belongs and opened.layout != GGUF:
         opened.known = {**read_config(config, opened.family, ignore_keys), **opened.known}
         if not opened.classes:  # every configuration of transformers has these names
             opened.known.pop("class_names", None)

@@ -258,6 +258,14 @@ def test_weights_info_says_what_a_checkpoint_holds(capsys):
     assert "trf_blocks.1.att.W_value.weight" in printed
 
 
+def test_weights_info_reads_a_run_whose_settings_are_beside_its_weights(tmp_path, capsys):
+    save_model(random_model(), tmp_path)
+    settings = {"model": dict(random_model().cfg), "train": {"steps": 2}, "data": {}}
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    assert run("info", tmp_path) == 0
+    assert "layout    the book's names" in capsys.readouterr().out
+
+
 def test_weights_convert_and_export_go_round(tmp_path, capsys):
     assert run("convert", FIXTURE, tmp_path / "ours", "--dtype", "bfloat16") == 0
     assert run("export", tmp_path / "ours", tmp_path / "theirs") == 0
