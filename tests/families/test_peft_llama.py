@@ -21,7 +21,7 @@ IDS = torch.randint(VOCABULARY, (2, 30), generator=torch.Generator().manual_seed
 
 
 def randomized(model, word: str):
-    """Fill matrices so that they move logits by half of the largest: more would amplify rounding."""
+    """Fill matrices so that they move logits by half of these: more amplifies rounding."""
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
