@@ -456,7 +456,7 @@ print(f"An end of text after each costs {sum(lengths.tokens) - whole:,} of {whol
 # %% [markdown]
 # ## Now you
 #
-# Now talk to it in a terminal: `/help` lists the commands, and Ctrl-D leaves.
+# Now talk to it in a terminal: `/help` lists the commands, and Ctrl-D exits.
 
 # %%
 print(f"llm-scratch chat {folder}")

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     never_fail_to_print()
     words = list(sys.argv[1:] if argv is None else argv)
-    # Wherever it stands, also behind a command of a command; argparse would want it in front.
+    # Anywhere on the line, even after a subcommand; argparse would want it first.
     verbose = "--verbose" in words
     parser = build_parser()
     args = parser.parse_args([word for word in words if word != "--verbose"])
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"llm-scratch: {message}\n"
     try:
         return args.run(args)
-    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
+    except BrokenPipeError:  # the reader of the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (ValueError, OSError, ImportError) as error:  # a package of an extra is missing
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Print the error, in one line unless more was asked for; return the exit code."""
+    """Print the error, in one line unless `verbose`; return the exit code."""
     if verbose:
         import traceback
 
@@ -105,7 +105,7 @@ def _report(error: Exception, verbose: bool) -> int:
 
 
 def _by_rank(said: str) -> str:
-    """Let a line begin with the process that says it, where torchrun has started several."""
+    """Return a message after the rank of its process, where torchrun has started several."""
     count = os.environ.get("WORLD_SIZE", "1")
     this = f"rank {os.environ.get('RANK', '?')} of {count}"
     return said if count == "1" or said.startswith(this) else f"{this}: {said}"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HISTORY = "chat-history"
 USUAL = {"temperature": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
          "frequency_penalty": 0.0, "max_new_tokens": 512, "overflow": "drop"}  # fmt: skip
-"""What options are where nobody says them; the others are None."""
+"""The values of options that are not given; the others are None."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -41,23 +41,27 @@ def add_commands(subparsers: Any) -> None:
     )
     add_model(parser)
     add_option(parser, "--system TEXT", "system text, or @FILE", usual="the format's own")
-    add_option(parser, "--format NAME", "form of conversations, as chatml", "auto",
+    add_option(parser, "--format NAME", "conversation format, such as chatml", "auto",
                "auto, which is the model's own")  # fmt: skip
-    add_option(parser, "--chat-template FILE", "a Jinja text in place of a format", usual="no file")
-    add_option(parser, "--max-new-tokens N", "tokens of an answer at most", 512)
-    add_option(parser, "--context N", "tokens of a conversation at most", usual="the model's")
+    add_option(
+        parser, "--chat-template FILE", "a Jinja template instead of a format", usual="no file"
+    )
+    add_option(parser, "--max-new-tokens N", "at most this many tokens per answer", 512)
+    add_option(
+        parser, "--context N", "at most this many tokens per conversation", usual="the model's"
+    )
     parser.add_argument("--overflow", choices=("drop", "stop"), default="drop",
                         help="when a conversation outgrows the context: drop its oldest turns, or "
                              "stop with an error; default: drop")  # fmt: skip
-    add_option(parser, "--resume FILE", "go on with a saved conversation", usual="a new one")
+    add_option(parser, "--resume FILE", "continue a saved conversation", usual="a new one")
     parser.add_argument("-p", "--prompt", metavar="TEXT",
-                        help="answer this one message and leave; - is standard input, all of it; "
+                        help="answer this one message and exit; - is all of standard input; "
                              "default: a conversation")  # fmt: skip
     parser.add_argument("--debug", action="store_true",
-                        help="show all that the model reads and writes")  # fmt: skip
-    parser.add_argument("--no-stats", action="store_true", help="do not show how fast it was")
+                        help="show everything that the model reads and writes")  # fmt: skip
+    parser.add_argument("--no-stats", action="store_true", help="do not show the speed")
     parser.add_argument("--no-history", action="store_true",
-                        help="keep nothing of what is typed in the history file")  # fmt: skip
+                        help="keep what you type out of the history file")  # fmt: skip
     add_sampling(parser)
     add_device(parser)
     add_precision(parser, "int8")
@@ -78,7 +82,7 @@ def run_chat(args: argparse.Namespace) -> int:
         return 0
     if not screen.prompts:
         return Terminal(session, piped_lines(sys.stdin), screen, **options).run()
-    screen.note("/help lists the commands, Ctrl-D leaves")
+    screen.note("/help lists the commands, Ctrl-D exits")
     keyboard = Keyboard(None if args.no_history else history_file())
     try:
         return Terminal(session, keyboard, screen, **options).run()
@@ -87,7 +91,7 @@ def run_chat(args: argparse.Namespace) -> int:
 
 
 def screen_of(args: argparse.Namespace) -> Screen:
-    """Return where a conversation is shown: speakers are named where somebody types."""
+    """Return the screen of a conversation, which names the speakers where a user types."""
     from llm_scratch.chat.terminal import Screen
     from llm_scratch.tokenizers.bpe_display import terminal_has_colours
 
@@ -97,15 +101,15 @@ def screen_of(args: argparse.Namespace) -> Screen:
 
 
 def open_session(args: argparse.Namespace, screen: Screen) -> ChatSession:
-    """Open the model and begin, or go on with, a conversation.
+    """Open the model, and begin or continue a conversation.
 
     Raises:
-        ValueError: if an option is out of range, or nothing says what the model's format is.
+        ValueError: if an option is out of range, or the model's format is unknown.
     """
     from llm_scratch.chat.options import ChatOptions, chosen_format
     from llm_scratch.chat.session import ChatSession
 
-    settings = sampling_of(args)  # mistakes are told before the model is opened
+    settings = sampling_of(args)  # refuses mistakes before the model is opened
     limits = {"max_new_tokens": args.max_new_tokens, "overflow": args.overflow}
     limits |= {} if args.seed is None else {"seed": args.seed}
     ChatOptions(2 if args.context is None else args.context, settings, **limits)
@@ -131,13 +135,13 @@ def open_session(args: argparse.Namespace, screen: Screen) -> ChatSession:
 
 
 def said_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the command line says, where a saved conversation has its own."""
+    """Return the settings on the command line, which replace those of a saved conversation."""
     names = (*USUAL, "top_k", "top_p", "min_p", "seed", "context")
     return {name: getattr(args, name) for name in names if getattr(args, name) != USUAL.get(name)}
 
 
 def system_of(text: str | None) -> str | None:
-    """Return the system text: as it stands, or after an @ the text of a file."""
+    """Return the system text: as given, or for @FILE the text of a file."""
     if text is None or not text.startswith("@"):
         return text
     return read_text(text[1:]).rstrip("\n")

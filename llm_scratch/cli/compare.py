@@ -23,20 +23,20 @@ def add_commands(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "compare",
-        "say which settings of runs differ, and how low their losses came",
+        "show which settings of runs differ, and their lowest losses",
         "compare runs/one runs/two --group",
         run_compare,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     parser.add_argument("--group", action="store_true",
-                        help="put runs that differ by their seed alone together, and say whether "
+                        help="group runs that differ only in their seed, and report whether "
                              "groups differ by more than the noise")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_option(parser, "--picture FILE", "loss curves and best losses as a picture", usual="none")
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """Print what differs, and what came of it."""
+    """Print the settings that differ, and the losses."""
     from llm_scratch.training.comparing import compare, read_runs
 
     runs = read_runs(run for name in args.runs for run in matching(name))
@@ -62,7 +62,7 @@ def run_compare(args: argparse.Namespace) -> int:
 
 
 def _run_table(runs: Sequence[RunRecord]) -> list[str]:
-    """Return a line for each run: where it stands, how low its losses came, how fast it was."""
+    """Return a line for each run: its step, its lowest losses, its speed."""
     parts = list({part: None for run in runs for part in run.best_parts})
     heads = ["run", "steps", "best loss", "at step", *parts, "training loss", "tokens/s"]
     rows = [
@@ -81,7 +81,7 @@ def _run_table(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _settings(runs: Sequence[RunRecord]) -> list[str]:
-    """Return a line for each setting that differs: its values, and which runs have them."""
+    """Return a line for each setting that differs: its values, and the runs that have them."""
     from llm_scratch.training.comparing import as_text, differing
 
     found = differing(runs)
@@ -115,9 +115,9 @@ def _group_table(found: Comparison) -> list[str]:
 
 
 def _differences(found: Comparison) -> list[str]:
-    """Return a sentence for each group but the first: how far it lies from that one."""
+    """Return a sentence for each group except the first: its distance from that one."""
     if len(found.groups) == 1:
-        return ["one group: the runs differ by their seed alone"]
+        return ["one group: the runs differ only in their seed"]
     first, *others = found.groups
     return [
         f"{group.name} against {first.name}: {_in_words(difference)}"

@@ -1,4 +1,4 @@
-"""`llm-scratch conversations`: look at a file of conversations, measure it, write it otherwise."""
+"""`llm-scratch conversations`: show, check and convert files of conversations."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ def add_commands(subparsers: Any) -> None:
     about = "show, check and convert files of conversations"
     example = "conversations show chats.jsonl smollm2 --format chatml"
     commands = add_group(subparsers, "conversations", about, example)
-    about = "print conversations as a model reads them, what is learned set off"
+    about = "print conversations as a model reads them, with the learned parts marked"
     parser = _add(commands, "show", about, example + " --ids", run_show)
     _add_source(parser)
-    add_option(parser, "--rows N", "how many conversations", 3)
-    parser.add_argument("--ids", action="store_true", help="show the id of each token behind it")
-    about = "read a whole file, and print how much is in it and what is wrong with it"
+    add_option(parser, "--rows N", "number of conversations", 3)
+    parser.add_argument("--ids", action="store_true", help="show the id of each token after it")
+    about = "read a whole file, and report its size and what is wrong with it"
     example = "conversations check chats.jsonl gpt2 --format guanaco --context 512"
     parser = _add(commands, "check", about, example, run_check)
     _add_source(parser)
     add_option(
-        parser, "--context N", "also say what this many tokens would cut", usual="say nothing of it"
+        parser, "--context N", "also report what a limit of N tokens would cut", usual="no report"
     )
-    add_option(parser, "--plot FILE", "draw the lengths into a picture", usual="no picture")
-    about = "write a file of conversations as one of another kind"
+    add_option(parser, "--plot FILE", "draw the lengths as a picture", usual="no picture")
+    about = "convert a file of conversations to another kind"
     example = "conversations convert chats.jsonl out.jsonl --to guanaco --skip-bad"
     parser = _add(commands, "convert", about, example, run_convert)
     parser.add_argument("out", metavar="OUT", help="where to write it: .jsonl, or .json for a list")
     parser.add_argument("--to", required=True, choices=(*KINDS, TEXT), metavar="KIND",
-                        help=f"{', '.join(KINDS)}, or {TEXT}: what --format makes of each; "
-                             "needed")  # fmt: skip
-    add_option(parser, "--format NAME", f"for --to {TEXT}: how it becomes text", usual="none")
+                        help=f"{', '.join(KINDS)}, or {TEXT}: as --format writes each; "
+                             "required")  # fmt: skip
+    add_option(parser, "--format NAME", f"for --to {TEXT}: the conversation format", usual="none")
     add_option(
         parser,
         "--tokenizer NAME",
-        f"for --to {TEXT}: whose end of text it writes, by name or file",
+        f"for --to {TEXT}: tokenizer whose end of text is written, by name or file",
         usual="gpt2",
     )
 
@@ -70,27 +70,27 @@ def _add(commands: Any, name: str, about: str, example: str, run: Any) -> argpar
 def add_reading(parser: argparse.ArgumentParser, *, skip_bad: bool = True) -> None:
     """Add how a file of conversations is read."""
     parser.add_argument("--kind", choices=KINDS, metavar="KIND", default=None,
-                        help=f"{', '.join(KINDS)}; default: what the first row "
-                             "looks like")  # fmt: skip
+                        help=f"{', '.join(KINDS)}; default: the kind of the "
+                             "first row")  # fmt: skip
     names = " or ".join(REPAIRS)
     what = "; ".join(f"{repair}: {about}" for repair, about in REPAIRS.items())
     parser.add_argument("--repair", choices=tuple(REPAIRS), action="append", metavar="NAME",
                         help=f"{names}; may be repeated ({what}); default: none")  # fmt: skip
     if skip_bad:
         parser.add_argument("--skip-bad", action="store_true",
-                            help="leave out rows that do not fit, and count them by reason, "
-                                 "where otherwise the first ends the command")  # fmt: skip
+                            help="leave out invalid rows and count them by reason; otherwise "
+                                 "the first ends the command")  # fmt: skip
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="MODEL_OR_TOKENIZER",
-                        help="a model as other commands take it, or gpt2 or a tokenizer's "
+                        help="a model as in other commands, or gpt2 or a tokenizer's "
                              "file")  # fmt: skip
-    add_option(parser, "--format NAME", "how a conversation becomes text", usual="the model's own")
+    add_option(parser, "--format NAME", "conversation format", usual="the model's own")
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Print some conversations, what is learned set off from what is not."""
+    """Print some conversations, with the learned parts marked."""
     from llm_scratch.checks import check_count
     from llm_scratch.conversations.display import show_conversation
     from llm_scratch.conversations.encoding import encode_conversation
@@ -111,7 +111,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print a file of conversations in numbers, and draw their lengths."""
+    """Print statistics of a file of conversations, and draw their lengths."""
     from llm_scratch.checks import check_count
     from llm_scratch.conversations.measuring import measure_conversations
     from llm_scratch.plotting.lengths import plot_lengths
@@ -150,8 +150,8 @@ def _table(
             ("dropped", f"{counted_rows(count)}: {reason}")
             for reason, count in summary.dropped.items()
         ),
-        ("turns", f"{sum(lengths.turns):,}, {min(lengths.turns)} to {max(lengths.turns)} a row"),
-        ("tokens", f"{tokens:,}, {tokens / kept:,.0f} a row on average"),
+        ("turns", f"{sum(lengths.turns):,}, {min(lengths.turns)} to {max(lengths.turns)} per row"),
+        ("tokens", f"{tokens:,}, {tokens / kept:,.0f} per row on average"),
         ("longest", f"{lengths.tokens[longest]:,} tokens (kept row {longest + 1:,})"),
         ("learned", f"{lengths.learned_share:.1%} of the tokens"),
     ]
@@ -166,7 +166,7 @@ def _table(
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Write a file of conversations as one of another kind, or as texts."""
+    """Convert a file of conversations to another kind, or to texts."""
     from llm_scratch.conversations.formats import find_format
     from llm_scratch.conversations.readers import counted_rows
     from llm_scratch.conversations.writers import text_row, write_conversations, write_rows
@@ -194,7 +194,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
 
 def read_asked(args: argparse.Namespace, file: str, skip_bad: bool) -> ReadConversations:
-    """Read a file of conversations as the command line says."""
+    """Read a file of conversations with the options of the command line."""
     from llm_scratch.conversations.readers import read_conversations
 
     return read_conversations(
@@ -203,7 +203,7 @@ def read_asked(args: argparse.Namespace, file: str, skip_bad: bool) -> ReadConve
 
 
 def _tokenizer_and_format(args: argparse.Namespace) -> tuple[Any, Format]:
-    """Open what tells how a conversation becomes ids."""
+    """Open the tokenizer, and the format that turns a conversation into text."""
     from llm_scratch.conversations.formats import FORMATS, find_format
     from llm_scratch.opening import open_model
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
@@ -217,7 +217,7 @@ def _tokenizer_and_format(args: argparse.Namespace) -> tuple[Any, Format]:
     format = own if args.format is None else find_format(args.format)
     if format is None:
         raise ValueError(
-            f"nothing says how a conversation becomes text for {args.source}; give --format, one "
+            f"{args.source} does not name a conversation format; give --format, one "
             f"of {', '.join(FORMATS)}"
         )
     return tokenizer, format

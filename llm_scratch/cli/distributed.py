@@ -1,4 +1,4 @@
-"""`llm-scratch distributed check` and `scale`: look at several processes before a long run."""
+"""`llm-scratch distributed check` and `scale`: test several processes before a long run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ OWN_OPTIONS = ("out", "resume", "print_config", "steps", "eval_every", "save_eve
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "look at several processes, and measure what more of them bring"
+    about = "check several processes, and measure the gain from more of them"
     commands = add_group(subparsers, "distributed", about, "distributed check")
-    about = "say what each process is, what differs, and how fast they exchange tensors"
+    about = "show each process, how they differ, and how fast they exchange tensors"
     parser = add_command(commands, "check", about, "distributed check --rounds 3", run_check)
     parser.epilog = f"{parser.epilog}\nunder torchrun:\n  {START}"
-    add_option(parser, "--sizes LIST", "megabytes of the tensors that are sent, as 1,25,100",
+    add_option(parser, "--sizes LIST", "megabytes of the tensors to send, such as 1,25,100",
                "0.004,1,25,100")  # fmt: skip
-    add_option(parser, "--rounds N", "how often each is measured", 5)
+    add_option(parser, "--rounds N", "number of times to measure each", 5)
     add_option(parser, "--timeout X", "seconds that a process waits for the others", 120.0)
     add_scale(commands)
 
@@ -33,35 +33,37 @@ def add_scale(commands: Any) -> None:
     parser = add_command(
         commands,
         "scale",
-        "train for some steps with one process, two, and so on, and compare them",
+        "train for a few steps with one process, two, and so on, and compare them",
         "distributed scale --data tokens.bin --processes 1:4 -- --length 64",
         run_scale,
         usage="--data FILE [options] [-- OPTION ...]",
     )
     parser.add_argument("options", nargs="*", metavar="OPTION",
-                        help="options of pretrain, behind --: sizes, settings, device")  # fmt: skip
+                        help="options of pretrain, after --: sizes, settings, device")  # fmt: skip
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file or the folder of parts, which llm-scratch prepare "
-                             "makes")  # fmt: skip
-    add_option(parser, "--processes LIST", "how many: 1:4 for 1 to 4, or 1,2,4,8", "1:2")
+                        help="the token file or folder of parts that llm-scratch prepare "
+                             "made")  # fmt: skip
+    add_option(
+        parser, "--processes LIST", "numbers of processes: 1:4 for 1 to 4, or 1,2,4,8", "1:2"
+    )
     add_option(parser, "--preset NAME", "sizes and settings to start from", "tiny")
     parser.add_argument("--shard", choices=SHARDS, default="none",
-                        help="what several processes divide; default: none")  # fmt: skip
-    add_option(parser, "--steps N", "steps that are timed, after 3 to warm up", 20)
-    group = parser.add_argument_group("the run whose time and cost are asked for")
+                        help="what is divided among processes; default: none")  # fmt: skip
+    add_option(parser, "--steps N", "steps to time, after 3 to warm up", 20)
+    group = parser.add_argument_group("the run whose time and cost are estimated")
     add_option(group, "--tokens N", "its tokens", usual="those of its epochs")
-    add_option(group, "--epochs X", "times that it reads the training part of the file", 1.0)
-    add_option(group, "--price X", "price of an hour", usual="no cost is computed")
+    add_option(group, "--epochs X", "passes over the training part of the file", 1.0)
+    add_option(group, "--price X", "price per hour", usual="no cost is computed")
     group.add_argument("--price-of", choices=("machine", "process"), default="machine",
-                       help="what that price is for: all processes together, or each; default: "
+                       help="what that price covers: all processes together, or each; default: "
                             "machine")  # fmt: skip
-    group = parser.add_argument_group("what is written")
+    group = parser.add_argument_group("output")
     add_option(group, "--out FILE", "the table as CSV", usual="none")
     add_option(group, "--picture FILE", "the table as a picture", usual="none")
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print the ranks, what differs, and how fast they exchange tensors."""
+    """Print the ranks, their differences, and how fast they exchange tensors."""
     from llm_scratch.model.device import pick_device
     from llm_scratch.training.distributed import joined, number_of_processes
     from llm_scratch.training.distributed_check import facts_of, time_exchanges
@@ -69,8 +71,8 @@ def run_check(args: argparse.Namespace) -> int:
     sizes = _bytes_of(args.sizes)
     if number_of_processes() == 1:
         raise ValueError(
-            "distributed check looks at the processes that torchrun starts, and there is one; "
-            f"start it so: {START} (on several machines: the torchrun line of the run itself)"
+            "distributed check needs several processes started by torchrun, and there is one; "
+            f"start it with {START} (on several machines: the torchrun line of the run itself)"
         )
     with joined("auto", args.timeout) as ranks:
         device = pick_device("auto")
@@ -80,7 +82,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _report(facts: Any, timings: Any) -> int:
-    """Print what was found, once for all processes."""
+    """Print the report, once for all processes."""
     from llm_scratch.training.distributed_check import (
         differences,
         hazards,
@@ -95,7 +97,7 @@ def _report(facts: Any, timings: Any) -> int:
     for line in dangers:
         print(f"beware: {line}")
     if not differing:
-        print(f"All {len(facts)} processes fit each other.")
+        print(f"All {len(facts)} processes match.")
     return 0
 
 
@@ -106,7 +108,7 @@ def _bytes_of(sizes: str) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < 4:
-        raise ValueError(f"--sizes {sizes!r} must be megabytes, as 1,25,100")
+        raise ValueError(f"--sizes {sizes!r} must be megabytes, such as 1,25,100")
     return found
 
 
@@ -152,7 +154,7 @@ def run_scale(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> argparse.Namespace:
-    """Return what pretrain is asked for, once it knows that and nothing of it is decided here."""
+    """Return the options of pretrain, and refuse those that this command decides."""
     parser = argparse.ArgumentParser()
     add_pretrain(parser.add_subparsers())
     asked = parser.parse_args(["pretrain", *args.options])
@@ -161,12 +163,12 @@ def _check_options(args: argparse.Namespace) -> argparse.Namespace:
         if getattr(asked, name, None) != getattr(plain, name, None):
             option = f"--{name.replace('_', '-')}"
             hint = "give it before --" if name in vars(args) and name != "out" else "leave it out"
-            raise ValueError(f"{option} stands behind --, but distributed scale sets it; {hint}")
+            raise ValueError(f"{option} comes after --, but distributed scale sets it; {hint}")
     return asked
 
 
 def _tokens_of(args: argparse.Namespace, asked: argparse.Namespace) -> int:
-    """Return the tokens of the epochs that are asked for."""
+    """Return the number of tokens in the epochs of `--epochs`."""
     from llm_scratch.text.token_file import TokenFile
 
     data = TokenFile(args.data, tokenizer=asked.tokenizer, dtype=asked.dtype)
@@ -174,12 +176,12 @@ def _tokens_of(args: argparse.Namespace, asked: argparse.Namespace) -> int:
 
 
 def _legend(speeds: Any) -> str:
-    """Say what the efficiency is measured by."""
+    """Return a line on what the efficiency is relative to."""
     first = next((speed for speed in speeds if not speed.reason), None)
     if first is None:
-        return "No start has worked."
+        return "No start succeeded."
     unit = "GPU" if first.device.startswith("cuda") else "thread"
     return (
-        f"efficiency: tokens per second of each {unit}, by those with {first.processes} "
+        f"efficiency: tokens per second per {unit}, relative to {first.processes} "
         f"process{'es' if first.processes > 1 else ''}; it/s: micro batches of each process"
     )

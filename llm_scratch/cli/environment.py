@@ -1,4 +1,4 @@
-"""`llm-scratch doctor`: what is installed here, and whether it is what the tests ran on."""
+"""`llm-scratch doctor`: the versions installed here, beside those that the tests ran on."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ PYTHON = ("3.11", "3.11")
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "say what is installed here and what is missing"
+    about = "show what is installed here and what is missing"
     add_command(subparsers, "doctor", about, "doctor", run_doctor)
 
 
 def run_doctor(args: argparse.Namespace) -> int:
-    """Print versions, devices and data; 1 if something that the library needs is missing."""
+    """Print versions, devices and data; return 1 if something required is missing."""
     import torch
 
     from llm_scratch.text.corpora import CORPORA
@@ -56,17 +56,17 @@ def run_doctor(args: argparse.Namespace) -> int:
         place = where_is(name)
         _print_row(name, place)
         healthy &= bool(corpus.urls) or os.path.isfile(place)
-    print("All that is needed is here." if healthy else "Something that is needed is missing.")
+    print("Everything required is here." if healthy else "Something required is missing.")
     return 0 if healthy else 1
 
 
 def judge(found: str | None, tested: tuple[str, str]) -> str:
-    """Return what there is to say of a version: "" inside the tested range."""
+    """Return a remark on a version: "" inside the tested range."""
     oldest, newest = tested
     if found is None:
         return "not installed"
     if _numbers(found) < _numbers(oldest):
-        return f"older than tested: {oldest} or newer is needed"
+        return f"older than tested: {oldest} or newer is required"
     if _numbers(found)[: len(_numbers(newest))] > _numbers(newest):
         return f"newer than tested: tests ran on {oldest} to {newest}"
     return ""
@@ -88,7 +88,7 @@ def _print_version(name: str, found: str | None, tested: tuple[str, str], needed
     """Print a row of the report; return False if it keeps the library from working."""
     verdict = judge(found, tested)
     if found is None:
-        hint = "needed" if needed else "optional"
+        hint = "required" if needed else "optional"
         _print_row(name, f"not installed ({hint}: pip install {name})")
     else:
         _print_row(name, f"{found:<14} {verdict}".rstrip())

@@ -37,43 +37,44 @@ def add_commands(subparsers: Any) -> None:
     task.add_argument(
         "--train",
         choices=get_args(Trained),
-        help="part that learns; default: last block, or with --lora the head",
+        help="part to train; default: last block, or with --lora the head",
     )
     task = add_task(tasks, "instruct", "to follow instructions", EXAMPLE, run_instruct_task)
-    task.add_argument("--learn-prompt", action="store_true", help="learn the prompts as well")
-    task.add_argument("--packing", action="store_true", help="several rows in one context")
+    task.add_argument("--learn-prompt", action="store_true", help="train on the prompts as well")
+    task.add_argument("--packing", action="store_true", help="pack several rows into one context")
     task.add_argument(
         "--show-mask",
         type=int,
         nargs="?",
         const=3,
         metavar="N",
-        help="show what is learned of N rows, and stop; default: 3 rows",
+        help="show which tokens of N rows are learned, and stop; default: 3 rows",
     )
     add_format(task, "the model's own, else book")
     about = "to prefer the chosen of two answers (DPO)"
     example = "finetune prefer helper --data preferences.json --out polite"
     task = add_task(tasks, "prefer", about, example, run_prefer_task)
-    add_option(task, "--beta X", "how close the model stays to what it was", 0.1)
+    add_option(task, "--beta X", "how close the model stays to its starting weights", 0.1)
     add_format(task, "the model's own, else book")
     add_chat(tasks)
-    about, example = "say which class texts belong to", 'classify spam "Reply now and win"'
+    about, example = "print the class of each text", 'classify spam "Reply now and win"'
     use = add_command(subparsers, "classify", about, example, run_classify)
     add_model(use)
     use.add_argument("texts", nargs="*", metavar="TEXT",
-                     help="without one: each line of standard input")  # fmt: skip
+                     help="texts to classify; without one, each line of "
+                          "standard input")  # fmt: skip
     add_device(use)
     add_precision(use)
 
 
 def add_format(task: argparse.ArgumentParser, usual: str, more: str = "") -> None:
-    """Add the choice of a format of conversations."""
-    about = f"form of conversations, as book or chatml, that makes the prompt{more}"
+    """Add the choice of a conversation format."""
+    about = f"conversation format of the prompt, such as book or chatml{more}"
     add_option(task, "--format NAME", about, usual=usual)
 
 
 def run_classify_task(args: argparse.Namespace) -> int:
-    """Train a classifier, and print how good it is on the test part."""
+    """Train a classifier, and print its scores on the test part."""
     from llm_scratch.finetuning.labelled_rows import read_labelled
     from llm_scratch.finetuning.labelled_texts import split_texts
     from llm_scratch.finetuning.scores import accuracy, score_table
@@ -97,7 +98,7 @@ def run_classify_task(args: argparse.Namespace) -> int:
 
 
 def run_instruct_task(args: argparse.Namespace) -> int:
-    """Train on instructions, and print how the answers to the test part are."""
+    """Train on instructions, and print the scores of the answers to the test part."""
     from llm_scratch.finetuning.answer_scores import score_answers
     from llm_scratch.finetuning.instruction_tuning import (
         answer,
@@ -140,7 +141,7 @@ def run_instruct_task(args: argparse.Namespace) -> int:
 
 
 def format_for(args: argparse.Namespace, opened: OpenModel) -> Any:
-    """Return the format that is asked for, else the model's own, else the book's."""
+    """Return the format of `--format`, else the model's own, else the book's."""
     from llm_scratch.conversations.formats import find_format
 
     if args.format is None and opened.format is not None:
@@ -149,7 +150,7 @@ def format_for(args: argparse.Namespace, opened: OpenModel) -> Any:
 
 
 def print_masks(args: argparse.Namespace, entries: Any, opened: OpenModel, form: Any) -> int:
-    """Print what would be learned of some instructions."""
+    """Print some instructions with the tokens that would be learned."""
     from llm_scratch.finetuning.instruction_rows import instruction_rows, show_mask
     from llm_scratch.tokenizers.bpe_display import terminal_has_colours
 
@@ -194,7 +195,7 @@ def run_classify(args: argparse.Namespace) -> int:
     classifier = open_classifier(args)
     texts = args.texts or [line for line in lines_of(standard_input()) if line.strip()]
     if not texts:
-        raise ValueError('there is no text; llm-scratch classify MODEL "a text"')
+        raise ValueError('no text to classify: llm-scratch classify MODEL "a text"')
     classes, probabilities = classifier.classify(texts)
     for name, values, text in zip(classes, probabilities.tolist(), texts, strict=True):
         print(f"{name}\t{max(values):.3f}\t{text}")
@@ -202,7 +203,7 @@ def run_classify(args: argparse.Namespace) -> int:
 
 
 def open_classifier(args: argparse.Namespace, source: str | None = None) -> Classifier:
-    """Open MODEL, or what is in a run's folder, with the names of its classes."""
+    """Open MODEL, or the model in a run's folder, with the names of its classes."""
     from llm_scratch.finetuning.text_classifier import Classifier, load_class_names
 
     model, tokenizer = open_asked(args, source, dtype=dtype_of(args.precision))

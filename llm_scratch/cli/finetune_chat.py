@@ -25,23 +25,24 @@ def add_chat(tasks: Any) -> None:
         forms="JSON or JSON Lines of conversations of any kind",
         example_data="conversations.jsonl",
     )
-    about = "form that turns a conversation into text, as chatml or guanaco-llama2"
+    about = "conversation format, such as chatml or guanaco-llama2"
     add_option(task, "--format NAME", about, usual="the model's own")
     task.add_argument(
         "--preset",
         choices=CHAT_PRESETS,
-        help="settings of a whole run, of which single ones can still differ; default: those below",
+        help="settings of a whole run, any of which you can still change; default: those below",
     )
     task.add_argument(
         "--add-tokens",
         action="store_true",
-        help="give the model the format's special tokens that it lacks; they are learned with all "
-        "of it, so without --lora",
+        help="add the format's special tokens that the model lacks; the whole model must learn "
+        "them, so not with --lora",
     )
     task.add_argument("--packing", action="store_true",
-                      help="several conversations in one row, blind to each other")  # fmt: skip
+                      help="pack several conversations into one row, hidden from each "
+                           "other")  # fmt: skip
     add_reading(task)
-    add_option(task, "--samples N", "held-out questions that are answered at each sample", 8)
+    add_option(task, "--samples N", "held-out questions to answer at each sample", 8)
 
 
 def run_chat_task(args: argparse.Namespace) -> int:
@@ -105,14 +106,14 @@ def with_tokens(args: argparse.Namespace, model: Any, tokenizer: Any, form: Any)
 
     if args.lora is not None or lora_layers(model):
         raise ValueError(
-            "--add-tokens needs the whole model to learn, an adapter holds no new tokens; leave "
-            "--lora out, or take a format of plain text, as guanaco-llama2"
+            "--add-tokens needs the whole model to learn: an adapter can hold no new tokens; leave "
+            "--lora out, or use a plain-text format such as guanaco-llama2"
         )
     return add_tokens(model, tokenizer, getattr(form, "controls", ()))
 
 
 def chat_format(args: argparse.Namespace, own: Any) -> Any:
-    """Return the format that is asked for, or the model's own.
+    """Return the format of `--format`, or the model's own.
 
     Raises:
         ValueError: if there is neither.

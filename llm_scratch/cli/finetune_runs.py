@@ -1,4 +1,4 @@
-"""What the commands that fine-tune have in common: their options, and how a run starts and ends."""
+"""The parts that the fine-tuning commands share: their options, and a run's start and end."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def add_task(
     forms: str = "JSON, JSON Lines, CSV or TSV",
     example_data: str = "instructions.json",
 ) -> argparse.ArgumentParser:
-    """Add one task with what all tasks have.
+    """Add one task with the options of all tasks.
 
     Args:
-        tasks: what it is added to.
-        name: the word that calls it.
-        about: what a model is taught.
+        tasks: the group to add it to.
+        name: the word that runs it.
+        about: the task, after "teach a model".
         example: a whole command line without `llm-scratch`.
-        run: what does the work.
-        forms: of the data's file.
+        run: the function that does the work.
+        forms: the formats that its data may have.
         example_data: a data set of that kind.
     """
     usage = "MODEL --data FILE [--out RUN] [options]"
@@ -61,22 +61,22 @@ def add_task(
         "--data",
         required=True,
         metavar="FILE",
-        help=f"{forms}, or the name of a data set, like {example_data}",
+        help=f"{forms}, or the name of a data set such as {example_data}",
     )
     task.add_argument("--out", metavar="RUN", help=f"the run's folder; default: runs/{name}")
-    task.add_argument("--resume", action="store_true", help="go on with the run in that folder")
-    add_option(task, "--epochs X", "how often all rows are seen", usual=f"{TASKS[name].epochs:g}")
+    task.add_argument("--resume", action="store_true", help="resume the run in that folder")
+    add_option(task, "--epochs X", "passes over all rows", usual=f"{TASKS[name].epochs:g}")
     add_option(
         task, "--lora RANK", "train LoRA matrices of this rank", usual="the model's own layers"
     )
-    add_option(task, "--alpha X", "LoRA is scaled by alpha / RANK", usual="RANK")
+    add_option(task, "--alpha X", "scale LoRA by alpha / RANK", usual="RANK")
     add_device(task)
     add_precision(task)
     add_processes(task)
     add_snapshot(task)
     usual = TASKS[name]
     shown = shown_defaults({name: TrainConfig(**usual.settings)}, OPTIONS) | {
-        "steps": "what --epochs makes",
+        "steps": "set by --epochs",
         "learning_rate": f"{usual.learning_rate:g}",
         "eval_every": "an epoch",
         "save_every": "an epoch",
@@ -89,7 +89,7 @@ def add_task(
 
 
 def run_options(args: argparse.Namespace, model: Any, **head: Any) -> RunOptions:
-    """Make the model ready for its task, and return what every task gives to its run."""
+    """Make the model ready for its task, and return the options that all tasks give to a run."""
     import torch
 
     from llm_scratch.finetuning.preparing import prepare_model
@@ -105,7 +105,7 @@ def run_options(args: argparse.Namespace, model: Any, **head: Any) -> RunOptions
 
 
 def config_of(args: argparse.Namespace, rows: int) -> TrainConfig:
-    """Return the settings of a run over so many rows."""
+    """Return the settings of a run over this many rows."""
     given = {name: vars(args)[name] for name in (*OPTIONS, "precision") if name in args}
     preset = vars(args).get("preset")
     processes = args.ranks.count
@@ -115,7 +115,7 @@ def config_of(args: argparse.Namespace, rows: int) -> TrainConfig:
 
 
 def seed_of(args: argparse.Namespace) -> int:
-    """Return the seed of the run, which is that of the split and of new parameters too."""
+    """Return the seed of the run, which also splits the rows and draws new parameters."""
     return vars(args).get("seed", TrainConfig.seed)
 
 
@@ -125,7 +125,7 @@ def out_of(args: argparse.Namespace) -> str:
 
 
 def done(args: argparse.Namespace, state: RunState) -> None:
-    """Print where the run stands."""
+    """Print the steps and the best loss of the run, and the folder of the model."""
     print(
         f"{state.step} steps; best validation loss {state.best_loss:.4f} after step "
         f"{state.best_step}; the model is in {out_of(args)}"

@@ -1,4 +1,4 @@
-"""`llm-scratch generate`: a model writes on from a prompt."""
+"""`llm-scratch generate`: a model continues a prompt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_commands(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "generate",
-        "let a model write on from a prompt",
+        "continue a prompt with a model",
         'generate RUN --prompt "The clock" --temperature 0.8 --top-k 50',
         run_generate,
         usage="MODEL [--prompt TEXT] [options]",
@@ -50,52 +50,53 @@ def add_commands(subparsers: Any) -> None:
 
 
 def add_prompts(parser: argparse.ArgumentParser) -> None:
-    """Add what is written on from, how far, and how it is shown."""
+    """Add the prompts, the length of the text, and how it is shown."""
     parser.add_argument("--prompt", action="append", metavar="TEXT",
-                        help="may be repeated; - is standard input; default: -")  # fmt: skip
+                        help="text to continue; may be repeated; - is standard input; "
+                             "default: -")  # fmt: skip
     parser.add_argument("--prompts-file", metavar="FILE",
-                        help="a text file with one prompt per line, or JSON, JSON Lines, CSV, TSV "
-                             "with a field prompt; default: no file")  # fmt: skip
-    add_format(parser, "prompts as they stand", ", or auto: the model's own")
-    add_option(parser, "--max-new-tokens N", "tokens to write at most", 100)
+                        help="a text file with one prompt per line, or JSON, JSON Lines, CSV or "
+                             "TSV with a field named prompt; default: no file")  # fmt: skip
+    add_format(parser, "prompts as given", ", or auto: the model's own")
+    add_option(parser, "--max-new-tokens N", "write at most this many tokens", 100)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
-                        help="end where this is written; may be repeated; default: the model's "
-                             "end of text alone")  # fmt: skip
+                        help="end when this is written; may be repeated; default: only the "
+                             "model's end of text")  # fmt: skip
     parser.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
-        help="show the text as it comes; default: on for one prompt",
+        help="show the text as it is written; default: on for one prompt",
     )
     add_option(parser, "--batch-size N", "prompts run together", 8)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add how the next token is chosen."""
+    """Add the settings that choose the next token."""
     group = parser.add_argument_group("sampling")
-    add_option(group, "--temperature X", "0 takes the likeliest token, more samples", 0.0)
-    add_option(group, "--top-k K", "sample among the K likeliest tokens", usual="all")
-    add_option(group, "--top-p P", "sample among the likeliest that make up P", usual="all")
+    add_option(group, "--temperature X", "0 takes the likeliest token, above 0 samples", 0.0)
+    add_option(group, "--top-k K", "sample from the K likeliest tokens", usual="all")
+    add_option(group, "--top-p P", "sample from the likeliest tokens that add up to P", usual="all")
     group.add_argument("--min-p", type=float, metavar="P",
-                       help="sample among those with at least P of the likeliest's probability; "
-                            "default: all")  # fmt: skip
+                       help="sample from the tokens with at least P times the probability of the "
+                            "likeliest; default: all")  # fmt: skip
     group.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
         metavar="X",
-        help="above 1 makes tokens that are there already less likely; default: 1",
+        help="above 1 makes tokens already in the text less likely; default: 1",
     )
     add_option(
-        group, "--presence-penalty X", "above 0 makes tokens that were written less likely", 0.0
+        group, "--presence-penalty X", "above 0 makes tokens already written less likely", 0.0
     )
     add_option(
-        group, "--frequency-penalty X", "the same, once for each time they were written", 0.0
+        group, "--frequency-penalty X", "the same, once for each time a token was written", 0.0
     )
-    add_option(group, "--seed N", "repeats a sampled text", usual="a new one, shown at the end")
+    add_option(group, "--seed N", "repeats a sampled text", usual="a random one, shown at the end")
 
 
 def sampling_of(args: argparse.Namespace) -> SamplingSettings:
-    """Return how tokens are chosen.
+    """Return the settings that choose the next token.
 
     Raises:
         ValueError: if a setting is out of range, or changes nothing.
@@ -118,13 +119,15 @@ def sampling_of(args: argparse.Namespace) -> SamplingSettings:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Write on from each prompt; texts go to standard output, the last line says how fast."""
-    sampling_of(args)  # a mistake in it is told before the model is opened
+    """Continue each prompt: texts go to standard output, then the speed to standard error."""
+    sampling_of(args)  # refuses a mistake before the model is opened
     check_count("--batch-size", args.batch_size)
     prompts: list[Prompt] = list(read_prompts(args))
     form = None if args.format in (None, "auto") else format_of(args.format)
     if args.stream and len(prompts) > 1:
-        raise ValueError(f"--stream shows one text as it comes, not {len(prompts)}; leave it out")
+        raise ValueError(
+            f"--stream shows one text as it is written, not {len(prompts)}; leave it out"
+        )
     model, tokenizer, own = model_for_text(args)
     if args.format == "auto":
         form = own_format(args, own)
@@ -147,10 +150,10 @@ def format_of(name: str) -> Format:
 
 
 def asked_format(args: argparse.Namespace) -> Format | None:
-    """Return the format that is asked for, None for the model's own.
+    """Return the format that the options name, None for the model's own.
 
     Raises:
-        ValueError: if two are asked for, or there is none of the name.
+        ValueError: if they name two, or one that does not exist.
     """
     from llm_scratch.conversations.templates import TemplateFormat
 
@@ -165,15 +168,15 @@ def own_format(args: argparse.Namespace, own: Format | None) -> Format:
     """Return the format that the model was trained with.
 
     Raises:
-        ValueError: if nothing says which.
+        ValueError: if the model does not name one.
     """
     if own is None:
-        raise ValueError(f"{args.model} does not say what its format is; --format NAME does")
+        raise ValueError(f"{args.model} does not name its format; give --format NAME")
     return own
 
 
 def asked(prompt: str, form: Format, tokenizer: Any) -> Prompt:
-    """Return the ids of a prompt as a user says it in a conversation."""
+    """Return the ids of a prompt as the message of a user in a conversation."""
     from llm_scratch.conversations.encoding import encode_prompt
     from llm_scratch.conversations.messages import Message
 
@@ -187,7 +190,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts_file:
         prompts += read_prompts_file(args.prompts_file)
     if not prompts:
-        raise ValueError(f"{args.prompts_file} holds no prompt; each line is one")
+        raise ValueError(f"{args.prompts_file} holds no prompt; write one per line")
     return prompts
 
 
@@ -204,12 +207,12 @@ def read_prompts_file(path: str) -> list[str]:
 def read_standard_input() -> str:
     """Return the text that is piped in or typed."""
     if sys.stdin.isatty():
-        print("The prompt, then an end of file (Ctrl-D; on Windows Ctrl-Z):", file=sys.stderr)
+        print("Type the prompt, then end of file (Ctrl-D; on Windows Ctrl-Z):", file=sys.stderr)
     return standard_input().rstrip("\n")
 
 
 def model_for_text(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Open MODEL, its tokenizer and its format of conversations, None where it has none.
+    """Open MODEL, its tokenizer and its conversation format, None where it has none.
 
     Raises:
         ValueError: if it writes no text, or does not run in this precision.
@@ -224,14 +227,14 @@ def model_for_text(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     if (head := head_of(model)).kind != "tokens":
         raise ValueError(
             f"{args.model} sorts texts into {head.size} classes and writes none; "
-            "llm-scratch classify uses it"
+            "use llm-scratch classify"
         )
     model = quantize_int8(model) if args.precision == "int8" else model
     return model, tokenizer, opened.format
 
 
 def options_of(args: argparse.Namespace, model: Any, first: int, count: int) -> dict[str, Any]:
-    """Return how texts are written; each prompt has a generator of its own, by its number."""
+    """Return the options of generation; each prompt has a generator of its own, by its number."""
     import torch
 
     from llm_scratch.model.wrappers import device_of
@@ -247,7 +250,7 @@ def options_of(args: argparse.Namespace, model: Any, first: int, count: int) -> 
 
 
 def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: Prompt) -> int:
-    """Print one text as it is written; Ctrl-C ends it with what there is."""
+    """Print one text as it is written; Ctrl-C ends it early."""
     from llm_scratch.generation.texts import TextStream
 
     pieces = TextStream(model, tokenizer, prompt, **options_of(args, model, 0, 1))
@@ -266,7 +269,7 @@ def show_stream(args: argparse.Namespace, model: Any, tokenizer: Any, prompt: Pr
 def show_batches(
     args: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Prompt]
 ) -> int:
-    """Print the texts of several prompts, a blank line after each; Ctrl-C prints what there is."""
+    """Print the texts of several prompts, a blank line after each; Ctrl-C ends them early."""
     from llm_scratch.generation.texts import TextBatch
 
     done: list[Generation] = []

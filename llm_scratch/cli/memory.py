@@ -1,4 +1,4 @@
-"""`llm-scratch memory`: what a run will need, what it needed, what to do where it does not fit."""
+"""`llm-scratch memory`: the memory of a run, estimated and measured, and what makes it fit."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ESTIMATE = "memory estimate llama3-8b --length 2048 --gpus 8 --shard full"
 
 def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
-    about = "say what a run will need, and measure what it needs"
+    about = "estimate the memory that a run needs, and measure it"
     commands = add_group(subparsers, "memory", about, ESTIMATE)
     add_estimate(commands)
-    about = "count the tensors of a step at full size, without memory for them"
+    about = "count the tensors of a step at full size, without allocating them"
     example = "memory check gpt2 --batch 4 --length 256"
     parser = add_command(commands, "check", about, example, run_check, USAGE)
     add_step(parser, described=True)
@@ -32,35 +32,35 @@ def add_commands(subparsers: Any) -> None:
 
 def add_estimate(commands: Any) -> None:
     """Add `estimate`."""
-    about = "say what a step of training, or generation, will hold, term by term"
+    about = "estimate the memory of a training step, or of generation, term by term"
     parser = add_command(commands, "estimate", about, ESTIMATE, run_estimate, USAGE)
     add_step(parser, described=True)
     parser.add_argument("--generate", action="store_true",
-                        help="of generation: weights, keys and values of --batch texts of "
-                             "--length tokens")  # fmt: skip
+                        help="estimate generation: weights, and keys and values of --batch "
+                             "texts of --length tokens")  # fmt: skip
     parser.add_argument("--like", choices=OTHER_TOOLS,
-                        help="print what another tool would say, and what it leaves out; default: "
+                        help="print the estimate of another tool, and what it leaves out; default: "
                              "none")  # fmt: skip
     add_option(parser, "--like-version TEXT", "the other tool's version",
-               usual="the oldest that is known")  # fmt: skip
+               usual="the oldest known")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def add_suggest(commands: Any) -> None:
     """Add `suggest`."""
-    about = "say which settings make a step fit, and what they cost"
+    about = "suggest settings that make a step fit, and show what they cost"
     example = "memory suggest llama3-8b --memory 40GiB --gpus 8 --length 2048"
     usage = "MODEL --memory SIZE [--gpus N] [options]"
     parser = add_command(commands, "suggest", about, example, run_suggest, usage)
     parser.add_argument("--memory", required=True, metavar="SIZE", type=_size,
-                        help="of each GPU, as 40GiB or 24GB; needed")  # fmt: skip
-    add_option(parser, "--headroom X", "part of it that is left to the allocator, kernels and "
+                        help="memory of each GPU, such as 40GiB or 24GB; required")  # fmt: skip
+    add_option(parser, "--headroom X", "share of it left to the allocator, kernels and "
                "libraries", HEADROOM)  # fmt: skip
     add_step(parser, described=True)
     parser.set_defaults(precision="bfloat16", loss_chunk=None)
     for action in parser._actions:
         if action.dest == "precision":
-            action.help = "numbers of the products; default: bfloat16"
+            action.help = "number format of matrix products; default: bfloat16"
         elif action.dest == "loss_chunk":
             action.help = "tokens whose logits are in memory at a time; default: all, at first"
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -95,7 +95,7 @@ def run_estimate(args: argparse.Namespace) -> int:
 
 
 def _run_like(args: argparse.Namespace) -> int:
-    """Print another tool's figures."""
+    """Print the figures of another tool."""
     from llm_scratch.cli.memory_tables import like_text
     from llm_scratch.memory.models import model_config
     from llm_scratch.memory.other_tools import like
@@ -106,12 +106,12 @@ def _run_like(args: argparse.Namespace) -> int:
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Print the estimate and what was followed, side by side, by kind."""
+    """Print the estimated and the tracked bytes side by side, by kind."""
     from llm_scratch.cli.memory_tables import check_json, check_text
     from llm_scratch.memory.estimate import estimate_memory
     from llm_scratch.memory.tracking import track_step
 
-    # What is followed are a CPU's kernels, so the estimate beside it is of a CPU too.
+    # The tracker follows a CPU's kernels, so the estimate beside it is of a CPU too.
     step = replace(step_of(args), device="cpu")
     estimate, tracked = estimate_memory(step), track_step(step)
     print(_json(check_json(estimate, tracked)) if args.json else check_text(estimate, tracked))
@@ -119,7 +119,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def run_suggest(args: argparse.Namespace) -> int:
-    """Print the rungs up to the one that fits; 1 where none does."""
+    """Print the rungs up to the one that fits; return 1 if none does."""
     from llm_scratch.cli.memory_tables import advice_json, advice_text
     from llm_scratch.memory.suggest import suggest
 

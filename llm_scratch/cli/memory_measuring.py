@@ -1,4 +1,4 @@
-"""`llm-scratch memory measure`, `sweep` and `plot`: what steps of training really hold."""
+"""`llm-scratch memory measure`, `sweep` and `plot`: the measured memory of training steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SWEEP = "memory sweep gpt2 --length 64:1024:64 --batch 1 --out gpt2.csv"
 
 def add_measuring(commands: Any) -> None:
     """Add these commands to the group `memory`."""
-    about = "take some steps of training: what they hold, and how long one takes"
+    about = "take some training steps, and measure their memory and time"
     example = "memory measure gpt2 --batch 2 --length 256"
     parser = add_command(commands, "measure", about, example, run_measure, USAGE)
     add_step(parser)
@@ -39,58 +39,59 @@ def add_measuring(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     add_option(parser, "--timeout X", "seconds that a process waits for the others", 120.0)
     add_sweep(commands)
-    about = "draw sweeps, ours and the series', with the law that fits them"
+    about = "draw sweeps, ours and the series', with the law fitted to them"
     example = "memory plot gpt2.csv --out gpt2.png"
     parser = add_command(commands, "plot", about, example, run_plot)
     parser.add_argument("files", nargs="+", metavar="FILE", help="files of sweeps")
     parser.add_argument("--estimate", action="store_true", help="draw the estimates beside them")
     add_option(parser, "--number NAME", "allocated, active, resident or reserved",
-               usual="the first of these that was counted")  # fmt: skip
+               usual="the first of these that was measured")  # fmt: skip
     add_option(parser, "--out FILE", "the picture", "memory.png")
 
 
 def add_measured(parser: Any) -> None:
-    """Add how a step is measured."""
+    """Add the options of a measurement."""
     group = parser.add_argument_group("how it is measured")
-    add_option(group, "--steps N", "steps that are timed, after those that warm up", Point.steps)
+    add_option(group, "--steps N", "steps to time, after some to warm up", Point.steps)
     group.add_argument("--limit", metavar="SIZE", type=size,
-                       help="memory that a process may use, as 6GiB (Linux: beyond what it has "
-                            "before the model; or CUDA); default: all there is")  # fmt: skip
+                       help="memory that a process may use, such as 6GiB (on Linux beyond what it "
+                            "holds before the model, or on CUDA); "
+                            "default: all there is")  # fmt: skip
     group.add_argument("--allocator", choices=ALLOCATORS, default="default",
-                       help="on CUDA: expandable lets what is taken of a GPU grow in place; "
+                       help="on CUDA: expandable lets segments of GPU memory grow in place; "
                             "default: default")  # fmt: skip
     group.add_argument("--tune-allocator", action=argparse.BooleanOptionalAction, default=False,
                        help="keep freed memory for the next step, as runs do (Linux, on a CPU); "
                             "default: off")  # fmt: skip
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False,
                        help="compile the model; default: off")  # fmt: skip
-    add_option(group, "--epoch-rows N", "rows of an epoch whose time is asked for", usual="none")
-    add_option(group, "--seed N", "decides weights and ids", Point.seed)
+    add_option(group, "--epoch-rows N", "rows of an epoch whose time is estimated", usual="none")
+    add_option(group, "--seed N", "determines weights and ids", Point.seed)
 
 
 def add_sweep(commands: Any) -> None:
     """Add `sweep`."""
-    about = "measure many such steps, each by a process of its own, into a file"
+    about = "measure many such steps, each in a process of its own, into a file"
     parser = add_command(commands, "sweep", about, SWEEP, run_sweep,
                          "MODEL --out FILE [--length LIST] [options]")  # fmt: skip
     add_step(parser, lists=True)
     add_measured(parser)
     group = parser.add_argument_group("the sweep")
     group.add_argument("--out", required=True, metavar="FILE",
-                       help="the CSV; one that an earlier start of the same sweep has begun is "
-                            "gone on with")  # fmt: skip
+                       help="the CSV; if an earlier start of the same sweep began it, the sweep "
+                            "resumes")  # fmt: skip
     until = group.add_mutually_exclusive_group()
     until.add_argument("--until-oom", action="store_true",
-                       help="go up to the first that runs out of memory")  # fmt: skip
+                       help="stop at the first point that runs out of memory")  # fmt: skip
     until.add_argument("--largest", action="store_true",
-                       help="search the largest that fits, by halving")  # fmt: skip
+                       help="search for the largest point that fits, by bisection")  # fmt: skip
     group.add_argument("--vary", action="append", default=[], metavar="NAME=LIST",
-                       help="sweep with each of these values of an option, as "
-                            "checkpoint-blocks=0,1; of several, with each combination; "
+                       help="sweep with each of these values of an option, such as "
+                            "checkpoint-blocks=0,1; with several, each combination; "
                             "default: none")  # fmt: skip
-    add_option(group, "--processes N", "processes of each point", 1)
-    add_option(group, "--repeats N", "starts of each point", 1)
-    add_option(group, "--retries N", "further starts of one that crashed", 3)
+    add_option(group, "--processes N", "processes per point", 1)
+    add_option(group, "--repeats N", "starts per point", 1)
+    add_option(group, "--retries N", "restarts of a point that crashed", 3)
     add_option(group, "--timeout X", "seconds that a process waits for the others", 120.0)
 
 
@@ -103,14 +104,14 @@ def size(text: str) -> int:
 
 
 def point_of(args: argparse.Namespace, **step: Any) -> Point:
-    """Return the point that is asked for."""
+    """Return the point that the options describe."""
     names = ("model", "steps", "limit", "allocator", "tune_allocator", "compile", "epoch_rows",
              "seed")  # fmt: skip
     return Point(step_of(args, **step), **{name: vars(args)[name] for name in names})
 
 
 def run_measure(args: argparse.Namespace) -> int:
-    """Print what a step holds and how long it takes; 1 where memory runs out."""
+    """Print the memory and time of a step; return 1 if memory runs out."""
     from llm_scratch.memory.starts import EXPANDABLE
 
     if args.allocator == "expandable":  # before PyTorch asks for it
@@ -144,7 +145,7 @@ def measure_joined(args: argparse.Namespace) -> int:
 
 
 def _print_results(point: Point, results: Mapping[str, Any]) -> None:
-    """Print the results of a point, a line each."""
+    """Print the results of a point, one per line."""
     step = point.step
     print(f"model            {point.model}, {results['parameters']:,} parameters")
     print(f"step             {step.ranks} x {step.accumulation} x {step.rows} rows of "
@@ -165,7 +166,7 @@ def _print_results(point: Point, results: Mapping[str, Any]) -> None:
 
 
 def run_sweep(args: argparse.Namespace) -> int:
-    """Measure points into a file; 1 if none of them could be."""
+    """Measure points into a file; return 1 if all of them failed."""
     from llm_scratch.memory.outcomes import FAILED
     from llm_scratch.memory.starts import Starts
     from llm_scratch.memory.sweep import Sweep
@@ -202,10 +203,10 @@ def walks_of(args: argparse.Namespace, device: str) -> list[Walk]:
 
 
 def combinations(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
-    """Yield the options of a sweep with each combination of what `--vary` names.
+    """Yield the options of a sweep with each combination of the values of `--vary`.
 
     Raises:
-        ValueError: if it names no option of a step, or a value that is none.
+        ValueError: if it names no option of a step, or a value that the option refuses.
     """
     varied = []
     for words in args.vary:
@@ -221,7 +222,7 @@ def combinations(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
 
 
 def value_of(name: str, text: str) -> Any:
-    """Return what an option of a step has where it is given as a text; yes or no of a flag."""
+    """Return the value of a step's option from its text; yes or no for a flag."""
     parser = _Raising(add_help=False, allow_abbrev=False)
     add_step(parser)
     add_measured(parser)
@@ -237,12 +238,12 @@ class _Raising(argparse.ArgumentParser):
     """A parser whose errors are raised."""
 
     def error(self, message: str) -> Any:
-        """Raise what is wrong."""
+        """Raise the message."""
         raise ValueError(message)
 
 
 def run_plot(args: argparse.Namespace) -> int:
-    """Print the law of each curve, and write the picture of all."""
+    """Print the law of each curve, and draw all curves."""
     from llm_scratch.memory.curves import main_number
     from llm_scratch.memory.sweep_files import read_sweep
     from llm_scratch.plotting.memory import plot_memory
@@ -257,14 +258,16 @@ def run_plot(args: argparse.Namespace) -> int:
             axes.add(curve.axis)
             numbers.add(number)
     if len(axes - {""}) > 1:
-        raise ValueError("some of these are over lengths, others over batches; draw them apart")
+        raise ValueError(
+            "some of these are over lengths, others over batches; draw them separately"
+        )
     number = " / ".join(sorted(numbers))
     save_picture(args.out, lambda: plot_memory(curves, axis=max(axes), number=number))
     return 0
 
 
 def _name_among(path: Path, paths: Sequence[Path]) -> str:
-    """Return the end of a path that tells it from the others."""
+    """Return the shortest end of a path that no other path has."""
     for length in range(1, len(path.parts)):
         name = path.parts[-length:]
         if sum(other.parts[-length:] == name for other in paths) == 1:
@@ -273,7 +276,7 @@ def _name_among(path: Path, paths: Sequence[Path]) -> str:
 
 
 def _drawn(path: Path, curve: Curve, number: str, label: str, estimate: bool) -> MemoryCurve:
-    """Print what fits a curve, and return what is drawn of it."""
+    """Print the law of a curve, and return the curve to draw."""
     from llm_scratch.memory.curves import (
         estimated_points,
         law_of,
@@ -294,6 +297,6 @@ def _drawn(path: Path, curve: Curve, number: str, label: str, estimate: bool) ->
 
 
 def _off_by(points: Sequence[tuple[float, ...]], estimates: Mapping[float, float]) -> str:
-    """Say how far estimates are from what was measured, of which a mean counts."""
+    """Return a line on how far estimates are from the means that were measured."""
     off = sorted((estimates[x] / mean - 1 for x, _, mean, _ in points), key=abs)
     return f"estimates are off by {off[len(off) // 2]:+.1%} (median) and {off[-1]:+.1%} (most)"

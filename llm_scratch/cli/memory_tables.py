@@ -1,4 +1,4 @@
-"""What `llm-scratch memory` prints: tables of estimates, checks, advice and other tools."""
+"""The tables that `llm-scratch memory` prints: estimates, checks, advice and other tools."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _sentences(heading: str, lines: Iterable[str]) -> str:
 
 
 def _step_lines(estimate: Estimate) -> list[str]:
-    """Say of what step an estimate is."""
+    """Return two lines that describe the step of an estimate."""
     step = estimate.step
     each = "" if step.ranks == 1 else f" on each of {step.ranks} processes"
     again = f" x {step.accumulation}" if step.accumulation > 1 else ""
@@ -96,8 +96,8 @@ def estimate_text(name: str, estimate: Estimate) -> str:
     decides = "the backward pass" if estimate.winner == "backward" else "the optimizer's step"
     each = " of each process" if estimate.step.ranks > 1 else ""
     parts.append(
-        f"Peak{each}: {gib(estimate.bytes)}. {decides[0].upper()}{decides[1:]} decides; most is "
-        f"held at: {estimate.peak.moment}."
+        f"Peak{each}: {gib(estimate.bytes)}. {decides[0].upper()}{decides[1:]} decides; the peak "
+        f"is at: {estimate.peak.moment}."
     )
     if estimate.host:
         rows = [["in the host's memory, for each process", "bytes", "MiB"]]
@@ -134,7 +134,7 @@ def like_text(name: str, found: Like) -> str:
 
 
 def check_text(estimate: Estimate, tracked: Tracked) -> str:
-    """Return an estimate beside what was followed."""
+    """Return an estimate beside the tracked bytes."""
     backward, update = estimate.backward, estimate.update
     rows = [["kind", "backward: estimated", "followed", "step: estimated", "followed"]]
     for kind in KINDS:
@@ -176,7 +176,7 @@ def advice_text(name: str, advice: Advice) -> str:
     lines = [
         f"{name}: {step.rows} x {step.tokens_a_row:,} tokens on "
         f"{'a GPU' if step.ranks == 1 else f'each of {step.ranks} GPUs'} with "
-        f"{gib(advice.memory)}; {gib(advice.limit)} may be taken, {100 * advice.headroom:g} % are "
+        f"{gib(advice.memory)}; {gib(advice.limit)} may be used, {100 * advice.headroom:g} % is "
         "left to the allocator, kernels and libraries"
     ]
     rows = [["", "setting", "mostly", "needs"]]
@@ -186,7 +186,7 @@ def advice_text(name: str, advice: Advice) -> str:
     lines.append(table(rows, left=3))
     found, before = advice.found, advice.before
     if found is None:
-        lines.append("Nothing on this ladder fits: more GPUs, larger ones, or a smaller model.")
+        lines.append("Nothing on this ladder fits; use more GPUs, larger ones, or a smaller model.")
         return "\n\n".join(lines)
     priced = [f"{rung.name}: {rung.price}" for rung in advice.rungs if rung.price]
     lines.append(f"Take: {found.options or 'the settings as they are'}")
@@ -196,8 +196,8 @@ def advice_text(name: str, advice: Advice) -> str:
         lines.append(_sentences("What that costs:", _taken(priced, found)))
     if before is not None:
         over = before.estimate.bytes - advice.limit
-        lines.append(f"Without the last of these, {gib(over)} are missing: {_mostly(before)}.")
-    lines.append(f"The largest batch that fits then: {advice.rows} rows.")
+        lines.append(f"Without the last of these, {gib(over)} is missing: {_mostly(before)}.")
+    lines.append(f"The largest batch that then fits: {advice.rows} rows.")
     return "\n\n".join(lines)
 
 

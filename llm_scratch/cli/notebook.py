@@ -18,12 +18,14 @@ def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
     about = "write a chapter as a Jupyter notebook"
     parser = add_command(subparsers, "notebook", about, "notebook ch03", run_notebook)
-    parser.add_argument("chapter", metavar="CHAPTER", help="for example ch03")
-    parser.add_argument("--out", metavar="FILE", help="default: the chapter's name, in this folder")
+    parser.add_argument("chapter", metavar="CHAPTER", help="a chapter, for example ch03")
+    parser.add_argument(
+        "--out", metavar="FILE", help="the notebook; default: the chapter's name, in this folder"
+    )
 
 
 def run_notebook(args: argparse.Namespace) -> int:
-    """Write a chapter as a notebook; a file that is there already is left alone."""
+    """Write a chapter as a notebook; an existing file is left alone."""
     script = find_chapter(args.chapter)
     target = Path(args.out or f"{script.stem}.ipynb")
     notebook = to_notebook(script.read_text(encoding="utf-8"))
@@ -32,7 +34,7 @@ def run_notebook(args: argparse.Namespace) -> int:
             json.dump(notebook, file, ensure_ascii=False, indent=1)
             file.write("\n")
     except FileExistsError as error:
-        raise ValueError(f"{target} is there already; --out names another file") from error
+        raise ValueError(f"{target} already exists; give another file with --out") from error
     print(f"{target}: {len(notebook['cells'])} cells")
     return 0
 
@@ -57,7 +59,7 @@ def find_chapter(name: str) -> Path:
 
 
 def chapter_folders() -> list[Path]:
-    """Return the folders that chapters lie in: inside an installed package, or beside a clone's."""
+    """Return the folders of the chapters: inside an installed package, or beside a clone's."""
     package = Path(__file__).resolve().parents[1]
     return [package.parent / "chapters", package / "chapters"]
 
@@ -85,7 +87,7 @@ def to_notebook(script: str) -> dict[str, Any]:
 
 
 def _split(script: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return what stands before the first mark, and (kind, source) of each cell behind one."""
+    """Return the text before the first mark, and the (kind, source) of each cell after one."""
     marks = list(CELL_MARK.finditer(script))
     starts = [mark.start() for mark in marks] + [len(script)]
     cells = []
@@ -97,7 +99,7 @@ def _split(script: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _split_docstring(head: str) -> tuple[str, str]:
-    """Return (docstring, the code behind it)."""
+    """Return (docstring, the code after it)."""
     tree = ast.parse(head)
     docstring = ast.get_docstring(tree)
     if docstring is None:

@@ -1,4 +1,4 @@
-"""What the commands have in common: how one is added, and the options that many of them take."""
+"""The parts that commands share: adding a command, and the options that many of them take."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def add_command(
 
     Args:
         commands: what `add_subparsers` returned.
-        name: the word that calls it.
+        name: the word that runs it.
         about: what it does, for the list of commands and the first line of its help.
-        example: a whole command line without `llm-scratch`, which the help ends with.
-        run: what does the work.
-        usage: the options to show in the usage line, where all of them would fill a page.
+        example: a whole command line without `llm-scratch`, shown at the end of the help.
+        run: the function that does the work.
+        usage: the options in the usage line, where all of them would fill a page.
     """
     parser = commands.add_parser(
         name,
@@ -51,7 +51,7 @@ def add_command(
 
 
 def add_group(commands: Any, name: str, about: str, example: str, metavar: str = "COMMAND") -> Any:
-    """Add a command that has commands of its own, and return what these are added to."""
+    """Add a command with subcommands, and return the object that they are added to."""
 
     def show_commands(args: argparse.Namespace) -> int:
         parser.print_help(sys.stderr)
@@ -67,12 +67,12 @@ def add_option(
     """Add an option with a value; its help ends with its default.
 
     Args:
-        parser: the parser or group that gets it.
-        words: how it is written, "--top-k K"; N, K and RANK are integers, X and P numbers.
+        parser: the parser or group to add it to.
+        words: the option and its value, "--top-k K"; N, K and RANK are integers, X and P numbers.
         about: what it does.
-        default: its value where it is not given.
-        usual: the default in words, where the value says nothing.
-        rest: what else argparse is told.
+        default: its value when it is not given.
+        usual: the default in words, where the value would explain nothing.
+        rest: further arguments of `add_argument`.
     """
     name, metavar = words.split(" ")
     kind = int if metavar in ("N", "K", "RANK") else float if metavar in ("X", "P") else str
@@ -85,7 +85,7 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
     model = parser.add_argument(
         "models" if several else "model",
         metavar="MODEL",
-        help="a run, a folder, a file, or a name, as gpt2 or hub:ORG/NAME",
+        help="a run, a folder, a file, or a name such as gpt2 or hub:ORG/NAME",
     )
     model.nargs = "+" if several else None
     add_option(parser, "--tokenizer NAME", "gpt2, or a tokenizer's file", usual="the model's own")
@@ -94,34 +94,33 @@ def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the choice of a device."""
     parser.add_argument("--device", default="auto", metavar="NAME",
-                        help="cpu, cuda, cuda:1, mps or auto; default: auto, which is cuda where "
-                             "there is one, else cpu")  # fmt: skip
+                        help="cpu, cuda, cuda:1, mps or auto; default: auto, which is cuda if "
+                             "available, else cpu")  # fmt: skip
 
 
 def add_precision(parser: argparse.ArgumentParser, *more: str) -> None:
-    """Add the choice of the numbers that a model computes with; a command may know more kinds."""
+    """Add the choice of the number format that a model computes in; a command may allow more."""
     parser.add_argument("--precision", choices=(*PRECISIONS, *more), default="auto",
-                        help="numbers to compute with; default: auto, which is what suits the "
-                             "device (generate, classify and serve: "
-                             "the file's own)")  # fmt: skip
+                        help="number format to compute in; default: auto, chosen for the device "
+                             "(generate, classify and serve: the file's own)")  # fmt: skip
 
 
 def add_tokenizer(parser: argparse.ArgumentParser) -> None:
     """Add the choice of a tokenizer for a text."""
     parser.add_argument("--tokenizer", default="gpt2", metavar="NAME",
-                        help="gpt2, or a file: one saved here, .tiktoken, or a tokenizer.json; "
-                             "default: gpt2")  # fmt: skip
+                        help="gpt2, or a file: one that tokenizer train saved, .tiktoken, or a "
+                             "tokenizer.json; default: gpt2")  # fmt: skip
 
 
 def add_foreign_ids(parser: Any, *, tokenizer: bool = True) -> None:
-    """Add the options for ids of other programs, which lack tokenizer and type."""
+    """Add the options for ids from other programs, which state no tokenizer and no type."""
     if tokenizer:
         parser.add_argument("--tokenizer", metavar="NAME",
-                            help="gpt2, or a tokenizer's file; for ids of other programs (.ds, "
-                                 ".npy, --dtype), which hold none; default: the data's own"
+                            help="gpt2, or a tokenizer's file; for ids from other programs (.ds, "
+                                 ".npy, --dtype), which name none; default: the data's own"
                             )  # fmt: skip
     parser.add_argument("--dtype", metavar="TYPE", choices=("uint16", "uint32"),
-                        help="uint16 or uint32: the data are bare ids, as nanoGPT's "
+                        help="uint16 or uint32: the data are bare ids, such as nanoGPT's "
                              "train.bin; default: a token file")  # fmt: skip
 
 
@@ -142,22 +141,22 @@ def open_asked(args: argparse.Namespace, source: str | None = None, **options: A
 
 
 def matching(name: str) -> list[Path]:
-    """Return the paths that a pattern of *, ? and [] stands for, where no shell has expanded it.
+    """Return the paths that match a pattern of *, ? and [], where no shell has expanded it.
 
-    Another name stands for itself, and so does a pattern that is a file's name.
+    Any other name stands for itself, and so does a pattern that is a file's name.
 
     Raises:
-        FileNotFoundError: if a pattern fits no file.
+        FileNotFoundError: if no file matches a pattern.
     """
     if os.path.exists(name) or not glob.has_magic(name):
         return [Path(name)]
     if found := sorted(glob.glob(name, recursive=True)):
         return [Path(path) for path in found]
-    raise FileNotFoundError(f"no file is called like {name}")
+    raise FileNotFoundError(f"no file matches {name}")
 
 
 def data_paths(names: Iterable[str]) -> list[Path]:
-    """Return the paths that are meant: those that are there, or texts and data sets by name."""
+    """Return the paths that names stand for: existing files, or texts and data sets by name."""
     from llm_scratch.text.corpora import find_data
 
     paths = [path for name in names for path in matching(name)]
@@ -165,29 +164,29 @@ def data_paths(names: Iterable[str]) -> list[Path]:
 
 
 def data_path(name: str) -> Path:
-    """Return the one path that is meant; see `data_paths`."""
+    """Return the one path that a name stands for; see `data_paths`."""
     paths = data_paths([name])
     if len(paths) > 1:
         shown = ", ".join(map(str, paths[:3]))
-        raise ValueError(f"{name} stands for {len(paths)} files ({shown} ...), one is needed")
+        raise ValueError(f"{name} matches {len(paths)} files ({shown} ...); give one")
     return paths[0]
 
 
 def save_picture(path: str, draw: Callable[[], Figure]) -> None:
-    """Save what is drawn, and say where; a missing matplotlib is a usage error."""
+    """Save a picture, and print its path; a missing matplotlib is a usage error."""
     try:
         figure = draw()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        raise ValueError("a picture needs matplotlib; pip install matplotlib brings it") from error
+        raise ValueError("a picture needs matplotlib; pip install matplotlib") from error
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"Picture: {path}")
 
 
 def standard_input() -> str:
-    """Return the text that is piped in, in UTF-8 whatever the system's encoding, or typed."""
+    """Return the text that is typed or piped in, as UTF-8 whatever the system's encoding."""
     if sys.stdin.isatty() or not hasattr(sys.stdin, "buffer"):
         return sys.stdin.read()
     return decode_text("standard input", sys.stdin.buffer.read()).replace("\r\n", "\n")

@@ -1,4 +1,4 @@
-"""`llm-scratch pretrain --estimate`: what a run would be, before it is started."""
+"""`llm-scratch pretrain --estimate`: the size and cost of a run, before it is started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llm_scratch.training.timing import StepTime
 
 DAY = 24.0  # hours
-LEAST = 2**30 / 200  # bytes: what is less is 0.00 GiB
+LEAST = 2**30 / 200  # bytes: anything less is 0.00 GiB
 
 
 @in_processes
@@ -26,8 +26,8 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
     Args:
         args: the command line.
         config: the settings of the run.
-        sizes: of its model.
-        data: what it would read; None leaves that out.
+        sizes: the sizes of its model.
+        data: the data that it would read; None leaves them out.
     """
     from llm_scratch.model.device import pick_device
     from llm_scratch.model.families import parameter_shapes
@@ -47,7 +47,7 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
     tokens = config.steps * plan.tokens
     print(f"model   {numbers:,} parameters, a vocabulary of {sizes.vocab_size:,}")
     print(f"run     {config.steps:,} steps of {plan} x {plan.length} = {plan.tokens:,} tokens")
-    print(f"tokens  {tokens:,}, {tokens / numbers:.3g} for each parameter")
+    print(f"tokens  {tokens:,}, {tokens / numbers:.3g} per parameter")
     if data is not None:
         for line in _passes(data, config.steps * plan.step_rows, plan.length):
             print(f"data    {line}")
@@ -62,7 +62,7 @@ def print_outlook(args: argparse.Namespace, config: TrainConfig, sizes: Any, dat
 
 
 def in_hours(seconds: float) -> str:
-    """Return a time in words: hours, with days beside many, minutes or seconds for few."""
+    """Return a time in words: hours, with days if there are many; else minutes or seconds."""
     hours = seconds / 3600
     if seconds < 60:
         return f"{seconds:.2g} seconds"
@@ -79,7 +79,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def _passes(data: Any, rows: int, length: int) -> list[str]:
-    """Return how often the training parts are read."""
+    """Return lines that say how many times the training parts are read."""
     part = data.split(min_tokens=length + 1)[0]
     if hasattr(part, "outlook"):
         return part.outlook(rows, length)
@@ -92,7 +92,7 @@ def _passes(data: Any, rows: int, length: int) -> list[str]:
 def _memory(
     args: argparse.Namespace, config: TrainConfig, sizes: Any, plan: StepPlan, device: torch.device
 ) -> str:
-    """Return what each process will hold at its peak, largest kinds first."""
+    """Return the peak memory of each process, its largest kinds first."""
     from llm_scratch.memory.estimate import estimate_memory
     from llm_scratch.memory.moments import KINDS
     from llm_scratch.memory.step import TrainingStep
@@ -134,4 +134,4 @@ def _measured(
     found: StepTime = time_steps(model, config, **processes)
     plan: StepPlan = plan_step(config, sizes.context_length, args.ranks.count)
     of = f" of up to {found.micro_batches} micro batches" if plan.accumulation > 1 else ""
-    return f"as {found.timed} steps{of} were on this machine's {device}", found.tokens_per_s
+    return f"measured here in {found.timed} steps{of} on {device}", found.tokens_per_s

@@ -11,7 +11,7 @@ HEAD = """# Every command
 
 Made from the commands themselves by `python -m llm_scratch.cli.page`; `llm-scratch COMMAND --help`
 shows the same. Everywhere, `--verbose` shows the traceback of an error, and the exit status is 0
-when the work is done, 1 when it failed, 2 when the command was used wrongly.
+when the work is done, 1 when it failed, 2 after a usage error.
 """
 
 

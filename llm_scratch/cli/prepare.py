@@ -25,37 +25,37 @@ def add_commands(subparsers: Any) -> None:
         "texts",
         nargs="*",
         metavar="TEXT",
-        help="files (UTF-8; of .json, .jsonl, .csv and .tsv the text of each row; also with .gz or "
+        help="files (UTF-8; in .json, .jsonl, .csv and .tsv the text of each row; also with .gz or "
         ".zst), folders of .txt files, or names of texts",
     )
-    add_option(parser, "--out FILE", "the token file; of parts, the folder",
-               usual=f"{OUT}; of parts, {OUT_FOLDER}")  # fmt: skip
+    add_option(parser, "--out FILE", "the token file; for parts, the folder",
+               usual=f"{OUT}; for parts, {OUT_FOLDER}")  # fmt: skip
     add_tokenizer(parser)
-    parser.set_defaults(tokenizer=None)  # a file to verify may bring its own
+    parser.set_defaults(tokenizer=None)  # a file to verify may have its own
     add_option(parser, "--field NAME", "the field of a row that holds its text", usual="text")
     parser.add_argument(
         "--empty",
         choices=("drop", "raise"),
         default="drop",
-        help="leave empty texts out and say which, or stop at the first; default: drop",
+        help="leave empty texts out and list them, or stop at the first; default: drop",
     )
     parser.add_argument(
         "--bare-ids",
         action="store_true",
-        help="TEXT holds no text but ids that the tokenizer made: train.bin of nanoGPT, or .npy",
+        help="TEXT holds ids from the tokenizer, not text: nanoGPT's train.bin, or .npy",
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="read FILE through and compare it with its checksum; without TEXT, do only this",
+        help="read all of FILE and compare it with its checksum; without TEXT, do only this",
     )
     group = parser.add_argument_group("parts in a folder, which training opens as one file")
     group.add_argument("--part", metavar="I/N", type=_part_of,
-                       help="make part I of N here, and others elsewhere; default: one file, "
+                       help="make part I of N here, the others elsewhere; default: one file, "
                             "not parts")  # fmt: skip
-    add_option(group, "--workers N", "processes that make all parts here",
+    add_option(group, "--workers N", "number of processes that make all parts here",
                usual="1 with --parts")  # fmt: skip
-    add_option(group, "--parts N", "the number of parts, all made here",
+    add_option(group, "--parts N", "number of parts, all made here",
                usual="as many as workers")  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _part_of(text: str) -> tuple[int, int]:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
-    """Write a token file or parts of one, or verify them, and say what is in them."""
+    """Write a token file or parts of one, or verify them, and print their contents."""
     from llm_scratch.text.token_file import TokenFile
 
     in_parts = any(given is not None for given in (args.part, args.parts, args.workers))
@@ -145,7 +145,7 @@ def _write_parts(args: argparse.Namespace) -> int:
 
 
 def _texts(args: argparse.Namespace) -> tuple[list[Path], str]:
-    """Return the files of the texts, and what the text of a row is called."""
+    """Return the files of the texts, and the field of a row that holds its text."""
     from llm_scratch.text.bare_ids import refuse_bare_ids
 
     paths = data_paths(args.texts)
@@ -158,7 +158,7 @@ def _texts(args: argparse.Namespace) -> tuple[list[Path], str]:
 
 
 def describe(file: TokenFile) -> str:
-    """Return in one line what a token file holds."""
+    """Return the contents of a token file, in one line."""
     tokens, documents = len(file.tokens), len(file.documents)
     return (
         f"{file.path}: {tokens:,} tokens in {documents:,} document{'s' * (documents != 1)}, "

@@ -1,4 +1,4 @@
-"""`llm-scratch pretrain`, `eval` and `plot`: train a model on one's own text, and look at it."""
+"""`llm-scratch pretrain`, `eval` and `plot`: train a model on your own text, and examine it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
     add_pretrain(subparsers)
     add_eval(subparsers)
-    about = "draw loss, learning rate and gradient norm of runs, and logged memory"
+    about = "draw the loss, learning rate and gradient norm of runs, and logged memory"
     parser = add_command(subparsers, "plot", about, "plot runs/one runs/two", run_plot)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
     add_option(parser, "--out FILE", "the picture", "runs.png")
@@ -63,10 +63,11 @@ def add_pretrain(subparsers: Any) -> None:
     )
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="FILE",
-                      help="the token file or the folder of parts, which llm-scratch prepare "
-                           "makes; needed, but for a mix and --print-config")  # fmt: skip
+                      help="the token file or folder of parts that llm-scratch prepare made; "
+                           "required, except with --mix, --estimate or "
+                           "--print-config")  # fmt: skip
     data.add_argument("--mix", metavar="FILE:SHARE", nargs="+",
-                      help="several of them, each with its share of the tokens, as "
+                      help="several files, each with its share of the tokens, such as "
                            "a.bin:0.9 b.bin:0.1; default: one file")  # fmt: skip
     add_foreign_ids(parser)
     parser.add_argument("--preset", choices=PRESETS, default="tiny",
@@ -75,21 +76,21 @@ def add_pretrain(subparsers: Any) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in that folder; its --steps may be others now",
+        help="resume the run in that folder, with a different --steps if you like",
     )
     parser.add_argument("--init", metavar="MODEL",
                         help="start from the weights of a model: a run, a folder, a file, or a "
-                             "name, as gpt2 or hub:ORG/NAME; default: new weights")  # fmt: skip
+                             "name such as gpt2 or hub:ORG/NAME; default: new weights")  # fmt: skip
     add_device(parser)
     add_precision(parser)
     add_processes(parser)
     add_snapshot(parser)
     parser.add_argument("--print-config", action="store_true", help="print all settings and stop")
     parser.add_argument("--estimate", action="store_true",
-                        help="print tokens, steps, hours and memory of the run and stop; data is "
-                             "not needed")  # fmt: skip
+                        help="print the tokens, steps, hours and memory of the run and stop; "
+                             "data is not required")  # fmt: skip
     add_option(parser, "--rate X", "tokens per second, for the hours of an estimate",
-               usual="that of a few steps, timed here")  # fmt: skip
+               usual="measured here in a few steps")  # fmt: skip
     group = parser.add_argument_group("the model")
     group.add_argument("--family", choices=FAMILIES, default="gpt2",
                        help="the model's architecture; default: gpt2")  # fmt: skip
@@ -132,7 +133,7 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
     train_part, val_part = data.split(min_tokens=length + 1)
     out = args.out or f"runs/{Path(args.data).stem if args.data else 'mix'}-{args.preset}"
     options = training_options(args)
-    if args.division.shard != "full":  # which brings each part where it belongs
+    if args.division.shard != "full":  # "full" moves each part itself
         model.to(options["device"])
     state = train(
         model,
@@ -152,7 +153,7 @@ def train_model(args: argparse.Namespace, config: TrainConfig, sizes: Any) -> in
 
 
 def open_data(args: argparse.Namespace) -> TokenFile | MixedFiles:
-    """Return what the run learns from: a token file, or several in a mix."""
+    """Return the data of the run: a token file, or several in a mix."""
     from llm_scratch.text.mixed_files import MixedFiles
     from llm_scratch.text.token_file import TokenFile
 
@@ -184,13 +185,13 @@ def add_eval(subparsers: Any) -> None:
     parser = add_command(subparsers, "eval", about, example, run_eval)
     add_model(parser)
     parser.add_argument("--data", required=True, metavar="FILE",
-                        help="the token file or the folder of parts, which llm-scratch prepare "
-                             "makes; others are read with the model's tokenizer")  # fmt: skip
+                        help="the token file or folder of parts that llm-scratch prepare made; "
+                             "other files are read with the model's tokenizer")  # fmt: skip
     add_foreign_ids(parser, tokenizer=False)
     parser.add_argument("--part", choices=("val", "train", "all"),
-                        help="part of the file; default: val where the run was trained on this "
-                             "file, else all")  # fmt: skip
-    add_option(parser, "--length N", "tokens of a row", usual="the model's context length")
+                        help="part of the file; default: val if the run was trained on this file, "
+                             "else all")  # fmt: skip
+    add_option(parser, "--length N", "tokens per row", usual="the model's context length")
     add_option(parser, "--rows N", "rows in memory at a time", 8)
     add_device(parser)
     add_precision(parser)
@@ -207,7 +208,7 @@ def run_eval(args: argparse.Namespace) -> int:
     length = args.length or model.cfg.context_length
     name, part = part_to_measure(data, length, name=args.part, run=args.model)
     found = measure(model, part, length, args.rows, data.id_bytes, precision=args.precision)
-    print(f"part           {name}, {found.targets:,} targets, {length} tokens a window")
+    print(f"part           {name}, {found.targets:,} targets, {length} tokens per window")
     print(f"loss           {found.loss:.4f} nats per token")
     print(f"perplexity     {found.perplexity:.3f}")
     shown = "unknown: the file has no tokenizer"
@@ -218,7 +219,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 
 def run_plot(args: argparse.Namespace) -> int:
-    """Write a picture of one or several runs."""
+    """Write a picture of one or more runs."""
     from llm_scratch.plotting.learning import plot_runs
     from llm_scratch.training.run_folder import read_metrics
 

@@ -1,4 +1,4 @@
-"""Training by several processes: the options, and a command that runs under torchrun."""
+"""Training in several processes: the options, and a command that runs under torchrun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_scratch.training.division import SHARDS, Division
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add what each process holds, and how long it waits for the others."""
+    """Add the division among processes, and how long each waits for the others."""
     group = parser.add_argument_group(
         "several processes",
         "started by torchrun --standalone --nproc-per-node N -m llm_scratch ...",
@@ -26,26 +26,26 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def add_division(group: Any) -> None:
-    """Add what each of several processes holds."""
+    """Add the division of a model among processes."""
     group.add_argument("--shard", choices=SHARDS, default="none",
                        help="what is divided among processes: none, the optimizer's state, or all "
                             "(full); default: none")  # fmt: skip
     group.add_argument("--reshard", choices=("yes", "no"), default="yes",
                        help="with --shard full: divide a block again after its forward pass, or "
-                            "keep it for the backward one; default: yes")  # fmt: skip
+                            "keep it whole for the backward pass; default: yes")  # fmt: skip
     group.add_argument("--offload", action="store_true",
-                       help="with --shard full: keep what is divided in the host's "
+                       help="with --shard full: keep the divided parts in the host's "
                             "memory")  # fmt: skip
     group.add_argument("--mesh", metavar="CxP", type=_mesh,
-                       help="with --shard full: C copies of a model that is divided into P "
+                       help="with --shard full: C copies of the model, each divided into P "
                             "parts; default: one copy")  # fmt: skip
 
 
 def add_snapshot(parser: argparse.ArgumentParser) -> None:
     """Add the record of CUDA's allocator."""
     parser.add_argument("--memory-snapshot", metavar="FILE",
-                        help="on CUDA: write every allocation to this file, for PyTorch's page of "
-                             "memory snapshots; default: none")  # fmt: skip
+                        help="on CUDA: write every allocation to this file, for PyTorch's "
+                             "memory-snapshot page; default: none")  # fmt: skip
 
 
 def _mesh(text: str) -> tuple[int, int]:
@@ -56,14 +56,14 @@ def _mesh(text: str) -> tuple[int, int]:
 
 
 def division_of(args: argparse.Namespace) -> Division:
-    """Return what each process is asked to hold."""
+    """Return the division that the options ask for."""
     return Division(args.shard, args.reshard == "yes", args.offload, args.mesh)
 
 
 def in_processes(run: Callable[..., int]) -> Callable[..., int]:
-    """Let a command join the processes that torchrun has started; the first one speaks for all.
+    """Make a command join the processes that torchrun has started; only the first one prints.
 
-    The command finds the processes as `args.ranks`, and what each holds as `args.division`.
+    The command finds the processes as `args.ranks`, and their division as `args.division`.
     """
 
     @functools.wraps(run)
@@ -84,7 +84,7 @@ def in_processes(run: Callable[..., int]) -> Callable[..., int]:
 
 
 def training_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what `train` is told of the processes, and of what is shown."""
+    """Return the options of `train` on the processes, the device and the display."""
     import torch
 
     from llm_scratch.model.device import pick_device

@@ -31,15 +31,17 @@ def add_commands(subparsers: Any) -> None:
     parser = add_command(
         subparsers,
         "serve",
-        "answer OpenAI's API with models, and show a page to talk with them",
+        "serve models over OpenAI's API, with a page to talk with them",
         "serve RUN smollm2 --port 8000",
         run_serve,
         usage="MODEL [MODEL ...] [options]",
     )
     add_model(parser, several=True)
-    add_option(parser, "--format NAME", "form of conversations, as chatml", "auto",
+    add_option(parser, "--format NAME", "conversation format, such as chatml", "auto",
                "auto, which is the model's own")  # fmt: skip
-    add_option(parser, "--chat-template FILE", "a Jinja text in place of a format", usual="no file")
+    add_option(
+        parser, "--chat-template FILE", "a Jinja template instead of a format", usual="no file"
+    )
     add_access(parser)
     add_limits(parser)
     add_device(parser)
@@ -47,38 +49,38 @@ def add_commands(subparsers: Any) -> None:
 
 
 def add_access(parser: argparse.ArgumentParser) -> None:
-    """Add where the server listens, and whom it answers."""
+    """Add the server's address, and the clients that it answers."""
     group = parser.add_argument_group("access")
-    add_option(group, "--host HOST", "the address to listen at; 0.0.0.0 is all of them",
+    add_option(group, "--host HOST", "the address to listen on; 0.0.0.0 is all of them",
                "127.0.0.1")  # fmt: skip
-    add_option(group, "--port N", "the port; 0 takes a free one", 8000)
-    add_option(group, "--api-key KEY", "what requests must bring as a bearer's key",
-               usual=f"the variable {KEY_VARIABLE}, else none is asked for")  # fmt: skip
+    add_option(group, "--port N", "the port; 0 takes any free one", 8000)
+    add_option(group, "--api-key KEY", "the bearer key that requests must send",
+               usual=f"the variable {KEY_VARIABLE}, else no key is required")  # fmt: skip
     group.add_argument("--allow-host", action="append", default=[], metavar="HOST",
-                       help="a further name that the server is called by, as behind a proxy; * is "
-                            "any; may be repeated; default: none but its own")  # fmt: skip
+                       help="another host name of the server, such as a proxy's; * is any; may be "
+                            "repeated; default: only its own")  # fmt: skip
     group.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN",
-                       help="pages of another server that may ask, as https://HOST; * is "
-                            "any; may be repeated; default: none")  # fmt: skip
+                       help="another server whose pages may send requests, such as "
+                            "https://HOST; * is any; may be repeated; default: none")  # fmt: skip
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add how much is answered at a time, and how much one request may ask for."""
+    """Add the limits on simultaneous answers and on each request."""
     group = parser.add_argument_group("limits")
-    add_option(group, "--rows N", "answers written together, for each model", 8)
-    add_option(group, "--queue N", "requests that may wait beside them", 64)
-    add_option(group, "--max-tokens N", "tokens of an answer at most, and where a chat says "
-               "nothing", 4096)  # fmt: skip
-    add_option(group, "--max-choices N", "answers to one prompt at most (n)", 16)
-    add_option(group, "--max-body N", "bytes of a request at most", 4 << 20)
-    add_option(group, "--time-limit X", "seconds after which an answer ends as it is", 600.0)
+    add_option(group, "--rows N", "answers written together, per model", 8)
+    add_option(group, "--queue N", "further requests that may wait", 64)
+    add_option(group, "--max-tokens N", "at most this many tokens per answer, and the default "
+               "of a chat", 4096)  # fmt: skip
+    add_option(group, "--max-choices N", "at most this many answers to one prompt (n)", 16)
+    add_option(group, "--max-body N", "at most this many bytes per request", 4 << 20)
+    add_option(group, "--time-limit X", "seconds after which an answer is cut off", 600.0)
 
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     settings = settings_of(args)
     names = names_of(args.models)
-    asked_format(args)  # a mistake in it is told before a model is opened
+    asked_format(args)  # refuses a mistake before a model is opened
     try:
         from llm_scratch.chat.server import Application
         from llm_scratch.chat.serving import bind, run_server, url_of
@@ -88,7 +90,7 @@ def run_serve(args: argparse.Namespace) -> int:
         raise ValueError("the server needs pip install 'llm-scratch[serve]'") from err
     if args.host not in LOOPBACK and settings.api_key is None:
         warnings.warn(
-            f"anybody who reaches {args.host} can use the models; --api-key asks for a key",
+            f"anyone who can reach {args.host} can use the models; --api-key KEY requires a key",
             stacklevel=2,
         )
     bound = bind(args.host, args.port)
@@ -98,13 +100,15 @@ def run_serve(args: argparse.Namespace) -> int:
         ]
         application = Application(models, settings, args.host)
         listed = ", ".join(names)
-        line = f"{url_of(bound)} serves {listed}: OpenAI's API under /v1, a page at /; Ctrl-C ends"
+        line = (
+            f"{url_of(bound)} serves {listed}: OpenAI's API under /v1, a page at /; Ctrl-C stops it"
+        )
         run_server(application, bound, lambda: print(line, flush=True))
     return 0
 
 
 def settings_of(args: argparse.Namespace) -> ServerSettings:
-    """Return who may ask, and how much.
+    """Return the settings of the server: its key, clients and limits.
 
     Raises:
         ValueError: if a limit is out of range, or the key is empty.
@@ -119,7 +123,9 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         raise ValueError(f"--port={args.port} must be from 0 (a free one) to 65535")
     key = os.environ.get(KEY_VARIABLE) if args.api_key is None else args.api_key
     if key is not None and not key.strip():
-        raise ValueError(f"the key is empty; without --api-key and {KEY_VARIABLE} none is needed")
+        raise ValueError(
+            f"the key is empty; without --api-key and {KEY_VARIABLE} no key is required"
+        )
     limits = ServerLimits(
         body_bytes=args.max_body,
         choices=args.max_choices,
@@ -131,10 +137,10 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
 
 
 def names_of(sources: Sequence[str]) -> list[str]:
-    """Return what requests call each model: its file's or folder's name, or its own.
+    """Return the name of each model in requests: its file's or folder's name, or its own.
 
     Raises:
-        ValueError: if two would be called the same.
+        ValueError: if two would have the same name.
     """
     names: list[str] = []
     for source in sources:
@@ -142,8 +148,8 @@ def names_of(sources: Sequence[str]) -> list[str]:
         found = path.resolve().name if path.is_dir() else path.stem if path.is_file() else source
         name = found.removeprefix("hub:")
         if name in names:
-            raise ValueError(f"two models are called {name!r}; give the file or folder of one "
-                             "another name")  # fmt: skip
+            raise ValueError(f"two models are called {name!r}; rename the file or folder of "
+                             "one")  # fmt: skip
         names.append(name)
     return names
 

@@ -1,4 +1,4 @@
-"""What each setting of a model and of a run does, in the words of the help."""
+"""The help text of each setting of a model and of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Setting(NamedTuple):
 
     Args:
         about: what it does.
-        usual: its default in words, where that is neither a number nor a word to give.
+        usual: its default in words, where that is neither a number nor a word that can be given.
     """
 
     about: str
@@ -27,53 +27,51 @@ class Setting(NamedTuple):
 
 
 SIZES = {
-    "emb_dim": Setting("numbers in the vector of a token"),
-    "n_layers": Setting("transformer blocks"),
-    "n_heads": Setting("attention heads of a block"),
+    "emb_dim": Setting("numbers in each token's vector"),
+    "n_layers": Setting("number of transformer blocks"),
+    "n_heads": Setting("attention heads per block"),
     "context_length": Setting("tokens that the model sees at once"),
-    "drop_rate": Setting("share of the numbers that dropout sets to 0 in training"),
+    "drop_rate": Setting("share of the activations that dropout sets to 0 in training"),
 }
 LLAMA_SIZES = {
-    "hidden_dim": Setting("llama: width of the gated networks"),
-    "n_kv_groups": Setting("llama: keys and values that the heads of a block share"),
+    "hidden_dim": Setting("llama: width of the gated feed-forward networks"),
+    "n_kv_groups": Setting("llama: sets of keys and values per block, shared by its heads"),
 }
-# All settings of a run but its precision, which is an option that other commands have too.
+# All settings of a run except its precision, an option that other commands have too.
 SETTINGS = {
-    "steps": Setting("updates of the weights"),
+    "steps": Setting("number of weight updates"),
     "micro_batch": Setting("rows in memory at a time"),
-    "length": Setting("tokens of a row", "the model's context length"),
+    "length": Setting("tokens per row", "the model's context length"),
     "tokens_per_step": Setting(
-        "tokens of an update, read in as many micro batches as it takes", "one micro batch"
+        "tokens per update, read in as many micro batches as needed", "one micro batch"
     ),
-    "accumulation": Setting(
-        "micro batches of an update", "1, or what the tokens of an update need"
-    ),
-    "learning_rate": Setting("learning rate at its peak"),
-    "min_learning_rate": Setting("learning rate of the last step", "a tenth of the peak"),
-    "warmup_steps": Setting("steps in which the learning rate rises", "a twentieth of the run"),
+    "accumulation": Setting("micro batches per update", "1, or as many as --tokens-per-step needs"),
+    "learning_rate": Setting("peak learning rate"),
+    "min_learning_rate": Setting("learning rate at the last step", "a tenth of the peak"),
+    "warmup_steps": Setting("steps over which the learning rate rises", "a twentieth of the run"),
     "schedule": Setting("how the learning rate falls after its peak"),
-    "decay_share": Setting("last part of the run, in which a constant learning rate falls"),
-    "optimizer": Setting("muon is for the matrices of the blocks, with adamw for the rest"),
-    "weight_decay": Setting("decay of matrices and embeddings"),
-    "beta1": Setting("decay rate of the mean of the gradients in adamw"),
-    "beta2": Setting("decay rate of the mean of their squares in adamw"),
-    "clip": Setting("largest norm of all gradients together (none: no limit)"),
+    "decay_share": Setting("final share of the run, over which a constant learning rate falls"),
+    "optimizer": Setting("muon updates the matrices of the blocks, and adamw the rest"),
+    "weight_decay": Setting("weight decay of matrices and embeddings"),
+    "beta1": Setting("adamw's decay rate for the running mean of gradients"),
+    "beta2": Setting("adamw's decay rate for the running mean of squared gradients"),
+    "clip": Setting("largest norm of all gradients taken together (none: no limit)"),
     "compile": Setting("compile the model: a slow start, then faster steps"),
     "checkpoint_blocks": Setting(
-        "compute every N-th block twice instead of keeping what it needs: less memory, more time "
-        "(0: none)"
+        "compute every N-th block again in the backward pass instead of keeping its activations: "
+        "less memory, more time (0: none)"
     ),
     "loss_chunk": Setting("tokens whose logits are in memory at a time"),
-    "seed": Setting("decides first weights, order of the data, and dropout"),
-    "eval_every": Setting("steps from one evaluation to the next"),
-    "eval_batches": Setting("micro batches that an evaluation reads (none: all)", "all"),
+    "seed": Setting("determines initial weights, order of the data, and dropout"),
+    "eval_every": Setting("steps between evaluations"),
+    "eval_batches": Setting("micro batches per evaluation (none: all)", "all"),
     "patience": Setting("end the run after N evaluations without a lower loss", "never"),
-    "save_every": Setting("steps from one checkpoint to the next"),
-    "keep_last": Setting("how many checkpoints are kept"),
-    "sample_every": Setting("steps from one sample of text to the next (0: never)"),
-    "sample_prompt": Setting("what samples begin with", "a line break"),
-    "sample_tokens": Setting("tokens of a sample"),
-    "log_every": Setting("steps from one line of the log to the next (0: never)"),
+    "save_every": Setting("steps between checkpoints"),
+    "keep_last": Setting("number of checkpoints to keep"),
+    "sample_every": Setting("steps between samples of text (0: never)"),
+    "sample_prompt": Setting("text that samples begin with", "a line break"),
+    "sample_tokens": Setting("tokens per sample"),
+    "log_every": Setting("steps between lines of the log (0: never)"),
     "log_memory": Setting("write the memory of each stage of a step into the run's log"),
     "tune_allocator": Setting("keep freed memory for the next step (Linux, on a CPU)"),
 }
@@ -82,13 +80,13 @@ SETTINGS = {
 def add_settings(
     group: Any, kind: type, settings: Mapping[str, Setting], defaults: Mapping[str, str]
 ) -> None:
-    """Add an option for each setting of a dataclass; one that is left out is not in the result.
+    """Add an option for each setting of a dataclass; one that is not given is not in the result.
 
     Args:
-        group: the parser or group that gets them.
+        group: the parser or group to add them to.
         kind: the dataclass, whose types the options have.
-        settings: what is said of them.
-        defaults: what is shown as their defaults.
+        settings: the help of each.
+        defaults: the default of each, as shown.
     """
     types = {field.name: str(field.type) for field in fields(kind)}
     for name, setting in settings.items():
@@ -98,7 +96,7 @@ def add_settings(
 
 
 def _taken(type_name: str) -> dict[str, Any]:
-    """Return what argparse needs to read a value of this type."""
+    """Return the arguments that let argparse read a value of this type."""
     kind, _, optional = type_name.partition(" | ")
     if kind == "bool":
         return {"action": argparse.BooleanOptionalAction}
@@ -119,10 +117,10 @@ def or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def shown_defaults(configs: Mapping[str, Any], settings: Mapping[str, Setting]) -> dict[str, str]:
-    """Return how each setting's default is shown: what most of the presets have, then the others.
+    """Return each setting's default as shown: that of most presets, then the exceptions.
 
     Args:
-        configs: by the preset's name; "250 (tiny 50)" is one default and the preset without it.
+        configs: by the preset's name; "250 (tiny 50)" is one default and the exception to it.
         settings: the settings to show.
     """
     shown = {}

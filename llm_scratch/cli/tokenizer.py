@@ -1,4 +1,4 @@
-"""`llm-scratch tokenizer`: train a vocabulary, and see what it makes of a text."""
+"""`llm-scratch tokenizer`: train a vocabulary, and see how it splits a text."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def add_commands(subparsers: Any) -> None:
     add_train(commands)
     about, example = "print the ids of a text", 'tokenizer encode "Hello, world"'
     _add_text(add_command(commands, "encode", about, example, run_encode))
-    about, example = "print the text of ids", "tokenizer decode 15496 11 995"
+    about, example = "print the text that ids stand for", "tokenizer decode 15496 11 995"
     parser = add_command(commands, "decode", about, example, run_decode)
     parser.add_argument("ids", nargs="*", type=int, metavar="ID",
-                        help="without one: from standard input")  # fmt: skip
+                        help="without one, ids are read from standard input")  # fmt: skip
     add_tokenizer(parser)
-    about = "print a text in its tokens, in colours"
+    about = "print a text split into its tokens, in colours"
     example = 'tokenizer show "lower and lowest" --merges'
     parser = add_command(commands, "show", about, example, run_show)
     _add_text(parser)
@@ -42,7 +42,9 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "texts", nargs="+", metavar="TEXT", help="files, folders, or names of texts"
     )
-    add_option(parser, "--vocab-size N", "256 bytes, merges and special tokens together", 1000)
+    add_option(
+        parser, "--vocab-size N", "number of tokens: 256 bytes, merges and special tokens", 1000
+    )
     parser.add_argument(
         "--special",
         action="append",
@@ -79,7 +81,7 @@ def run_encode(args: argparse.Namespace) -> int:
 
 
 def run_decode(args: argparse.Namespace) -> int:
-    """Print the text of ids."""
+    """Print the text that ids stand for."""
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 
     ids = args.ids or [int(word) for word in standard_input().split()]
@@ -88,7 +90,7 @@ def run_decode(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Print a text in its tokens, or how its words are merged."""
+    """Print a text split into its tokens, and how its words are merged."""
     from llm_scratch.tokenizers.bpe import BytePairTokenizer
     from llm_scratch.tokenizers.bpe_open import open_tokenizer
 

@@ -1,4 +1,4 @@
-"""`llm-scratch weights`: look into files of weights, convert, export and fetch them."""
+"""`llm-scratch weights`: inspect, convert, export and fetch weights."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def add_commands(subparsers: Any) -> None:
     """Add this group's commands."""
     about = "inspect, convert, export and fetch weights"
     commands = add_group(subparsers, "weights", about, "weights fetch gpt2")
-    about, example = "say what a folder or a file of weights holds", "weights info gpt2 --tensors"
+    about, example = "show what a folder or a file of weights holds", "weights info gpt2 --tensors"
     info = add_command(commands, "info", about, example, run_info)
     info.add_argument("source", metavar="SOURCE",
-                      help="a folder, a file, or a name, as gpt2 or hub:ORG/NAME")  # fmt: skip
+                      help="a folder, a file, or a name such as gpt2 or hub:ORG/NAME")  # fmt: skip
     info.add_argument("--tensors", action="store_true", help="list every tensor")
     for name, run, about, example in (
-        ("convert", run_convert, "write any model as a folder of this library",
+        ("convert", run_convert, "write any model as a folder in this library's format",
          "weights convert model.pth FOLDER --n-heads 12 --tokenizer gpt2"),
         ("export", run_export, "write any model for transformers, or as a file for llama.cpp",
          "weights export RUN --to gguf --out model.gguf --type q8_0"),
@@ -44,34 +44,38 @@ def add_commands(subparsers: Any) -> None:
         add_model(command)
         optional = "?" if name == "export" else None
         command.add_argument("folder", metavar="FOLDER", nargs=optional,
-                             help="is made when missing")  # fmt: skip
-        command.add_argument("--dtype", choices=DTYPES, help="default: the numbers of the file")
-        add_option(command, "--n-heads N", "attention heads of a block", usual="what the files say")
+                             help="created if missing")  # fmt: skip
+        command.add_argument(
+            "--dtype", choices=DTYPES, help="number format; default: the file's own"
+        )
+        add_option(command, "--n-heads N", "attention heads per block", usual="as the files say")
         add_option(
             command, "--lora-alpha X", "alpha of the LoRA matrices in the file", usual="it has none"
         )
     _add_export_options(command)
-    about = "bring a released GPT-2, or a model on the Hugging Face hub, to this machine"
+    about = "download a released GPT-2, or a model on the Hugging Face hub"
     fetch = add_command(commands, "fetch", about, "weights fetch gpt2-medium", run_fetch)
     fetch.add_argument("name", metavar="NAME",
                        help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, or a size; or hub:ORG/NAME, "
-                            "which goes into huggingface_hub's cache")  # fmt: skip
-    fetch.add_argument("--openai", action="store_true", help="OpenAI's original seven files")
-    fetch.add_argument("--data-dir", metavar="FOLDER", help="where to put it; default: the cache")
+                            "stored in huggingface_hub's cache")  # fmt: skip
+    fetch.add_argument(
+        "--openai", action="store_true", help="download OpenAI's seven original files"
+    )
+    fetch.add_argument("--data-dir", metavar="FOLDER", help="where to store it; default: the cache")
 
 
 def _add_export_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--to", choices=("huggingface", "gguf"), default="huggingface",
-                         help="whose format to write; default: huggingface")  # fmt: skip
-    add_option(command, "--out PATH", "where to write: the folder, or the one file of llama.cpp",
+                         help="format to write; default: huggingface")  # fmt: skip
+    add_option(command, "--out PATH", "where to write: the folder, or the one file for llama.cpp",
                usual="FOLDER")  # fmt: skip
     command.add_argument("--type", choices=GGUF_TYPES,
-                         help="gguf: numbers of the matrices; default: f16")  # fmt: skip
-    add_option(command, "--max-shard-size X", "at most so many GB per file", usual="one file")
+                         help="gguf: number format of the matrices; default: f16")  # fmt: skip
+    add_option(command, "--max-shard-size X", "at most this many GB per file", usual="one file")
 
 
 def run_info(args: argparse.Namespace) -> int:
-    """Print layout, sizes and numbers of a source, and its tensors if asked."""
+    """Print the layout, sizes and number formats of a source, and its tensors if asked."""
     from llm_scratch.weights.named import find_source
     from llm_scratch.weights.source import open_source
 
@@ -86,7 +90,7 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def describe(opened: Source) -> list[str]:
-    """Return a few lines that say what a source holds."""
+    """Return a few lines on the contents of a source."""
     names = {"book": "the book's names", "huggingface": "Hugging Face's", "openai": "OpenAI's",
              "nanogpt": "nanoGPT's", "gguf": "llama.cpp's (GGUF)"}  # fmt: skip
     tensors = {id(part.stored): part.stored for part in opened.parts.values()}.values()
@@ -104,7 +108,7 @@ def describe(opened: Source) -> list[str]:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    """Write a model as a folder of this library's."""
+    """Write a model as a folder in this library's format."""
     from llm_scratch.weights.folder import save_model
 
     opened = _open_any(args)
@@ -116,7 +120,7 @@ def run_convert(args: argparse.Namespace) -> int:
 def run_export(args: argparse.Namespace) -> int:
     """Write a model in Hugging Face's layout, or as llama.cpp's one file."""
     if (args.folder is None) == (args.out is None):
-        raise ValueError("say once where to write: llm-scratch weights export MODEL --out PATH")
+        raise ValueError("give one place to write to: llm-scratch weights export MODEL --out PATH")
     from llm_scratch.weights.export import upload_command
 
     place = args.folder or args.out
@@ -130,9 +134,7 @@ def _to_huggingface(args: argparse.Namespace, folder: str) -> Path:
     from llm_scratch.weights.export import export_huggingface
 
     if args.type is not None:
-        raise ValueError(
-            "--type is for --to gguf; --dtype says the numbers of Hugging Face's files"
-        )
+        raise ValueError("--type is for --to gguf; use --dtype for Hugging Face's files")
     opened = _open_any(args)
     return export_huggingface(
         opened.model,
@@ -148,7 +150,7 @@ def _to_gguf(args: argparse.Namespace, path: str) -> Path:
 
     if args.dtype is not None or args.max_shard_size is not None:
         raise ValueError(
-            "--to gguf writes one file in the numbers of --type; leave out --dtype and "
+            "--to gguf writes one file in the format of --type; leave out --dtype and "
             "--max-shard-size"
         )
     opened = _open_any(args, need_tokenizer=True)
@@ -178,7 +180,7 @@ def _open_any(args: argparse.Namespace, need_tokenizer: bool = False) -> OpenMod
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    """Download a model unless it is here, and print where it is."""
+    """Download a model unless it is here already, and print where it is."""
     from llm_scratch.cli.data import fetch_hub
     from llm_scratch.model.config import gpt2_size
     from llm_scratch.weights.gpt2_files import fetch_gpt2, fetch_openai, gpt2_folder

@@ -1,4 +1,4 @@
-"""Everything that decides a training run, in one frozen object that is checked when it is made.
+"""All settings of a training run, in one frozen object that is checked when it is made.
 
 No torch is imported here, so that a program can offer these settings before it needs any.
 """
@@ -19,16 +19,16 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 CHUNK = 1024  # tokens
 
-# What may differ when a run goes on, and why; every other setting makes another run.
+# The settings that may change when a run resumes, and why; any other makes it another run.
 FREE_ON_RESUME = (
-    # What is kept and shown.
+    # These decide only what is kept and shown.
     {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
     | {"log_memory"}
-    # Memory for time: results change by rounding only.
+    # These trade memory for time: results change only by rounding.
     | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
-    # The same, as long as a step has as many rows, which `changed_settings` compares.
+    # Results stay the same while a step has as many rows, which `changed_settings` compares.
     | {"micro_batch", "accumulation", "tokens_per_step"}
-    # Where the run ends: the rates of the steps to come are those of a run of that length.
+    # This moves the end: the remaining steps have the learning rates of a run of that length.
     | {"steps"}
 )
 
@@ -38,39 +38,39 @@ class TrainConfig:
     """The settings of a run. The same settings, seed, model and data give the same run.
 
     A step is one update of the parameters. It reads `accumulation` micro batches of `micro_batch`
-    rows of `length` tokens; the loss is the sum over all their tokens by the number of tokens.
+    rows of `length` tokens; the loss is the sum over their tokens divided by the number of tokens.
 
     Args:
-        steps: how many updates.
+        steps: the number of updates.
         micro_batch: rows that are in memory at a time.
-        length: tokens of a row; None is the model's context length.
-        tokens_per_step: how many tokens an update is to see; `accumulation` follows from it.
-        accumulation: micro batches of a step; None derives it, 1 without `tokens_per_step`.
+        length: tokens per row; None is the model's context length.
+        tokens_per_step: the number of tokens per update; `accumulation` follows from it.
+        accumulation: micro batches per step; None derives it, 1 without `tokens_per_step`.
         learning_rate: the peak of the schedule.
         min_learning_rate: the rate of the last step; None is a tenth of the peak.
         warmup_steps: steps of linear rise; None is a twentieth of the run.
         schedule: "cosine", "linear" or "constant" (see `schedules.learning_rate`).
-        decay_share: "constant" only: the part of the run in which the rate falls.
+        decay_share: "constant" only: the final share of the run, over which the rate falls.
         optimizer: "adamw" or "muon" (see `optimizers.build_optimizers`).
-        weight_decay: of matrices and embeddings.
+        weight_decay: the decay of matrices and embeddings.
         beta1: AdamW's first decay rate.
         beta2: AdamW's second decay rate.
         clip: largest norm of all gradients together; larger ones are scaled down. None: no limit.
         precision: "auto", "float32", "bfloat16" or "float16" (see `precision.pick_precision`).
         compile: whether `torch.compile` is tried on the model.
         checkpoint_blocks: 1 computes every block again in the backward pass instead of keeping
-            what it needs, k every k-th, 0 none: less memory, more time.
+            its activations, k every k-th, 0 none: less memory, more time.
         loss_chunk: tokens whose logits are in memory at a time.
-        seed: decides the order of the data and dropout.
-        eval_every: steps from one evaluation to the next; the last step is always evaluated.
-        eval_batches: micro batches an evaluation reads, the same each time; None is all.
-        patience: stop after so many evaluations without a new best loss; None never does.
-        save_every: steps from one checkpoint to the next; the last step is always saved.
-        keep_last: how many checkpoints are kept.
-        sample_every: steps from one sample of text to the next; 0 is never.
-        sample_prompt: what samples begin with.
-        sample_tokens: how many tokens a sample has.
-        log_every: steps from one printed line to the next; 0 prints none.
+        seed: determines the order of the data and dropout.
+        eval_every: steps between evaluations; the last step is always evaluated.
+        eval_batches: micro batches per evaluation, the same each time; None is all.
+        patience: stop after this many evaluations without a new best loss; None is never.
+        save_every: steps between checkpoints; the last step is always saved.
+        keep_last: the number of checkpoints to keep.
+        sample_every: steps between samples of text; 0 is never.
+        sample_prompt: the text that samples begin with.
+        sample_tokens: tokens per sample.
+        log_every: steps between printed lines; 0 prints none.
         log_memory: whether the log holds the memory of each stage of a step, of all processes.
         tune_allocator: whether freed memory is kept for the next step (Linux, CPU only).
 
@@ -161,7 +161,7 @@ class TrainConfig:
 class StepPlan:
     """The reading of one step: `accumulation` micro batches of `rows` rows of `length` tokens.
 
-    Of several processes, `ranks`, each reads so many.
+    Each of several processes, `ranks`, reads this many.
     """
 
     accumulation: int
@@ -193,7 +193,7 @@ class StepPlan:
 
 
 def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepPlan:
-    """Return how a step is made of micro batches, of one process or several.
+    """Return the micro batches of a step, for one process or several.
 
     A warning names both numbers where the tokens asked for are not a whole number of micro batches,
     or disagree with an `accumulation` that is given too.
@@ -223,9 +223,9 @@ def changed_settings(
 
     Args:
         before: the settings that the run had.
-        config: those that it is to go on with.
-        was: how a step was made of micro batches.
-        now: how it is to be.
+        config: the settings that it is to resume with.
+        was: the plan of a step before.
+        now: the plan of a step now.
     """
     changed = [
         f"{name}: {getattr(before, name)!r} before, {value!r} now"

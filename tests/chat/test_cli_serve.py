@@ -149,7 +149,7 @@ def test_a_whole_run_from_the_first_line_to_ctrl_c(folder):
     try:
         line = process.stdout.readline()
         url = line.split()[0]
-        assert line.endswith(" serves tide: OpenAI's API under /v1, a page at /; Ctrl-C ends\n")
+        assert line.endswith(" serves tide: OpenAI's API under /v1, a page at /; Ctrl-C stops it\n")
         body = {"model": "tide", "messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
         request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=120) as answer:

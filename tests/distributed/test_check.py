@@ -154,4 +154,4 @@ def test_check_under_torchrun_shows_ranks_and_times() -> None:
     assert [first.split()[0], second.split()[0]] == ["0", "1"]
     assert "gloo" in first
     assert any(re.search(r"0\.004 MB +[\d.]+ ms +\d+ MB/s +[\d.]+ ms +\d+ MB/s", x) for x in rest)
-    assert rest[-1] == "All 2 processes fit each other."
+    assert rest[-1] == "All 2 processes match."

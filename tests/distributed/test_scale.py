@@ -229,7 +229,7 @@ def test_scale_prints_a_line_for_each_number_and_writes_both_files(
     said = capsys.readouterr().out
     assert "A run of 2,304 tokens; 7 steps timed after 3" in said  # 2 x 0.9 x 1,280
     assert "failed: no room" in said
-    assert "tokens per second of each thread, by those with 1 process;" in said
+    assert "tokens per second per thread, relative to 1 process;" in said
     assert started[0].options == ["--preset", "tiny", "--micro-batch", "2"]
     assert (tmp_path / "s.csv").is_file()
     assert (tmp_path / "s.png").stat().st_size > 1000
@@ -237,7 +237,7 @@ def test_scale_prints_a_line_for_each_number_and_writes_both_files(
 
 def test_scale_fails_where_nothing_trained(data, started, capsys) -> None:
     assert main(["distributed", "scale", "--data", data, "--processes", "3"]) == 1
-    assert "No start has worked." in capsys.readouterr().out
+    assert "No start succeeded." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_scale_fails_where_nothing_trained(data, started, capsys) -> None:
     [
         (["--processes", "0"], "must be like 1:4"),
         (["--steps", "0"], "--steps must be 1 or more"),
-        (["--", "--resume"], "--resume stands behind --, but distributed scale sets it; leave it"),
-        (["--", "--steps", "5"], "--steps stands behind --.*; give it before --"),
-        (["--", "--shard", "full"], "--shard stands behind --.*; give it before --"),
+        (["--", "--resume"], "--resume comes after --, but distributed scale sets it; leave it"),
+        (["--", "--steps", "5"], "--steps comes after --.*; give it before --"),
+        (["--", "--shard", "full"], "--shard comes after --.*; give it before --"),
     ],
 )
 def test_scale_refuses_before_the_first_start(data, started, capsys, options, message) -> None:

@@ -367,8 +367,8 @@ def test_the_command_writes_a_file(saved, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "say once where to write"),
-        (["x", "--out", "y"], "say once where to write"),
+        ([], "give one place to write to"),
+        (["x", "--out", "y"], "give one place to write to"),
         (["x", "--type", "f16"], "--type is for --to gguf"),
         (["x", "--to", "gguf", "--dtype", "bfloat16"], "leave out --dtype and --max-shard-size"),
         (["x", "--to", "gguf", "--max-shard-size", "1"], "leave out --dtype and --max-shard-size"),

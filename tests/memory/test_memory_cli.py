@@ -60,7 +60,7 @@ def test_suggest_prints_the_ladder_and_its_price(capsys) -> None:
     words = ["llama3-8b", "--memory", "40GiB", "--gpus", "8", "--length", "2048"]
     text = printed(capsys, "suggest", *words)
     parts = ["Take: --loss-chunk 1024 --checkpoint-blocks 1 --shard full", "What that costs:"]
-    parts += ["a third more computing", "15 % are left", "are missing", "largest batch"]
+    parts += ["a third more computing", "15 % is left", "is missing", "largest batch"]
     for part in parts:
         assert part in text
     values = json.loads(printed(capsys, "suggest", *words, "--json"))

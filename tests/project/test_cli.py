@@ -83,7 +83,9 @@ def test_main_prints_a_users_mistake_in_one_line(empty_folders, capsys) -> None:
     assert cli.main(["fetch", "nothing"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("llm-scratch: nothing is called 'nothing'; there are the-verdict")
+    assert err.startswith(
+        "llm-scratch: no text or model is called 'nothing'; there are the-verdict"
+    )
     assert err.count("\n") == 1
 
 
@@ -163,7 +165,7 @@ def test_module_and_command_are_the_same(project) -> None:
     command = [sys.executable, "-m", "llm_scratch", "fetch", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2
-    assert done.stderr.startswith("llm-scratch: nothing is called")
+    assert done.stderr.startswith("llm-scratch: no text or model is called")
 
 
 def test_fetch_without_a_name_lists_the_texts(empty_folders, capsys) -> None:
@@ -185,13 +187,13 @@ def test_doctor_is_content_here(capsys) -> None:
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("python", "torch", "numpy", "tiktoken", "cpu"))
     assert "float32, bfloat16" in shown
-    assert shown.endswith("All that is needed is here.\n")
+    assert shown.endswith("Everything required is here.\n")
 
 
 @pytest.mark.parametrize(
     ("name", "version", "code", "line"),
     [
-        ("numpy", None, 1, "not installed (needed: pip install numpy)"),
+        ("numpy", None, 1, "not installed (required: pip install numpy)"),
         ("matplotlib", None, 0, "not installed (optional: pip install matplotlib)"),
         ("torch", "1.13.0", 1, "older than tested"),
         ("torch", "99.0", 0, "newer than tested"),
@@ -212,7 +214,7 @@ def test_doctor_tells_what_is_outside_the_tested_range(
 def test_doctor_ends_with_1_when_our_own_story_is_missing(monkeypatch, capsys) -> None:
     monkeypatch.setattr("llm_scratch.text.corpora.data_folders", list)
     assert cli.main(["doctor"]) == 1
-    assert "Something that is needed is missing." in capsys.readouterr().out
+    assert "Something required is missing." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

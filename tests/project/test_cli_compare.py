@@ -163,7 +163,7 @@ def test_compare_of_one_seed_each_says_that_the_noise_is_unknown(planted, capsys
 
 def test_compare_of_seeds_alone_is_one_group(planted, capsys):
     assert main(["compare", str(planted / "base-*"), "--group"]) == 0
-    assert "one group: the runs differ by their seed alone" in capsys.readouterr().out
+    assert "one group: the runs differ only in their seed" in capsys.readouterr().out
 
 
 def test_compare_prints_json(planted, capsys):

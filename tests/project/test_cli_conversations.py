@@ -112,7 +112,7 @@ def test_check_prints_a_table_and_draws(chats, capsys, tmp_path):
         "1 row: roles by other names",
     ]
     assert table["dropped"] == "2 rows: unknown role"
-    assert table["turns"] == "5, 1 to 2 a row"
+    assert table["turns"] == "5, 1 to 2 per row"
     assert table["longest"].endswith(" tokens (kept row 1)")
     assert table["learned"].endswith("% of the tokens")
     assert table["cut at 20"].startswith("1 of the rows lose their last turns, 0 are left out; ")

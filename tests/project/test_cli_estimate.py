@@ -27,7 +27,7 @@ def test_estimate_of_the_series_base_model_at_its_rate(capsys):
     found = lines_of(capsys)
     assert found["model"] == "163,009,536 parameters, a vocabulary of 50,257"
     assert found["run"] == "33,165 steps of 16 x 6 x 1024 = 98,304 tokens"
-    assert found["tokens"] == "3,260,252,160, 20 for each parameter"
+    assert found["tokens"] == "3,260,252,160, 20 per parameter"
     assert found["rate"] == "19,921 tokens per second, as given"
     assert found["time"] == "45.5 hours, without evaluations and checkpoints"
 
@@ -62,7 +62,7 @@ def test_estimate_measures_a_few_steps_here(capsys, monkeypatch):
     words = ["pretrain", "--estimate", *SMALL, "--steps", "7200", "--micro-batch", "4"]
     assert main([*words, "--device", "cpu"]) == 0
     found = lines_of(capsys)
-    assert found["rate"] == "128 tokens per second, as 3 steps were on this machine's cpu"
+    assert found["rate"] == "128 tokens per second, measured here in 3 steps on cpu"
     assert found["time"] == "1.0 hours, without evaluations and checkpoints"
     assert len(asked) == 4
 

@@ -230,7 +230,7 @@ def test_data_may_be_a_pattern_for_one_file(base, data, capsys, monkeypatch):
     monkeypatch.chdir(data)
     assert main(["finetune", "instruct", base, "--data", "i*.json", "--show-mask"]) == 0
     assert main(["finetune", "instruct", base, "--data", "*", "--show-mask"]) == 2
-    assert "* stands for 2 files (i.json, m.tsv ...), one is needed" in capsys.readouterr().err
+    assert "* matches 2 files (i.json, m.tsv ...); give one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

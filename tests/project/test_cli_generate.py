@@ -81,7 +81,7 @@ def test_generate_asks_a_person_for_the_prompt(run, monkeypatch):
     typed = io.StringIO(PROMPT)
     typed.isatty = lambda: True
     monkeypatch.setattr(sys, "stdin", typed)
-    assert run()[2].startswith("The prompt, then an end of file")
+    assert run()[2].startswith("Type the prompt, then end of file")
 
 
 @pytest.mark.parametrize("size", ["1", "2", "8"])
@@ -235,7 +235,7 @@ def test_generate_interrupted_in_a_batch_prints_what_there_is(run, folder, monke
         (["--temperature", "-1"], "temperature=-1.0 must be 0 or more"),
         (["--temperature", "1", "--top-k", "-1"], "top_k=-1 must be 0 or more"),
         (["--batch-size", "0"], "--batch-size=0 must be 1 or more"),
-        (["--prompt", "b", "--stream"], "--stream shows one text as it comes, not 2"),
+        (["--prompt", "b", "--stream"], "--stream shows one text as it is written, not 2"),
         (["--device", "quantum"], "'quantum' is not a device"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt"),
     ],

@@ -61,7 +61,10 @@ def test_every_option_is_explained_with_its_default(parsers) -> None:
             if isinstance(action, argparse.BooleanOptionalAction) or (
                 takes_value and not action.required
             ):
-                assert re.search("default: |; needed", action.help), (words, action.option_strings)
+                assert re.search("default: |; required", action.help), (
+                    words,
+                    action.option_strings,
+                )
             if isinstance(action.default, str | int | float) and not isinstance(
                 action.default, bool
             ):

@@ -99,7 +99,7 @@ def test_patterns_and_folders_give_their_texts(capsys, tmp_path, monkeypatch, mi
             assert BytePairTokenizer.load("new.json").merges == learned.merges
     capsys.readouterr()
     assert main([*command.split(), "*.text"]) == 2
-    assert "no file is called like *.text" in capsys.readouterr().err
+    assert "no file matches *.text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

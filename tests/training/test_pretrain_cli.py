@@ -146,7 +146,7 @@ def test_eval_prints_loss_perplexity_and_bits_per_byte(run, data, capsys):
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     noted = json.loads((run / "best.json").read_text(encoding="utf-8"))["val_loss"]
     val = TokenFile(data).split()[1]
-    assert lines["part"] == f"val, {len(val) - 1} targets, 16 tokens a window"
+    assert lines["part"] == f"val, {len(val) - 1} targets, 16 tokens per window"
     assert float(lines["loss"].split()[0]) == pytest.approx(noted, abs=1e-4)
     assert float(lines["perplexity"]) == pytest.approx(math.exp(noted), rel=1e-3)
     bits = float(lines["bits"].split()[-1])  # one id is one byte
