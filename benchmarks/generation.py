@@ -30,11 +30,12 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from results import record
 from torch import nn
+from training_step import peak_memory
 
 from llm_scratch.generation.decoding import generate
 from llm_scratch.generation.quantized import quantize_int8
@@ -48,6 +49,7 @@ SIZES = {
     "tiny": {"emb_dim": 64, "n_heads": 2, "n_layers": 2},
 }
 PARTS = ("speed", "small", "batch", "prefill", "memory", "quality")
+PEER = "transformers, float32"
 Case = Callable[[], object]
 
 
@@ -118,7 +120,7 @@ def speed(size: str, args: argparse.Namespace) -> None:
     )
     half, small = GPTModel(model.cfg).bfloat16().eval(), quantize_int8(model)
     cases: dict[str, Case] = {
-        "transformers, float32": lambda: peer.generate(ids, max_new_tokens=new, do_sample=False),
+        PEER: lambda: peer.generate(ids, max_new_tokens=new, do_sample=False),
         "ours, float32": lambda: generate(model, ids, new),
         "ours, bfloat16": lambda: generate(half, ids, new),
         "ours, int8": lambda: generate(small, ids, new),
@@ -132,7 +134,10 @@ def speed(size: str, args: argparse.Namespace) -> None:
         "no cache, all logits": lambda: generate(lambda seen: model(seen), ids, new, 1024),
     }
     times |= {name: [seconds(case)] for name, case in once.items()}
-    report(times, new, "transformers, float32", "our products alone, float32")
+    rates = report(times, new, PEER, "our products alone, float32")
+    pairs = [(f"ours, {numbers}", PEER) for numbers in ("float32", "bfloat16", "int8")]
+    record(f"writing with GPT-2's design, {size}, one row", rates, pairs, unit="tokens/s",
+           rounds=args.rounds)  # fmt: skip
 
 
 class Watched(GPTModel):
@@ -169,22 +174,24 @@ def batch(args: argparse.Namespace) -> None:
     )
     mask = torch.ones_like(ids)
     cases: dict[str, Case] = {
-        "transformers, float32": lambda: peer.generate(
-            ids, attention_mask=mask, max_new_tokens=new, do_sample=False
-        ),
+        PEER: lambda: peer.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False),
         "ours, float32": lambda: generate(model, ids, new),
     }
-    report(alternate(cases, args.rounds), 8 * new, "transformers, float32")
+    rates = report(alternate(cases, args.rounds), 8 * new, PEER)
+    record("writing with GPT-2's design, 124M, eight rows", rates, [("ours, float32", PEER)],
+           unit="tokens/s", rounds=args.rounds)  # fmt: skip
 
 
 def prefill(args: argparse.Namespace) -> None:
     """Measure tokens per second of a prompt of 512, with one new token."""
     model, peer, ids = make_model("124M", args), make_transformers("124M", args), prompt(1, 512)
     cases: dict[str, Case] = {
-        "transformers, float32": lambda: peer.generate(ids, max_new_tokens=1, do_sample=False),
+        PEER: lambda: peer.generate(ids, max_new_tokens=1, do_sample=False),
         "ours, float32": lambda: generate(model, ids, 1),
     }
-    report(alternate(cases, args.rounds, turns=3), 512, "transformers, float32")
+    rates = report(alternate(cases, args.rounds, turns=3), 512, PEER)
+    record("reading 512 tokens with GPT-2's design, 124M", rates, [("ours, float32", PEER)],
+           unit="tokens/s", rounds=args.rounds)  # fmt: skip
 
 
 def alternate(cases: dict[str, Case], rounds: int, turns: int = 1) -> dict[str, list[float]]:
@@ -241,19 +248,6 @@ def peak_of(case: str, args: argparse.Namespace) -> float:
     elif case == "transformers":
         make_transformers("124M", args).generate(ids, max_new_tokens=128, do_sample=False)
     return peak_memory()
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has held, in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: getrusage would count the process that started this one
-        line = next(
-            x for x in status.read_text(encoding="utf-8").splitlines() if x.startswith("VmHWM")
-        )
-        return int(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def quality(args: argparse.Namespace) -> None:

@@ -49,8 +49,9 @@ def record(
         rounds: the number of rounds; with fewer than five, the page stays as it is.
         less: whether smaller numbers are better.
     """
-    if rounds < ROUNDS:
-        print(f"not recorded: {work} ({rounds} of {ROUNDS} rounds)")
+    trial = {"--tiny", "--small"} & {*sys.argv}
+    if rounds < ROUNDS or trial:
+        print(f"not recorded: {work} ({' '.join(trial) or f'{rounds} of {ROUNDS} rounds'})")
         return
     command = shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
     rows = {key_of(row): row for row in read_rows()}

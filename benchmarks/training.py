@@ -31,6 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 from results import record
+from training_step import peak_memory
 
 SETTINGS = ("bfloat16:4x256", "bfloat16:2x1024", "float32:4x256", "float32:2x1024")
 STICK = "nanoGPT's design"
@@ -327,17 +328,6 @@ def kind_of(name: str, shapes: list[list[int]], config: dict[str, Any]) -> str:
     if config["vocab_size"] in sizes:
         return "loss"
     return "everything else"
-
-
-def peak_memory() -> float:
-    """Return the most memory that this process has held, in MB."""
-    if sys.platform == "linux":  # getrusage would count the process that started this one
-        with open("/proc/self/status", encoding="utf-8") as status:
-            line = next(line for line in status if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

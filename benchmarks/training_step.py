@@ -211,14 +211,9 @@ def build_transformers(config: dict) -> tuple[Any, Callable]:
 
 def peak_memory() -> float:
     """Return the most memory that this process has held, in MB."""
-    if sys.platform == "win32":
-        import psutil
+    from llm_scratch.training.memory_log import resident_peak
 
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return resident_peak() / 1e6
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ alternate. Building is measured in a fresh process each time; its memory is the 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +23,7 @@ from results import record
 from torch.utils.data import DataLoader, Dataset
 
 from llm_scratch.text.windows import TokenWindows, create_dataloader_v1
+from llm_scratch.training.memory_log import resident_peak
 
 ROUNDS = 5
 LENGTH = 256
@@ -60,21 +59,16 @@ def random_ids(n: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCAB_SIZE, n)
 
 
-def peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def build(design: str, n: int, kind: str, stride: int) -> tuple[float, int]:
     """Return the seconds and the bytes of memory for building windows from ready ids."""
     ids: Any = random_ids(n)
     ids = ids.tolist() if kind == "list" else ids.astype(kind)
-    memory = peak_bytes()
+    memory = resident_peak()
     start = time.perf_counter()
     kept = StoredWindows(ids, stride) if design == "stored" else TokenWindows(ids, LENGTH, stride)
     seconds = time.perf_counter() - start
     del kept
-    return seconds, peak_bytes() - memory
+    return seconds, resident_peak() - memory
 
 
 def build_alone(*case: Any) -> tuple[float, int]:
