@@ -160,7 +160,7 @@ def _exit(terminal: Any, rest: str) -> None:
 
 COMMANDS = {
     "help": Asked("/help", "show this", _help),
-    "continue": Asked("/continue", "go on with an answer that was stopped", _continue),
+    "continue": Asked("/continue", "continue an answer that was stopped", _continue),
     "clear": Asked("/clear", "forget what was said", _clear),
     "system": Asked("/system [TEXT]", "show the system text, or set it", _system),
     "set": Asked("/set NAME VALUE", "change a setting, such as /set temperature 0.8", _set),
@@ -168,7 +168,7 @@ COMMANDS = {
     "regen": Asked("/regen", "have the last question answered again", _regen),
     "undo": Asked("/undo", "take back the last question and its answer", _undo),
     "save": Asked("/save FILE", "write the conversation to a file", _save),
-    "load": Asked("/load FILE", "go on with the conversation in a file", _load),
+    "load": Asked("/load FILE", "continue the conversation in a file", _load),
     "multi": Asked("/multi [END]", "a message up to a line that is /end, or END", _multi),
     "exit": Asked("/exit", "leave", _exit),
 }

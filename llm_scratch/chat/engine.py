@@ -253,7 +253,7 @@ class Engine:
         try:
             newest, caches = [row.written[-1] for row in rows], [row.cache for row in rows]
             logits = self._reader.next_logits(newest, caches)  # (B, V)
-        except Exception as err:  # of any kind: these requests end, the engine goes on
+        except Exception as err:  # of any kind: these requests end, the engine continues
             LOG.exception("a step for %d requests failed", len(rows))
             self._reader = RaggedReader(self._inner)
             self._count(faults=1)
@@ -268,7 +268,7 @@ class Engine:
         """Do a row's work and report its events; a fault ends only this row.
 
         Returns:
-            Whether the row goes on.
+            Whether the row continues.
         """
         try:
             events = work()

@@ -307,7 +307,7 @@ class ChatSession:
         if saved.weights_sha256 != weights_mark(self.model):
             self._warn(path, f"other weights ({saved.model}); answers may differ from those")
         if saved.format != self.format.name:
-            self._warn(path, f"format {saved.format!r}, and goes on in {self.format.name!r}")
+            self._warn(path, f"format {saved.format!r}, and continues in {self.format.name!r}")
         return saved
 
     def _warn(self, path: PathLike, difference: str) -> None:

@@ -205,7 +205,7 @@ class TemplateFormat:
                 raise self._unlearnable("adds text to an answer that nobody said", tokenizer)
             rest = until if i < len(messages) - 1 else pieces.text
             if rest[end.stop :].strip():
-                raise self._unlearnable("goes on after the end of an answer", tokenizer)
+                raise self._unlearnable("continues after the end of an answer", tokenizer)
             places.append(start)
 
     def _unlearnable(self, what: str, tokenizer: Any) -> ValueError:

@@ -28,7 +28,7 @@ def prepare_model(
 ) -> SaveBest:
     """Make a model ready to learn, in place; return the function that saves the run's best model.
 
-    New parameters are drawn from PyTorch's global generator. An adapter goes on learning, and is
+    New parameters are drawn from PyTorch's global generator. An adapter continues to learn, and is
     saved as an adapter of the same base.
 
     Args:
@@ -50,7 +50,7 @@ def prepare_model(
                          "LoRA; leave it out")  # fmt: skip
     if lora_layers(model) and (lora is not None or num_classes is not None):
         raise ValueError(
-            f"{base} is an adapter, which goes on learning as it is; for new LoRA matrices or a "
+            f"{base} is an adapter, which continues to learn as it is; for new LoRA matrices or a "
             f"new head, first make a whole model of it: llm-scratch weights convert {base} FOLDER"
         )
     if num_classes is not None:

@@ -182,7 +182,7 @@ def _has_state(engine: Engine) -> bool:
 
 
 def _refuse(line: str) -> None:
-    raise ValueError(line.replace("; going on without it", "; leave --compile out"))
+    raise ValueError(line.replace("; continuing without it", "; leave --compile out"))
 
 
 def _peaks(device: torch.device, before: int) -> dict[str, Any]:

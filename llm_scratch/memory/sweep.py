@@ -1,7 +1,7 @@
 """A sweep: points over lengths or batches, measured one after the other into a file.
 
 What is measured next follows from the plan and from the rows that are there, so that a sweep that
-was killed and goes on writes the file that it would have written.
+was killed and continued writes the file that it would have written.
 """
 
 from __future__ import annotations

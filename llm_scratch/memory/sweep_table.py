@@ -1,7 +1,7 @@
 """The file of a sweep: a row for each start, with all that decides it, safe against any end.
 
 A row is written whole and is on the disk before the next start. What a killed sweep has left of a
-row is cut off when it goes on.
+row is cut off when it continues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Facts that tell one run from another: the same when it goes on, and for all its processes."""
+"""Facts that tell one run from another: the same when it continues, and for all its processes."""
 
 from __future__ import annotations
 

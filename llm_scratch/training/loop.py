@@ -104,7 +104,7 @@ def train(
 
     The model is updated in place, on the device that it is on. Its modes and the global random
     generators are left as found. With a folder the run writes its settings, a log, checkpoints
-    and its best model there, and `resume=True` goes on with what an interrupted run left: to the
+    and its best model there, and `resume=True` continues what an interrupted run left: to the
     same losses and parameters, bit by bit, on the same machine with the same number of threads.
     It may then have more steps, or divide a step into other micro batches.
 
@@ -115,7 +115,7 @@ def train(
         validation: the same, to measure on.
         folder: where the run is kept; None keeps nothing.
         tokenizer: the one that the data was made with; saved with the model, and for samples.
-        resume: whether a run in the folder goes on. Without a whole checkpoint it starts at 0.
+        resume: whether to continue the run in the folder. Without a whole checkpoint it starts at 0.
         progress: whether there is a progress bar.
         log: what each line is given to.
         objective: another loss than that of the next token.
@@ -343,7 +343,7 @@ def _save(run: Run, path: Path) -> None:
         good = "" if run.folder is None else f"; {_last_good(run.folder)}"
         raise OSError(
             f"the checkpoint of step {step} could not be written to {path} ({err}){good}; make "
-            "room, then --resume goes on"
+            "room, then --resume continues"
         ) from err
     if run.folder is not None:
         keep_newest(run.folder.checkpoints, run.config.keep_last)

@@ -48,7 +48,7 @@ class RunFolder:
         found = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
         if set(found) - {LOCK} and not resume:
             raise ValueError(
-                f"{self.path} is not empty; --resume (resume=True) goes on with the run in it, "
+                f"{self.path} is not empty; --resume (resume=True) continues the run in it, "
                 "another folder starts a new one"
             )
         self.path.mkdir(parents=True, exist_ok=True)

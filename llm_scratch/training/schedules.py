@@ -1,7 +1,7 @@
 """Learning rates as pure functions of the step: warm-up, then one of three ways down.
 
 Steps count from 1. During warm-up the rate rises linearly and is `peak` at step `warmup`; at the
-last step it is `minimum`. Nothing is remembered between steps, so a run that goes on after an
+last step it is `minimum`. Nothing is remembered between steps, so a run that continues after an
 interruption has the rate of a run that never stopped.
 """
 

@@ -309,7 +309,7 @@ def _go_on(run: Run, path: Path) -> None:
     run.state = RunState(**{"eval_rows": before.micro_batch, **content["state"]})
     if folder is not None:
         folder.cut_back(run.state.step)
-    run.log(f"going on after step {run.state.step}, from {newest}")
+    run.log(f"continuing after step {run.state.step}, from {newest}")
     if not run.ended:
         _say_what_differs(before, content, run)
 
@@ -337,7 +337,7 @@ def _say_what_differs(before: TrainConfig, content: Mapping[str, Any], run: Run)
 
 
 def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
-    """Refuse to go on with another model, data, tokenizer or settings; warn of another machine.
+    """Refuse to continue with another model, data, tokenizer or settings; warn of another machine.
 
     Returns:
         The settings of before.
@@ -362,7 +362,7 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         was = content["environment"].get(name, now)
         if was != now:
             warnings.warn(
-                f"the run was started with {name} {was}, and goes on with {now}: the numbers will "
+                f"the run was started with {name} {was}, and continues with {now}: the numbers will "
                 "agree up to rounding only",
                 stacklevel=5,
             )

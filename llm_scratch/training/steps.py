@@ -239,7 +239,7 @@ def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) ->
             engine.loss(batch, 1.0).backward()
     except (RuntimeError, OSError, ImportError) as err:
         reason = str(err).partition("\n")[0][:200]
-        log(f"torch.compile does not work here ({reason}); going on without it")
+        log(f"torch.compile does not work here ({reason}); continuing without it")
         step_loss.hidden_states = None
     finally:
         engine.model.zero_grad(set_to_none=True)

@@ -109,7 +109,7 @@ def test_resumed_run_with_lora_equals_one_that_was_not_stopped(whole, tmp_path):
     lines = []
     model = build()
     run(tmp_path / "run", model, resume=True, log=lines.append)
-    assert any(line.startswith("going on after step 4") for line in lines)
+    assert any(line.startswith("continuing after step 4") for line in lines)
     assert metrics(tmp_path / "run") == metrics(whole[0])
     for (name, ours), theirs in zip(model.named_parameters(), whole[1].parameters(), strict=True):
         assert torch.equal(ours, theirs), name

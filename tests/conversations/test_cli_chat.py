@@ -73,7 +73,7 @@ def test_finetune_chat_adds_the_tokens_of_a_format(base, data, capsys):
     assert opened.format.name == "llama3"
     again = ["--format", "llama3", "--add-tokens", "--steps", "4", "--resume"]
     assert main(words(base, data, *again)) == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "continuing after step 2" in capsys.readouterr().out
     more = ["--format", "llama3", "--add-tokens", "--lora", "2"]
     assert main(words(base, data, *more)) == 2
     assert "leave --lora out" in capsys.readouterr().err

@@ -194,7 +194,7 @@ def test_control_tokens_that_a_template_makes_of_what_is_said_are_text():
 
 
 BROKEN = {
-    "goes on after the end of an answer": CHATML.replace("{% if add_generation_prompt %}", "")
+    "continues after the end of an answer": CHATML.replace("{% if add_generation_prompt %}", "")
     .replace("{% endif %}", ""),
     "does not end an answer with a control token": CHATML.replace(
         "+ '<|im_end|>' + '\n' }}",

@@ -180,7 +180,7 @@ def test_run_goes_on_with_another_number_of_processes(outcomes, case, tmp_path):
     lines: list[str] = []
     with pytest.warns(UserWarning, match="processes 2, and goes on with 1"):
         found = run_case(case, ONE, folder, log=lines.append, resume=True)
-    assert any("going on after step 10" in line for line in lines)
+    assert any("continuing after step 10" in line for line in lines)
     assert_near(found["losses"], outcomes.several[case]["losses"], 1e-5, case)
 
 

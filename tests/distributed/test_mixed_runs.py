@@ -51,7 +51,7 @@ def test_mixed_run_of_two_processes_resumes_to_the_bit(server, folder, tmp_path)
     again = cut(whole, tmp_path / "again")
     ended = server.run(2, "command", *words, "--out", str(again), "--resume")
     assert ended.codes == [0, 0], ended.outputs
-    assert "going on after step 6" in ended.outputs[0]
+    assert "continuing after step 6" in ended.outputs[0]
     assert outcome(whole) == outcome(again)
     assert len(outcome(again)["losses"]) == 12
     last = Path("checkpoints") / "step-00000012" / "model.safetensors"

@@ -87,5 +87,5 @@ def test_torchrun_goes_on_by_itself_after_three_kills(server, tmp_path):
     code, output = finished(torchrun(2, script, folder, options=options))
     assert code == 0, output
     for step in (4, 8, 16):
-        assert f"going on after step {step}, from" in output
+        assert f"continuing after step {step}, from" in output
     assert_same_run(folder, whole)

@@ -148,7 +148,7 @@ def test_an_adapter_goes_on_learning_and_stays_one(base, data, capsys):
     words = ["finetune", "classify", data / "one", "--data", data / "m.tsv", "--out", data / "two"]
     for more in ([], ["--lora", "2"]):
         assert main(quick(*words, *more)) == 2
-        assert "is an adapter, which goes on learning as it is" in capsys.readouterr().err
+        assert "is an adapter, which continues to learn as it is" in capsys.readouterr().err
     assert not (data / "two").exists()
 
 

@@ -138,7 +138,7 @@ def test_pretrain_resume_says_which_checkpoint_is_damaged(data, tmp_path, capsys
     assert main([*words, "--resume"]) == 0
     printed = capsys.readouterr().out
     assert f"{path}: is damaged" in printed
-    assert "going on after step 3" in printed
+    assert "continuing after step 3" in printed
 
 
 def test_eval_prints_loss_perplexity_and_bits_per_byte(run, data, capsys):

@@ -251,7 +251,7 @@ def test_compiled_says_when_it_does_not_work_and_leaves_nothing_behind(build, mo
     monkeypatch.setattr(torch, "compile", broken)
     engine, lines = engine_of(build()), []
     compile_model(engine, rows(), lines.append)
-    assert lines == ["torch.compile does not work here (no compiler); going on without it"]
+    assert lines == ["torch.compile does not work here (no compiler); continuing without it"]
     assert engine.module.hidden_states is None
 
 
