@@ -140,7 +140,7 @@ def decode(opened: Any, folder: Path, args: argparse.Namespace) -> None:
         cases |= llama_cpp(opened, folder, args.threads, "decoding_seconds", ids[0].tolist(), new)
     weights = torch.randn(opened.model.num_parameters())
     cases["memory alone, float32"] = lambda: [weights.sum() for _ in range(new)]
-    note("tokens/s of SmolLM2-135M, one row", alternate(cases, args.rounds), new, args,
+    note("SmolLM2-135M writes, one row", alternate(cases, args.rounds), new, args,
          "memory alone, float32")  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def report(results: dict[str, list[dict]], setting: str, args: argparse.Namespac
         ratios = (speed / speeds[STICK], peaks[case] / peaks[STICK]) if STICK in speeds else (0, 0)
         print(f"| {case} | {speed:.0f} | {ratios[0]:.2f} | {peaks[case]:,.0f} | {ratios[1]:.2f} |")
     pairs = [("ours", case) for case in speeds if not case.startswith("ours")]
-    work = f"GPT-2 124M, training, {setting}"
+    work = f"training GPT-2 124M, {setting}"
     record(work, speeds, pairs, unit="tokens/s", rounds=args.rounds)
     record(f"{work}, peak of memory", peaks, pairs, unit="MB", rounds=args.rounds, less=True)
 

@@ -65,6 +65,26 @@ def test_windows_commands_are_the_same_ones() -> None:
     assert list(map(words, windows.strip().splitlines())) == list(map(words, blocks("bash")))
 
 
+def table(page: str) -> list[dict[str, str]]:
+    """The rows of the first table on a page whose first column is "work"."""
+    lines = page[page.index("| work |") :].partition("\n\n")[0].splitlines()
+    head, _, *body = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in body]
+
+
+def test_figures_are_those_of_the_results() -> None:
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    measured = {(row["work"], row["peer"]): row for row in table(results)}
+    said = table(README)
+    peers = " ".join(row["peer"] for row in said)
+    for name in ("the book's", "nanoGPT", "transformers", "TRL", "llama.cpp"):
+        assert name in peers
+    for row in said:
+        found = measured[row["work"], row["peer"]]
+        assert row == {name: found[name] for name in row}
+        assert f"{found['machine']}, {found['date']}" in README.replace("\n", " ")
+
+
 def test_every_page_of_docs_is_named() -> None:
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
     assert pages == set(re.findall(r"docs/[\w.-]+\.md", README))
