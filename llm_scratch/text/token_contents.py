@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from llm_scratch.text.joined_array import Row
 from llm_scratch.text.token_header import (
@@ -111,6 +110,8 @@ def map_bytes(path: Path) -> np.ndarray:
     `numpy.memmap` keeps a file descriptor for each file, and a corpus may have more files than a
     process may have descriptors.
     """
+    import torch  # here, so that preparing a corpus starts without it
+
     size = path.stat().st_size
     if not size:
         return np.empty(0, np.uint8)

@@ -12,12 +12,12 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_scratch.tokenizers.simple import END_OF_TEXT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Special = Literal["allow", "text", "raise"]
 
@@ -200,6 +200,8 @@ def text_to_token_ids(text: str, tokenizer: Any) -> Tensor:
     Source:
         Book 5.1.1.
     """
+    import torch
+
     return torch.tensor([encode(tokenizer, text)], dtype=torch.int64)
 
 
@@ -209,6 +211,8 @@ def token_ids_to_text(token_ids: Tensor, tokenizer: Any) -> str | list[str]:
     Source:
         Book 5.1.1 (which has it for a batch of one).
     """
+    import torch
+
     ids = torch.as_tensor(token_ids)
     if ids.is_floating_point() and ids.numel() > 0:
         raise TypeError(f"token ids must be integers, got a tensor of {ids.dtype}")

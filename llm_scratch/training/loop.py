@@ -115,7 +115,7 @@ def train(
         validation: the same, to measure on.
         folder: where the run is kept; None keeps nothing.
         tokenizer: the one that the data was made with; saved with the model, and for samples.
-        resume: whether to continue the run in the folder. Without a whole checkpoint it starts at 0.
+        resume: whether to continue the run in the folder, from 0 if it has no whole checkpoint.
         progress: whether there is a progress bar.
         log: what each line is given to.
         objective: another loss than that of the next token.

@@ -362,8 +362,8 @@ def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
         was = content["environment"].get(name, now)
         if was != now:
             warnings.warn(
-                f"the run was started with {name} {was}, and continues with {now}: the numbers will "
-                "agree up to rounding only",
+                f"the run was started with {name} {was}, and continues with {now}: the numbers "
+                "will agree up to rounding only",
                 stacklevel=5,
             )
     return before
