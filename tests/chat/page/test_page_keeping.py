@@ -155,7 +155,7 @@ def test_page_in_two_tabs_overwrites_no_chat(visitor: Visitor) -> None:
     visitor.ask("First tab")
     answer.after.set()
     driver.switch_to.window(driver.window_handles[1])
-    visitor.sees("both are kept", "#notice")
+    visitor.sees("Both are kept", "#notice")
     visitor.is_idle()
     visitor.visit()
     kept = str(
