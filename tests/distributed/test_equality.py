@@ -178,7 +178,7 @@ def test_run_goes_on_with_another_number_of_processes(outcomes, case, tmp_path):
     assert_near(outcomes.several[f"{case}@1"]["losses"], outcomes.one(case)["losses"], 1e-5, case)
     folder = halfway(outcomes.folder / "2" / case, tmp_path / "run", ONE)
     lines: list[str] = []
-    with pytest.warns(UserWarning, match="processes 2, and goes on with 1"):
+    with pytest.warns(UserWarning, match="processes 2, and continues with 1"):
         found = run_case(case, ONE, folder, log=lines.append, resume=True)
     assert any("continuing after step 10" in line for line in lines)
     assert_near(found["losses"], outcomes.several[case]["losses"], 1e-5, case)

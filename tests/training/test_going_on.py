@@ -148,7 +148,7 @@ def test_train_warns_when_it_goes_on_in_other_numbers(build, parts, tmp_path, mo
     monkeypatch.setattr(starting, "pick_precision", lambda asked, device: next(types))
     config = dataclasses.replace(CONFIG, steps=4)
     run(build(), parts, config, folder=tmp_path / "run")
-    with pytest.warns(UserWarning, match="with dtype float32, and goes on with bfloat16"):
+    with pytest.warns(UserWarning, match="with dtype float32, and continues with bfloat16"):
         run(build(), parts, config, folder=tmp_path / "run", resume=True)
 
 
@@ -174,7 +174,7 @@ def test_train_refuses_to_resume_with_another_tokenizer(build, parts, tmp_path):
 def test_train_warns_when_the_number_of_threads_differs(build, parts, tmp_path, monkeypatch):
     run(build(), parts, dataclasses.replace(CONFIG, steps=4), folder=tmp_path / "run")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
-    with pytest.warns(UserWarning, match=r"threads \d+, and goes on with 77"):
+    with pytest.warns(UserWarning, match=r"threads \d+, and continues with 77"):
         run(build(), parts, dataclasses.replace(CONFIG, steps=4), folder=tmp_path / "run",
             resume=True)  # fmt: skip
 
