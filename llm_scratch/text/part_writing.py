@@ -274,8 +274,9 @@ def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
             yield done.result()
     except BrokenProcessPool as err:
         raise ChildProcessError(
-            "a process that made a part was killed, perhaps because memory ran out; start again "
-            "with fewer workers: complete parts are kept"
+            "a process that made a part ended early: it was killed, perhaps because memory ran "
+            "out, or could not start (its error is above); start again with fewer workers: "
+            "complete parts are kept"
         ) from err
     finally:
         pool.shutdown(cancel_futures=True)

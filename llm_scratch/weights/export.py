@@ -62,7 +62,10 @@ def export_huggingface(
     inner, tensors = exportable(model)
     cfg: Any = inner.cfg
     if (family := family_name(cfg)) not in RENAMED:
-        raise ValueError(f"no names of transformers are known for the family {family}; {_INSTEAD}")
+        raise ValueError(
+            f"no names of transformers are known for the family {family}; use save_model "
+            "(llm-scratch weights convert)"
+        )
     bpe = None if tokenizer is None else as_exportable(tokenizer)
     if bpe is not None:
         check_vocabulary(inner, bpe)
@@ -119,8 +122,6 @@ RENAMED: dict[str, Callable[..., dict[str, Tensor]]] = {
     LLAMA: llama_names.to_hugging_face,
 }
 """The function that returns a model's tensors by Hugging Face's names, by family."""
-
-_INSTEAD = "use save_model (llm-scratch weights convert)"
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -> None:
