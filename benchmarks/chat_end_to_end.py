@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import record
 
 import llm_scratch as ls
 from llm_scratch.conversations.encoding import encode_prompt
@@ -75,7 +76,7 @@ def main() -> None:
     print(
         f"{len(taught)} conversations to learn, {len(measured)} to validate, {len(asked)} held out"
     )
-    share(model, tokenizer, asked, "before")
+    before = share(model, tokenizer, asked, "before")
     data = conversation_parts(model, tokenizer, taught, measured, format=FORMAT, log=quiet)
     config = run_config("chat", len(data[0]), epochs=args.epochs, preset="final-tune")
     config = replace(config, sample_every=0)
@@ -88,7 +89,12 @@ def main() -> None:
         f"{'stopped early' if state.stopped else 'all of them'}; best validation loss "
         f"{state.best_loss:.4f} after step {state.best_step}"
     )
-    share(model, tokenizer, asked, "after")
+    after = share(model, tokenizer, asked, "after")
+    if args.rows is None and args.epochs is None:
+        for name, ended in after.items():
+            work = f"held-out answers of SmolLM2-135M that end by themselves, {name}"
+            found = {"ours, after fine-tuning": ended, "before fine-tuning": before[name]}
+            record(work, found, [tuple(found)], unit="%", rounds=None)
     elsewhere(model, tokenizer, asked[: args.compared], Path(args.out))
 
 
@@ -106,20 +112,22 @@ def parts(args: argparse.Namespace) -> tuple[list[Any], list[Any], list[Any]]:
     return [first_prompt(each) for each in asked[: args.prompts]], measured, taught
 
 
-def share(model: Any, tokenizer: Any, asked: list[Any], when: str) -> None:
-    """Print how many answers end by themselves, and the first three sampled answers.
+def share(model: Any, tokenizer: Any, asked: list[Any], when: str) -> dict[str, float]:
+    """Print and return the percentages of answers that end by themselves, and print three of them.
 
     With greedy decoding, a model of this size may repeat itself for ever.
     """
+    ended = {}
     for name, settings in (("the likeliest token", ls.SamplingSettings()), ("sampled", SAMPLED)):
         torch.manual_seed(1)
         found = answer_conversations(
             model, tokenizer, asked, format=FORMAT, max_new_tokens=NEW, settings=settings
         )
-        ended = stopped_share(found)
-        print(f"{when}, {name}: {ended:.1%} of {len(found)} answers end by themselves")
+        ended[name] = 100 * stopped_share(found)
+        print(f"{when}, {name}: {ended[name]:.1f} % of {len(found)} answers end by themselves")
     for messages, each in list(zip(asked, found, strict=True))[:3]:
         print(f"  user: {messages[-1].content}\n  assistant: {each.text}")
+    return ended
 
 
 def elsewhere(model: Any, tokenizer: Any, asked: list[Any], folder: Path) -> None:

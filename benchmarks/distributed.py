@@ -104,10 +104,9 @@ def report(medians: dict[str, float], args: argparse.Namespace) -> None:
     for own, other, bar in BARS:
         if own in medians and other in medians:
             print(f"{own} against {other}: {medians[other] / medians[own]:.2f} (asked: {bar:.2f})")
-    if not args.small:
-        pairs = [(own, other) for own, other, _ in BARS]
-        record("a step of SmolLM2's size by two processes, 4,096 tokens", medians, pairs, unit="s",
-               rounds=args.rounds, less=True)  # fmt: skip
+    pairs = [(own, other) for own, other, _ in BARS]
+    record("a step of SmolLM2's size by two processes, 4,096 tokens", medians, pairs, unit="s",
+           rounds=args.rounds, less=True)  # fmt: skip
 
 
 def take_turn(name: str, args: argparse.Namespace, ranks: Any) -> list[float]:
@@ -278,10 +277,9 @@ def measure_checkpoint(args: argparse.Namespace, ranks: Any) -> None:
             print(f"| {name} | {median:.2f} | {medians['ours'] / median:.2f} |")
         shown = ", ".join(f"{peak:,.0f}" for peak in peaks)
         print(f"MB of memory for writing, by process: {shown}; a share has {share:,.0f} MB")
-        if not args.small:
-            pairs = [("ours", name) for name in SAVED]
-            record("saving a checkpoint of 124M divided by two processes", medians, pairs, unit="s",
-                   rounds=args.rounds, less=True)  # fmt: skip
+        pairs = [("ours", name) for name in SAVED]
+        record("saving a checkpoint of 124M divided by two processes", medians, pairs, unit="s",
+               rounds=args.rounds, less=True)  # fmt: skip
     ranks.wait()
     if not ranks.first and folder.exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The peak memory of tuning GPT-2 124M: all parameters against LoRA, in one run.
 
-    python benchmarks/finetuning_memory.py            about 2 minutes on two cores
+    python benchmarks/finetuning_memory.py            about 10 minutes on two cores
     python benchmarks/finetuning_memory.py --small    a tiny model, to try the script
 
 All cases have the same batch, 8 rows of 80 tokens as in chapter 7, an untied head as there,
@@ -20,10 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
 from typing import Any
+
+from results import record
 
 CASES = {
     "built": "the model alone",
@@ -45,20 +48,33 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=80)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each case")
     parser.add_argument("--tied", action="store_true", help="tie the head to the embedding")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if min(args.batch, args.length, args.rank, args.steps) < 1:
-        parser.error("batch, length, rank and steps must be 1 or more")
+    if min(args.batch, args.length, args.rank, args.steps, args.rounds) < 1:
+        parser.error("batch, length, rank, steps and rounds must be 1 or more")
     if args.case:
         print(json.dumps(run_case(args)))
         return
-    results = {}
-    for case, name in CASES.items():
-        results[case] = run_child(case)
-        print(f"{name}: {results[case]['peak_mb']:,.0f} MB", flush=True)
+    turns: dict[str, list[dict]] = {case: [] for case in CASES}
+    for _ in range(args.rounds):
+        for case, name in CASES.items():
+            turns[case].append(run_child(case))
+            print(f"{name}: {turns[case][-1]['peak_mb']:,.0f} MB", flush=True)
+    results = {case: middle_of(found) for case, found in turns.items()}
     report(results)
+    peaks = {name: results[case]["peak_mb"] for case, name in CASES.items()}
+    pairs = [(CASES[case], CASES[other]) for case, other in RATIOS]
+    work = f"tuning GPT-2 124M, {args.batch}x{args.length}, peak of memory"
+    record(work, peaks, pairs, unit="MB", rounds=args.rounds, less=True)
+
+
+def middle_of(turns: list[dict]) -> dict:
+    """Return a case's result with the medians of its turns."""
+    numbers = ("peak_mb", "seconds")
+    return turns[0] | {key: statistics.median(turn[key] for turn in turns) for key in numbers}
 
 
 def run_child(case: str) -> dict:

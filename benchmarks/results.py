@@ -7,7 +7,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,8 +25,9 @@ HEAD = """# What was measured
 
 Each row is one claim, measured against its peer in the same run, as the median of five rounds or
 more in which both take turns. A ratio above 1 says that ours is faster, or smaller where memory is
-measured. The scripts in this folder write the rows; their docstrings say what is compared and how.
-These are runs on single machines: another processor gives other ratios.
+measured. Estimates of memory, which are best at 1, and shares of answers come from one run. The
+scripts in this folder write the rows; their docstrings say what is compared and how. These are runs
+on single machines: another processor gives other ratios.
 """
 
 
@@ -36,7 +37,7 @@ def record(
     pairs: Iterable[tuple[str, str]],
     *,
     unit: str,
-    rounds: int,
+    rounds: int | None,
     less: bool = False,
 ) -> None:
     """Write a row for each pair, replacing the previous one of the same work and pair.
@@ -46,11 +47,12 @@ def record(
         found: each case's median over the rounds.
         pairs: (ours, peer) cases; a pair with a case not in `found` is skipped.
         unit: the unit of the numbers.
-        rounds: the number of rounds; with fewer than five, the page stays as it is.
+        rounds: the number of rounds; with fewer than five, the page stays as it is. None: another
+            round would give the same numbers.
         less: whether smaller numbers are better.
     """
-    trial = {"--tiny", "--small"} & {*sys.argv}
-    if rounds < ROUNDS or trial:
+    trial = {"--tiny", "--small", "--quick"} & {*sys.argv}
+    if trial or (rounds is not None and rounds < ROUNDS):
         print(f"not recorded: {work} ({' '.join(trial) or f'{rounds} of {ROUNDS} rounds'})")
         return
     command = shlex.join(["python", "benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -66,6 +68,21 @@ def record(
     table = sorted(rows.values(), key=lambda row: (script_of(row), row[0]))
     lines = [cells(COLUMNS), "|" + "---|" * len(COLUMNS), *map(cells, table)]
     PAGE.write_text(HEAD + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def record_estimates(work: str, peer: str, found: Sequence[tuple[float, float]]) -> None:
+    """Write the rows of the median and the worst estimate.
+
+    Args:
+        work: the name of what was estimated.
+        peer: how it was measured.
+        found: estimated and measured bytes of each case.
+    """
+    order = sorted(found, key=lambda pair: abs(pair[0] / pair[1] - 1))
+    for name, (estimated, measured) in (("median", order[len(order) // 2]), ("worst", order[-1])):
+        record(f"{work}, the {name} of {len(found)} estimates",
+               {"ours": estimated / 1e6, peer: measured / 1e6}, [("ours", peer)], unit="MB",
+               rounds=None, less=True)  # fmt: skip
 
 
 def shown(number: float, unit: str) -> str:

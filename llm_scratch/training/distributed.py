@@ -108,7 +108,7 @@ class Ranks:
             if odd:
                 which = ", ".join(map(str, odd))
                 raise ValueError(
-                    f"rank {which} of {self.count} has another {name}: {values[odd[0]]!r}, the "
+                    f"rank {which} of {self.count} differs in {name}: {values[odd[0]]!r}, the "
                     f"others {usual!r}; start all with the same command, data and versions"
                 )
 

@@ -63,7 +63,7 @@ TIMED_OUT = RuntimeError("[pair.cc] Timed out waiting 10000ms for recv operation
 
 def test_agree_names_the_odd_rank_and_both_values():
     OTHERS.extend([{"torch": "2.13", "rate": 1}, {"torch": "2.12", "rate": 1}])
-    with pytest.raises(ValueError, match=r"^rank 2 of 3 has another torch: '2.12', the others"):
+    with pytest.raises(ValueError, match=r"^rank 2 of 3 differs in torch: '2.12', the others"):
         Together(0, 3).agree({"torch": "2.13", "rate": 1})
 
 
@@ -271,7 +271,7 @@ def test_process_with_something_else_is_named_before_the_start(server, tmp_path,
     assert ended.codes == [1, 1]
     word = {"data": "first rows"}.get(name, name)
     for output in ended.outputs:
-        assert f"rank 1 of 2 has another {word}" in output.splitlines()[-2]
+        assert f"rank 1 of 2 differs in {word}" in output.splitlines()[-2]
     assert not checkpoints_in(tmp_path / "run" / "checkpoints")
 
 
