@@ -161,9 +161,11 @@ def report(results: dict[str, list[dict]]) -> None:
     names = ("ours", "transformers", "the book's way")
     rounds = len(results["ours"])
     for what, key, unit in (("loading GPT-2 and a first pass", "total", "s"),
-                            ("loading GPT-2, peak of memory", "peak", "bytes"),
+                            ("loading GPT-2, peak of memory", "peak", "MB"),
                             ("cold start to GPT-2's first token", "process", "s")):  # fmt: skip
-        found = {name: row[key] for name, row in zip(names, (ours, peer, book), strict=True)}
+        scale = 1e6 if unit == "MB" else 1
+        rows = zip(names, (ours, peer, book), strict=True)
+        found = {name: row[key] / scale for name, row in rows}
         pairs = [("ours", name) for name in names[1:]]
         record(what, found, pairs, unit=unit, rounds=rounds, less=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from mmap import mmap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,10 +83,12 @@ def test_a_run_without_a_folder_has_no_log_to_write_into() -> None:
 def test_resident_follows_memory_that_is_taken_and_given_back() -> None:
     forget_peaks(CPU)
     before = resident()
-    held = torch.ones(64 * MIB // 4)  # mapped by itself, so that it goes back at once
+    held = mmap(-1, 64 * MIB)  # not from the heap, which may have that much free
+    for _ in range(64):
+        held.write(bytes(MIB))
     with_it = memory_now(CPU)
     assert with_it["resident"] >= before + 60 * MIB
-    del held
+    held.close()
     assert resident() <= before + 8 * MIB
     assert resident_peak() >= before + 60 * MIB
     if sys.platform.startswith("linux"):
