@@ -34,7 +34,7 @@ DESCRIPTION = "A GPT written from scratch in PyTorch, from a text to a model tha
 EXAMPLE = """example:
   llm-scratch prepare the-tide-clock --out tokens.bin
   llm-scratch pretrain --data tokens.bin --out RUN
-  llm-scratch generate RUN --prompt "The clock"
+  llm-scratch generate RUN --prompt "The clock" --temperature 0.8
 """
 GROUPS = (data, environment, notebook, tokenizer, prepare, pretrain, compare, weights, generation,
           chat, serve, conversations, finetune, distributed, memory, selfcheck)  # fmt: skip
