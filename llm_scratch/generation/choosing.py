@@ -23,19 +23,19 @@ from llm_scratch.generation.sampling import (
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """The settings for choosing the next token, shared by all calls and checked when made.
+    """The settings for choosing the next token, shared by all calls and checked on creation.
 
     They apply in this order: penalties, biases, banned ids, top_k, temperature, top_p, min_p.
 
     Args:
-        temperature: 0 is greedy and draws no random number; above 0 samples, flatter as it grows.
+        temperature: 0 is greedy and draws no random number; higher values sample more evenly.
         top_k: only the k most likely tokens can be chosen; None and 0 mean no limit.
         top_p: only the most likely tokens that together reach this probability can be chosen; None
             and 1 mean no limit.
         min_p: only tokens with at least this share of the highest probability can be chosen; None
             and 0 mean no limit.
         repetition_penalty: above 1 makes ids of prompt and continuation less likely.
-        presence_penalty: subtracted from the logits of ids in the continuation.
+        presence_penalty: subtracted from the logits of ids that occur in the continuation.
         banned: ids that are never chosen.
         n_vocab: ids from here on are never chosen (a vocabulary padded beyond the tokenizer's).
         frequency_penalty: subtracted from an id's logits once for each occurrence in the
@@ -125,7 +125,7 @@ GREEDY = SamplingSettings()
 
 
 class TokenChooser:
-    """The state of choosing each row's next token, with the memory that the penalties need.
+    """A chooser of each row's next token, with the state that the penalties need.
 
     Args:
         settings: how to choose.
@@ -153,7 +153,7 @@ class TokenChooser:
         self._banned: Tensor | None = None
         self._biases: Tensor | None = None
         self._seen: Tensor | None = None  # (B, V)
-        self._counts: Tensor | None = None  # (B, V) of the continuation
+        self._counts: Tensor | None = None  # (B, V), of the continuation
 
     def choose(self, logits: Tensor) -> Tensor:
         """Choose the next id of each row: (B, V) logits -> (B, 1).
@@ -190,7 +190,7 @@ class TokenChooser:
         return chosen
 
     def _prepare(self, logits: Tensor) -> None:
-        """Allocate the tensors that depend on V, which only the logits reveal for any model."""
+        """Allocate the tensors that depend on V, which is known only from the logits."""
         self._banned = self._settings.banned_ids(logits.shape[-1], logits.device)
         self._biases = self._settings.biases(logits.shape[-1], logits.device)
         if self._settings.presence_penalty != 0 or self._settings.frequency_penalty != 0:

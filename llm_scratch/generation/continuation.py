@@ -21,8 +21,8 @@ class Continuation:
         tokenizer: the model's tokenizer.
         prompt_ids: the ids that it continues.
         stop: strings that end the text and are never shown.
-        eos_id: the id that ends it as "eos"; None never does.
-        stop_ids: ids that end it as "stop".
+        eos_id: the id that ends it with the reason "eos"; None for no such id.
+        stop_ids: ids that end it with the reason "stop".
 
     Attributes:
         ids: the ids generated so far, including the one that ended it.

@@ -1,4 +1,4 @@
-"""The generation loop of book 4.7 and 5.3: token ids in, longer token ids out.
+"""The generation loop of book 4.7 and 5.3: token ids in, more token ids out.
 
 There is one loop. `stream` yields each step's ids as they come, `generate` joins them.
 """
@@ -67,8 +67,8 @@ def generate(
     """Return the ids with a continuation: (B, T) -> (B, at most T + max_new_tokens).
 
     Each row ends on its own: it keeps the `eos_id` or `stop` that it produced (the book drops the
-    id) and is padded with its last id until the last row has ended. In the prompt, neither of them
-    ends a row.
+    id) and is padded with its last id until the last row has ended. Within the prompt,
+    neither ends a row.
 
     A language model of this library reads every token once, up to its context length. Beyond that,
     positions shift with each token, and it reads the last `context_size` tokens again at every
@@ -88,7 +88,7 @@ def generate(
         presence_penalty: see there.
         banned: see there.
         n_vocab: see there.
-        settings: all of these in one object, instead of single ones.
+        settings: all of these in one object, instead of single arguments.
         stop: ids, or sequences of ids, that end a row as `eos_id` does.
         generator: the random generator, or one per row, so that a row does not depend on the
             others; None means PyTorch's global generator.

@@ -33,7 +33,7 @@ class Endings:
             self._sequences.append(torch.tensor(sequence, device=device))
 
     def __bool__(self) -> bool:
-        """Return whether there is anything that ends a row."""
+        """Return whether anything ends a row."""
         return bool(self._sequences)
 
     def reached(self, new_ids: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class StopStrings:
     """A stream of text, cut before the first stop string, of which no part is ever returned.
 
     `push` returns the text that can no longer belong to a stop string, `flush` the rest. It does
-    not matter how the text is cut into pieces: the stop string that is complete first counts.
+    not matter how the text is cut into pieces: the first stop string to be complete counts.
 
     Args:
         stop: the strings.

@@ -2,7 +2,7 @@
 
 Between two products the processor has nothing to compute, but its caches are full of weights, which
 have displaced the code of every call: a call takes five times as long as it would alone. So there
-are few calls, and they write to memory that exists.
+are few calls, and they write to memory already allocated.
 
 Shape letters: B rows, H heads, G heads with keys and values, D head_dim, C emb_dim, F hidden_dim,
 S tokens read before.
@@ -43,7 +43,7 @@ class Room:
         empty = partial(torch.empty, device=weight.device, dtype=weight.dtype)
         self.qkv = empty(rows, (H + 2 * G) * D)
         heads = self.qkv.view(rows, H + 2 * G, D)
-        self.straight = heads[:, : H + G]  # queries and keys before they are turned
+        self.straight = heads[:, : H + G]  # queries and keys before rotation
         new_values = heads[:, H + G :, None]  # (B, G, 1, D)
         self.turned = empty(rows, H + G, D, dtype=wide(weight.dtype))
         queries = self.turned[:, :H].view(rows, G, H // G, D)  # those of a group are adjacent
@@ -77,7 +77,7 @@ class FlatBlock:
         self._room, self._head_norm = room, _head_norm(att)
         self._norm1, self._norm2 = norm_of(block.norm1, rows), norm_of(block.norm2, rows)
         qkv, mixed, both, gates, out = (
-            part[0] if rows == 1 else part  # of one row, a vector
+            part[0] if rows == 1 else part  # a vector for one row
             for part in (room.qkv, room.mixed, room.gate_and_up, room.gates, room.out)
         )
         self._qkv = writer_of([att.W_query, att.W_key, att.W_value], rows, qkv)
@@ -113,7 +113,7 @@ class FlatBlock:
 
 
 def start(model: Any, ids: Tensor, where: Tensor | slice) -> tuple[Tensor, Turn]:
-    """Return the tokens' vectors, and the cosines and sines that turn their queries and keys.
+    """Return the tokens' vectors, and the cosines and sines that rotate their queries and keys.
 
     Returns:
         (B, 1) ids -> (B, 2, C), in float32 if the model has a 16-bit type; and cosines (D,) or

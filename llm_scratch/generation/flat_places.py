@@ -1,4 +1,4 @@
-"""The places of a token's keys and values and what it looks at, for all rows or for each row.
+"""A token's places in the cache, and the keys and values it attends to, for all rows or each.
 
 Shape letters: B rows, H heads, G heads with keys and values, D head_dim, S tokens read before.
 """

@@ -28,7 +28,7 @@ BLOW_UP = 1024.0
 
 @torch.no_grad()
 def quantize_int8(model: Any) -> Any:
-    """Make a model for generation with 8-bit weights in its linear layers; `model` is unchanged.
+    """Make a copy of `model` for generation, with 8-bit weights in its linear layers.
 
     Embeddings and norms are shared with `model`. The result cannot be trained or saved, and stays
     on its device.
@@ -198,7 +198,7 @@ def _weight_only_product(integers: Tensor, scales: Tensor, bias: Tensor) -> Prod
 
 def _pack(integers: Tensor, scales: Tensor, bias: Tensor | None = None) -> torch.ScriptObject:
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings():  # PyTorch will remove quantized tensors; a check looks for them
+    with warnings.catch_warnings():  # deprecated; `_has_dynamic_kernel` checks that they work
         warnings.filterwarnings("ignore", message=".*deprecated", category=UserWarning)
         weight = torch._make_per_channel_quantized_tensor(integers, scales.double(), zero_points, 0)
         return torch.ops.quantized.linear_prepack(weight, bias)

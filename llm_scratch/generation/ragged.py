@@ -1,4 +1,4 @@
-"""Rows of any lengths, each with its own cache, read one token at a time; they come and go freely.
+"""Rows of any lengths, each with its own cache, read one token at a time; they may come and go.
 
 Shape letters: B rows, V vocabulary.
 """
@@ -18,10 +18,10 @@ from llm_scratch.model.wrappers import device_of, unwrapped
 
 
 class RaggedReader:
-    """A reader of one token of each of several rows, which have their own caches.
+    """A reader of one token per row, for rows with caches of their own.
 
     The products of all rows are computed together, which reads the weights once, and each row
-    looks at its own cache. The rows may change with every step. The flat form of a plain model is
+    attends to its own cache. The rows may change with every step. The flat form of a plain model is
     made once for each number of rows and kept, so the model must not be changed meanwhile. A model
     that is not plain (LoRA, hooks, experts) is called row by row, with the same logits but without
     the gain in speed.
@@ -40,7 +40,7 @@ class RaggedReader:
 
         Args:
             ids: one id per row.
-            caches: one cache per row of all earlier tokens; these ids are added to them.
+            caches: one cache per row, of all its earlier tokens; these ids are added.
 
         Raises:
             ValueError: if a cache is full, or the number of caches is not the number of ids.

@@ -1,4 +1,4 @@
-"""Reading of ids to the logits of the next token: prefill, then one token per step.
+"""The logits of the next token from the ids before: prefill, then one token per step.
 
 Shape letters: B batch, T tokens of the prompt, S tokens read before, V vocabulary.
 """
@@ -33,7 +33,7 @@ class Reader:
     Args:
         model: a language model, or any callable that maps ids to logits.
         window: number of last ids that the model sees.
-        use_cache: False reads the window at every step, as does a model that takes no cache.
+        use_cache: False reads the window at every step, as for a model that takes no cache.
         cache: a cache of the first tokens of the prompt, to which tokens read are added; None makes
             one.
     """
@@ -53,10 +53,11 @@ class Reader:
         self._in_training = any(part.training for part in parts)
 
     def start(self, batch: int, prompt_length: int, total_length: int) -> None:
-        """Make a cache for all that will be read, if it fits the window; check a given one.
+        """Make a cache for all tokens to be read, if they fit the window; check a given cache.
 
         Raises:
-            ValueError: if a given cache has other rows, is too small, or leaves no token to read.
+            ValueError: if a given cache has another number of rows, is too small, or leaves no
+                token to read.
         """
         # The last token is chosen and never read.
         room = max(prompt_length, min(self.window, total_length - 1))
@@ -105,12 +106,12 @@ def _check_cache(cache: KVCache, batch: int, prompt_length: int, room: int) -> N
 def prefill(
     model: LanguageModel, ids: Tensor, cache: KVCache, mask: Tensor | None = None
 ) -> Tensor:
-    """Read what the cache lacks of a prompt: (B, T) -> (B, V), the logits at its end."""
+    """Read the part of a prompt not in the cache: (B, T) -> (B, V), the logits at its end."""
     return _last_logits(model, ids, cache=cache, attention_mask=mask)
 
 
 def prefill_scored(model: Any, ids: Tensor, cache: KVCache, at_once: int) -> Iterator[Tensor]:
-    """Read the part of a prompt that is not in the cache, and yield the logits of its positions.
+    """Read the part of a prompt that is not in the cache, and yield the logits at its positions.
 
     Args:
         model: a language model.

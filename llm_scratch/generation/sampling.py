@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llm_scratch.checks import check_count, is_number
 
-# How many of the most likely tokens top-p looks at first: sorting a whole vocabulary takes half as
-# long as GPT-2 takes per token.
+# How many of the most likely tokens top-p looks at first: sorting a whole vocabulary takes half
+# the time that GPT-2 takes per token.
 NUCLEUS = 2048
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -27,7 +27,7 @@ def check_sampling(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> None:
-    """Refuse settings without a meaning, before any work is done.
+    """Refuse meaningless settings before any work is done.
 
     Raises:
         ValueError: if `temperature` is negative or not a number, `top_k` is negative, or `top_p`
@@ -122,7 +122,7 @@ def penalize_presence(logits: Tensor, written: Tensor, penalty: float) -> Tensor
 
     Args:
         logits: (B, V).
-        written: (B, V) booleans, True for the ids in a row's continuation; the prompt is free.
+        written: (B, V) booleans, True for ids in a row's continuation; the prompt does not count.
         penalty: above 0 discourages, below 0 encourages, 0 changes nothing.
     """
     return logits if penalty == 0 else torch.where(written, logits - penalty, logits)
@@ -133,7 +133,7 @@ def penalize_frequency(logits: Tensor, counts: Tensor, penalty: float) -> Tensor
 
     Args:
         logits: (B, V).
-        counts: (B, V) how often each id occurs in a row's continuation; the prompt is free.
+        counts: (B, V) how often each id occurs in a row's continuation; the prompt does not count.
         penalty: above 0 discourages, below 0 encourages, 0 changes nothing.
     """
     return logits if penalty == 0 else logits - penalty * counts
@@ -160,7 +160,8 @@ def next_probabilities(
         logits: (B, V), in any floating-point type.
         temperature: 0 or more.
         top_k: only the k most likely tokens stay; None and 0 mean no limit.
-        top_p: only the most likely that reach this probability stay; None and 1 mean no limit.
+        top_p: only the most likely that together reach this probability stay; None and 1 mean no
+            limit.
         min_p: only those with at least this share of the highest probability stay; None and 0 mean
             no limit.
 
@@ -193,8 +194,8 @@ def sample_next(
 ) -> Tensor:
     """Choose one next token per row: (B, V) logits -> (B, 1) ids.
 
-    A temperature of 0 takes the most likely token and draws no random number; above 0 it samples,
-    flatter as it grows.
+    A temperature of 0 takes the most likely token and draws no random number; higher values sample
+    more evenly.
 
     Args:
         logits: (B, V), in any floating-point type; probabilities are computed in float32.
@@ -202,7 +203,8 @@ def sample_next(
         top_k: only the k most likely tokens can be chosen; None and 0 mean no limit.
         generator: the random generator, or one per row, so that a row does not depend on the
             others; None means PyTorch's global generator.
-        top_p: only the most likely tokens that reach this probability; None and 1 mean no limit.
+        top_p: only the most likely tokens that together reach this probability; None and 1 mean no
+            limit.
         min_p: only tokens with at least this share of the highest probability; None and 0 mean no
             limit.
 

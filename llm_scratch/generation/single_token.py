@@ -2,7 +2,7 @@
 
 To generate one token for one row, every weight is read once and used once: matrix times vector.
 What counts is how fast memory delivers the weights, and that nothing else takes time: calling
-twelve layers of modules takes about a tenth of the time of the products of GPT-2 124M.
+twelve layers of modules takes about a tenth of the time of GPT-2 124M's products.
 
 The weights stay in place, shared with the model and trainable; nothing is copied or left behind.
 The particulars of each family are in `flat_gpt` and `flat_llama`.
@@ -80,7 +80,7 @@ class FlatModel:
         else:
             seen, where = None, self._places_of(ids, caches)
         x, rope = self._family.start(self._model, ids, where)
-        if seen is not None:  # once, or each block would convert it to numbers
+        if seen is not None:  # once, or every block would convert the booleans
             seen = added_to_scores(seen, self._model.tok_emb.weight.dtype)
         places = zip(*(self._layer_places(each, seen) for each in caches), strict=True)
         for block, own in zip(self._blocks, places, strict=True):
@@ -99,7 +99,7 @@ class FlatModel:
         return torch.tensor([[each.length] for each in caches], device=ids.device)
 
     def _layer_places(self, cache: KVCache, mask: Tensor | None) -> Iterator[Place]:
-        """Yield for each block the place of a cache's next token, and what it looks at."""
+        """Yield, for each block, the place of a cache's next token and what it attends to."""
         held = cache.length + 1
         for place, window in zip(cache.next_places(), self._windows, strict=True):
             if window is None or held <= window:
@@ -109,7 +109,7 @@ class FlatModel:
 
 
 def _last(window: int, place: tuple[Tensor, ...], mask: Tensor | None) -> Place:
-    """Return the place of keys and values and the last ones in a window, with their mask."""
+    """Return a place that reads only the last keys and values, those in a window."""
     keys_place, values_place, keys, values = place
     start = keys.shape[2] - window
     keys, values = (part.narrow(2, start, window) for part in (keys, values))
@@ -117,7 +117,7 @@ def _last(window: int, place: tuple[Tensor, ...], mask: Tensor | None) -> Place:
 
 
 def is_plain(model: Any) -> bool:
-    """Return whether all layers are of the plain classes, without hooks, of one type and device."""
+    """Return whether all layers are of plain classes, without hooks, of one type, on one device."""
     # Private: if a later version lacks it, modules are called, which is always correct.
     watched = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: True)
     if watched() or type(model) not in FAMILIES:

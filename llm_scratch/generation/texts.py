@@ -1,4 +1,4 @@
-"""Generation from prompts to texts: `generate_text` all at once, `TextStream` piece by piece."""
+"""Generation of texts from prompts: `generate_text` all at once, `TextStream` piece by piece."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Generation:
     Args:
         prompt: the text that was continued.
         text: the continuation, without the end mark or stop string.
-        ids: the generated ids, with those that ended it.
+        ids: the generated ids, including those that ended it.
         finish_reason: "length" (all requested tokens), "eos", "stop", or "interrupted".
         prompt_tokens: length of the prompt.
         new_tokens: number of generated ids.
@@ -58,7 +58,7 @@ class Generation:
 
 
 class ReadingOptions(TypedDict, total=False):
-    """The options of `stream` other than prompts, settings and ends; see there."""
+    """The options of `stream` other than prompts, settings and stop conditions; see there."""
 
     generator: Generators
     context_size: int | None
@@ -67,7 +67,7 @@ class ReadingOptions(TypedDict, total=False):
 
 
 class TextOptions(ReadingOptions, total=False):
-    """The options of generating texts other than sampling; see `generate_text`."""
+    """The options for generating text other than sampling settings; see `generate_text`."""
 
     stop: str | Sequence[str]
     stop_ids: Sequence[int]
@@ -146,7 +146,7 @@ def generate_text(
 class TextStream:
     """An iterator over the pieces of a prompt's continuation, as they are generated.
 
-    No piece has half a character or a part of a stop string; joined, they are the text of
+    No piece has half a character or a part of a stop string; joined, the pieces are the text of
     `generate_text`. `result` can be called at any time.
 
     Args:
@@ -281,7 +281,7 @@ class TextBatch:
 def pad_left(
     rows: Sequence[Sequence[int]], device: torch.device | str | None = None, pad_id: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Pad rows of ids to one batch: (B, T) ids and (B, T) booleans, False at padding."""
+    """Pad rows of ids on the left: (B, T) ids and (B, T) booleans, False at padding."""
     ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
     ones = [torch.ones(len(row), dtype=torch.bool) for row in rows]
     left = partial(pad_sequence, batch_first=True, padding_side="left")

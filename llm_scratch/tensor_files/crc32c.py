@@ -37,7 +37,7 @@ def crc32c(data: Octets) -> int:
 
 @cache
 def _byte_table() -> Words:
-    """Return the state that each byte makes from zero: (256,)."""
+    """Return the state that each byte produces from zero: (256,)."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, (table >> 1) ^ np.uint32(POLYNOMIAL), table >> 1)

@@ -1,4 +1,4 @@
-"""The one error that a file with weights can raise."""
+"""The error for files with weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llm_scratch.files import FileError
 
 
 class WeightsError(FileError):
-    """An error in a file with weights, which is damaged, unsafe, or does not fit the request.
+    """An error for a file with weights that is damaged, unsafe, or does not fit the request.
 
     Args:
         path: the file or folder at fault.

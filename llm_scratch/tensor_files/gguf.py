@@ -150,7 +150,7 @@ def _dequantised(data: Octets, kind: int) -> NDArray[np.float32]:
 
 
 def read_gguf(path: PathLike) -> GGUFFile:
-    """Read the keys of a GGUF file and find its tensors; all is checked, and no tensor is read yet.
+    """Read the keys of a GGUF file and find its tensors; all is checked, but no tensor is read.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -237,6 +237,6 @@ def _stored(
         return Stored(Quantised(path, start, entry.shape, entry.kind), path)
     dtype = PLAIN[entry.kind][1]
     data = torch.from_numpy(octets[start : start + sizes[entry.name]])
-    if data.data_ptr() % dtype.itemsize:  # a file may be aligned less than kernels need
+    if data.data_ptr() % dtype.itemsize:  # kernels may need more alignment than the file has
         data = data.clone()
     return Stored(data.view(dtype).view(entry.shape), path, start)

@@ -119,7 +119,7 @@ def write_safetensors(
         tensors: the tensors by name; a contiguous one on the CPU is never copied.
         metadata: strings for the header.
         seen: a function that is called with all bytes of the file in order, one piece at a time, in
-            another thread: the `update` of a hash, which may be slower than the disk.
+            another thread, such as the `update` of a hash, which may be slower than the disk.
     """
     order, header = _laid_out(tensors, metadata)
     thread, seeing = ThreadPoolExecutor(1), list[Future[object]]()
@@ -130,7 +130,7 @@ def write_safetensors(
                     seeing.append(thread.submit(seen, piece))
                 file.write(piece)
                 if seen is not None and is_copy:
-                    seeing[-1].result()  # copies would pile up if the disk is faster
+                    seeing[-1].result()  # otherwise, copies pile up if the disk is faster
         for each in seeing:
             each.result()
     finally:

@@ -12,10 +12,10 @@ LONGEST_HEADER = 16 << 20  # about 150,000 tensors
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """Return the entries of a file's tensors, the texts of its header, and where tensors begin.
+    """Return the entries of a file's tensors, its header's strings, and where tensors begin.
 
     Raises:
-        WeightsError: if the header is damaged; the entries are not looked at.
+        WeightsError: if the header is damaged; the entries are not checked.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -126,7 +126,7 @@ def reading_thirds(tensors: Iterable[Stored]) -> Iterator[None]:
 
 
 def thirds_of(stored: Stored) -> tuple[Tensor, ...]:
-    """Return the three thirds of a tensor's last axis, reading them unless that was done."""
+    """Return the three thirds of a tensor's last axis, reading them unless that was done before."""
     if stored.thirds is None:
         _set_thirds(stored, fresh_memory(stored.nbytes))
     return stored.thirds or ()

@@ -79,7 +79,7 @@ def _read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
 
 
 def _read_block(content: bytes, handle: tuple[int, int]) -> bytes:
-    """Return a block's bytes, checked against its checksum and unpacked."""
+    """Return a block's bytes, checked against its checksum and decompressed."""
     offset, size = handle
     end = offset + size
     if end + TRAILER_SIZE > len(content) - FOOTER_SIZE:
@@ -119,19 +119,19 @@ def _entries_of_block(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def unsnappy(data: bytes) -> bytes:
-    """Unpack bytes that snappy packed.
+    """Decompress bytes that snappy compressed.
 
     Source:
         google/snappy, format_description.txt.
     """
     size, position = read_varint(data, 0)
-    if size > 22 * len(data):  # three bytes give 64 at most: larger claims are lies
+    if size > 22 * len(data):  # three bytes give at most 64: a larger claim is false
         raise DamagedError(f"{len(data)} packed bytes claim to hold {size}")
     out = bytearray()
     while position < len(data) and len(out) <= size:
         tag = data[position]
         kind, high = tag & 3, tag >> 2
-        n_bytes = (max(0, high - 59), 1, 2, 4)[kind]  # of the number behind the tag
+        n_bytes = (max(0, high - 59), 1, 2, 4)[kind]  # of the number after the tag
         number = int.from_bytes(_cut(data, position + 1, n_bytes), "little")
         position += 1 + n_bytes
         if kind == 0:

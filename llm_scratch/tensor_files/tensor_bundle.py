@@ -1,8 +1,8 @@
 """TensorFlow's checkpoints, read without TensorFlow.
 
 A checkpoint consists of an index, which is a sorted table from names to places, and one or more
-files of raw numbers ("shards"). The index is small and read at once; the numbers are mapped into
-memory.
+files of raw numbers ("shards"). The index is small and read immediately; the numbers are mapped
+into memory.
 
 Source:
     tensorflow/core/protobuf/tensor_bundle.proto; google/leveldb, doc/table_format.md.
@@ -62,7 +62,7 @@ class BundleEntry:
 
 
 class TensorBundle:
-    """A TensorFlow checkpoint: names, shapes and types at once, numbers on demand.
+    """A TensorFlow checkpoint: names, shapes and types immediately, numbers on demand.
 
     `skipped` names the entries that cannot be read as arrays (strings, sliced tensors), with the
     reasons.
@@ -199,7 +199,7 @@ class TensorBundle:
 def find_index(path: Path) -> Path:
     """Return the `.index` file of a checkpoint given by its folder, prefix, or any of its files.
 
-    In a folder, the file `checkpoint` names it, or there is only one.
+    In a folder, it is the one that the file `checkpoint` names, or the only one.
 
     Raises:
         FileNotFoundError: if there is none.

@@ -10,7 +10,7 @@ from pathlib import Path
 from llm_scratch.download import DownloadError
 from llm_scratch.files import written_whole
 
-# The zip module's errors for files that are broken, encrypted, or in an unsupported compression.
+# The zip module's errors for files that are damaged, encrypted, or compressed by an unknown method.
 UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -31,8 +31,8 @@ def unpack_member(
     complete.
 
     Raises:
-        DownloadError: if it is not a zip archive, has no such file, or the file is longer than
-            `most_bytes`, broken, or does not match `sha256`.
+        DownloadError: if `archive` is not a zip archive or has no such file, or the file is longer
+            than `most_bytes`, damaged, or does not match `sha256`.
     """
     try:
         with zipfile.ZipFile(archive) as content, content.open(member) as source:

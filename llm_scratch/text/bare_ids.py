@@ -1,6 +1,6 @@
-"""Files of bare token ids into token files: with documents, checked, and with their tokenizer.
+"""Conversion of files of bare token ids, checked, to token files with documents and tokenizer.
 
-`foreign_ids` says what kinds there are, and opens them where they lie.
+`foreign_ids` lists the kinds of such files, and opens them in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = 1 << 20  # ids
 def write_bare_ids(
     path: str | os.PathLike[str], files: Iterable[Path], tokenizer: Any, *, progress: bool = True
 ) -> TokenFile:
-    """Write the ids of some files to a token file and return it, opened.
+    """Write the ids in some files to a token file and return it, opened.
 
     A document ends with each `<|endoftext|>`, and with each file.
 
@@ -67,7 +67,7 @@ def refuse_bare_ids(paths: Iterable[Path]) -> None:
     """Refuse files that seem to hold ids instead of text.
 
     Raises:
-        ValueError: naming the file and the option.
+        ValueError: naming the first such file, and the option to use.
     """
     for path in paths:
         if path.is_file() and not is_compressed(path):

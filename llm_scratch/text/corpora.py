@@ -122,8 +122,8 @@ def _chosen_folders() -> list[Path]:
 def find_data(name: str) -> Path:
     """Return the path of a named text (`"the-verdict"`) or of a data file (`"the-verdict.txt"`).
 
-    A named text must have the content that belongs to the name, so that the book's numbers come
-    out: a file with another SHA-256 is skipped.
+    A named text must have the content that belongs to the name, so that the book's numbers are
+    reproduced: a file with another SHA-256 is skipped.
 
     Raises:
         FileNotFoundError: if it is in none of `data_folders()`; the message names the command that
@@ -144,7 +144,7 @@ def find_data(name: str) -> Path:
 
 
 def load_text(name: str) -> str:
-    """Read a named text, or the text of a data file, with its line ends unchanged.
+    """Read a named text, or the text of a data file, with its line endings unchanged.
 
     Raises:
         FileNotFoundError: as in `find_data`.
@@ -154,7 +154,7 @@ def load_text(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Fetch a named text into the cache, unless it is already here, and return its path.
+    """Fetch a named text into the cache, unless it is on this machine, and return its path.
 
     Raises:
         ValueError: if no text has this name.

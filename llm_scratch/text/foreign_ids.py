@@ -1,8 +1,8 @@
-"""Ids that other programs have written, opened in place.
+"""Token ids written by other programs, opened in place.
 
-datatrove writes a file of ids (`.ds`), beside it the ends of its documents (`.ds.index`) and the
-name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files begin
-with 1,024 other bytes, and NumPy's files name their type. None of them holds the tokenizer.
+datatrove writes a file of ids (`.ds`) and, beside it, the ends of its documents (`.ds.index`) and
+the name of the tokenizer (`.ds.metadata`). nanoGPT's `train.bin` holds only ids, llm.c's files
+begin with a header of 1,024 bytes, and NumPy's files state their type. None holds the tokenizer.
 
 Source:
     huggingface/datatrove, `DocumentTokenizer` and `TokenizedFile`.
@@ -34,16 +34,16 @@ LLM_C_HEADER = 1024  # bytes
 DATATROVE = ".ds"
 INDEX, METADATA, LOSS = ".index", ".metadata", ".loss"
 DTYPES = ("uint16", "uint32")
-# The names under which one and the same tokenizer is published.
+# The names under which GPT-2's tokenizer is published.
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 LONGEST_METADATA = 1 << 16  # bytes
 BLOCK = 1 << 22  # ids, or ends of documents
-READ_AT_ONCE = 1 << 26  # bytes of ends that opening looks through
+READ_AT_ONCE = 1 << 26  # bytes; a larger index is not checked on opening
 
 
 @dataclass(frozen=True)
 class NamedTokenizer:
-    """A tokenizer, the size of its vocabulary, and the name its user gave; "" for an object."""
+    """A tokenizer, its vocabulary size, and the name the user gave ("" for an object)."""
 
     tokenizer: Any
     vocab_size: int
@@ -51,10 +51,10 @@ class NamedTokenizer:
 
 
 def named_tokenizer(tokenizer: Any) -> NamedTokenizer:
-    """Return the tokenizer with a name, in a file, or given as an object.
+    """Return a tokenizer that is given by name, by file, or as an object.
 
     Raises:
-        ValueError: if it does not say how many ids it has.
+        ValueError: if it does not state its number of ids.
     """
     name = os.fspath(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else ""
     opened = open_tokenizer(name) if name else tokenizer
@@ -64,17 +64,17 @@ def named_tokenizer(tokenizer: Any) -> NamedTokenizer:
 
 
 def datatrove_files(path: Path) -> list[Path]:
-    """Return datatrove's file at a path, or its files in a folder; [] if there are none."""
+    """Return the datatrove file at a path, or those in a folder; [] if there are none."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix == DATATROVE)
     return [path] if path.suffix == DATATROVE else []
 
 
 def datatrove_contents(files: Sequence[Path], given: NamedTokenizer | None) -> Contents:
-    """Return the contents of datatrove's files, mapped, one after the other.
+    """Return the contents of datatrove files, mapped and joined in order.
 
     Raises:
-        TokenFileError: if one is damaged or has no index, or they name several tokenizers.
+        TokenFileError: if a file is damaged or has no index, or the files name several tokenizers.
         ValueError: if the tokenizer is not given, or is not the one that a file names.
         FileNotFoundError: if a file is missing.
     """
@@ -112,7 +112,7 @@ def datatrove_contents(files: Sequence[Path], given: NamedTokenizer | None) -> C
 
 
 def bare_contents(path: Path, given: NamedTokenizer | None, dtype: str | None) -> Contents:
-    """Return the contents of a file of bare ids, mapped: one document.
+    """Return the contents of a file of bare ids, mapped, as one document.
 
     Raises:
         ValueError: if the tokenizer or the type is missing, or the file does not hold such ids.
@@ -135,7 +135,7 @@ def map_ids(path: Path, dtype: np.dtype | None) -> np.ndarray:
 
     Args:
         path: bare ids, with llm.c's header or without one, or NumPy's `.npy`.
-        dtype: the type of bare ids; None is enough for files that name it.
+        dtype: the type of bare ids; None for files that state it.
 
     Raises:
         ValueError: if the size is not a whole number of ids, a NumPy file holds something else, or
@@ -189,7 +189,7 @@ def _tokenizer_name(path: Path) -> str:
 
 
 def _compare_names(path: Path, name: str, given: NamedTokenizer) -> None:
-    """Compare a tokenizer with the one that a file names, as the file holds only its name."""
+    """Check that a tokenizer is the one that a file names, as far as a name can tell."""
     parts = Path(name).parts
     theirs = parts[-1].lower() in GPT2_NAMES
     if theirs != (fingerprint(given.tokenizer) == fingerprint(GPT2Tokenizer())):
@@ -238,7 +238,7 @@ def _check_ends(index: Path, ends: np.ndarray) -> None:
 
 
 def _starts(mapped: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
-    """Return the beginnings of documents: each is the end of the one before."""
+    """Return the starts of documents: each is the end of the one before."""
     arrays, added, before = [], [], 0
     for ids, ends in mapped:
         if len(ends):
@@ -275,13 +275,13 @@ def _verify(
     ends: Sequence[np.ndarray],
     progress: bool,
 ) -> None:
-    """Check all ids and ends, as there is no checksum.
+    """Check every id and every document's end, since there is no checksum.
 
     Raises:
         TokenFileError: if a document ends before the previous one, or an id is not in the
             vocabulary.
     """
-    for file, own in zip(files, ends, strict=False):  # bare ids have none
+    for file, own in zip(files, ends, strict=False):  # bare ids have no ends
         _check_ends(_beside(file, INDEX), own)
     with progress_bar(len(tokens) * tokens.dtype.itemsize, "verifying", progress) as bar:
         for first in range(0, len(tokens), BLOCK):

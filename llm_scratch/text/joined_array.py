@@ -11,11 +11,11 @@ import numpy as np
 
 
 class JoinedArray:
-    """Flat arrays of one type, one after the other; only what is read is copied.
+    """Flat arrays of one type, joined; only the numbers that are read are copied.
 
     Args:
         arrays: the arrays, in order; empty ones are left out.
-        added: a number for each array, which is added to the numbers read from it.
+        added: one number per array, which is added to the numbers read from it.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], added: Sequence[int] | None = None) -> None:
@@ -31,7 +31,7 @@ class JoinedArray:
 
     @property
     def shape(self) -> tuple[int]:
-        """The length, as arrays tell it."""
+        """The shape, (n,), as of an array."""
         return (len(self),)
 
     def __repr__(self) -> str:
@@ -46,7 +46,7 @@ class JoinedArray:
             return self._read(start, stop)[::step]
         at = range(len(self))[
             place
-        ]  # counts negative positions from the end, and refuses those outside
+        ]  # negative positions count from the end; those outside raise IndexError
         return self._read(at, at + 1)[0]
 
     def __iter__(self) -> Iterator[Any]:
@@ -63,7 +63,7 @@ class JoinedArray:
         return np.asarray(self).tolist()
 
     def between(self, start: int, stop: int) -> JoinedArray | np.ndarray:
-        """Return the numbers between two positions without a copy: an array if they are in one."""
+        """Return the numbers between two positions, not copied: an array if one holds them all."""
         pieces = self._pieces(start, stop)
         if len(pieces) == 1 and not pieces[0][1]:
             return pieces[0][0]

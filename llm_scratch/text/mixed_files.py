@@ -12,15 +12,15 @@ from llm_scratch.text.token_file import TokenFile
 
 
 class MixedFiles:
-    """Token files of one tokenizer, with their shares; it can be used wherever a `TokenFile` can.
+    """Token files of one tokenizer, with their shares; usable wherever a `TokenFile` is.
 
     Args:
-        words: "FILE:SHARE" for each file, as "web.bin:0.45" or "wiki.bin:1/10".
-        open_file: what opens a file.
+        words: "FILE:SHARE" for each file, such as "web.bin:0.45" or "wiki.bin:1/10".
+        open_file: the function that opens a file.
 
     Raises:
-        ValueError: if a word has no share, the shares are none (see `exact_shares`), a file is
-            given twice, or two were made with different tokenizers.
+        ValueError: if a word has no share, the shares are invalid (see `exact_shares`), a file is
+            given twice, or two files were made with different tokenizers.
         TokenFileError: if one is not a token file.
         FileNotFoundError: if there is no such file.
     """
@@ -63,7 +63,7 @@ class MixedFiles:
         """Return a mixture of the files' training parts, and one of their validation parts.
 
         Raises:
-            ValueError: naming the file of which a part has fewer than `min_tokens`.
+            ValueError: naming a file that has fewer than `min_tokens` in one of its parts.
         """
         found = {}
         for name, file in self.files.items():
@@ -76,7 +76,7 @@ class MixedFiles:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return a short name for each path: the file's without its ending, or with its folders too.
+    """Return a short name for each path: the file's without its suffix, with folders if needed.
 
     Raises:
         ValueError: if a path is given twice.

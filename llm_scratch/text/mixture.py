@@ -1,8 +1,8 @@
 """Several corpora read as one, each with its share of the tokens.
 
-All windows of a run have the same length, so a share of the windows is a share of the tokens. Which
-corpus window g of a run comes from follows from g alone, as does its place in that corpus: nothing
-is kept beside the number of the step, and processes share a step without speaking to one another.
+All windows of a run have the same length, so a share of the windows is a share of the tokens. The
+number of a window in the run alone determines its corpus and its place there: the number of the
+step is the only state, and processes share a step without communication.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from llm_scratch.text.step_rows import Piece, rows_of_step
 from llm_scratch.text.token_parts import TokenPart
 
 Share = str | float | Fraction
-ROUNDING = Fraction(1, 1000)  # how far from 1 shares may sum to: a third is 0.333
+ROUNDING = Fraction(1, 1000)  # how far from 1 the sum of shares may be: a third is 0.333
 LONGEST_PERIOD = 200_000  # windows
 
 
 class Mixture:
     """Parts of several corpora that batches are cut from, each with its share of the windows.
 
-    After any number of windows, each part has given its share of them to within one window. Each
-    goes through its own windows as it does alone, pass after pass, in an order of its own; small
-    ones are read several times while large ones are read once.
+    After any number of windows, each part has supplied its share of them to within one window. Each
+    part goes through its windows as it would alone, pass after pass, in an order of its own; small
+    parts are read several times while large ones are read once.
 
     Args:
-        parts: by name, in an order that belongs to the mixture: with another one, other windows.
-        shares: by the same names; see `exact_shares`.
+        parts: the parts by name; their order matters, since another one gives other windows.
+        shares: their shares, by the same names in the same order; see `exact_shares`.
 
     Raises:
-        ValueError: if the names are not the same, the parts have several vocabularies, or the
-            shares are none.
+        ValueError: if the names differ, the parts have vocabularies of different sizes, or the
+            shares are invalid.
     """
 
     def __init__(self, parts: Mapping[str, TokenPart], shares: Mapping[str, Share]) -> None:
@@ -68,7 +68,7 @@ class Mixture:
         return f"Mixture({shown}; {len(self):,} tokens, vocab_size={self.vocab_size})"
 
     def num_rows(self, length: int) -> int:
-        """Return how many windows all parts have together.
+        """Return the number of windows in all parts together.
 
         Raises:
             ValueError: naming a part that has none.
@@ -76,10 +76,10 @@ class Mixture:
         return sum(self.rows_of_parts(length).values())
 
     def rows_of_parts(self, length: int) -> dict[str, int]:
-        """Return how many windows each part has.
+        """Return the number of windows in each part, by name.
 
         Raises:
-            ValueError: naming one that has none.
+            ValueError: naming a part that has none.
         """
         found = {}
         for name, part in self.parts.items():
@@ -90,12 +90,12 @@ class Mixture:
         return found
 
     def passes(self, rows: int, length: int) -> dict[str, float]:
-        """Return how often each part is read by a run of so many windows."""
+        """Return how often a run of `rows` windows reads each part, by name."""
         found = self.rows_of_parts(length)
         return {name: float(share * rows) / found[name] for name, share in self.shares.items()}
 
     def outlook(self, rows: int, length: int) -> list[str]:
-        """Return a line for each part: how often a run of so many windows reads it, its share."""
+        """Return one line per part: how often a run of `rows` windows reads it, and its share."""
         own, passes = self.rows_of_parts(length), self.passes(rows, length)
         return [
             f"{name} will be read {times(passes[name])} times: it has {own[name]:,} windows, and "
@@ -108,18 +108,18 @@ class Mixture:
     ) -> tuple[Tensor, Tensor]:
         """Return the windows of a training step, inputs and targets: each (rows, length) int64.
 
-        The result depends on the arguments alone; see `rows_of_step`.
+        The result depends only on the arguments; see `rows_of_step`.
 
         Args:
-            seed: 0 or more; another seed, another order within each part.
-            step: which step, from 0.
-            rows: how many windows.
-            length: tokens in a window.
-            piece: `first_row`, how many windows to pass over first, and `step_rows`, all of the
-                step's, where it is taken in pieces.
+            seed: 0 or more; each seed gives another order within each part.
+            step: number of the step, from 0.
+            rows: number of windows.
+            length: number of tokens in a window.
+            piece: for a step that is taken in pieces, `first_row`, the number of windows to skip,
+                and `step_rows`, the number of windows in the whole step.
 
         Raises:
-            ValueError: if a part has not one window, or an argument is below its range.
+            ValueError: if a part has no window, or an argument is below its range.
             TokenFileError: if an id is not in the vocabulary.
         """
         owners, places = self._places(step, rows, **piece)  # (rows,) each
@@ -129,7 +129,7 @@ class Mixture:
             chosen = np.flatnonzero(owners == number)
             if not len(chosen):
                 continue
-            # Windows that follow one another in a run do so in the order of their part, too.
+            # A part's windows in a step are consecutive in the part's own order, too.
             first, count = int(places[chosen[0]]), len(chosen)
             own = _own_seed(seed, number)
             found = part.batch(own, 0, count, length, first_row=first, step_rows=first + count)
@@ -138,23 +138,23 @@ class Mixture:
         return inputs, targets
 
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all parts whole, one after the other, each as `TokenPart.rows_in_order` does.
+        """Yield the batches of one part after another, each as `TokenPart.rows_in_order` does.
 
         Raises:
-            ValueError: if a part has not one window, or `rows` is below 1.
+            ValueError: if a part has no window, or `rows` is below 1.
         """
         self.num_rows(length)
         found = [part.rows_in_order(length, rows) for part in self.parts.values()]
         return (batch for batches in found for batch in batches)
 
     def mean(self, losses: Mapping[str, float]) -> float:
-        """Return the mean of the parts' losses, each with the weight of its share."""
+        """Return the mean of the parts' losses, weighted by their shares."""
         return sum(float(share) * losses[name] for name, share in self.shares.items())
 
     def _places(
         self, step: int, rows: int, **piece: Unpack[Piece]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return of each window of a step its part's number, and its place in the part's order."""
+        """Return the part of each window in a step, and its place in that part: (rows,) each."""
         owners, places = _period(self._weights)
         weights = np.array(self._weights)
         found = [
@@ -166,22 +166,22 @@ class Mixture:
 
 
 def times(number: float) -> str:
-    """Return how often something happens, in three digits, without an exponent."""
+    """Format a number of times with three digits and without an exponent."""
     return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
 
 
 def exact_shares(shares: Mapping[str, Share]) -> dict[str, Fraction]:
     """Return shares as fractions that sum to 1.
 
-    They are taken as they are written: 0.45 is 9/20, "1/3" a third. Where they sum to 1 up to
-    rounding (within 0.001), each is divided by the sum.
+    They are taken as written: 0.45 is 9/20, "1/3" is a third. If they sum to 1 up to rounding
+    (within 0.001), each is divided by the sum.
 
     Args:
-        shares: by name: numbers, or texts like "0.45" and "1/3".
+        shares: the shares by name: numbers, or strings such as "0.45" and "1/3".
 
     Raises:
-        ValueError: if one is not above 0, they do not sum to 1, or they come out even only after
-            more than 200,000 windows.
+        ValueError: if a share is not above 0, they do not sum to 1, or whole windows match them
+            exactly only after more than 200,000.
     """
     found = {name: _share(name, share) for name, share in shares.items()}
     total = sum(found.values(), Fraction())
@@ -216,12 +216,12 @@ def _share(name: str, share: Share) -> Fraction:
 
 @lru_cache(maxsize=8)
 def _period(weights: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each window of a period its part, and how many of that part came before: (W,) each.
+    """Return the part of each window in a period, and its place in that part: (W,) each.
 
-    Part k has `weights[k]` of the W windows, W the sum. Its window j may not come before slot
-    j W / w (rounded down) and must have come by slot (j + 1) W / w (rounded up). Taking at each
-    slot, of the windows that may come, the one that must come first keeps all of these promises,
-    and they keep each part within one window of its share.
+    Part k has w = `weights[k]` of the W windows, where W is the sum. Its window j may not come
+    before slot j W / w (rounded down) and must have come by slot (j + 1) W / w (rounded up).
+    Choosing, at each slot, the allowed window with the earliest deadline meets all deadlines, which
+    keeps each part within one window of its share.
 
     Source:
         Baruah et al. 1996, "Proportionate Progress: A Notion of Fairness in Resource Allocation".
@@ -241,9 +241,9 @@ def _period(weights: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _own_seed(seed: int, number: int) -> int:
-    """Return the seed of a part, so that parts of one size are not read in one order.
+    """Return the seed of a part, so that parts of the same size are read in different orders.
 
-    That of the first part is the run's, so a mixture of one part is that part.
+    The first part has the run's seed, so a mixture of one part is that part.
     """
     if number == 0:
         return seed

@@ -39,7 +39,7 @@ class PackedRows:
         """The rows that are packed."""
         self.vocab_size = rows.vocab_size
         self.packs = pack(rows.lengths.tolist(), length)
-        """The rows of each pack, by number."""
+        """The numbers of the rows in each pack."""
 
     def __len__(self) -> int:
         return len(self.packs)
@@ -92,10 +92,10 @@ class PackedRows:
 def pack(lengths: Sequence[int], most: int) -> list[list[int]]:
     """Group row numbers into packs of at most `most` tokens each.
 
-    Longest rows first, each into the pack with the least room left ("best fit, decreasing").
+    Longest rows come first, each in the fullest pack that has room for it ("best-fit decreasing").
     """
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int, int]] = []  # tokens left in a pack, the last used first
+    rooms: list[tuple[int, int, int]] = []  # (tokens left, -turn of its last use, pack), sorted
     for turn, row in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
         place = bisect_left(rooms, (lengths[row], -turn, 0))
         if place == len(rooms):

@@ -1,4 +1,4 @@
-"""The parts of a corpus in a folder: the facts in each, and all of them opened as one corpus."""
+"""The parts of a corpus in a folder: the origin of each, and all of them opened as one corpus."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Facts:
         part: the number of the part, from 1.
         count: the number of parts.
         files: identifies the texts of all parts.
-        field: the field of rows that holds their text.
-        times: identifies the times of the last changes of this part's files.
-        read: the SHA-256 of all bytes that were read for this part.
+        field: the field that holds the text of a row.
+        times: identifies the modification times of this part's files.
+        read: the SHA-256 of all bytes read for this part.
     """
 
     part: int
@@ -55,7 +55,7 @@ class PartFile:
         header: its header.
         facts: its origin.
         texts: the number of texts that begin in it.
-        closed: whether the end-of-text token at its end is not in the text itself.
+        closed: whether the end-of-text token at its end was added, and is not in the text itself.
     """
 
     path: Path
@@ -69,7 +69,7 @@ def read_part(path: Path) -> PartFile:
     """Read the header and the facts of a part.
 
     Raises:
-        TokenFileError: if it is not a part of a corpus, or not complete.
+        TokenFileError: if it is not a part of a corpus, or incomplete.
         FileNotFoundError: if there is no such file.
     """
     header = read_header(path, part=True)
@@ -93,10 +93,10 @@ def read_part(path: Path) -> PartFile:
 
 
 def parts_in(folder: Path) -> dict[int, Path]:
-    """Return the parts in a folder by their numbers, an empty dict if there are none.
+    """Return the parts in a folder by number; an empty dict if there are none.
 
     Raises:
-        TokenFileError: if they belong to several divisions.
+        TokenFileError: if their names state different numbers of parts.
     """
     found = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     counts = sorted({int(match[2]) for match, _ in found})
@@ -109,13 +109,13 @@ def parts_in(folder: Path) -> dict[int, Path]:
 
 
 def count_in(folder: Path) -> int | None:
-    """Return the number of parts that the names in a folder give, None if there are none."""
+    """Return the number of parts that the names in a folder state; None without parts."""
     path = next(iter(parts_in(folder).values()), None) if folder.is_dir() else None
     return None if path is None else int(_NAME.fullmatch(path.name)[2])  # type: ignore[index]
 
 
 def parts_contents(folder: Path) -> Contents:
-    """Return the contents of all parts of a corpus, mapped, as one part would hold them.
+    """Return the contents of all parts of a corpus, mapped, as if they were one file.
 
     Raises:
         TokenFileError: if a part is missing, damaged, or of another corpus than the first.
@@ -172,7 +172,7 @@ def _check_part(part: PartFile, number: int, first: PartFile) -> None:
 
 
 def difference(part: PartFile, facts: Facts, fingerprint: bytes) -> str:
-    """Return in words how the origin of a part differs from the given one, "" if it does not."""
+    """Describe how the origin of a part differs from the given one; "" if it does not."""
     if part.header.fingerprint != fingerprint:
         return "with another tokenizer"
     if part.facts.files != facts.files:
@@ -187,7 +187,7 @@ def _tokens(parts: Sequence[PartFile], mapped: Sequence[np.ndarray]) -> Row:
     for part, data in zip(parts, mapped, strict=True):
         stop = HEADER_BYTES + part.header.num_tokens * part.header.dtype.itemsize
         arrays.append(data[HEADER_BYTES:stop].view(part.header.dtype))
-    # A single text has no token at its end, and only all parts together show that it is single.
+    # A single text has no end-of-text token, and only all parts together show that it is single.
     texts = sum(part.texts for part in parts)
     documents = sum(part.header.num_documents for part in parts)
     last = max((number for number, array in enumerate(arrays) if len(array)), default=0)

@@ -1,10 +1,10 @@
 """The plan of a corpus in parts: which bytes of which files belong to each part.
 
-Files keep their order, and each part has about as many bytes. A part begins where a file does, or
-within a large one. JSON Lines are cut between lines. A text is cut only before white space that
-follows another character, which keeps its ids, and never right after a special token, so that a
-part does not depend on the one before. Compressed files and those that must be parsed as a whole
-are never cut. Each cut follows from the files alone, so every process computes the same ones.
+Files keep their order, and all parts have about the same number of bytes. A part begins with a
+file, or within a large one. JSON Lines are cut between lines. A text is cut only before white space
+that follows another character, which preserves its ids, and never right after a special token, so
+that no part depends on the one before. Compressed files and those that must be parsed as a whole
+are never cut. Cuts depend only on the files, so every process computes the same ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llm_scratch.data_files import holds_rows, rows_can_be_cut
 from llm_scratch.files import Span
 
 BLOCK = 1 << 16  # bytes
-SAMPLE = 1 << 12  # bytes that tell a file, at its beginning and at its end
+SAMPLE = 1 << 12  # bytes at the beginning and at the end of a file, which identify it
 # A byte order mark at the beginning is not a character of the text.
 _CUT = regex.compile(r"[^\s\ufeff](?=\s)")
 
@@ -38,8 +38,8 @@ class Plan:
 
     Args:
         files: the files, in the order of the corpus.
-        count: how many parts.
-        cut_texts: whether the tokenizer lets a text be cut at all.
+        count: the number of parts.
+        cut_texts: whether the tokenizer allows texts to be cut.
         specials: the special tokens, in UTF-8.
     """
 
@@ -54,7 +54,7 @@ class Plan:
         return [path.stat().st_size for path in self.files]
 
     def spans(self, part: int) -> list[Path | Span]:
-        """Return the files of a part, counted from 1, with spans of divided files."""
+        """Return the files of a part (numbered from 1), as spans where a file is divided."""
         (first, begin), (last, end) = self._place(part - 1), self._place(part)
         found: list[Path | Span] = []
         for number in range(first, last + (end > 0)):
@@ -81,7 +81,7 @@ class Plan:
         return (number, place) if place < size else (number + 1, 0)
 
     def _cut(self, path: Path, offset: int, size: int) -> int:
-        """Return the position of a cut that is wanted at a byte inside a file."""
+        """Return where a file may be cut if a cut is wanted at byte `offset`."""
         if self.cut_texts and not holds_rows(path) and not is_compressed(path):
             return text_cut(path, offset, size, self.specials)
         if rows_can_be_cut(path):
@@ -102,7 +102,7 @@ class Plan:
 
 
 def times_of(spans: Sequence[Path | Span]) -> str:
-    """Return 64 hex digits that identify the times of the last changes of a part's files."""
+    """Return 64 hex digits that identify the modification times of a part's files."""
     paths = [span.path if isinstance(span, Span) else span for span in spans]
     known = [(path.name, path.stat().st_mtime_ns) for path in paths]
     return hashlib.sha256(repr(known).encode()).hexdigest()
@@ -136,7 +136,7 @@ def line_cut(path: Path, offset: int, size: int) -> int:
 def text_cut(path: Path, offset: int, size: int, specials: Sequence[bytes] = ()) -> int:
     """Return the first position from byte `offset` on where a text may be cut, or `size`.
 
-    Bytes that are not UTF-8 make no difference here. Reading the text names them.
+    Bytes that are not UTF-8 do not matter here. Reading the text reports them.
     """
     longest = max(map(len, specials), default=0)
     with open(path, "rb") as file:

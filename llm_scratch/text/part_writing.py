@@ -1,7 +1,7 @@
-"""Writing the parts of a corpus: one of them, or all with several processes.
+"""Writing of the parts of a corpus: one of them, or all with several processes.
 
-No part depends on another one, so they are made in any order, on any number of machines that have
-the texts. A part that was stopped is started again.
+Parts do not depend on each other, so they can be made in any order, on any number of machines that
+have the texts. An interrupted part is made again from scratch.
 """
 
 from __future__ import annotations
@@ -101,26 +101,26 @@ def write_parts(
 ) -> list[Written]:
     """Encode texts into the parts of a corpus, which `TokenFile(folder)` opens as one.
 
-    Together the parts hold the ids and documents of `write_tokens` in the same order, however many
-    there are. Existing parts are kept, so the same call completes what was interrupted.
+    However many there are, the parts together hold the ids and documents of `write_tokens`, in the
+    same order. Existing parts are kept, so the same call completes an interrupted one.
 
     Args:
         folder: the folder for the parts; other files in it are left alone.
-        texts: files and folders, as in `write_tokens`. Their order, names and contents count, not
+        texts: files and folders, as in `write_tokens`. Their order, names and contents matter, not
             the folders that they are in.
         tokenizer: as in `write_tokens`.
         parts: the number of parts.
-        part: the one to make, from 1; None makes all of them.
+        part: the number of the part to make, from 1; None makes all of them.
         workers: the number of processes. With more than one, a script needs the guard
-            `if __name__ == "__main__":`, and a tokenizer that can be pickled.
-        field: the field of rows that holds their text.
+            `if __name__ == "__main__":`, and the tokenizer must be picklable.
+        field: the field that holds the text of a row.
         empty: as in `write_tokens`.
-        progress: show a bar for a part that is made in this process.
-        log: a function that gets a line for each part.
+        progress: show a progress bar for parts made in this process.
+        log: a function that is called with one line per part.
 
     Raises:
-        ValueError: as in `write_tokens`, or if a part exists that is damaged, or was made from
-            other texts or with another tokenizer.
+        ValueError: as in `write_tokens`, or if an existing part is damaged, or was made from other
+            texts or with another tokenizer.
         FileNotFoundError: if a file is missing.
     """
     jobs = _jobs(Path(folder), texts, tokenizer, parts, field, empty)
@@ -144,7 +144,7 @@ def write_parts(
 def _jobs(
     folder: Path, texts: Texts, tokenizer: Any, parts: int, field: str, empty: Empty
 ) -> list[Job]:
-    """Return the work for each part, after checking everything that can be checked before it."""
+    """Return the work for each part, after all checks that are possible in advance."""
     check_count("parts", parts)
     check_empty(empty)
     if folder.exists() and not folder.is_dir():
@@ -175,10 +175,10 @@ def _jobs(
 
 
 def write_part(job: Job) -> Written:
-    """Make a part, or find it complete.
+    """Make a part, unless it is complete.
 
     Several processes may make the same part: each writes a temporary file of its own, and the first
-    one to finish renames it.
+    to finish renames it.
     """
     spans = job.plan.spans(job.part)
     facts = Facts(
@@ -219,7 +219,7 @@ def _made(job: Job, facts: Facts, spans: Sequence[Path | Span]) -> Written:
 
 
 def _text_ends(spans: Sequence[Path | Span]) -> bool:
-    """Return whether the last text of a part ends in it."""
+    """Return whether the last text of a part ends within it."""
     last = spans[-1] if spans else None
     if not isinstance(last, Span) or holds_rows(last.path):
         return True
@@ -227,11 +227,11 @@ def _text_ends(spans: Sequence[Path | Span]) -> bool:
 
 
 def _found(job: Job, facts: Facts, spans: Sequence[Path | Span]) -> Written | None:
-    """Return the complete part, None if there is none.
+    """Return the part if it exists, after checking that it is complete; else None.
 
     Raises:
         TokenFileError: if it is damaged.
-        ValueError: if it was made from something else.
+        ValueError: if it was made from other texts or fields, or with another tokenizer.
     """
     if not job.path.exists():
         return None
@@ -250,17 +250,17 @@ def _found(job: Job, facts: Facts, spans: Sequence[Path | Span]) -> Written | No
 
 
 def _same_bytes(there: PartFile, facts: Facts, spans: Sequence[Path | Span]) -> bool:
-    """Return whether a part's files hold the same bytes, read only if they were touched."""
+    """Return whether a part's files are unchanged; they are read only if their times differ."""
     return there.facts.times == facts.times or there.facts.read == bytes_of(spans)
 
 
-_given: dict[str, Any] = {}  # what this process was given at its start, if it makes parts
+_given: dict[str, Any] = {}  # in a worker process: the tokenizer
 
 
 def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[Written]:
     """Yield the parts as they are finished by several processes.
 
-    Each process is given the tokenizer once, because it learns words as it goes.
+    Each process gets the tokenizer once, because it caches words as it encodes.
     """
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),

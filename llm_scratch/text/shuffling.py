@@ -23,7 +23,7 @@ CHUNK = 256  # positions computed at once: numpy takes as long for a few as for 
 
 
 def epoch_shift(seed: int, epoch: int) -> int:
-    """Return an epoch's random number of 64 bits."""
+    """Return a random 64-bit number for an epoch."""
     return int(_epoch_keys(seed, epoch)[ROUNDS])
 
 
@@ -55,7 +55,7 @@ def _epoch_keys(seed: int, epoch: int) -> np.ndarray:
 
 
 def _feistel(items: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    """Mix 2 * half bits: the other half and a key change one half, then the halves swap."""
+    """Mix 2 * half bits: each round changes one half by the other and a key, and swaps them."""
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = items >> bits, items & mask
     for key in keys:

@@ -1,4 +1,4 @@
-"""The rows of a training step, by one rule for rows of every kind."""
+"""The choice of rows for a training step, the same for rows of every kind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Piece(TypedDict, total=False):
 def rows_of_step(
     n: int, step: int, rows: int, first_row: int = 0, step_rows: int | None = None
 ) -> list[tuple[int, int, int]]:
-    """Return the positions of a step's rows in the order of epochs: (epoch, begin, end).
+    """Return the positions of a step's rows in each epoch's order: (epoch, begin, end).
 
-    Rows come epoch after epoch, so that a step may take the last rows of one and the first of the
+    Rows come epoch after epoch, so a step may take the last rows of one and the first of the
     next. The result depends only on the arguments: a run resumed at step 1,000 gets the same rows,
     and several processes share a step without communication.
 
@@ -30,10 +30,10 @@ def rows_of_step(
         step: number of the step, from 0.
         rows: number of rows to return.
         first_row: number of rows to skip first, for a step that is taken in pieces.
-        step_rows: number of rows of a step that is taken in pieces; by default `rows`.
+        step_rows: number of rows in the whole step, if it is taken in pieces; by default `rows`.
 
     Raises:
-        ValueError: if an argument is below its range, or not all rows are among the step's.
+        ValueError: if an argument is below its range, or some rows are not among the step's.
     """
     for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("rows", rows, 1)):
         check_count(name, value, least)
@@ -57,10 +57,10 @@ def shuffled_rows(seed: int, n: int, step: int, rows: int, **piece: Unpack[Piece
 
 
 def rows_in_turn(n: int, rows: int) -> Iterator[range]:
-    """Return the positions of all n rows in order, `rows` at a time; the last may be fewer.
+    """Return the positions of all n rows in order, `rows` at a time; the last range may be shorter.
 
     Raises:
-        ValueError: at the call, if `rows` is below 1.
+        ValueError: immediately, if `rows` is below 1.
     """
     check_count("rows", rows)
     return (range(first, min(first + rows, n)) for first in range(0, n, rows))

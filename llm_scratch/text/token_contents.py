@@ -31,12 +31,12 @@ class Contents:
     Args:
         tokens: the ids (n,).
         documents: the index of the first token of each document.
-        vocab_size: every id is below it.
-        num_bytes: of text, in UTF-8; 0 if they were not counted.
+        vocab_size: the size of the vocabulary; every id is below it.
+        num_bytes: the size of the text in UTF-8; 0 if it was not counted.
         fingerprint: identifies the tokenizer.
         sha256: identifies the content; "" if there is no checksum.
         tokenizer: a function that returns the tokenizer, None if the files do not hold it.
-        verify: a function that compares everything with its checksum, with or without a bar.
+        verify: a function that checks everything, with a progress bar if its argument is True.
     """
 
     tokens: Row
@@ -53,7 +53,7 @@ def file_contents(path: Path) -> Contents:
     """Return the contents of a token file, mapped.
 
     Raises:
-        TokenFileError: if it is not a token file, or not complete.
+        TokenFileError: if it is not a token file, or incomplete.
         FileNotFoundError: if there is no such file.
     """
     header = read_header(path)
@@ -70,7 +70,7 @@ def file_contents(path: Path) -> Contents:
 
 
 def kept_tokenizer(path: Path, header: Header) -> Any:
-    """Return the tokenizer in a token file, None if it is one that this library can't keep.
+    """Return the tokenizer in a token file; None if it is of a kind that cannot be stored.
 
     Raises:
         TokenFileError: if it is damaged, or not the one that made the ids.
@@ -91,7 +91,7 @@ def verify_file(path: Path, header: Header, progress: bool) -> None:
     """Read a whole token file, or a part of a corpus, and compare it with its checksum.
 
     Raises:
-        TokenFileError: if it was changed since it was written.
+        TokenFileError: if it has changed since it was written.
     """
     digest, size = hashlib.sha256(), header.file_bytes
     with open(path, "rb") as file, progress_bar(size, "verifying", progress) as bar:
@@ -101,7 +101,7 @@ def verify_file(path: Path, header: Header, progress: bool) -> None:
             bar.update(len(block))
     if digest.digest() != header.sha256:
         raise TokenFileError(f"{path} was changed since it was written; {REMEDY}")
-    kept_tokenizer(path, header)  # raises if it is not the one of the ids
+    kept_tokenizer(path, header)  # raises if it did not make the ids
 
 
 def map_bytes(path: Path) -> np.ndarray:
@@ -110,7 +110,7 @@ def map_bytes(path: Path) -> np.ndarray:
     `numpy.memmap` keeps a file descriptor for each file, and a corpus may have more files than a
     process may have descriptors.
     """
-    import torch  # here, so that preparing a corpus starts without it
+    import torch  # imported here, so that preparing a corpus starts without it
 
     size = path.stat().st_size
     if not size:

@@ -1,8 +1,8 @@
 """Token files: a corpus encoded once, then mapped into memory by every run that trains on it.
 
-One file, or a folder of parts, holds everything that training needs: the ids, where documents
-begin, and the tokenizer. It is opened in milliseconds, whatever its size, since the ids stay on
-disk until a batch needs them. `token_header` says what stands where, `token_parts` cuts batches.
+One file, or a folder of parts, holds everything that training needs: the ids, the starts of the
+documents, and the tokenizer. Opening it takes milliseconds, whatever its size, since the ids stay
+on disk until a batch needs them. `token_header` has the layout, `token_parts` cuts batches.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from llm_scratch.text.token_writing import Empty, bytes_of_ids, write_token_file
 from llm_scratch.tokenizers.any_tokenizer import fingerprint
 from llm_scratch.tokenizers.bpe_pieces import Texts
 
-FEW_DOCUMENTS = 10  # with fewer, whole documents would make parts of chance sizes
+FEW_DOCUMENTS = 10  # with fewer, a cut between documents may be far from `train_frac`
 
 
 class TokenFile:
     """A corpus as ids, mapped in place from a file or from the files in a folder.
 
     `tokens` are the ids (n,), mapped; `documents` the index of the first token of each document,
-    mapped; `vocab_size` is above every id; `num_bytes` counts the text in UTF-8 (0: not known);
-    `fingerprint` identifies the tokenizer, `sha256` the content ("": not known).
+    mapped; `vocab_size` is above every id; `num_bytes` is the size of the text in UTF-8 (0 if
+    unknown); `fingerprint` identifies the tokenizer, `sha256` the content ("" if unknown).
 
     Args:
         path: a file that `write_tokens` wrote, a folder of parts that `write_parts` wrote, a `.ds`
-            file of datatrove's or a folder of them, or a file of bare ids.
+            file of datatrove or a folder of them, or a file of bare ids.
         tokenizer: the tokenizer of the ids, if the files do not hold it: "gpt2", a file, or the
-            tokenizer itself. If they do, it must be the same.
-        dtype: the type of bare ids, "uint16" or "uint32"; NumPy's `.npy` names it.
+            tokenizer itself. If they do hold it, both must be the same.
+        dtype: the type of bare ids, "uint16" or "uint32"; NumPy's `.npy` states it.
 
     Raises:
-        TokenFileError: if it is not a token file, or not complete; in a folder, naming the part.
+        TokenFileError: if it is not a token file, or incomplete; for a folder, naming the part.
             Only `verify` compares the content with the checksum, since that reads all of it.
-        ValueError: if the tokenizer is missing or another one, or the type of the ids is missing.
+        ValueError: if the tokenizer is missing or differs, or the type of the ids is missing.
         FileNotFoundError: if there is no such file.
     """
 
@@ -77,11 +77,11 @@ class TokenFile:
         )
 
     def __reduce__(self) -> tuple[partial[TokenFile], tuple[Path]]:
-        return partial(TokenFile, **self._given), (self.path,)  # another process maps it, too
+        return partial(TokenFile, **self._given), (self.path,)  # another process maps it again
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer that made the ids, None if it is one that this library can't keep.
+        """The tokenizer that made the ids; None if it is of a kind that cannot be stored.
 
         Raises:
             TokenFileError: if it is damaged.
@@ -92,8 +92,8 @@ class TokenFile:
     def id_bytes(self) -> np.ndarray | None:
         """The number of bytes of text that each id stands for: (vocab_size,) int64.
 
-        Special tokens stand for none. It is what makes bits per byte of nats per token; None
-        without the tokenizer.
+        0 for special tokens. These sizes convert nats per token to bits per byte. None without the
+        tokenizer.
         """
         tokenizer = self.tokenizer
         return None if tokenizer is None else bytes_of_ids(tokenizer, self.vocab_size)
@@ -106,12 +106,12 @@ class TokenFile:
     def split(self, train_frac: float = 0.9, *, min_tokens: int = 2) -> tuple[TokenPart, TokenPart]:
         """Return the first part for training and the rest for validation.
 
-        Ten documents or more stay whole: the cut lies between two of them, as near to
-        `train_frac` as it can. With fewer it lies exactly there.
+        With ten or more documents, the cut is between two of them, as near to `train_frac` as
+        possible. With fewer, it is exactly there.
 
         Args:
             train_frac: the training part's share of the tokens, between 0 and 1.
-            min_tokens: what each part needs, one more than the length of a window.
+            min_tokens: the minimum for each part, one more than the length of a window.
 
         Raises:
             ValueError: if a part has fewer than `min_tokens`.
@@ -126,7 +126,7 @@ class TokenFile:
         return self._part(0, cut), self._part(cut, num_tokens)
 
     def _nearest_start(self, token: int) -> int:
-        """Return where a document begins, not the first one, as near to a token as there is."""
+        """Return the start of a document nearest to a token, the first document excluded."""
         after = bisect_left(self.documents, token, 1)
         around = (int(start) for start in self.documents[max(after - 1, 1) : after + 1])
         inside = [start for start in around if 0 < start < len(self.tokens)]
@@ -141,10 +141,10 @@ class TokenFile:
     def verify(self, *, progress: bool = False) -> None:
         """Read everything and compare it with the checksum.
 
-        Ids of other programs have none; they are compared with the vocabulary.
+        Ids written by other programs have no checksum; they are compared with the vocabulary.
 
         Raises:
-            TokenFileError: if it was changed since it was written.
+            TokenFileError: if it has changed since it was written.
         """
         self._contents.verify(progress)
 
@@ -154,7 +154,7 @@ def _reopened_part(path: Path, given: dict[str, Any], start: int, stop: int) -> 
 
 
 def _contents_of(path: Path, tokenizer: Any, dtype: str | None) -> Contents:
-    """Return the contents at a path: of this library, or of another program."""
+    """Return the contents at a path, written by this library or another program."""
     given = None if tokenizer is None else named_tokenizer(tokenizer)
     if dtype is not None and (path.is_dir() or (path.is_file() and is_token_file(path))):
         raise ValueError(f"{path} names the type of its ids itself; leave {dtype=} out")
@@ -198,28 +198,27 @@ def write_tokens(
 ) -> TokenFile:
     """Encode texts into a token file and return it, opened.
 
-    Memory does not grow with the texts, where the tokenizer has GPT-2's pattern: they are read,
-    encoded and written in blocks. (With another pattern, each text is encoded whole.) The file
-    takes its place when all of it is written, never half.
+    If the tokenizer has GPT-2's pattern, texts are read, encoded and written in blocks, and memory
+    does not grow with them. With another pattern, each text is encoded as a whole. The file is
+    written atomically.
 
-    Several texts are documents: `<|endoftext|>` stands behind each of them. Written in a text it
-    is that id, too, and ends a document.
+    Several texts are documents, each followed by `<|endoftext|>`. Within a text, `<|endoftext|>`
+    becomes the same id and also ends a document.
 
     Args:
-        path: where to write; only a token file is written over.
-        texts: a text, a `Path` (UTF-8), or any number of them; a folder stands for the .txt files
-            in it, and a file of rows (JSON, JSON Lines, CSV, TSV) for the text of each. Files may
-            be compressed (.gz, and .zst where the package zstandard is).
-        tokenizer: any with `encode(text)`. It is kept in the file if it is a `BytePairTokenizer`
-            or GPT-2's, of others the fingerprint is.
-        empty: what to do about texts without a letter: "drop" them with a warning that numbers
-            them, or "raise".
-        field: the field of rows that holds their text.
-        progress: show a bar when it takes longer than a second.
+        path: the file to write; only a token file is overwritten.
+        texts: a text, a `Path` (UTF-8), or any number of them; a folder stands for its .txt files,
+            and a file of rows (JSON, JSON Lines, CSV, TSV) for the texts of its rows. Files may be
+            compressed (.gz, or .zst with the package zstandard).
+        tokenizer: any object with `encode(text)`. It is stored in the file if it is a
+            `BytePairTokenizer` or GPT-2's; otherwise, only its fingerprint is.
+        empty: what to do with blank texts: "drop" them with a warning that lists them, or "raise".
+        field: the field that holds the text of a row.
+        progress: show a progress bar if it takes longer than a second.
 
     Raises:
         ValueError: if a text is not UTF-8, an id is not in the vocabulary, there are several texts
-            but no `<|endoftext|>` in it, or no text is left.
+            but the vocabulary has no `<|endoftext|>`, or no text is left.
         FileNotFoundError: if a file is missing.
     """
     write_token_file(Path(path), texts, tokenizer, empty=empty, field=field, progress=progress)

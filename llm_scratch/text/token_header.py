@@ -1,8 +1,8 @@
-"""The first 128 bytes of a token file: what is in it, how much of each, and two checksums.
+"""The header of a token file, 128 bytes: the size of each section, and two checksums.
 
-Behind them lie the ids, then the starts of the documents, then the tokenizer, with nothing in
-between but the bytes that put the starts on a multiple of eight. Numbers are little-endian. A file
-of version 2 is a part of a corpus, with JSON about its origin at its end: see `part_files`.
+The ids, the starts of the documents, and the tokenizer follow, with padding only before the starts,
+to a multiple of eight bytes. Numbers are little-endian. A file of version 2 is a part of a corpus,
+with JSON about its origin at its end: see `part_files`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAGIC = b"LLM-TOK\n"
 VERSION = 1
 PART_VERSION = 2
 HEADER_BYTES = 128
-# Magic, version, bytes an id, five counts, fingerprint, SHA-256 of the rest, bytes of JSON.
+# Magic, version, bytes per id, five counts, fingerprint, SHA-256 of the rest, bytes of JSON.
 _LAYOUT = struct.Struct("<8sII5Q32s32sI")
 _CHECKSUM = struct.Struct("<I")
 _HIGHEST_VOCABULARY = 1 << 32
@@ -32,11 +32,11 @@ REMEDY = "copy it again, or write it again with llm-scratch prepare"
 
 
 class TokenFileError(ValueError):
-    """A token file that is damaged, incomplete, or no token file at all."""
+    """A token file that is damaged, incomplete, or not a token file at all."""
 
 
 class Header(NamedTuple):
-    """The facts that a token file states about itself."""
+    """The content of a token file's header."""
 
     vocab_size: int
     num_tokens: int
@@ -44,7 +44,7 @@ class Header(NamedTuple):
     num_bytes: int  # of text, in UTF-8
     tokenizer_bytes: int
     fingerprint: bytes
-    sha256: bytes  # of everything behind the header
+    sha256: bytes  # of everything after the header
     facts_bytes: int = 0  # of JSON, in a part of a corpus
 
     @property
@@ -54,23 +54,23 @@ class Header(NamedTuple):
 
     @property
     def documents_at(self) -> int:
-        """Where the starts of the documents begin in the file."""
+        """The position of the documents' starts in the file."""
         end = HEADER_BYTES + self.num_tokens * self.dtype.itemsize
         return end + padding(end)
 
     @property
     def tokenizer_at(self) -> int:
-        """Where the tokenizer begins in the file."""
+        """The position of the tokenizer in the file."""
         return self.documents_at + 8 * self.num_documents
 
     @property
     def facts_at(self) -> int:
-        """Where the JSON of a part begins in the file."""
+        """The position of a part's JSON in the file."""
         return self.tokenizer_at + self.tokenizer_bytes
 
     @property
     def file_bytes(self) -> int:
-        """The length of the whole file."""
+        """The size of the whole file."""
         return self.facts_at + self.facts_bytes
 
     @property
@@ -91,7 +91,7 @@ def id_type(vocab_size: int) -> np.dtype:
 
 
 def padding(position: int) -> int:
-    """Return how many bytes are missing to a multiple of eight."""
+    """Return the number of bytes to the next multiple of eight."""
     return -position % 8
 
 
@@ -100,10 +100,10 @@ def read_header(path: Path, *, part: bool = False) -> Header:
 
     Args:
         path: the file.
-        part: whether a part of a corpus is expected, which is not a token file alone.
+        part: whether a part of a corpus is expected instead of a complete token file.
 
     Raises:
-        TokenFileError: if it is not a token file, not complete, or not what `part` says.
+        TokenFileError: if it is not a token file, incomplete, or not of the kind given by `part`.
         FileNotFoundError: if there is no such file.
     """
     if not path.is_file():
@@ -142,7 +142,7 @@ def _checked(path: Path, start: bytes, length: int) -> Header:
     if _CHECKSUM.unpack(start[_LAYOUT.size :])[0] != zlib.crc32(content):
         raise TokenFileError(f"{path} has a damaged header; {REMEDY}")
     header = Header(*fields)
-    # A right checksum over wrong numbers does not help either.
+    # Numbers with a matching checksum may still be wrong.
     sound = 1 <= header.vocab_size <= _HIGHEST_VOCABULARY and id_bytes == header.dtype.itemsize
     sound = sound and header.is_part == (version == PART_VERSION)
     least = 0 if header.is_part else 1  # a part may have no text, or lie within a document
@@ -164,15 +164,15 @@ def _checked(path: Path, start: bytes, length: int) -> Header:
 
 
 def looks_bare(start: bytes, length: int) -> bool:
-    """Say whether a file may hold bare ids: of GPT-2's vocabulary, where no header tells.
+    """Return whether a file may hold bare ids: by its header, or if they fit GPT-2's vocabulary.
 
     Args:
-        start: its first bytes.
-        length: how many it has.
+        start: the file's first bytes.
+        length: the file's size in bytes.
     """
     if start.startswith(ID_MAGICS):
         return True
-    if length % 2 or not start.translate(None, TEXT_BYTES):  # control characters, which texts lack
+    if length % 2 or not start.translate(None, TEXT_BYTES):  # no control characters: a text
         return False
     ids = np.frombuffer(start[: len(start) // 2 * 2], dtype="<u2")
     is_utf16 = not (ids >> 8).any() or not (ids & 255).any()  # of Latin letters
@@ -180,6 +180,6 @@ def looks_bare(start: bytes, length: int) -> bool:
 
 
 def is_token_file(path: Path) -> bool:
-    """Say whether a file begins as token files do."""
+    """Return whether a file begins like a token file."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC

@@ -1,4 +1,4 @@
-"""Token ids as one flat array: packed, checked, cut into parts, and into inputs and targets."""
+"""Token ids as one flat array: packing, checks, and splits into parts or inputs and targets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def as_token_array(token_ids: Any) -> np.ndarray:
-    """Return ids as an array (n,): an array or a tensor as it is, a list in few bytes.
+    """Return ids as an array (n,): an array or a tensor unchanged, a list in a small type.
 
     Raises:
-        ValueError: if they are not one row.
+        ValueError: if they are not one flat row.
         TypeError: if they are not integers.
     """
     if isinstance(token_ids, Tensor):
@@ -34,7 +34,7 @@ def as_token_array(token_ids: Any) -> np.ndarray:
 
 
 def check_ids(array: np.ndarray, vocab_size: int | None) -> None:
-    """Look for ids that no embedding has; a mapped file is read for it only where asked to.
+    """Refuse ids that no embedding has; a mapped file is read only if `vocab_size` is given.
 
     Raises:
         ValueError: naming the id.
@@ -48,7 +48,7 @@ def check_ids(array: np.ndarray, vocab_size: int | None) -> None:
 
 
 def outside(found: int, vocab_size: int) -> str:
-    """Return what is wrong with an id that the vocabulary does not have."""
+    """Return the message for an id outside the vocabulary."""
     return (
         f"token id {found} is outside a vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
         "were the ids made with another tokenizer?"
@@ -56,9 +56,9 @@ def outside(found: int, vocab_size: int) -> str:
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Cut rows of ids into inputs and the tokens behind them: (..., T + 1) -> twice (..., T) int64.
+    """Split rows of ids into inputs and next tokens: (..., T + 1) -> twice (..., T) int64.
 
-    Both are copies: who masks an input in place must not change the target or the corpus.
+    Both are copies, so masking an input in place changes neither the target nor the corpus.
     """
     return (
         torch.from_numpy(rows[..., :-1].astype(np.int64)),
@@ -67,7 +67,7 @@ def inputs_and_targets(rows: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def cut_at(length: int, train_frac: float) -> int:
-    """Return where the training part of something of this length ends.
+    """Return the end of the training part of `length` items.
 
     Raises:
         ValueError: if the share is not between 0 and 1.
@@ -83,7 +83,7 @@ def check_parts(
     """Make sure that both parts are long enough.
 
     Raises:
-        ValueError: naming the part, what it `needs`, and the `way_out` beside another share.
+        ValueError: naming the part, what it `needs`, and the `way_out` besides another share.
     """
     parts = (("training", cut, "raise"), ("validation", n_tokens - cut, "lower"))
     for part, found, change in parts:

@@ -1,4 +1,4 @@
-"""Batches out of one long row of ids: shuffled for training, in order for evaluation."""
+"""Batches from one long row of ids: shuffled for training, in order for evaluation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from llm_scratch.text.token_ids import as_token_array, check_ids, inputs_and_tar
 class TokenPart:
     """A row of ids that batches are cut from: the training or the validation part of a corpus.
 
-    Nothing is kept per window, so a part of 100 GB costs what one of 20 kB does.
+    Nothing is kept per window, so a part of 100 GB takes no more memory than one of 20 kB.
 
     Args:
-        tokens: the ids, one flat row; a mapped file stays where it is.
-        vocab_size: every id is below it.
-        reopen: what finds the part again in another process, (function, arguments); without
-            it the ids themselves are sent there.
+        tokens: the ids, one flat row; a mapped file is not copied.
+        vocab_size: the size of the vocabulary; every id is below it.
+        reopen: (function, arguments) that open the part again in another process; without it, the
+            ids themselves are sent there.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class TokenPart:
         self.tokens = tokens
         self.vocab_size = vocab_size
         joined = isinstance(tokens, JoinedArray)
-        self._array = tokens if joined else np.asarray(tokens)  # cut faster than a memmap
+        self._array = tokens if joined else np.asarray(tokens)  # sliced faster than a memmap
         self._reopen = reopen
 
     @classmethod
     def from_tokens(cls, array: Any, vocab_size: int) -> TokenPart:
-        """Make a part of ids in memory: a list, an array or a tensor of n ids.
+        """Make a part from ids in memory: a list, an array or a tensor of n ids.
 
         Raises:
-            ValueError: if an id is negative or not below `vocab_size`, or if there is none.
+            ValueError: if an id is negative or not below `vocab_size`, or there are no ids.
         """
         tokens = as_token_array(array)
         if not len(tokens):
@@ -64,10 +64,10 @@ class TokenPart:
         return self._reopen or (TokenPart, (self._array, self.vocab_size))
 
     def num_rows(self, length: int) -> int:
-        """Return how many windows an epoch has: each takes `length` inputs, and one token more.
+        """Return the number of windows in an epoch; each takes `length` inputs and one more token.
 
         Raises:
-            ValueError: if there is not one.
+            ValueError: if there is none.
         """
         check_count("length", length, note="the number of tokens in a window")
         if len(self) <= length:
@@ -82,22 +82,21 @@ class TokenPart:
     ) -> tuple[Tensor, Tensor]:
         """Return the windows of a training step, inputs and targets: each (rows, length) int64.
 
-        The result depends on the arguments alone; see `rows_of_step`. Windows come epoch after
-        epoch, in each of them in a new order and every one once. The grid that they are cut by
-        begins at another token in each epoch, up to `length` later, so that a token is not always
-        seen behind the same ones; the last window then ends with the part, and tokens before the
-        grid wait for another epoch.
+        The result depends only on the arguments; see `rows_of_step`. Every window comes once per
+        epoch, in a new order each time. In each epoch, the grid of windows begins at another token,
+        up to `length` later, so that a token does not always follow the same ones. The last window
+        then ends with the part, and tokens before the grid wait for another epoch.
 
         Args:
-            seed: 0 or more; another seed, another order.
-            step: which step, from 0.
-            rows: how many windows.
-            length: tokens in a window.
-            piece: `first_row`, how many windows to pass over first, and `step_rows`, all of the
-                step's, where it is taken in pieces.
+            seed: 0 or more; each seed gives another order.
+            step: number of the step, from 0.
+            rows: number of windows.
+            length: number of tokens in a window.
+            piece: for a step that is taken in pieces, `first_row`, the number of windows to skip,
+                and `step_rows`, the number of windows in the whole step.
 
         Raises:
-            ValueError: if there is not one window, or an argument is below its range.
+            ValueError: if there is no window, or an argument is below its range.
             TokenFileError: if an id is not in the vocabulary.
         """
         windows = self.num_rows(length)
@@ -111,11 +110,11 @@ class TokenPart:
     def rows_in_order(self, length: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the whole part in order: inputs and targets, each (rows, length) int64.
 
-        Every token but the first is a target once. The last full batch may have fewer rows, and
-        a last window that is not full comes alone, as (1, what is left).
+        Every token but the first is a target once. The last batch of full windows may have fewer
+        rows, and a last, shorter window comes alone: (1, remaining tokens).
 
         Raises:
-            ValueError: if there is not one window, or `rows` is below 1.
+            ValueError: if there is no window, or `rows` is below 1.
         """
         return self._in_order(rows_in_turn(self.num_rows(length), rows), length)
 

@@ -22,21 +22,21 @@ POOL = 50  # batches whose rows are sorted by length together
 class TokenRows:
     """Rows of ids and targets, padded on the right to the longest row of their batch.
 
-    No token looks at what comes after it, so padding on the right changes nothing that is read
-    at a real token. Rows of about the same length come together, which leaves little to pad; the
-    batches come in random order all the same.
+    No token attends to later ones, so padding on the right changes no output at a real token. Rows
+    of similar length are batched together, which leaves little to pad; the batches still come in
+    random order.
 
     Args:
-        rows: (inputs, targets), two lists of the same length. A target of -100 is none; the
-            others are what the model shall say at that place: the next id, or a class.
-        pad_id: what inputs are padded with; any id will do.
+        rows: (inputs, targets), two lists of the same length. A target of -100 is
+            ignored; the others are to be predicted at that position: the next id, or a class.
+        pad_id: the id that pads inputs; any id will do.
         vocab_size: every input id is below it.
         num_targets: every target is below it; None means `vocab_size`.
-        buckets: whether rows of about the same length come together.
+        buckets: whether rows of similar length are batched together.
 
     Raises:
-        ValueError: naming the first row that is empty, has lists of two lengths, no target, or
-            an id out of range.
+        ValueError: naming the first row that is empty, has lists of different lengths, no target,
+            or an id out of range.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class TokenRows:
         return inputs[0], targets[0]
 
     def num_rows(self, length: int) -> int:
-        """Return how many rows an epoch has.
+        """Return the number of rows in an epoch.
 
         Raises:
-            ValueError: if one is longer than `length`.
+            ValueError: if a row is longer than `length`.
         """
         longest = int(self.lengths.argmax())
         if self.lengths[longest] > length:
@@ -97,16 +97,16 @@ class TokenRows:
     ) -> tuple[Tensor, Tensor]:
         """Return the rows of a training step: inputs and targets, each (rows, T) int64.
 
-        The result depends on the arguments alone; see `rows_of_step`. Every row comes once an
-        epoch, in another order in each.
+        The result depends only on the arguments; see `rows_of_step`. Every row comes once per
+        epoch, in a new order each time.
 
         Args:
-            seed: 0 or more; another seed, another order.
-            step: which step, from 0.
-            rows: how many rows.
-            length: the most tokens that a row may have.
-            piece: `first_row`, how many rows to pass over first, and `step_rows`, all of the
-                step's, where it is taken in pieces.
+            seed: 0 or more; each seed gives another order.
+            step: number of the step, from 0.
+            rows: number of rows.
+            length: maximum number of tokens in a row.
+            piece: for a step that is taken in pieces, `first_row`, the number of rows to skip, and
+                `step_rows`, the number of rows in the whole step.
 
         Raises:
             ValueError: if a row is longer than `length`, or an argument is below its range.
@@ -166,9 +166,9 @@ def _check_row(
 
 @lru_cache(maxsize=8)
 def _epoch_order(seed: int, epoch: int, n: int, rows: int, lengths: bytes) -> np.ndarray:
-    """Return a shuffled order of n rows in which the `rows` rows of a step are alike in length.
+    """Return a shuffled order of n rows in which the `rows` rows of a step are similar in length.
 
-    Batches are counted through all epochs, so the first one of an epoch may have begun in the
+    Batches continue across epochs, so the first one of an epoch may have begun in the
     epoch before, and the last one may end in the next.
     """
     order = epoch_order(seed, epoch, n, 0, n)
@@ -183,6 +183,6 @@ def _epoch_order(seed: int, epoch: int, n: int, rows: int, lengths: bytes) -> np
         batches += [pool[i : i + rows] for i in range(0, len(pool), rows)]
     if not batches:
         return order
-    whole = len(batches) - (len(batches[-1]) < rows)  # a last batch that is not full stays last
+    whole = len(batches) - (len(batches[-1]) < rows)  # an incomplete batch stays last
     mixed = np.random.default_rng(epoch_shift(seed, epoch)).permutation(whole)
     return np.concatenate([order[:begun], *(batches[i] for i in mixed), *batches[whole:]])

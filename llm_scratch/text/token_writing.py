@@ -1,4 +1,4 @@
-"""Texts into a token file: read in blocks, encoded, written, however long they are."""
+"""Writing of token files: texts of any length are read, encoded and written in blocks."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from llm_scratch.tokenizers.wrapped import WrappedTokenizer
 
 Empty = Literal["drop", "raise"]
 
-GPT2 = b"gpt2"  # in the place of the tokenizer: the one that ships with this library
+GPT2 = b"gpt2"  # in place of the tokenizer: the one that ships with this library
 BLOCK = 1 << 20  # characters
 NO_MARK = -1
-INSIDE = -2  # the id before, in the middle of a text
-_NOT_BLANK = regex.compile(r"\S")  # the \S that texts are cut by; str.strip has another
+INSIDE = -2  # in place of the previous id, in the middle of a text
+_NOT_BLANK = regex.compile(r"\S")  # the \S by which texts are cut; str.strip's differs
 SHOWN = 20
 
 
 def write_token_file(
     path: Path, texts: Texts, tokenizer: Any, *, empty: Empty, field: str, progress: bool
 ) -> None:
-    """Encode texts into a token file; `token_file.write_tokens` says how."""
+    """Encode texts into a token file; see `token_file.write_tokens`."""
     check_empty(empty)
     sources = text_sources(texts)
     total = sum(map(_size, sources)) if isinstance(sources, list) else None
@@ -71,7 +71,7 @@ def write_token_file(
 
 
 def check_empty(empty: str) -> None:
-    """Check that the treatment of empty texts is one of the two.
+    """Check that `empty` is "drop" or "raise".
 
     Raises:
         ValueError: if it is not.
@@ -81,7 +81,7 @@ def check_empty(empty: str) -> None:
 
 
 def warn_of_blanks(blanks: Sequence[str], others: int, stacklevel: int, where: str = "") -> None:
-    """Warn of the texts that were left out, if there are any."""
+    """Warn of texts that were left out, if there are any."""
     if blanks:
         more = ", ..." if len(blanks) > SHOWN else ""
         warnings.warn(
@@ -99,13 +99,13 @@ def cuts_texts(tokenizer: Any) -> bool:
 
 
 def mark_of(tokenizer: Any) -> int:
-    """Return the id that ends a document, `NO_MARK` if a tokenizer has none."""
+    """Return the id that ends a document; `NO_MARK` if the tokenizer has none."""
     end = end_of_text_id(tokenizer)
     return NO_MARK if end is None else end
 
 
 class TokenWriter:
-    """Writes ids to a file as they come, and knows in the end what the header has to say."""
+    """A writer of ids to a token file as they come, which writes the header at the end."""
 
     def __init__(self, file: BinaryIO, tokenizer: Any) -> None:
         vocab_size = vocab_size_of(tokenizer)
@@ -129,7 +129,7 @@ class TokenWriter:
     def add_texts(
         self, texts: Iterable[Text], empty: Empty, advance: Callable[[int], Any]
     ) -> list[str]:
-        """Write some texts and return the names of those that are empty."""
+        """Write texts and return the names of those that are empty."""
         blanks = []
         for text in texts:
             if not self.add_text(text, advance):
@@ -139,12 +139,12 @@ class TokenWriter:
         return blanks
 
     def add_text(self, text: Text, advance: Callable[[int], Any]) -> bool:
-        """Write one text and say whether there was anything in it."""
+        """Write one text and return whether it was written; a blank one is not."""
         inside = isinstance(text.source, Span) and text.source.start > 0
-        if inside:  # the text before it is not blank, as every cut follows another character
+        if inside:  # the text before a cut is never blank
             self.last, self.goes_on = INSIDE, True
         for number, block in enumerate(blocks_of(text.source, self.whole, BLOCK)):
-            # A first block is never cut within white space: if it is blank, all of the text is.
+            # A first block is never cut within white space: if it is blank, so is the text.
             if number == 0 and not inside:
                 if not _NOT_BLANK.search(block):
                     return False
@@ -156,7 +156,7 @@ class TokenWriter:
         return True
 
     def begin(self, name: str) -> None:
-        """Begin a text, behind the end of the one before."""
+        """Begin a text, after ending the one before."""
         behind = self.num_texts or self.goes_on
         if behind and self.mark == NO_MARK:
             raise ValueError(
@@ -174,7 +174,7 @@ class TokenWriter:
         return missing
 
     def write_ids(self, ids: Sequence[int] | np.ndarray, name: str) -> None:
-        """Write ids of a text, and note where documents begin among them."""
+        """Write ids of a text, and record where documents begin among them."""
         if not len(ids):
             return
         block = np.array(ids, dtype=np.int64)
@@ -192,8 +192,8 @@ class TokenWriter:
         self._write(block.astype(id_type(self.vocab_size)).tobytes())
 
     def finish(self) -> None:
-        """Write what stands behind the ids, then the header in front of them."""
-        if self.num_texts > 1 or len(self.starts) > 1:  # several documents: the last one ends, too
+        """Write the sections after the ids, then the header before them."""
+        if self.num_texts > 1 or len(self.starts) > 1:  # several documents: end the last, too
             self._write_mark()
         self._finish(b"")
 
@@ -201,7 +201,7 @@ class TokenWriter:
         """Finish a part of a corpus, whose first and last text may continue in other parts.
 
         Args:
-            ended: whether the last text ends here. Its end-of-text token is then written and noted
+            ended: whether the last text ends here. Its end-of-text token is then written, and noted
                 as "closed", since a text that turns out to be the only one has none.
             facts: the origin of the part.
         """
@@ -236,7 +236,7 @@ class TokenWriter:
 
 
 def bytes_of_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
-    """Return how many bytes of text each id stands for: (vocab_size,) int64; special ones none."""
+    """Return the bytes that each id stands for, 0 for special ones: (vocab_size,) int64."""
     sizes = np.zeros(vocab_size, dtype=np.int64)
     for token_id in range(vocab_size):
         if not tokenizer.is_special_token(token_id):
@@ -246,12 +246,12 @@ def bytes_of_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
 
 
 def _size(source: str | Path) -> int:
-    """Return about how many bytes a text has."""
+    """Return the approximate number of bytes in a text."""
     return len(source) if isinstance(source, str) else source.stat().st_size
 
 
 def check_place(path: Path) -> None:
-    """Make sure that a token file takes the place of nothing but a token file."""
+    """Make sure that a new token file overwrites nothing but a token file."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file, such as {path / 'tokens'}")
     if path.is_file() and not is_token_file(path):
@@ -261,7 +261,7 @@ def check_place(path: Path) -> None:
 
 
 def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
-    """Return what is kept of a tokenizer: "gpt2", its JSON file, or nothing for foreign ones."""
+    """Return the bytes stored for a tokenizer: "gpt2", its JSON file, or none for a foreign one."""
     split_like_gpt2 = getattr(tokenizer, "pattern", GPT2_PATTERN) == GPT2_PATTERN
     if split_like_gpt2 and identity == fingerprint(GPT2Tokenizer()):
         return GPT2
@@ -270,14 +270,14 @@ def pack_tokenizer(tokenizer: Any, identity: str) -> bytes:
 
 
 def unpack_tokenizer(packed: bytes) -> Any:
-    """Return the tokenizer that `pack_tokenizer` kept, None for a foreign one."""
+    """Return the tokenizer that `pack_tokenizer` stored; None for a foreign one."""
     if packed in (b"", GPT2):
         return GPT2Tokenizer() if packed else None
     return tokenizer_of_bytes(packed)
 
 
 def progress_bar(total: int | None, what: str, show: bool) -> Any:
-    """Return a bar that shows how many bytes are done when it takes longer than a second."""
+    """Return a progress bar of bytes, which is shown only after one second."""
     from tqdm import tqdm
 
     look: dict[str, Any] = {"desc": what, "unit": "B", "unit_scale": True, "leave": False}

@@ -45,7 +45,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         vocab_size: if given, every id must be below it.
 
     Raises:
-        ValueError: if there is not one whole window, or if an id is negative or too large.
+        ValueError: if there is no whole window, or if an id is negative or too large.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ def create_dataloader_v1(
         tokenizer: GPT-2's by default.
         generator: the random generator for the order; by default torch's global one.
         pin_memory: whether batches go to pinned memory, which a GPU reads faster.
-        persistent_workers: whether the processes live on from one epoch to the next.
+        persistent_workers: whether the processes stay alive between epochs.
 
     Raises:
         ValueError: if the text is too short for a window or the windows are too few for a batch.

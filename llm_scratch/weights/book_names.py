@@ -1,6 +1,6 @@
 """State dicts under the book's names, in every form that its chapters and bonus material save.
 
-They have masks or none, one projection for queries, keys and values, one matrix per head, or LoRA
+They may have masks, one projection for queries, keys and values, one matrix per head, or LoRA
 around the layers: all are converted to the names of this library's `GPTModel`.
 
 Source:
@@ -28,7 +28,7 @@ HEADS = re.compile(r"(trf_blocks\.\d+\.att)\.heads\.(\d+)\.(W_query|W_key|W_valu
 def from_book(
     tensors: Mapping[str, Stored], path: Path, lora_alpha: float | None = None
 ) -> dict[str, Part]:
-    """Return a file's tensors by the names in `GPTModel`; unknown names stay.
+    """Return a file's tensors by the names in `GPTModel`; unknown names are kept.
 
     Raises:
         WeightsError: if it has LoRA matrices and `lora_alpha` is needed but not given, or if they

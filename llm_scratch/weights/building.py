@@ -59,7 +59,7 @@ def build_model(
     if complaint := compare(expected, shapes, source.surplus):
         raise WeightsError(source.path, f"does not fit a model of these sizes: {complaint}")
     _check_floats(source.path, parts, dtype)
-    if dtype is None and not source.metadata:  # our own files keep each parameter's type
+    if dtype is None and not source.metadata:  # this library's files keep each type
         dtype = _widest(source.path, parts)
     joined = {id(part.stored): part.stored for part in parts.values() if part.third is not None}
     with reading_thirds(joined.values()):

@@ -1,4 +1,4 @@
-"""The `config.json` of all families: whose it is, and how it is read and written.
+"""The `config.json` of all families: the family of each, its reader and its writer.
 
 Nothing here imports PyTorch, so that memory can be estimated without it.
 """

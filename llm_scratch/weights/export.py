@@ -49,7 +49,7 @@ def export_huggingface(
         folder: the folder to write; it is created if missing.
         tokenizer: a `BytePairTokenizer`, or GPT-2's in any form.
         chat_template: Jinja text that makes a prompt from a conversation, for `AutoTokenizer`.
-        chat_format: the format of its conversations instead; the ids that end an answer are then
+        chat_format: the chat format, in place of a template; the ids that end an answer are then
             also written to `generation_config.json`.
         max_shard_size: maximum number of bytes per file of weights; None writes one file.
 
@@ -102,7 +102,7 @@ def upload_command(written: str | os.PathLike[str]) -> str:
 
 
 def exportable(model: nn.Module) -> tuple[Any, dict[str, Tensor]]:
-    """Return the language model itself and its tensors, in a form for other programs.
+    """Return the language model itself and its tensors, for export to other programs.
 
     Raises:
         ValueError: if it has a head for classes or LoRA matrices.
@@ -125,7 +125,7 @@ RENAMED: dict[str, Callable[..., dict[str, Tensor]]] = {
 
 
 def _write_weights(folder: Path, tensors: dict[str, Tensor], most: int | None) -> None:
-    """Write one file of weights, or several and their index; delete those of an older export."""
+    """Write one file of weights, or several with an index; delete those of an older export."""
     shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in tensors.items():
         held = sum(other.nbytes for other in shards[-1].values())

@@ -48,7 +48,7 @@ def save_model(
         model: a language model, also with a head for classes or compiled.
         folder: the folder to write; it is created if missing.
         tokenizer: this library's or GPT-2's.
-        chat_format: the format of its conversations, which `open_model` returns.
+        chat_format: the model's chat format, which `open_model` returns.
 
     Raises:
         ValueError: if the model has parameters that its family does not have (merge LoRA first),
@@ -111,7 +111,7 @@ def load_model(
 
 
 def saved_format(folder: str | os.PathLike[str], file: str = WEIGHTS_FILE) -> Any:
-    """Return the chat format that was saved with a model, None without one.
+    """Return the chat format that was saved with a model; None without one.
 
     Args:
         folder: the folder that was given to `save_model`.
@@ -141,7 +141,7 @@ def is_saved_model(folder: Path) -> bool:
 
 
 def tensors_of(model: LanguageModel) -> dict[str, Tensor]:
-    """Return every tensor to save, a shared head left out.
+    """Return every tensor to save, without a head that is the embedding.
 
     Raises:
         ValueError: if the model's tensors do not match its configuration and head.

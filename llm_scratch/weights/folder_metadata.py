@@ -1,6 +1,6 @@
 """The metadata that this library writes into the header of its own files, and reads back.
 
-PyTorch is imported for checksums alone, so that a configuration can be read without it.
+PyTorch is imported only for checksums, so that a configuration can be read without it.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ def _tokenizer_keys(inner: Any, tokenizer: Any) -> dict[str, Any]:
 def _outgoing(
     cfg: Any, architecture: str, tensors: Mapping[str, Tensor], wanted: str
 ) -> Iterator[Outgoing]:
-    """Yield every tensor of the file, each to be made when it is its turn."""
+    """Yield every tensor of the file, each to be computed only when it is written."""
     joined = ARCHITECTURES[architecture] == GPT2
     heads = {"W_query": cfg.n_heads, "W_key": cfg.n_kv_heads}
     for name, tensor in tensors.items():

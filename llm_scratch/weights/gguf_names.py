@@ -58,7 +58,7 @@ LLAMA3_KEYS = {
     for name in ("factor", "low_freq_factor", "high_freq_factor", "original_context_length")
 }
 ATTENTION_FACTOR = "rope.scaling.attn_factor"  # multiplies YaRN's own factor
-QKV_BIAS = "attention.qkv_bias"  # ours: whether GPT-2's biases, which always exist, are used
+QKV_BIAS = "attention.qkv_bias"  # of this library: whether GPT-2's biases, always there, are used
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -70,7 +70,7 @@ SIZES = {
     "attention.head_count_kv": "n_kv_groups",
     "attention.key_length": "head_dim",
 }
-# How each key is treated; the architecture is its prefix: "llama.block_count".
+# The treatment of each key; the architecture is its prefix: "llama.block_count".
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*SIZES, "attention.value_length", "rope.dimension_count"), USED),
     **dict.fromkeys(("rope.freq_base", "attention.layer_norm_rms_epsilon"), USED),
@@ -205,7 +205,7 @@ def _scaling(
 def _parts(
     tensors: Mapping[str, Stored], family: str, sizes: Mapping[str, Any], paired: bool
 ) -> tuple[dict[str, Part], list[str]]:
-    """Return every parameter by our name, and the unknown names."""
+    """Return every parameter by this library's name, and the unknown names."""
     heads = {"W_query": sizes["n_heads"], "W_key": sizes.get("n_kv_groups", sizes["n_heads"])}
     parts: dict[str, Part] = {}
     surplus = []
@@ -223,7 +223,7 @@ def _parts(
 
 
 def _our_names(name: str, family: str) -> tuple[str, ...]:
-    """Return our names for the parameters in one tensor; empty if it is unknown."""
+    """Return this library's names for the parameters in one tensor; empty if it is unknown."""
     match = re.fullmatch(r"(?:blk\.(0|[1-9]\d*)\.)?(\w+)\.(weight|bias)", name)
     if match is None:
         return ()
@@ -238,7 +238,7 @@ def _our_names(name: str, family: str) -> tuple[str, ...]:
 
 
 def their_name(name: str, family: str) -> str:
-    """Return the file's name for one of our parameters; those that GPT-2 joins have none."""
+    """Return a parameter's name in the file; parameters that GPT-2 joins have none."""
     path, _, kind = name.rpartition(".")
     kind = {ours: theirs for theirs, ours in NORM_NAMES.items()}.get(kind, kind)
     match = re.fullmatch(r"trf_blocks\.(\d+)\.(.+)", path)

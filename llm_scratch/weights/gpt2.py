@@ -1,4 +1,4 @@
-"""GPT-2 from any file: in one call, exactly, in the memory of one model (book 5.5)."""
+"""Loading of GPT-2 from any file: in one call, exactly, in the memory of one model (book 5.5)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def load_gpt2(
     """Load a `GPTModel` with the weights of a GPT-2 file, in evaluation mode.
 
     Nothing is initialised or copied unnecessarily: the numbers stay mapped in the file until they
-    are used, and memory is taken once. Writing to them (training) changes memory, never the file.
-    Every tensor of the file is used, or the call fails and names it.
+    are used, and memory is allocated once. Writing to them (training) changes memory, never the
+    file. Every tensor of the file is used, or the call fails and names it.
 
     Args:
         source: a size or hub name ("124M", "gpt2-medium", "gpt2-xl (1558M)"), which is downloaded
-            unless it is here; or "hub:ORG/NAME", as in `open_model`; or a folder (OpenAI's files,
-            Hugging Face's, one of `save_model`); or a file (safetensors, `.bin`, a `.pth` state
+            if missing; or "hub:ORG/NAME", as in `open_model`; or a folder (OpenAI's files,
+            Hugging Face's, or `save_model`'s); or a file (safetensors, `.bin`, a `.pth` state
             dict saved as in the book, or a checkpoint of nanoGPT, Lightning or other trainers). To
             open a folder with the name of a model, pass a `Path` or "./gpt2".
         config: needed if the file has none and its width is not one of GPT-2's four, since nothing
@@ -45,7 +45,7 @@ def load_gpt2(
             warning.
         tie_weights: whether head and embedding are one parameter. None follows the file: tied if it
             has no head, or one equal to the embedding.
-        drop_rate: dropout for further training; 0 keeps that of `config`, or of a file of ours.
+        drop_rate: dropout for further training; 0 keeps that of `config`, or of a saved model.
         lora_alpha: the alpha for a state dict with LoRA matrices, which are merged into the
             weights.
         ignore_keys: settings in files of other programs to ignore although this library does not
@@ -65,7 +65,7 @@ def load_gpt2(
     if wanted is not None and wanted.tie_weights and tie_weights is None:
         tie_weights = True
     # Many long-lived objects are made: one pass of the garbage collector over everything that torch
-    # has imported takes longer than the whole loading.
+    # has imported takes longer than loading.
     was_on = gc.isenabled()
     gc.disable()
     try:

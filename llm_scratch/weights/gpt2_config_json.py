@@ -18,8 +18,8 @@ SIZES = {
     "n_layer": "n_layers",
     "n_head": "n_heads",
 }
-# How each key of a GPT-2's `config.json` and of OpenAI's `hparams.json` is treated. Older versions
-# of transformers also wrote settings for generation to it, which are for the caller to choose.
+# The treatment of each key in a GPT-2's `config.json` and in OpenAI's `hparams.json`. Older
+# versions of transformers also wrote settings for generation, which are the caller's choice here.
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*SIZES, "n_vocab", "n_inner", "tie_word_embeddings", "qkv_bias"), USED),
     **dict.fromkeys(("id2label", "architectures"), USED),

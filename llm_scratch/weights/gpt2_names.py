@@ -19,7 +19,7 @@ from llm_scratch.weights.parts import BOOK, HUGGING_FACE, OPENAI, Part
 NORM_NAMES = {"weight": "scale", "bias": "shift"}
 QKV = ("W_query", "W_key", "W_value")
 
-# Hugging Face's name for each parameter, and ours: first those outside the blocks.
+# Hugging Face's name for each parameter, and this library's: first those outside the blocks.
 TOP = {
     "wte.weight": "tok_emb.weight",
     "wpe.weight": "pos_emb.weight",
@@ -29,7 +29,7 @@ TOP = {
 }
 # The head of a model for classes.
 CLASSES = "score.weight"
-# In a block, one of theirs is one of ours, or three joined.
+# In a block, one tensor of Hugging Face's is one parameter, or three joined.
 BLOCK = {
     "ln_1.weight": ("norm1.scale",),
     "ln_1.bias": ("norm1.shift",),
@@ -44,8 +44,8 @@ BLOCK = {
     "mlp.c_proj.weight": ("ff.layers.2.weight",),
     "mlp.c_proj.bias": ("ff.layers.2.bias",),
 }
-# The matrices are stored (in, out), unlike a linear layer's. They are always transposed, never
-# depending on shapes, since a square one fits either way.
+# The matrices are stored (in, out), unlike a linear layer's. They are always transposed, whatever
+# their shapes, since a square one fits either way.
 TRANSPOSED = {name for name in BLOCK if name[:3] != "ln_" and name.endswith(".weight")}
 
 
@@ -70,7 +70,7 @@ def outer_prefix(names: Iterable[str]) -> str:
 
 
 def is_linear(tensors: Mapping[str, Stored]) -> bool:
-    """Return whether matrices are (out, in), as in nanoGPT: the one of (3C, C) shows it."""
+    """Return whether matrices are (out, in), as in nanoGPT; the shape (3C, C) shows it."""
     joined = tensors.get("h.0.attn.c_attn.weight")
     return joined is not None and len(joined.shape) == 2 and joined.shape[0] == 3 * joined.shape[1]
 
@@ -95,7 +95,7 @@ def openai_as_hugging_face(name: str) -> str:
 def from_hugging_face(
     tensors: Mapping[str, Stored], *, linear: bool = False
 ) -> tuple[dict[str, Part], list[str]]:
-    """Return every parameter in the file, by our name, and the unknown names."""
+    """Return every parameter in the file, by this library's name, and the unknown names."""
     parts: dict[str, Part] = {}
     surplus = []
     for name, stored in tensors.items():
@@ -113,7 +113,7 @@ def hugging_face_parts(
     """Return the parameters in one tensor: three, one or none (a mask); None if it is unknown.
 
     Args:
-        name: by Hugging Face's spelling, without prefixes.
+        name: its name in Hugging Face's spelling, without prefixes.
         stored: the tensor.
         linear: whether matrices are stored (out, in), as in nanoGPT.
     """

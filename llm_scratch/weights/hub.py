@@ -45,7 +45,7 @@ class _Snapshot:
 
 
 def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
-    """Fetch what is missing of a model on the hub, and return its folder or file.
+    """Fetch the missing files of a model on the hub, and return its folder or file.
 
     Only the files needed to open it are fetched, the weights last, and only once the configuration
     is known to be of a supported model. Files in the cache are not fetched again, and are enough if
@@ -76,7 +76,7 @@ def fetch_from_hub(source: str, ignore_keys: Collection[str] = ()) -> Path:
     except FileNotFoundError as err:
         if snapshot.unreached is None:
             raise
-        raise not_here(name, snapshot.unreached) from err  # as far as is known here
+        raise not_here(name, snapshot.unreached) from err  # as far as the cache shows
     paths = _bring(snapshot, needed.beside)
     if name.file is None and "config.json" in paths:
         try:
@@ -130,7 +130,7 @@ def _answered(name: HubName, info: Any) -> _Snapshot:
 
 
 def _cached(name: HubName, unreached: Exception) -> _Snapshot:
-    """Return what the cache knows about a repository: its list of files, or those here."""
+    """Return what the cache knows about a repository: its list of files, or the cached ones."""
     from huggingface_hub import HfApi, errors, get_cached_repo_tree, snapshot_download
 
     where = {"repo_id": name.repository}
@@ -177,7 +177,7 @@ def _bring(snapshot: _Snapshot, paths: Collection[str]) -> dict[str, Path]:
 
 
 def _bars_to_watch() -> type:
-    """Return that library's progress bar, modified to show only on a terminal."""
+    """Return huggingface_hub's progress bar, modified to show only on a terminal."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
@@ -198,7 +198,7 @@ def _in_cache(snapshot: _Snapshot, paths: Iterable[str]) -> dict[str, Path]:
 
 
 def _check_space(snapshot: _Snapshot, missing: Iterable[str], asked: dict[str, Any]) -> None:
-    """Refuse a download that the disk cannot hold; files here under another commit count."""
+    """Refuse a download too large for the disk; files cached from other commits take no space."""
     from huggingface_hub import constants, snapshot_download
 
     cache = Path(constants.HF_HUB_CACHE)

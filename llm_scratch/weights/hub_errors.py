@@ -14,7 +14,7 @@ LOGIN = "`hf auth login`, or a token in HF_TOKEN,"
 
 
 class UnreachedError(DownloadError):
-    """A hub that does not answer; the cache may be enough."""
+    """An error for a hub that does not answer; the cache may be enough."""
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def not_here(name: HubName, unreached: Exception, missing: Collection[str] = ())
     Args:
         name: the name of the model.
         unreached: why the hub was not asked.
-        missing: the missing files, if others are here.
+        missing: the missing files, if others are in the cache.
     """
     from huggingface_hub import constants, errors
 

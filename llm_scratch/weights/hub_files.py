@@ -44,7 +44,7 @@ class Needed:
 def needed_files(name: HubName, listed: Collection[str]) -> Needed:
     """Choose the files needed to open a model.
 
-    Of several forms of its weights, it chooses the one that `find_weights` prefers in a folder.
+    Of several forms of the weights, the choice is the one that `find_weights` prefers in a folder.
 
     Args:
         name: the name of the model.

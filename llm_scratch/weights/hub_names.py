@@ -61,7 +61,7 @@ def parse_hub_name(source: str) -> HubName:
 
 
 def hub_name_of(base: str, revision: object = None) -> str | None:
-    """Return another program's "ORG/NAME" in our form; None for any other text."""
+    """Return another program's "ORG/NAME" in this library's form; None for any other text."""
     if not NAME.fullmatch(base):
         return None
     return f"{PREFIX}{base}" + (f"@{revision}" if revision else "")

@@ -22,7 +22,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# PEFT's adapters: their settings, and their tensors in the present form and that of older versions.
+# PEFT's adapters: their settings, and their tensors in the current and in the older form.
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 

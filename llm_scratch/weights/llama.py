@@ -24,7 +24,7 @@ def load_weights_into_llama(
 
     Args:
         model: a `LlamaModel`.
-        param_config: its configuration, which the model has and the book's signature includes.
+        param_config: its configuration; part of the book's signature, not used here.
         params: tensors by name, as in the files of transformers.
 
     Raises:

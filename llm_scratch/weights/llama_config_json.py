@@ -58,7 +58,7 @@ ROPE_RULES: dict[str, Rule] = {
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*SIZES_READ, "rms_norm_eps", "tie_word_embeddings", "attention_bias"), USED),
     **dict.fromkeys(("rope_theta", "rope_scaling", "rope_parameters", "use_sliding_window"), USED),
-    "qkv_bias": USED,  # our own
+    "qkv_bias": USED,  # this library's own
     **dict.fromkeys(("sliding_window", "max_window_layers", "layer_types", "model_type"), USED),
     **dict.fromkeys(("norm_topk_prob", "id2label", "architectures"), USED),
     "hidden_act": ("silu", "swish"),

@@ -1,6 +1,6 @@
 """The mapping of a file's tensors to the parameters of a `LlamaModel`, and back.
 
-Each name is one parameter, unchanged: queries and keys have the order of rotate-half here too.
+Each tensor is one parameter, unchanged: queries and keys have the order of rotate-half here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llm_scratch.tensor_files.stored import Stored
 from llm_scratch.weights.llama_config_json import model_type_of
 from llm_scratch.weights.parts import Part
 
-# Hugging Face's name for each layer, and ours: first those outside the blocks.
+# Hugging Face's name for each layer, and this library's: first those outside the blocks.
 TOP = {
     "model.embed_tokens.weight": "tok_emb.weight",
     "model.norm.weight": "final_norm.scale",
@@ -54,7 +54,7 @@ def is_llama(names: Iterable[str]) -> bool:
 
 
 def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], list[str]]:
-    """Return every parameter in a file, by our name, and the unknown names."""
+    """Return every parameter in a file, by this library's name, and the unknown names."""
     parts: dict[str, Part] = {}
     surplus = []
     for name, stored in tensors.items():
@@ -69,7 +69,7 @@ def from_hugging_face(tensors: Mapping[str, Stored]) -> tuple[dict[str, Part], l
 
 
 def our_name(name: str) -> str | None:
-    """Return our name for one of Hugging Face's parameters, None if it is unknown."""
+    """Return this library's name for one of Hugging Face's parameters; None if it is unknown."""
     if name in TOP or name in HEADS:
         return (TOP | HEADS)[name]
     match = re.fullmatch(r"model\.layers\.(0|[1-9]\d*)\.(.+)\.(weight|bias)", name)
@@ -86,10 +86,10 @@ def our_name(name: str) -> str | None:
 
 
 def their_name(name: str, *, classes: bool = False) -> str:
-    """Return Hugging Face's name for one of our parameters.
+    """Return Hugging Face's name for a parameter.
 
     Args:
-        name: our name.
+        name: this library's name.
         classes: whether the head is one for classes.
     """
     for theirs, ours in ({**TOP, **HEADS} if classes else TOP).items():

@@ -84,7 +84,7 @@ def load_gpt2_params_from_tf_ckpt(
         target = params
         if first.startswith("h") and first[1:].isdecimal():
             target = blocks.setdefault(first, {})
-        elif first != "ln_f":  # the last norm's two are at the top, as in the book
+        elif first != "ln_f":  # the last norm's two arrays are at the top, as in the book
             keys = [first, *keys]
         for key in keys[:-1]:
             target = target.setdefault(key, {})

@@ -55,7 +55,7 @@ def open_source(
     Args:
         source: the folder or file.
         lora_alpha: the alpha for LoRA matrices in a state dict.
-        mapped: whether tensors of a safetensors file stay in it, or are read.
+        mapped: whether tensors of a safetensors file stay in it instead of being read.
         ignore_keys: settings in files of other programs to ignore.
 
     Raises:
@@ -82,7 +82,7 @@ def open_source(
     opened = _open_file(weights, lora_alpha, mapped, ignore_keys)
     config = weights.with_name("config.json")
     # A single file in the book's layout need not belong to the configuration next to it, and a
-    # run's states more than the model, which its own weights describe.
+    # training run's configuration states more than the model, which its own weights describe.
     belongs = (path.is_dir() or opened.layout != BOOK) and not opened.metadata
     if config.is_file() and belongs and opened.layout != GGUF:
         opened.known = {**read_config(config, opened.family, ignore_keys), **opened.known}
@@ -156,7 +156,7 @@ def _stated_config(source: Source) -> Any:
 
 
 def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
-    """Return the heads of the GPT-2 of this width and depth, and warn that they are a guess.
+    """Return the number of heads of the GPT-2 of this width and depth; warn that it is a guess.
 
     The released files, which are fetched without their configuration, are recognised by their names
     and by all of their sizes.
@@ -179,7 +179,7 @@ def _heads_of_gpt2(source: Source, sizes: Mapping[str, Any]) -> int:
 
 
 def _sizes_seen(source: Source) -> dict[str, Any]:
-    """Return the sizes in the shapes of the embeddings and the numbers of the blocks."""
+    """Return the sizes shown by the shapes of the embeddings and the numbers of the blocks."""
     shapes = []
     tables = ("tok_emb.weight", "pos_emb.weight") if source.family == GPT2 else ("tok_emb.weight",)
     for name in tables:

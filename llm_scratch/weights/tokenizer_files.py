@@ -85,7 +85,7 @@ def load_tokenizer(description: Mapping[str, Any], folder: Path) -> Any:
 def find_tokenizer(
     folder: Path, ignore_keys: Collection[str] = ()
 ) -> BytePairTokenizer | WrappedTokenizer | None:
-    """Load the tokenizer in a folder of Hugging Face's or OpenAI's, None without one.
+    """Load the tokenizer in a folder in Hugging Face's or OpenAI's layout; None without one.
 
     The tokens that begin and end a text are read from `tokenizer_config.json`.
 
@@ -105,7 +105,7 @@ def find_tokenizer(
 
 
 def _ends_in(folder: Path, tokenizer: Any) -> dict[str, int]:
-    """Return the ids of the marks that a folder's `tokenizer_config.json` names."""
+    """Return the ids of the begin and end tokens that a folder's `tokenizer_config.json` names."""
     path = folder / "tokenizer_config.json"
     config = read_json(path, most_bytes=LONGEST_WORDS) if path.is_file() else {}
     ends = {}
@@ -118,9 +118,9 @@ def _ends_in(folder: Path, tokenizer: Any) -> dict[str, int]:
 
 
 def find_template(folder: Path) -> str | None:
-    """Read the chat template in a folder of Hugging Face's, None without one.
+    """Read the chat template in a folder in Hugging Face's layout; None without one.
 
-    Of several named ones, it is the one called "default".
+    Of several named templates, the one called "default" is returned.
 
     Raises:
         FileError: if a file is damaged.

@@ -14,7 +14,7 @@ from llm_scratch.weights.export import as_exportable
 from llm_scratch.weights.folder import check_vocabulary, tensors_of
 
 MULTIPLE = 64
-"""The divisor of a grown vocabulary's number of rows, which makes kernels faster."""
+"""The number of which a grown vocabulary's size is a multiple, which makes kernels faster."""
 
 
 def add_tokens(
@@ -33,7 +33,7 @@ def add_tokens(
 
     Raises:
         ValueError: if a token is empty or already another kind of token, if the model has LoRA or
-            a head for classes, or if the two do not belong together.
+            a head for classes, or if model and tokenizer do not belong together.
         TypeError: if the tokenizer is of another kind.
     """
     if isinstance(tokens, str):
