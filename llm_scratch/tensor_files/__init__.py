@@ -1,1 +1,1 @@
-"""Files of tensors: safetensors, pickles, TensorFlow's bundles."""
+"""Files of tensors: safetensors, pickles, TensorFlow's bundles, GGUF."""

@@ -210,8 +210,8 @@ def write_tokens(
         texts: a text, a `Path` (UTF-8), or any number of them; a folder stands for its .txt files,
             and a file of rows (JSON, JSON Lines, CSV, TSV) for the texts of its rows. Files may be
             compressed (.gz, or .zst with the package zstandard).
-        tokenizer: any object with `encode(text)`. It is stored in the file if it is a
-            `BytePairTokenizer` or GPT-2's; otherwise, only its fingerprint is.
+        tokenizer: any object with `encode(text)`. It is stored in the file if it is GPT-2's, a
+            `BytePairTokenizer` or a `WrappedTokenizer`; otherwise, only its fingerprint is.
         empty: what to do with blank texts: "drop" them with a warning that lists them, or "raise".
         field: the field that holds the text of a row.
         progress: show a progress bar if it takes longer than a second.
