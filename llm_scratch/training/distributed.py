@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from llm_scratch.training.failures import LostProcessError, is_lost, told, who_i
 from llm_scratch.training.network import interfaces
 
 TIMEOUT = 120.0  # seconds
+# Seconds for gloo's threads to release the last collective's tensors. Caches of PyTorch keep the
+# group and its threads alive, and one that is still at it when Python ends aborts the process.
+LETTING_GO = 0.1
 NO_ADDRESS = "Unable to find address for: "  # what gloo says before an interface's name
 
 
@@ -177,6 +181,7 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
         raise
     finally:
         dist.destroy_process_group()
+        time.sleep(LETTING_GO)  # without the GIL, so that gloo's threads can have it
 
 
 def _own_keys(store: Any) -> Any:

@@ -287,6 +287,29 @@ def test_torchrun_ends_with_the_traceback_of_the_process_that_failed(tmp_path):
     assert "OverflowError: something went wrong" in summary
 
 
+# Python ends right after an exchange, in a process whose other threads get the interpreter only
+# when it is left to them, with a group that is kept as PyTorch's caches do.
+ENDING = """
+import sys
+import torch.distributed as dist
+from llm_scratch.training.distributed import joined
+sys.setswitchinterval(100)
+with joined("cpu") as ranks:
+    kept = dist.group.WORLD
+    for _ in range(40):
+        ranks.gather({"x": 1})
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_well_right_after_an_exchange(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ENDING, encoding="utf-8")
+    for _ in range(4):  # about one start in three aborted before `joined` waited at its end
+        code, output = finished(torchrun(4, script))
+        assert code == 0, output
+
+
 @pytest.mark.slow
 def test_fewer_rows_than_a_step_needs_work_in_two_processes(server, tmp_path):
     data = tmp_path / "few.bin"
