@@ -1,1 +1,1 @@
-"""What a run will need, what it needed, and what to do where that does not fit."""
+"""Memory of training and generation: estimates, measurements, and advice on what fits."""

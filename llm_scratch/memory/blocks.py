@@ -1,4 +1,4 @@
-"""What a block keeps for its backward pass, and what that pass needs beside it, by family.
+"""Formulas of what a block keeps for its backward pass, and what that pass adds, by family.
 
 The formulas follow this library's modules tensor by tensor, as a CPU computes them. A GPU's own
 kernels differ in two places: dropout keeps one byte per number (`Ways.mask`), and attention with
@@ -6,7 +6,7 @@ dropout keeps no scores.
 
 Source:
     `model.gpt`, `model.llama_layers`, `model.grouped_attention`; Korthikanti et al. 2022,
-    arXiv:2205.05198, section 4.1, for the way of counting.
+    arXiv:2205.05198, section 4.1, for the method of counting.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Work:
     """A moment in the backward pass of a block.
 
     Args:
-        name: which.
+        name: the name of the moment.
         kept: formula of what is still kept of this block.
-        temporary: formula of what there is beside.
-        done: formula of the matrices of this block whose gradients are there, in numbers.
+        temporary: formula of the temporary tensors.
+        done: formula of how many numbers of this block's matrices have gradients by then.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Block:
-    """The tensors that a block keeps for its backward pass, and that pass's moments.
+    """The tensors that a block keeps for its backward pass, and the moments of that pass.
 
     Args:
-        kept: formulas of what is kept, by what it is for.
+        kept: formulas of the kept tensors, by purpose.
         works: the moments that can be the peak.
     """
 
@@ -55,16 +55,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Ways:
-    """The way a block computes, as far as memory depends on it.
+    """The properties of a block's computation on which its memory depends.
 
     Args:
-        autocast: weights of four bytes are multiplied in two.
-        wide: numbers between blocks have four bytes.
-        inputs: what goes into a matrix is kept, for a gradient of the matrix or of LoRA's.
-        lora: LoRA learns beside the matrices, which do not.
-        scores: attention keeps all T x T scores.
-        drops_scores: attention has dropout.
-        mask: formula of what dropout keeps on a shortcut; empty without dropout.
+        autocast: whether four-byte weights are multiplied in two bytes.
+        wide: whether numbers between blocks have four bytes.
+        inputs: whether inputs of matrices are kept, for gradients of the matrices or of LoRA.
+        lora: whether LoRA learns, beside frozen matrices.
+        scores: whether attention keeps all T x T scores.
+        drops_scores: whether attention has dropout.
+        mask: formula of the mask that dropout keeps on a shortcut; empty without dropout.
     """
 
     autocast: bool
@@ -77,7 +77,7 @@ class Ways:
 
     @classmethod
     def of(cls, step: TrainingStep, learns: bool) -> Ways:
-        """Return how blocks compute, whose matrices learn or let gradients through."""
+        """Return these properties for a step's blocks; `learns` is whether their matrices learn."""
         cfg: Any = step.cfg
         drops_scores = getattr(cfg, "attention_dropout", 0) > 0
         mask = "a N C" if step.device == "cpu" else "N C"
@@ -92,23 +92,23 @@ class Ways:
         )
 
     def into(self, layers: int) -> str:
-        """Return the formula of what so many layers keep of one input they share."""
+        """Return the formula of what a given number of layers keep of their shared input."""
         if not self.inputs:
             return ""
         return f"{layers} a N C" if self.autocast and layers > 1 else "a N C"
 
     @property
     def norm(self) -> str:
-        """The formula of what the backward pass of RMSNorm makes, beside the gradient it gets."""
+        """The formula of what RMSNorm's backward pass allocates besides the gradient it gets."""
         return "4 4 N C" if self.wide else "6 4 N C"
 
 
 def block_of(step: TrainingStep, learns: bool = True) -> Block:
-    """Return what a block of a model keeps.
+    """Return the formulas of a block's memory.
 
     Args:
         step: the step.
-        learns: whether the block's matrices learn, rather than let gradients through.
+        learns: whether the block's matrices learn, rather than only pass gradients through.
 
     Raises:
         ValueError: if there are no formulas for the model's family.
@@ -125,18 +125,18 @@ def block_of(step: TrainingStep, learns: bool = True) -> Block:
 
 
 def added(*formulas: str) -> str:
-    """Return the sum of some formulas, those that are empty left out."""
+    """Return the sum of the formulas that are not empty; "0" if all are."""
     return " + ".join(formula for formula in formulas if formula) or "0"
 
 
 def _fused(queries: str, keys: str) -> tuple[str, str]:
-    """Return what fused attention keeps and makes: queries, keys, values, and its output."""
+    """Return formulas: what fused attention keeps (queries, keys, values, output) and makes."""
     return f"2 a N {queries} + 2 a N {keys} + 4 N H", f"2 a N {queries} + 2 a N {keys}"
 
 
 def _scored(ways: Ways, queries: str) -> tuple[str, str]:
-    """Return what attention keeps and makes with all scores: after softmax, and after dropout."""
-    copies = 3 if ways.drops_scores else 1  # with dropout its mask too, and what is left
+    """Return formulas: what attention with all scores, softmax and dropout keeps and makes."""
+    copies = 3 if ways.drops_scores else 1  # with dropout also its mask and output
     more = 1 if ways.drops_scores else 2
     return f"3 s N {queries} + {copies} s N H T", f"s N {queries} + {more} s N H T"
 
@@ -162,9 +162,9 @@ def _gpt_block(ways: Ways) -> Block:
 
 
 def _llama_block(cfg: LlamaConfig, ways: Ways) -> Block:
-    """Return llama's block: RMSNorm, attention in groups, RMSNorm, a gated network."""
+    """Return Llama's block: RMSNorm, attention in groups, RMSNorm, a gated network."""
     attention, made = _scored(ways, "H D") if ways.scores else _fused("H D", "G D")
-    # Queries and keys before their norms; normed ones lie by heads, so what comes out is copied.
+    # Queries and keys before their norms. Normed ones are ordered by head: the output is copied.
     before = "a N H D + a N G D" if cfg.qk_norm else ""
     out = "a N H D" if ways.inputs and (ways.scores or cfg.qk_norm) else ""
     kept = {
@@ -190,7 +190,7 @@ def _llama_block(cfg: LlamaConfig, ways: Ways) -> Block:
 
 
 def _experts_block(cfg: LlamaConfig, ways: Ways) -> Block:
-    """Return a block of Llama's kind with experts, all of which get as many tokens."""
+    """Return a block of Llama's kind with experts, each of which gets equally many tokens."""
     dense = _llama_block(cfg, ways)
     experts = added("2 a k N C" if ways.inputs else "", "3 a k N F",
                     "a k N F" if ways.inputs else "", "a k N C + e k N C")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The library's own parts that take a step: model, settings and loss of a `TrainingStep`."""
+"""The model, settings and loss that a run needs to take a `TrainingStep`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llm_scratch.training.objective import Objective, count_targets
 
 
 def let_learn(model: Any, step: TrainingStep) -> None:
-    """Let those parts of a model learn that a step trains, in place: LoRA, the last blocks, all."""
+    """Make the parts that a step trains learn, in place: LoRA, the last blocks, or all."""
     model.checkpoint_blocks = step.checkpoint_blocks
     if step.lora_rank is not None:
-        with warnings.catch_warnings():  # of a tied head, which gets none
+        with warnings.catch_warnings():  # about a tied head, which gets no LoRA
             warnings.simplefilter("ignore")
             replace_linear_with_lora(model, step.lora_rank, step.lora_rank, freeze_base=True)
     if step.last_blocks is not None:
@@ -43,5 +43,5 @@ def settings_of(step: TrainingStep, **more: Any) -> TrainConfig:
 
 
 def objective_of(step: TrainingStep) -> Objective | None:
-    """Return the loss of a step: None is the loop's own, in chunks, else that of all logits."""
+    """Return the loss of a step over all logits at once; None stands for the loop's, in chunks."""
     return None if step.loss_chunk else Objective(next_token_loss, count_targets)

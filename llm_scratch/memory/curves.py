@@ -1,4 +1,4 @@
-"""Curves of sweeps, with the law that fits them, as numbers to draw and words to print."""
+"""Curves of sweeps and the laws fitted to them, as numbers to draw and text to print."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from llm_scratch.memory.point import point_in
 from llm_scratch.memory.sweep_files import Curve
 
 MIB = 2**20
-# What is compared with estimates where nothing else is asked for: the first that was counted.
+# The number that is compared with estimates by default: the first of these that was measured.
 USUAL = ("allocated", "active", "resident", "reserved")
 
 Point = tuple[float, float]
 
 
 def main_number(path: PathLike, curve: Curve, asked: str | None = None) -> str:
-    """Return which number of a curve is shown.
+    """Return the name of the number to show of a curve.
 
     Raises:
-        FileError: if the file does not have it.
+        FileError: if the file lacks this number, or has none at all.
     """
     there = [name for name in USUAL if curve.of(name)]
     if not there or (asked is not None and asked not in there):
@@ -34,14 +34,14 @@ def measured_points(curve: Curve, number: str) -> list[tuple[float, float, float
 
 
 def law_of(curve: Curve, number: str) -> Law | None:
-    """Return the law that fits the means of a curve, in bytes; None of fewer than two x."""
+    """Return the law that fits the means of a curve, in bytes; None for fewer than two x."""
     points = measured_points(curve, number)
     xs, ys = [point[0] for point in points], [point[2] for point in points]
     return fit_law(xs, ys) if len(set(xs)) > 1 else None
 
 
 def law_points(curve: Curve, law: Law | None) -> list[Point]:
-    """Return what a law says from the first x to the last, its knee among them."""
+    """Return (x, bytes) of a law at the first x, at its knee and at the last x."""
     if law is None:
         return []
     xs = [reading.x for reading in curve.readings]
@@ -51,7 +51,7 @@ def law_points(curve: Curve, law: Law | None) -> list[Point]:
 
 
 def law_text(law: Law | None, axis: str) -> str:
-    """Return a law in words: floor, slope, knee, and how far off it is."""
+    """Return a law in words: floor, slope, knee and error."""
     if law is None:
         return "one x only, which no law can be fitted to"
     each = {"length": "token", "batch": "row"}.get(axis, "x")
@@ -67,7 +67,7 @@ def law_text(law: Law | None, axis: str) -> str:
 
 
 def estimated_points(path: PathLike, curve: Curve) -> list[Point]:
-    """Return (x, estimate in bytes) of the steps of a curve, also of those that ran out of memory.
+    """Return (x, estimate in bytes) of the steps of a curve, even if they ran out of memory.
 
     Raises:
         FileError: if the file does not say what its steps were.

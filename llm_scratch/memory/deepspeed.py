@@ -1,7 +1,7 @@
-"""The same step under DeepSpeed's ZeRO with transformers' models in 16 bit, as the series ran it.
+"""The moments of a step under DeepSpeed's ZeRO, with 16-bit transformers models as in the series.
 
-What is gathered, the buckets and the optimizer's peak are fitted on the series' measurements, not
-proven from DeepSpeed's source: the terms say which.
+Gathered weights, buckets and the optimizer's peak are fitted to the series' measurements, not
+derived from DeepSpeed's source: the terms say which.
 
 Source:
     Rajbhandari et al. 2020, arXiv:1910.02054 (states); DeepSpeed's defaults
@@ -34,12 +34,12 @@ class DeepSpeedMoments:
     """The moments of a step under DeepSpeed.
 
     Args:
-        step: what is computed. `shard="full"` is ZeRO-3, with `reshard=False` ZeRO-2; "optimizer"
-            is ZeRO-1; one process holds all. The types are DeepSpeed's: weights and gradients of
-            16 bits, and their copies and states of 32.
+        step: the step. `shard="full"` is ZeRO-3, with `reshard=False` ZeRO-2; "optimizer" is
+            ZeRO-1; with "none" each process holds everything. The types are DeepSpeed's: 16-bit
+            weights and gradients, with 32-bit copies and states.
 
     Raises:
-        ValueError: if this engine's formulas do not know such a step.
+        ValueError: if the formulas do not cover such a step.
     """
 
     left_out: tuple[str, ...] = (
@@ -70,7 +70,7 @@ class DeepSpeedMoments:
             )
 
     def backward(self) -> Peak:
-        """Return the larger of what is held at the loss and in a block that is computed again."""
+        """Return the larger of the peaks at the loss and in a recomputed block."""
         return max(self._moments(), key=lambda peak: peak.bytes)
 
     def update(self) -> Peak:
@@ -85,14 +85,14 @@ class DeepSpeedMoments:
         return Peak("the optimizer's step", tuple(terms))
 
     def host(self) -> Iterator[Term]:
-        """Yield what lies in the host's memory, for one process."""
+        """Yield the terms in the host's memory, for one process."""
         if self.offload:
             letters = Letters(self.numbers)
             yield letters.term("weights, gradients and states in four bytes", OPTIMIZER,
                                "16 P / R")  # fmt: skip
 
     def _states(self, letters: Letters) -> Iterator[Term]:
-        """Yield weights, gradients and states: 2, 4 + 2 (a copy in each type) and 12 bytes."""
+        """Yield weights, gradients and states: 2, 4 and 12 bytes per parameter."""
         divided = " / R"
         weights = "2 P" + (divided if self.zero == 3 else "")
         if not (self.offload and self.zero == 3):
@@ -130,7 +130,7 @@ class DeepSpeedMoments:
             yield Peak("a block that is computed again", (*common, *again))
 
     def _gathered(self, letters: Letters, checkpointing: bool) -> Iterator[Term]:
-        """Yield weights that are whole at the peak, where they are divided."""
+        """Yield the weights gathered at the peak and the reduce bucket, if anything is divided."""
         if self.zero == 3 and self.step.ranks > 1:
             if not checkpointing:
                 yield letters.term("gathered weights, all of them (fitted)", GATHERED, "2 P")
@@ -144,7 +144,7 @@ class DeepSpeedMoments:
             yield letters.term("reduce bucket", TEMPORARY, f"2 {BUCKET}")
 
 
-# A block of transformers' Llama in 16 bit, computed with PyTorch's fused attention.
+# A block of transformers' Llama in 16 bits, with PyTorch's fused attention.
 BLOCK = {
     "norms by hand": "16 N C",
     "attention": "4 N H D + 4 N G D",

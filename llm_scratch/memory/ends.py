@@ -1,4 +1,4 @@
-"""What stands at the two ends of a model: embedding, last norm, head and loss.
+"""Formulas of memory at the two ends of a model: embedding, last norm, head and loss.
 
 Source:
     `training.head_loss`, `training.losses`, `model.rope`.
@@ -11,15 +11,15 @@ from llm_scratch.memory.states import Parameters
 from llm_scratch.memory.step import BYTES, TrainingStep
 from llm_scratch.model.llama_config import LlamaConfig
 
-# As the loss in chunks works on a CPU: rows that become probabilities at a time, and rows of the
-# head whose gradient is summed up at a time.
+# The loss in chunks on a CPU: rows turned into probabilities at a time, and rows of the head whose
+# gradient is summed at a time.
 ROWS, SLAB = 32, 4096
 Kinds = dict[str, tuple[str, str]]
 ACTIVATIONS, TEMPORARY, GRADIENTS = "activations", "temporary", "gradients"
 
 
 def chunk_of(step: TrainingStep, parameters: Parameters) -> int:
-    """Return K, the tokens whose logits exist at a time; of LoRA's head a fourth."""
+    """Return K, the tokens whose logits exist at a time; a fourth for a head with LoRA."""
     if step.loss_chunk is None:
         return step.tokens
     parts = 4 if _lora_head(step, parameters) else 1
@@ -31,13 +31,13 @@ def _lora_head(step: TrainingStep, parameters: Parameters) -> bool:
 
 
 def sums_in(step: TrainingStep) -> int:
-    """Return g, the bytes of a number of the head's gradient while it is summed up."""
+    """Return g, the bytes per number of the head's gradient while it is summed."""
     several = step.loss_chunk is not None and step.tokens > step.loss_chunk
     return 4 if several else BYTES[step.weights]
 
 
 def embedded(step: TrainingStep) -> dict[str, str]:
-    """Return formulas of what is kept before the first block, beside what that block gets."""
+    """Return formulas of what is kept before the first block, besides that block's input."""
     cfg = step.cfg
     if isinstance(cfg, LlamaConfig):
         windows = cfg.sliding_window is not None and step.tokens_a_row > cfg.sliding_window
@@ -48,7 +48,7 @@ def embedded(step: TrainingStep) -> dict[str, str]:
 
 
 def at_loss(step: TrainingStep, ways: Ways, parameters: Parameters) -> list[Kinds]:
-    """Return what there is at each moment of the loss that can be the peak: kind and formula."""
+    """Return kind and formula of what is held, by name, at each possible peak of the loss."""
     if step.loss_chunk is None:
         return _all_logits(ways)
     if _lora_head(step, parameters):
@@ -57,7 +57,7 @@ def at_loss(step: TrainingStep, ways: Ways, parameters: Parameters) -> list[Kind
 
 
 def _all_logits(ways: Ways) -> list[Kinds]:
-    """Return the loss of all logits at once: it keeps logarithms, and makes two gradients."""
+    """Return the moments of a loss over all logits: it keeps logarithms and makes two gradients."""
     kept: Kinds = {"what the head gets": (ACTIVATIONS, "a N C")}
     if ways.autocast:
         kept["the head's weights in a bytes"] = (ACTIVATIONS, "a V C")
@@ -70,7 +70,7 @@ def _all_logits(ways: Ways) -> list[Kinds]:
 
 
 def _lora_pieces(ways: Ways) -> Kinds:
-    """Return the loss of a head with LoRA, whose pieces go through autograd one by one."""
+    """Return the peak of the loss with a LoRA head, whose pieces go through autograd one by one."""
     found: Kinds = {
         "what the head gets": (ACTIVATIONS, "e N C"),
         "gradient of what the head gets": (ACTIVATIONS, "e N C"),
@@ -82,12 +82,12 @@ def _lora_pieces(ways: Ways) -> Kinds:
 
 
 def _chunks(step: TrainingStep, ways: Ways, learns: bool) -> list[Kinds]:
-    """Return the loss in chunks: logits of one chunk, and gradients of all of them already."""
+    """Return the moments of the loss in chunks: logits of one chunk, gradients of all chunks."""
     common: Kinds = {
         "what the head gets": (ACTIVATIONS, "e N C"),
         "gradient of what the head gets": (ACTIVATIONS, "a N C"),
     }
-    if learns:  # a tied one is the embedding's too, and no gradient yet
+    if learns:  # a tied head is the embedding too, and this not yet its gradient
         kind = ACTIVATIONS if step.cfg.tie_weights else GRADIENTS
         common["gradient of the head"] = (kind, "g V C")
     chunk: Kinds = {"logits of a chunk": (ACTIVATIONS, "a K W")}
@@ -108,16 +108,16 @@ def _chunks(step: TrainingStep, ways: Ways, learns: bool) -> list[Kinds]:
 
 
 def _probabilities(step: TrainingStep, ways: Ways) -> tuple[str, str]:
-    """Return logits in four bytes, where they have two, and what becomes of them."""
+    """Return formulas: the probabilities, and four-byte copies of two-byte logits."""
     narrow = ways.autocast or not ways.wide
-    if step.device == "cpu":  # some rows at a time, while those before are still there
+    if step.device == "cpu":  # some rows at a time, while the previous ones still exist
         rows = min(ROWS, step.tokens)
         return f"8 {rows} V", f"4 {rows} V" if narrow else ""
     return "4 K V", "4 K V" if narrow else ""
 
 
 def _products(step: TrainingStep, ways: Ways) -> str:
-    """Return products of the head's gradient that are not in the type of their sum."""
+    """Return the formula of products in the head's gradient whose type is not that of their sum."""
     if sums_in(step) == (4 if not ways.autocast and ways.wide else 2):
         return "0"
     if step.device == "cuda":

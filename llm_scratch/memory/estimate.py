@@ -1,9 +1,9 @@
-"""What a step of training will hold, before anything is paid for: a table of terms.
+"""Estimates of the memory of a training step as tables of terms, without taking the step.
 
 The peak is the larger of two: that of the forward and backward passes, and that of the optimizer's
-step. Each term is a formula as text (`terms`), which follows the code that trains (`blocks`,
-`ends`, `moments`); a test holds them against tensors that are followed one by one (`tracking`).
-No PyTorch is imported.
+step. Each term is a formula as text (`terms`) that follows the training code (`blocks`, `ends`,
+`moments`). A test compares them with tensors that are tracked one by one (`tracking`).
+PyTorch is not imported.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes that one process will hold in a step of training.
+    """The bytes that one process will hold in a training step.
 
     Args:
-        step: what is computed.
-        backward: the moment of the forward and backward passes at which most is held.
+        step: the step.
+        backward: the peak of the forward and backward passes.
         update: what is held while the optimizers step.
-        host: what lies in the host's memory, for one process.
-        left_out: what is not counted, a sentence each.
+        host: the terms in the host's memory, for one process.
+        left_out: what is not counted, one item each.
     """
 
     step: TrainingStep
@@ -41,12 +41,12 @@ class Estimate:
 
     @property
     def peak(self) -> Peak:
-        """The larger of the two."""
+        """The larger of the two peaks."""
         return max(self.backward, self.update, key=lambda peak: peak.bytes)
 
     @property
     def bytes(self) -> int:
-        """The most that is held."""
+        """The bytes held at the peak."""
         return self.peak.bytes
 
     @property
@@ -56,17 +56,17 @@ class Estimate:
 
     @property
     def winner(self) -> str:
-        """Which of the two peaks decides."""
+        """The name of the larger peak, "backward" or "update"."""
         return "backward" if self.backward.bytes >= self.update.bytes else "update"
 
     @property
     def legend(self) -> dict[str, str]:
-        """The meaning of the letters in its formulas."""
+        """The meanings of the letters in the formulas."""
         terms = (*self.backward.terms, *self.update.terms, *self.host)
         return {letter: LEGEND[letter] for letter in letters_in(terms)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
+        """Return the estimate as plain values."""
         step = {name: value for name, value in vars(self.step).items() if name != "cfg"}
         step["division"] = asdict(self.step.division)
         peaks = {"backward": self.backward, "update": self.update}
@@ -89,15 +89,15 @@ def _as_json(peak: Peak) -> dict[str, Any]:
 
 
 def estimate_memory(model: Any, **options: Any) -> Estimate:
-    """Return what each process of a step of training will hold.
+    """Return an estimate of what each process holds in a training step.
 
     Args:
         model: a `TrainingStep`; or a model's name, configuration or path (see `model_config`).
-        options: with the latter, the arguments of `TrainingStep` (rows, length, precision, ...).
+        options: arguments of `TrainingStep` if `model` is not one (rows, length, precision, ...).
 
     Raises:
-        ValueError: if a step can't be such, or options are given beside a `TrainingStep`.
-        FileNotFoundError: if there is no model of this name.
+        ValueError: if such a step is impossible, or a `TrainingStep` comes with options.
+        FileNotFoundError: if there is no model with this name.
     """
     if isinstance(model, TrainingStep):
         if options:
@@ -117,12 +117,12 @@ def estimate_memory(model: Any, **options: Any) -> Estimate:
 
 
 def _shown(peak: Peak) -> Peak:
-    """Return a peak without terms that come to nothing."""
+    """Return a peak without its terms of 0 bytes."""
     return Peak(peak.moment, tuple(term for term in peak.terms if term.bytes))
 
 
 def _left_out(step: TrainingStep) -> Iterator[str]:
-    """Yield what no estimate of a step counts."""
+    """Yield what the estimate of a step does not count."""
     if step.device == "cuda":
         yield ("what PyTorch's allocator reserves beyond what is allocated, often 5 to 15 % more; "
                "its expandable segments keep it small")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The law of a peak: flat while the optimizer's step has it, then linear: y = max(a, b + c x)."""
+"""The law of a peak: flat while it is the optimizer's step, then linear: y = max(a, b + c x)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST = 3  # points on a line, and on a floor, for either to be one
-WORTH = 0.9  # at most so much of the squared error is left by what counts as a floor
+LEAST = 3  # the fewest points on a floor, and on the line after it
+WORTH = 0.9  # a floor or slope counts if it lowers the squared error below this share
 
 
 @dataclass(frozen=True)
 class Law:
-    """The law that fits measured points best, in their own units.
+    """The law that fits measured points best, in their units.
 
     Args:
-        floor: a, the height of the flat part; None where there is none.
-        intercept: b, where the line would begin.
-        slope: c, what one more of x costs; 0 where all is flat.
-        error: the root of the mean squared difference.
+        floor: a, the height of the flat part; None if there is none.
+        intercept: b, the value of the line at x = 0.
+        slope: c, the increase per unit of x; 0 if all is flat.
+        error: the root mean square of the differences.
     """
 
     floor: float | None
@@ -29,26 +29,26 @@ class Law:
 
     @property
     def knee(self) -> float | None:
-        """The x at which the line leaves the floor; None where one of them is missing."""
+        """The x at which the line leaves the floor; None if one of them is missing."""
         if self.floor is None or not self.slope:
             return None
         return (self.floor - self.intercept) / self.slope
 
     def at(self, x: float) -> float:
-        """Return what the law says for an x."""
+        """Return the value of the law at x."""
         line = self.intercept + self.slope * x
         return line if self.floor is None else max(self.floor, line)
 
 
 def fit_law(xs: Sequence[float], ys: Sequence[float]) -> Law:
-    """Return the law with the least squared error; a floor or a slope only where points show it.
+    """Return the law of least squared error, with a floor or slope only if the points show one.
 
     Args:
-        xs: where was measured, in any order, also several times.
-        ys: what was measured.
+        xs: the x of each point, in any order; may repeat.
+        ys: the measured value of each point.
 
     Raises:
-        ValueError: if there are not two different x, or the two differ in length.
+        ValueError: if there are not two different x, or `xs` and `ys` differ in length.
     """
     x, y = (np.asarray(values, dtype=float) for values in (xs, ys))
     if x.shape != y.shape or len(np.unique(x)) < 2:
@@ -67,9 +67,9 @@ def fit_law(xs: Sequence[float], ys: Sequence[float]) -> Law:
 
 
 def _knees(x: np.ndarray, y: np.ndarray) -> list[float]:
-    """Return where a knee may be: at each x, and where floor and line of two parts meet."""
+    """Return possible knees: the inner x, and where floor and line on either side meet."""
     places = np.unique(x)
-    inner = places[LEAST - 1 : 1 - LEAST]  # with points enough on either side
+    inner = places[LEAST - 1 : 1 - LEAST]  # with enough points on either side
     found = list(inner)
     for left, right in zip(inner[:-1], inner[1:], strict=True):
         flat, rest = y[x <= left].mean(), x > left
@@ -89,7 +89,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[Law, float]:
 
 
 def _with_knee(x: np.ndarray, y: np.ndarray, knee: float) -> tuple[Law, float]:
-    """Return the law of least squared error with its knee there, and that error."""
+    """Return the law of least squared error with this knee, and that error."""
     bent, _ = _line(np.maximum(x, knee), y)  # y = intercept + slope * max(x, knee)
     if bent.slope <= 0:
         return bent, np.inf

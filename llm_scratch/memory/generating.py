@@ -1,7 +1,7 @@
-"""What a model holds while it writes: weights, and the keys and values of what was read.
+"""Estimates of the memory of generation: weights, and keys and values of the tokens so far.
 
 Source:
-    `model.cache` (room for the whole length, taken once), `generation.quantized`.
+    `model.cache` (room for the whole length, allocated once), `generation.quantized`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class GenerationEstimate:
-    """Bytes that generation will hold.
+    """The bytes that generation will hold.
 
     Args:
-        reading: while the prompt is read.
-        writing: while tokens follow one by one.
-        left_out: what is not counted, a sentence each.
+        reading: the peak while the prompt is read.
+        writing: the peak while tokens are generated one by one.
+        left_out: what is not counted, one item each.
     """
 
     reading: Peak
@@ -42,22 +42,22 @@ class GenerationEstimate:
 
     @property
     def peak(self) -> Peak:
-        """The larger of the two."""
+        """The larger of the two peaks."""
         return max(self.reading, self.writing, key=lambda peak: peak.bytes)
 
     @property
     def bytes(self) -> int:
-        """The most that is held."""
+        """The bytes held at the peak."""
         return self.peak.bytes
 
     @property
     def legend(self) -> dict[str, str]:
-        """The meaning of the letters in its formulas."""
+        """The meanings of the letters in the formulas."""
         terms = (*self.reading.terms, *self.writing.terms)
         return {letter: LEGEND[letter] for letter in letters_in(terms)}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
+        """Return the estimate as plain values."""
         peaks = {
             name: {"moment": peak.moment, "bytes": peak.bytes,
                    "terms": [asdict(term) for term in peak.terms]}
@@ -69,19 +69,19 @@ class GenerationEstimate:
 def estimate_generation(
     model: Any, rows: int = 1, length: int | None = None, weights: Kind = "float32"
 ) -> GenerationEstimate:
-    """Return what generating with a model will hold.
+    """Return an estimate of what a model holds while it generates.
 
     Args:
         model: a name, a configuration or a path (see `model_config`).
-        rows: texts that are written at a time.
+        rows: texts generated at a time.
         length: tokens of a text with its prompt; None is the model's context length. The prompt is
-            taken to be all of it, which is the most that is read at a time.
+            assumed to fill it, which is the most that can be read at a time.
         weights: the type of weights and cache; "int8" holds the matrices in 8 bits, the rest and
             the cache in four bytes.
 
     Raises:
         ValueError: if a number is out of range.
-        FileNotFoundError: if there is no model of this name.
+        FileNotFoundError: if there is no model with this name.
     """
     cfg = model_config(model)
     check_count("rows", rows)
@@ -98,7 +98,7 @@ def estimate_generation(
 
 def _estimated(cfg: Any, rows: int, length: int, weights: str) -> GenerationEstimate:
     shapes = dict(parameter_shapes(cfg))
-    tied = cfg.tie_weights and weights != "int8"  # which gives the head integers of its own
+    tied = cfg.tie_weights and weights != "int8"  # int8 gives the head a matrix of its own
     if tied:
         del shapes[HEAD]
     matrices = sum(prod(shape) for name, shape in shapes.items() if is_matrix(name, shape))

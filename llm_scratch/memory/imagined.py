@@ -1,6 +1,6 @@
-"""A step of training without memory: tensors that have a shape and no numbers, on a CPU.
+"""A training step without memory: tensors that have a shape but no numbers, on a CPU.
 
-The step is the library's own (`take_step`, and what it calls), at full size; one process stands
+The step is the library's own (`take_step` and the code it calls), at full size; one process stands
 for all.
 """
 
@@ -37,7 +37,7 @@ class ImaginedStep:
 
     Args:
         engine: the library's own, with a model of the step's size.
-        batches: ids and targets that are there in shape only.
+        batches: ids and targets that have only a shape.
     """
 
     engine: Engine
@@ -50,12 +50,12 @@ class ImaginedStep:
 
 @contextmanager
 def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
-    """Return a context in which a step can be taken that needs no memory for its tensors.
+    """Return a context in which a step can be taken without memory for its tensors.
 
     Every target counts, and experts get equal shares of the tokens.
 
     Raises:
-        ValueError: if the step is another engine's, or this process is one of several already.
+        ValueError: if the step is for another engine, or this process is already one of several.
     """
     if step.engine != "ours":
         raise ValueError(f"engine={step.engine!r} can't be tracked; this library's own steps can")
@@ -67,7 +67,7 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
         stack.enter_context(_Answers(getattr(step.cfg, "num_experts", 0)))
         if step.attention == "by-hand":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        with warnings.catch_warnings():  # of a tied head without LoRA, and of times of waiting
+        with warnings.catch_warnings():  # about a tied head without LoRA, and about waiting times
             warnings.simplefilter("ignore")
             engine = engine_of(step, ranks)
         if hasattr(engine.module, "reducer"):
@@ -78,7 +78,7 @@ def imagined(step: TrainingStep) -> Iterator[ImaginedStep]:
 
 
 def engine_of(step: TrainingStep, ranks: Ranks = ONE) -> Engine:
-    """Return what computes a step, as a run on a CPU builds it; weights are not set."""
+    """Return the engine of a step, as a run on a CPU builds it; its weights are not set."""
     model, settings = _model_of(step), settings_of(step)
     return build_engine(model, settings, objective_of(step), ranks, step.division, CPU)
 
@@ -92,7 +92,7 @@ def _model_of(step: TrainingStep) -> Any:
 
 @contextmanager
 def _default_numbers(dtype: torch.dtype) -> Iterator[None]:
-    """Return a context in which parameters are made in a type, which can't change afterwards."""
+    """Return a context that creates parameters in a type, which can't change afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -102,16 +102,16 @@ def _default_numbers(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _Answers(TorchDispatchMode):
-    """Answers what tensors without numbers are asked for: how large one is, and where it isn't 0.
+    """A mode that supplies the values that code reads from tensors without numbers.
 
-    Counts are 1, other numbers 0 (which are finite), nothing is 0 where places are asked for,
-    and every expert gets the same share of the tokens.
+    Integers are 1 and floats 0 (which is finite). `nonzero` finds every element not 0, and every
+    expert gets the same share of the tokens.
     """
 
     def __init__(self, experts: int) -> None:
         super().__init__()
         self._experts = experts
-        self._next = iter(range(0))  # what is answered before all else
+        self._next = iter(range(0))  # integers to answer first: the numbers of the experts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not (args and isinstance(args[0], Tensor) and without_numbers(args[0])):
@@ -119,12 +119,12 @@ class _Answers(TorchDispatchMode):
         asked, aten = args[0], torch.ops.aten
         if func is aten._local_scalar_dense.default:
             return 0.0 if asked.is_floating_point() else next(self._next, 1)
-        if func is aten._unique2.default:  # of the experts, whose numbers are asked for then
+        if func is aten._unique2.default:  # of the experts, whose numbers are read next
             self._next, empty = iter(range(self._experts)), asked.new_empty(0)
             return asked.new_empty(self._experts), empty, empty
         if func is aten.nonzero.default:
             count = asked.numel()
-            if asked.dim() == 2:  # the tokens of an expert, and which choice of theirs it is
+            if asked.dim() == 2:  # the tokens of an expert, and which of their choices it is
                 count = -(-count // self._experts)
             return asked.new_empty(count, asked.dim(), dtype=torch.long)
         return func(*args, **(kwargs or {}))

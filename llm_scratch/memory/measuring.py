@@ -1,6 +1,6 @@
-"""What a step of training really holds and how long it takes, measured in this process.
+"""Measurements of the memory and the time of a training step, taken in this process.
 
-As a program it measures the point in a folder, and each process leaves there what it found:
+As a program it measures the point in a folder, and each process writes its results there:
 
     python -m llm_scratch.memory.measuring FOLDER
 """
@@ -47,7 +47,7 @@ from llm_scratch.training.steps import (
     take_step,
 )
 
-WARM_UP = 2  # steps: the optimizers make their state, kernels are chosen
+WARM_UP = 2  # steps: the optimizers create their state, kernels are chosen
 TINY = {
     "gpt2": GPTConfig(vocab_size=64, context_length=16, emb_dim=32, n_heads=2, n_layers=1),
     "llama": LlamaConfig(
@@ -55,27 +55,27 @@ TINY = {
     ),
 }
 RATE, CLIP = 1e-4, 1.0
-WATCHED = 0.5  # seconds from one look at the process that asked to the next
+WATCHED = 0.5  # seconds between checks that the requesting process is alive
 
 
 def measure_here(point: Point, ranks: Ranks = ONE) -> dict[str, Any]:
-    """Measure a point in this process, and in each of several; return what this one found.
+    """Measure a point in this process, as each of the step's does; return the results of this one.
 
-    The step is the loop's own, on random weights and ids. Before anything is counted a tiny model
+    The step is the loop's own, on random weights and ids. Before anything is counted, a tiny model
     takes such a step, so that what PyTorch loads and keeps for itself does not count.
 
     Args:
-        point: what is measured.
+        point: the point.
         ranks: the processes, as many as the step has.
 
     Returns:
-        "state": "ok", or "oom" where memory ran out, with the "reason". "numbers": bytes at the
-        peak by what is counted: "resident" is above what the process had before the model, what
-        CUDA's allocator counts is all there is. "seconds" of a step; "retries" and "ooms" of
+        "state": "ok", or "oom" if memory ran out, with the "reason". "numbers": bytes at the
+        peak by name: "resident" is what exceeds the process's memory before the model, the
+        numbers of CUDA's allocator are totals. "seconds" per step; "retries" and "ooms" of
         CUDA's allocator; "parameters"; "threads".
 
     Raises:
-        ValueError: if there are more processes or fewer than the step has, or such a step can't be
+        ValueError: if there are more or fewer processes than the step has, or such a step can't be
             taken.
     """
     step = point.step
@@ -99,7 +99,7 @@ def measure_here(point: Point, ranks: Ranks = ONE) -> dict[str, Any]:
         try:
             with limited(point.limit, device):
                 found = _take(point, ranks, device, point.steps)
-        except (RuntimeError, MemoryError) as err:  # the first is PyTorch's on a CPU
+        except (RuntimeError, MemoryError) as err:  # PyTorch raises the first on a CPU
             if not ran_out(err):
                 raise
             reason = first_line(err)
@@ -110,7 +110,7 @@ def measure_here(point: Point, ranks: Ranks = ONE) -> dict[str, Any]:
 
 
 def _take(point: Point, ranks: Ranks, device: torch.device, steps: int) -> dict[str, Any]:
-    """Build a model, train it for some steps, and return how long one takes."""
+    """Build a model and train it for some steps; return the seconds per step and the parameters."""
     step, config = point.step, settings_of(point.step, seed=point.seed, tune_allocator=False)
     engine = _engine(point, ranks, device)
     plan = plan_step(config, step.cfg.context_length, ranks.count)
@@ -140,12 +140,12 @@ def _take(point: Point, ranks: Ranks, device: torch.device, steps: int) -> dict[
 
 
 def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
-    """Build what takes the step, as a run does."""
+    """Build the engine that takes the step, as a run does."""
     step = point.step
     partly = step.lora_rank is not None or step.last_blocks is not None
     later = step.division.shard == "full" and not partly
     model = new_model(step.cfg, point.seed, later)
-    with seeded(point.seed, torch.device("cpu")):  # LoRA draws
+    with seeded(point.seed, torch.device("cpu")):  # LoRA draws random numbers
         let_learn(model, step)
     model.to(getattr(torch, step.weights))
     if step.division.shard != "full":
@@ -155,7 +155,7 @@ def _engine(point: Point, ranks: Ranks, device: torch.device) -> Engine:
 
 
 def _tiny(point: Point) -> Point:
-    """Return a point that computes by the same code, of next to no size."""
+    """Return a tiny point that runs the same code."""
     step = point.step
     kind = "llama" if "hidden_dim" in step.cfg else "gpt2"
     least: dict[str, Any] = {
@@ -168,7 +168,7 @@ def _tiny(point: Point) -> Point:
 
 
 def _ids(step: TrainingStep, rows: int, seed: int) -> TokenPart:
-    """Return random ids, a step's rows and one more."""
+    """Return random ids for the rows of a step and one more."""
     vocabulary = step.cfg.vocab_size
     count = (rows + 1) * step.tokens_a_row + 1
     ids = np.random.default_rng(seed).integers(0, vocabulary, count, dtype=np.uint32)
@@ -176,7 +176,7 @@ def _ids(step: TrainingStep, rows: int, seed: int) -> TokenPart:
 
 
 def _has_state(engine: Engine) -> bool:
-    """Return whether the optimizers have stepped: they make their state when they first do."""
+    """Return whether the optimizers have stepped: the first step creates their state."""
     local = (getattr(optimizer, "optim", optimizer) for optimizer in engine.optimizers)
     return any(optimizer.state for optimizer in local)
 
@@ -186,7 +186,7 @@ def _refuse(line: str) -> None:
 
 
 def _peaks(device: torch.device, before: int) -> dict[str, Any]:
-    """Return the peaks since they were forgotten, by what is counted."""
+    """Return the peaks since the last reset, and the retries and failures of CUDA's allocator."""
     host = memory_now(torch.device("cpu"))
     numbers = {"resident": max(0, host["resident_peak"] - before)}
     if device.type != "cuda":
@@ -202,7 +202,7 @@ def _peaks(device: torch.device, before: int) -> dict[str, Any]:
 
 @contextmanager
 def limited(limit: int | None, device: torch.device) -> Iterator[None]:
-    """Return a context that limits what this process may use beyond what it has; None: nothing.
+    """Return a context that limits what this process may use beyond what it has; None: no limit.
 
     Raises:
         ValueError: if the system has no such limit.
@@ -230,7 +230,7 @@ def limited(limit: int | None, device: torch.device) -> Iterator[None]:
 
 
 def main(folder: Path) -> int:
-    """Measure the point in a folder; leave there what this process found."""
+    """Measure the point in a folder, write this process's results there, return the exit status."""
     asked = read_json(folder / "point.json")
     _end_with(asked["process"])
     if "row" not in asked:
@@ -249,17 +249,17 @@ def _measured(point: Point, timeout: float, keep: Callable[[dict[str, Any]], Non
     try:
         with joined(point.step.device, timeout) as ranks:
             found = measure_here(point, ranks)
-            keep(found)  # before the others are told, who can't go on
+            keep(found)  # before this process's exit ends the others
             if found["state"] == OOM and ranks.count > 1:
                 os._exit(1)
-    except ValueError as err:  # which a second start would say too
+    except ValueError as err:  # a second start would fail in the same way
         keep({"state": FAILED, "reason": first_line(err)})
         return 1
     return 0
 
 
 def _end_with(process: int) -> None:
-    """End this process when the one that asked for it is gone, also when it was killed."""
+    """End this process when the requesting one is gone, even if that one was killed."""
     if sys.platform == "win32":
         return
 

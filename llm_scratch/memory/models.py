@@ -1,8 +1,7 @@
-"""The configuration of a model, from a name or from files, without its weights and without PyTorch.
+"""Configurations of models, from a name or from files, without weights and without PyTorch.
 
-A name is one of `NAMES`, a GPT-2 by any of its names, or "preset:NAME" for what `pretrain` starts
-from. A path is that of a run, of a folder that `save_model` or Hugging Face's tools wrote, or of a
-`config.json` alone.
+A name is one of `NAMES`, any name of a GPT-2, or "preset:NAME" for a preset of `pretrain`. A path
+leads to a run, to a folder that `save_model` or Hugging Face's tools wrote, or to a `config.json`.
 """
 
 from __future__ import annotations
@@ -51,19 +50,19 @@ NAMES: dict[str, Mapping[str, Any]] = {
     "qwen3-32b": llama_sizes.QWEN3_CONFIG_32B,
     "qwen3-30b-a3b": llama_sizes.QWEN3_CONFIG_30B_A3B,
 }
-"""The published sizes of Llama's family by name."""
+"""The published sizes of Llama's family, by name."""
 
 
 def model_config(source: Any) -> Any:
-    """Return a model's configuration; no weights are read, and nothing is fetched.
+    """Return a model's configuration; no weights are read, and nothing is downloaded.
 
     Args:
         source: a configuration or a dict of its arguments; a name; or the path of a run, a folder
-            of a model, a `config.json`, or a safetensors file of this library's.
+            of a model, a `config.json`, or a safetensors file that this library wrote.
 
     Raises:
-        FileNotFoundError: if there is nothing of this name; the known names are listed.
-        ValueError: if it is not a configuration, or one of a model that this library does not have.
+        FileNotFoundError: if nothing has this name; the message lists the known names.
+        ValueError: if it is not a configuration, or is one of a model that this library lacks.
     """
     if not isinstance(source, str | os.PathLike):
         return any_config(source)
@@ -82,7 +81,7 @@ def model_config(source: Any) -> Any:
 
 
 def _named(name: str) -> Any | None:
-    """Return the configuration that a name stands for; None where it stands for none."""
+    """Return the configuration that a name stands for; None if it stands for none."""
     if name.startswith(PRESET):
         preset = PRESETS.get(name.removeprefix(PRESET))
         if preset is None:
@@ -97,7 +96,7 @@ def _named(name: str) -> Any | None:
 
 
 def _of_path(path: Path) -> Any:
-    """Return the configuration that a file or folder states."""
+    """Return the configuration that a file or folder holds."""
     if path.is_file() and path.suffix == ".json":
         return _of_json(path)
     if path.is_file():

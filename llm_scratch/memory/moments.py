@@ -1,12 +1,12 @@
-"""The moments of a step at which most can be held, each as a list of terms.
+"""The moments of a step that can be its peak, each as a list of terms.
 
-What is kept for the backward pass grows through the forward pass and shrinks through the backward
-one, in which gradients grow: the peak is at the loss, in a block near one of the two ends, at the
+Tensors kept for the backward pass add up in the forward pass and are freed in the backward pass, in
+which gradients grow: the peak is at the loss, in a block near one of the two ends, at the
 embedding, or, where parameters are divided, when they are gathered.
 
 Source:
     `training.steps`, `training.sharding`; PyTorch's FSDP2 for what is gathered when: a block while
-    it computes, the next one in advance, and what was gathered last until then.
+    it computes, the next one in advance, and the one gathered last until then.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALIGNMENT = 64
 
 
 def letters_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
-    """Return the numbers that formulas of a step are computed with, by letter."""
+    """Return the numbers that the letters of a step's formulas stand for."""
     cfg: Any = step.cfg
     p, a = BYTES[step.weights], BYTES[step.compute_type]
     share = share_of(step, parameters)
@@ -59,13 +59,13 @@ def letters_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
 
 
 def parts_of(step: TrainingStep) -> int:
-    """Return how many processes share what is divided."""
+    """Return how many processes tensors are divided among."""
     mesh = step.division.mesh
     return mesh[1] if mesh is not None else step.ranks
 
 
 def share_of(step: TrainingStep, parameters: Parameters) -> dict[str, int]:
-    """Return S, U, O and M: what one process holds of parameters, gradients and states."""
+    """Return S, U, O and M: one process's share of parameters, gradients and states."""
     shapes, learning, parts = parameters.shapes, parameters.learning, parts_of(step)
     muons = set()
     if step.optimizer == "muon":
@@ -87,9 +87,9 @@ class Kept:
     """The numbers of blocks that keep something at one moment.
 
     Args:
-        whole: numbers of blocks that keep everything, those that learn.
-        passing: those that let gradients through.
-        entries: of those that are computed again.
+        whole: learning blocks that keep everything.
+        passing: frozen blocks that keep everything, to pass gradients through.
+        entries: recomputed blocks, which keep only their input.
     """
 
     whole: int
@@ -101,7 +101,7 @@ class Moments:
     """All moments of a step of this library's own engine.
 
     Args:
-        step: what is computed.
+        step: the step.
     """
 
     left_out: tuple[str, ...] = ()
@@ -110,9 +110,9 @@ class Moments:
         self.step, self.parameters = step, parameters_of(step)
         self.numbers = letters_of(step, self.parameters)
         self.divided = step.division.shard == "full"
-        self.in_buckets = step.ranks > 1 and not self.divided  # which are always there (DDP)
+        self.in_buckets = step.ranks > 1 and not self.divided  # DDP's, which always exist
         self.adds = step.accumulation > 1
-        self.are_there = self.adds or self.in_buckets  # gradients, from the start
+        self.are_there = self.adds or self.in_buckets  # gradients exist from the start
         self.learns = step.lora_rank is None
         self.first = self.parameters.first_block
         last = step.last_blocks
@@ -124,7 +124,7 @@ class Moments:
         self.of_ends = self.parameters.learned - sum(self.of_block)
 
     def backward(self) -> Peak:
-        """Return the moment of the forward and backward passes at which most is held."""
+        """Return the peak of the forward and backward passes."""
         return max(map(self._on_device, self._candidates()), key=lambda peak: peak.bytes)
 
     def update(self) -> Peak:
@@ -132,15 +132,15 @@ class Moments:
         return self._on_device(self._update())
 
     def host(self) -> tuple[Term, ...]:
-        """Return what lies in the host's memory: with `offload`, what is divided."""
+        """Return the terms in the host's memory: with `offload`, all that is divided."""
         terms = self._update().terms if self.step.division.offload else ()
         return tuple(term for term in terms if term.kind != OTHER)
 
     def _on_device(self, peak: Peak) -> Peak:
-        """Return a moment without what lies in the host's memory."""
+        """Return a moment without the terms in the host's memory."""
         if not self.step.division.offload:
             return peak
-        if peak.moment == STEP:  # which the host computes
+        if peak.moment == STEP:  # the host computes it
             return Peak(peak.moment, ())
         return Peak(peak.moment, tuple(t for t in peak.terms if t.name not in HELD))
 
@@ -167,14 +167,14 @@ class Moments:
             yield self._at_embedding()
 
     def _static(self, letters: Letters) -> Iterator[Term]:
-        """Yield what is there all the time."""
+        """Yield the terms that are held all the time."""
         yield letters.term(HELD[0], PARAMETERS, "p S" if self.divided else "p P")
         states = "p (2 O - M)" if self.step.optimizer == "muon" else "2 p O"
         yield letters.term(HELD[1], OPTIMIZER, states)
         yield letters.term("ids and targets", OTHER, "16 N A")
 
     def _muon(self, letters: Letters) -> Term:
-        """Return Muon's largest group of matrices: momentum and gradients stacked, turned twice."""
+        """Return the term of Muon's largest group of matrices: updates, their stack, products."""
         groups = muon_groups(self.parameters)
         own = f"/ {self.numbers['R']}" if self.divided else ""
         formulas = [
@@ -192,19 +192,19 @@ class Moments:
         return every > 0 and number % every == 0
 
     def _kept_below(self, number: int) -> Kept:
-        """Count what the blocks before one keep."""
+        """Count the blocks before one by what they keep."""
         below = range(self.first, number)
         entries = sum(map(self._recomputed, below))
         passing = sum(n < self.first_learning and not self._recomputed(n) for n in below)
         return Kept(len(below) - entries - passing, passing, entries)
 
     def _activations(self, number: int, letters: Letters) -> Iterator[Term]:
-        """Yield what the ends, and the blocks before one, have kept for the backward pass."""
+        """Yield what the ends and the blocks before one have kept for the backward pass."""
         kept = self._kept_below(number)
         letters.numbers |= {"l": kept.whole, "c": kept.entries, "j": kept.passing}
         for name, formula in embedded(self.step).items():
             yield letters.term(name, ACTIVATIONS, formula)
-        # Before the first block nothing learns beside LoRA, so its first norm keeps nothing.
+        # With LoRA nothing learns before the first block, so that block's first norm keeps nothing.
         spared = " - e N C" if not self.learns and number and not self._recomputed(0) else ""
         for name, formula in self.block.kept.items():
             less = spared if name == SHORTCUTS else ""
@@ -214,16 +214,16 @@ class Moments:
         yield letters.term("what recomputed blocks get", ACTIVATIONS, "c e N C")
 
     def _casts(self, letters: Letters, more: int = 0) -> Iterator[Term]:
-        """Yield weights of four bytes in two, which are kept for the backward pass of blocks.
+        """Yield two-byte copies of four-byte weights, which blocks keep for the backward pass.
 
-        Divided ones are gathered in that type.
+        Divided weights are gathered in two bytes.
         """
         if self.ways.autocast and not self.divided:
             letters.numbers["w"] = letters.numbers["l"] + letters.numbers["j"] + more
             yield letters.term("weights in a bytes", ACTIVATIONS, "a w X")
 
     def _gathered(self, letters: Letters, blocks: int, ends: int = 1) -> Iterator[Term]:
-        """Yield parameters that are whole, or on their way, where they are divided."""
+        """Yield the parameters that are gathered or being gathered, if they are divided."""
         if self.divided:
             letters.numbers["m"] = blocks
             formula = "p Y + h m Z" if ends == 1 else f"{ends} p Y + h m Z"
@@ -231,18 +231,18 @@ class Moments:
 
     def _gradients(self, letters: Letters, done: int, sent: int = 0, sending: int = 0,
                    own: int = 0, whole: int | None = None) -> Iterator[Term]:  # fmt: skip
-        """Yield gradients.
+        """Yield the terms of gradients.
 
         Args:
-            letters: for the formulas.
-            done: how many numbers have one from this micro batch.
-            sent: those of them that are divided by now, where they are divided.
-            sending: numbers that are being sent.
-            own: those of the block at work.
-            whole: numbers whose gradients of earlier micro batches wait to be sent.
+            letters: the letters of the formulas.
+            done: how many numbers have a gradient from this micro batch.
+            sent: how many of them are divided by now, if gradients are divided.
+            sending: how many gradients are being sent.
+            own: how many belong to the block at work.
+            whole: how many gradients of earlier micro batches wait to be sent.
         """
         if self.divided:
-            if self.adds:  # gradients of this micro batch are added to those that wait
+            if self.adds:  # this micro batch's gradients are added to the waiting ones
                 whole = self.parameters.learned if whole is None else whole
             else:
                 whole = max(done - sent - own, 0)
@@ -254,14 +254,14 @@ class Moments:
             yield letters.term(HELD[2], GRADIENTS, "p u / R")
             return
         letters.numbers["q"] = self.parameters.learned if self.are_there else done
-        if self.adds and self.in_buckets:  # into which they come with the last micro batch
+        if self.adds and self.in_buckets:  # they enter the buckets with the last micro batch
             letters.numbers["q"] += self.parameters.learned if whole is None else whole
         yield letters.term("gradients", GRADIENTS, "p q")
         if self.are_there and done and self._tied_head():
             yield letters.term("the head's gradient, to be added", GRADIENTS, "p V C")
 
     def _gatherings(self) -> Iterator[Peak]:
-        """Yield when the ends and the first block are gathered, and when the last block is."""
+        """Yield the gathering of the ends and the first block, and that of the last block."""
         letters = Letters(self.numbers)
         terms = [*self._static(letters), *self._gradients(letters, 0)]
         terms += self._gathered(letters, 2, 2)
@@ -300,7 +300,7 @@ class Moments:
         return Peak("the backward pass of the last norm", tuple(terms))
 
     def _of_head(self) -> int:
-        """Return the numbers of the head's gradient."""
+        """Return how many numbers the head's gradient has."""
         size = self.numbers["V"] * self.numbers["C"]
         return size if self._tied_head() else self.parameters.learned_of("out_")
 

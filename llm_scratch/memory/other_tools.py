@@ -1,4 +1,4 @@
-"""What other tools would say, by version: DeepSpeed's estimators and `accelerate estimate-memory`.
+"""The figures of other tools, by version: DeepSpeed's estimators, `accelerate estimate-memory`.
 
 Both count a model as transformers' `AutoModel` builds it, without its output head.
 
@@ -35,10 +35,10 @@ LEFT_OUT = {
         "for training, the sum: it is the largest of weights, gradients, optimizer and step",
     ),
 }
-"""What each tool leaves out, a sentence each."""
+"""The items that each tool leaves out."""
 
 VERSIONS = {"deepspeed": ("0.14.2", "0.19.2"), "accelerate": ("1.15.0",)}
-"""The versions whose formulas are known; DeepSpeed's of ZeRO-2 changed between the two."""
+"""The versions whose formulas are known; DeepSpeed's for ZeRO-2 changed between the two."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Counted:
     """A model as other tools count it.
 
     Args:
-        total: parameters.
-        largest: those of the layer that has most.
+        total: the number of parameters.
+        largest: the number of parameters in the largest layer.
     """
 
     total: int
@@ -60,9 +60,9 @@ class OtherRow:
 
     Args:
         what: the setting.
-        host: bytes of the host's memory; None where the tool says nothing.
+        host: bytes of the host's memory; None if the tool does not say.
         device: bytes of each GPU.
-        formula: of the device's.
+        formula: the formula of `device`.
     """
 
     what: str
@@ -72,7 +72,7 @@ class OtherRow:
 
 
 def without_head(cfg: Any) -> Counted:
-    """Return what a model has without its output head, and its largest layer."""
+    """Return the parameters of a model without its output head, and of its largest layer."""
     shapes = parameter_shapes(cfg)
     shapes.pop("out_head.weight")
     sizes: dict[str, int] = {}
@@ -81,7 +81,7 @@ def without_head(cfg: Any) -> Counted:
         if isinstance(cfg, GPTConfig) and ".att.W_" in name:  # one layer in transformers
             layer = f"{name.partition('.W_')[0]}.c_attn"
         sizes[layer] = sizes.get(layer, 0) + prod(shape)
-    if isinstance(cfg, GPTConfig) and not cfg.qkv_bias:  # which transformers' GPT-2 has always
+    if isinstance(cfg, GPTConfig) and not cfg.qkv_bias:  # transformers' GPT-2 always has these
         for number in range(cfg.n_layers):
             sizes[f"trf_blocks.{number}.att.c_attn"] += 3 * cfg.emb_dim
     return Counted(sum(sizes.values()), max(sizes.values()))
@@ -93,14 +93,14 @@ def deepspeed_table(
     """Return what DeepSpeed's estimators print for a stage of ZeRO.
 
     Args:
-        model: a configuration, or what `without_head` counts.
-        gpus: of each node.
-        nodes: how many.
-        version: of DeepSpeed.
+        model: a configuration, or the result of `without_head`.
+        gpus: GPUs of each node.
+        nodes: the number of nodes.
+        version: DeepSpeed's version.
         stage: 2 or 3.
 
     Raises:
-        ValueError: if version or stage are not known.
+        ValueError: if version or stage is not known.
     """
     if version not in VERSIONS["deepspeed"]:
         raise ValueError(f"DeepSpeed {version!r}: {' and '.join(VERSIONS['deepspeed'])} are known")
@@ -114,9 +114,9 @@ def deepspeed_table(
 
 
 def _zero3(counted: Counted, letters: Letters, gpus: int, nodes: int) -> Iterator[OtherRow]:
-    """Yield the six rows; "init" is zero.Init, which divides a model while it is built."""
+    """Yield the six rows of ZeRO-3; "init" is zero.Init, which divides a model as it is built."""
     total, largest = counted.total, counted.largest
-    share = 1 / nodes  # of what all nodes hold
+    share = 1 / nodes  # one node's share
     for params, optimizer, formula in (
         ("cpu", "cpu", "4 X"), ("none", "cpu", "4 X + 2 P / R"), ("none", "none", "4 X + 18 P / R"),
     ):  # fmt: skip
@@ -146,11 +146,11 @@ def _zero2(total: int, letters: Letters, gpus: int, nodes: int, version: str) ->
 def accelerate_table(model: Any) -> list[dict[str, Any]]:
     """Return what `accelerate estimate-memory` prints, in bytes.
 
-    Training is the largest of weights, gradients, states and step, as in its version 1.15.0; None
-    where it says "N/A".
+    Training is the largest of weights, gradients, states and step, as in version 1.15.0; None
+    where the tool prints "N/A".
 
     Args:
-        model: a configuration, or what `without_head` counts.
+        model: a configuration, or the result of `without_head`.
     """
     total, largest = _of_accelerate(model)
     rows = []
@@ -166,7 +166,7 @@ def accelerate_table(model: Any) -> list[dict[str, Any]]:
 
 
 def _of_accelerate(model: Any) -> tuple[int, int]:
-    """Return the bytes in float32 of a model, and of its largest layer as accelerate finds it."""
+    """Return the float32 bytes of a model, and of its largest layer as accelerate finds it."""
     if isinstance(model, Counted):
         return 4 * model.total, 4 * model.largest
     counted = without_head(model)
@@ -175,7 +175,7 @@ def _of_accelerate(model: Any) -> tuple[int, int]:
 
 
 def accelerate_size(size: float) -> str:
-    """Return a size as accelerate writes it: 12.5 KB is "12.5 KB", with units of 1,024."""
+    """Return a size as accelerate writes it, "12.5 KB" for 12,800 bytes (units of 1,024)."""
     for unit in ("bytes", "KB", "MB", "GB", "TB"):
         if size < 1024.0:
             return f"{round(size, 2)} {unit}"
@@ -190,9 +190,9 @@ class Like:
     Args:
         tool: its name.
         version: its version.
-        counted: what it counts as the model, in words.
+        counted: what the tool counts as the model, in words.
         tables: heading and rows of each table; the first row names the columns.
-        left_out: what it does not count, a sentence each.
+        left_out: what the tool does not count, one item each.
     """
 
     tool: str
@@ -202,7 +202,7 @@ class Like:
     left_out: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
+        """Return the figures as plain values."""
         tables = {heading: [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
                   for heading, rows in self.tables}  # fmt: skip
         return {"tool": self.tool, "version": self.version, "counted": self.counted,
@@ -210,16 +210,16 @@ class Like:
 
 
 def like(tool: str, model: Any, gpus: int = 1, version: str | None = None) -> Like:
-    """Return what another tool would say of a model.
+    """Return the figures that another tool gives for a model.
 
     Args:
         tool: "deepspeed" or "accelerate".
         model: a configuration.
-        gpus: of one machine.
-        version: the tool's; None is the oldest that is known.
+        gpus: GPUs of one machine.
+        version: the tool's version; None is the oldest known one.
 
     Raises:
-        ValueError: if tool or version are not known.
+        ValueError: if tool or version is not known.
     """
     if tool not in VERSIONS:
         raise ValueError(f"{tool=} is not known; there are {', '.join(VERSIONS)}")

@@ -1,4 +1,4 @@
-"""Where something is measured: versions, device, host, and what its environment asks of memory."""
+"""The facts of the place of a measurement: versions, device, host, environment variables."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 FACTS = ("llm_scratch", "torch", "python", "cuda", "device_name", "device_memory", "system",
          "machine", "processors", "host_memory", "environment")  # fmt: skip
-# Variables that change what a process holds or how fast it is.
+# Prefixes of variables that change the memory or the speed of a process.
 ASKED = ("MALLOC_", "PYTORCH_", "OMP_", "MKL_", "CUDA_", "NCCL_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 def facts_of(device: str = "auto") -> dict[str, Any]:
-    """Return what measurements depend on beside the point, and the "device" that a name means.
+    """Return what measurements depend on besides the point, and the "device" that a name means.
 
     Raises:
         ValueError: if there is no such device here.
@@ -42,7 +42,7 @@ def facts_of(device: str = "auto") -> dict[str, Any]:
 
 
 def asked_of(environment: Any) -> str:
-    """Return the variables that count, "NAME=value NAME=value"."""
+    """Return the variables that affect a measurement, as "NAME=value NAME=value"."""
     return " ".join(f"{name}={environment[name]}" for name in sorted(environment) if _counts(name))
 
 

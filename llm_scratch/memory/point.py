@@ -1,6 +1,6 @@
-"""One thing to measure: a step of training and how it is measured, and its form in tables and JSON.
+"""A point to measure: a training step and how to measure it, and its form in tables and JSON.
 
-No torch is imported here.
+PyTorch is not imported here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Allocator = Literal["default", "expandable"]
 ALLOCATORS: tuple[str, ...] = get_args(Allocator)
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGT", 1)}
-RENAMED = {"rows": "batch"}  # fields of the step whose column has the option's name
+RENAMED = {"rows": "batch"}  # fields of the step whose column is named after the option
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Point:
     """A step, and how it is measured.
 
     Args:
-        step: what is computed.
-        model: what its configuration was asked for by.
-        steps: updates that are timed, after those in which the optimizers make their state.
-        limit: bytes that a process may use beyond what it has before a model is there; None: all.
-        allocator: "expandable" lets CUDA's allocator grow what it has taken.
-        tune_allocator: whether freed memory is kept for the next step, as `TrainConfig` says.
+        step: the step.
+        model: the name by which the configuration was requested.
+        steps: updates that are timed, after those in which the optimizers create their state.
+        limit: bytes that a process may add to what it has before the model exists; None: no limit.
+        allocator: "expandable" lets CUDA's allocator grow the segments it has taken.
+        tune_allocator: whether freed memory is kept for the next step, as in `TrainConfig`.
         compile: whether the model is compiled.
-        epoch_rows: rows of the epoch whose time is asked for.
-        seed: of weights and data.
+        epoch_rows: rows of the epoch whose duration is computed.
+        seed: the seed of weights and data.
 
     Raises:
         ValueError: if a number is out of range, or this library can't take such a step.
@@ -71,7 +71,7 @@ class Point:
             raise ValueError("--tune-allocator is for a CPU; leave it out on CUDA")
 
     def as_row(self) -> dict[str, str]:
-        """Return the whole configuration as texts by column; `point_in` reads it."""
+        """Return the complete configuration as text by column; `point_in` reads it."""
         step = {f.name: getattr(self.step, f.name) for f in fields(self.step)}
         cfg, division = step.pop("cfg"), step.pop("division")
         step["length"] = self.step.tokens_a_row
@@ -86,7 +86,7 @@ def point_in(row: Mapping[str, str]) -> Point:
     """Return the point whose configuration a row holds.
 
     Raises:
-        ValueError: if a column is missing, or holds what no point can have.
+        ValueError: if a column is missing, or holds an impossible value.
     """
     try:
         kinds = {
@@ -115,7 +115,7 @@ def point_in(row: Mapping[str, str]) -> Point:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as a table shows it: nothing for None, yes or no, 2x4 for a pair."""
+    """Return a value as a table shows it: "" for None, yes or no for a bool, 2x4 for a pair."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -126,7 +126,7 @@ def as_text(value: Any) -> str:
 
 
 def _value_of(kind: str, text: str) -> Any:
-    """Return what a text stands for where a value of this type is."""
+    """Return the value of a type that a text stands for."""
     kind, _, optional = kind.partition(" | ")
     if optional and not text:
         return None
@@ -140,7 +140,7 @@ def _value_of(kind: str, text: str) -> Any:
 
 
 def bytes_of(text: str) -> int:
-    """Return the bytes of a size as it is written: "6GiB", "500 MB", "1.5e9".
+    """Return the bytes of a size in text form: "6GiB", "500 MB", "1.5e9".
 
     Raises:
         ValueError: if it is not a size above 0.

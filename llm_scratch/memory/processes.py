@@ -1,4 +1,4 @@
-"""One process that counts as the first of many: what it sends goes nowhere."""
+"""A single process that stands for the first of many: what it sends goes nowhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llm_scratch.training.distributed import ONE, Ranks
 
 
 class FirstOfMany(Ranks):
-    """The first of several processes, of which the others have the same numbers."""
+    """The first of several processes, all of which have the same numbers."""
 
     def sum(self, *numbers: float) -> list[float]:
-        """Return the sum over all processes of each number."""
+        """Return the sum of each number over all processes."""
         return [float(number) * self.count for number in numbers]
 
 
@@ -25,7 +25,7 @@ def first_of(count: int) -> Iterator[Ranks]:
     """Return a context in which PyTorch takes this process for the first of `count`.
 
     Raises:
-        ValueError: if it is one of several already, or this PyTorch has no such thing.
+        ValueError: if this process is already one of several, or PyTorch has no fake process group.
     """
     if count == 1:
         yield ONE
@@ -46,7 +46,7 @@ def first_of(count: int) -> Iterator[Ranks]:
         ) from err
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     try:
-        # It would read the numbers of tensors that have none.
+        # The check would read the numbers of tensors that have none.
         name = "_verify_param_shape_across_processes"
         with mock.patch.object(data_parallel, name, return_value=None):
             yield FirstOfMany(0, count, 0, count)
@@ -55,12 +55,12 @@ def first_of(count: int) -> Iterator[Ranks]:
 
 
 def send_nowhere(module: Any) -> None:
-    """Let a module under data parallel take its own gradients for the average of all.
+    """Make a data-parallel module take its own gradients for the average of all processes.
 
-    Its buckets stay those of the first step. Real ones are made again in the second, in the order
-    in which gradients came, and are as large together.
+    Its buckets stay those of the first step. Real ones are rebuilt in the second, in the order in
+    which gradients came; their total size is the same.
     """
-    # Not annotated: PyTorch compares annotations, which are texts in this file.
+    # Not annotated: PyTorch compares annotations, which are strings in this file.
     module.register_comm_hook(None, lambda state, bucket: _done(bucket.buffer()))
     module.reducer = _KeepsBuckets(module.reducer)
 
@@ -72,7 +72,7 @@ def _done(bucket: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
 
 
 class _KeepsBuckets:
-    """The part of data parallel that holds gradients, without making its buckets again."""
+    """A wrapper of DDP's reducer, which holds gradients, that keeps the buckets."""
 
     def __init__(self, reducer: Any) -> None:
         self._reducer = reducer

@@ -1,4 +1,4 @@
-"""Estimates beside what the fine-tuning series measured, and what a loss in chunks would save.
+"""Estimates beside the fine-tuning series' measurements, and the savings of a loss in chunks.
 
 Source:
     "Messing around with fine-tuning LLMs", parts 6 to 9 (Giles Thomas, 2024), and the repository
@@ -22,17 +22,17 @@ KNEE = 929  # tokens: (10,896 - 8,150) / 2.955, from the curve of the 0.5B model
 
 @dataclass(frozen=True)
 class Setup:
-    """A set-up of the series, and what it measured.
+    """A set-up of the series and its measurements.
 
     Args:
-        name: what it is called here.
+        name: the name used here.
         model: the model's name.
         measured: batch -> MiB of active memory.
-        options: of the step.
-        bar: per cent that an estimate may differ by; None where no formula gives it.
-        first: the first batch that the bar is for.
-        slope: MiB of a further sequence, where it was measured.
-        note: what the figures lack.
+        options: options of the step.
+        bar: the allowed difference of an estimate in per cent; None where no formula applies.
+        first: the first batch to which the bar applies.
+        slope: MiB per further sequence, where measured.
+        note: what the estimates lack.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Row:
 
     Args:
         batch: sequences on each GPU.
-        measured: what was.
-        estimated: what the formulas give.
-        chunked: what they give with the loss in chunks.
-        bar: per cent.
+        measured: the measurement.
+        estimated: the estimate.
+        chunked: the estimate with the loss in chunks.
+        bar: the allowed difference in per cent; None if there is none.
     """
 
     batch: int
@@ -84,7 +84,7 @@ MEASURED = (
           {1: 22_050, 2: 24_652, 17: 78_422}, {**_OFFLOADED, **_AGAIN}, None, slope=3588.6,
           note="offload's own buffers, about 6 GiB, are in no formula"),
 )  # fmt: skip
-"""The set-ups by batch."""
+"""The set-ups, with measurements by batch."""
 
 
 def estimated(setup: Setup, batch: int, loss_chunk: int | None = None) -> Estimate:
@@ -108,7 +108,7 @@ def compared(setup: Setup) -> list[Row]:
 
 
 def knee_of(model: str, longest: int = LENGTH) -> int:
-    """Return the length from which the backward pass decides, on one GPU under DeepSpeed."""
+    """Return the length from which the backward pass is the peak, on one GPU under DeepSpeed."""
     low, high = 1, longest
     while low < high:
         middle = (low + high) // 2
@@ -118,7 +118,7 @@ def knee_of(model: str, longest: int = LENGTH) -> int:
 
 
 def as_table() -> str:
-    """Return all of it as a table of the documentation."""
+    """Return all comparisons as a Markdown table for the documentation."""
     heading = "set-up", "batch", "measured, MiB", "estimated", "difference", f"chunks of {CHUNK:,}"
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for setup in MEASURED:

@@ -1,4 +1,4 @@
-"""A point measured by processes of its own, and what they found brought together."""
+"""Measurements of a point in processes of its own, and their results merged."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Starts:
-    """The way in which points are measured.
+    """The settings with which points are measured.
 
     Args:
-        retries: how often a start that crashed, for another reason than memory, is tried again.
+        retries: how often a start is repeated that crashed for a reason other than memory.
         timeout: seconds that a process waits for the others.
-        environment: variables for the processes, beside those of this one.
+        environment: variables for the processes, besides those of this one.
     """
 
     retries: int = 3
@@ -39,7 +39,7 @@ class Starts:
     def measure(self, point: Point) -> dict[str, Any]:
         """Measure a point in new processes; return the results of a row.
 
-        "state" is "ok", "oom" where memory ran out, or "failed", with the "reason".
+        "state" is "ok", "oom" if memory ran out, or "failed"; the latter two have a "reason".
         """
         starts, found = 1, self._start(point)
         while found["state"] == CRASHED and starts <= self.retries:
@@ -48,10 +48,10 @@ class Starts:
         return found | {"state": state, "starts": starts}
 
     def facts(self, device: str) -> dict[str, Any]:
-        """Return what new processes say of the place that they are in (`place.facts_of`).
+        """Return the facts of the place in which new processes run (`place.facts_of`).
 
         Raises:
-            ValueError: if there is no such device, or they can't be started.
+            ValueError: if there is no such device, or the processes can't be started.
         """
         with tempfile.TemporaryDirectory(prefix="llm-scratch-memory-") as name:
             folder = Path(name)
@@ -79,7 +79,7 @@ class Starts:
 
 
 def _words(folder: Path, ranks: int) -> list[str]:
-    """Return the command that measures what is in a folder."""
+    """Return the command that measures the point in a folder."""
     words = [sys.executable]
     if ranks > 1:
         words += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -93,14 +93,14 @@ def outcome(
     said: str,
     killed_for_memory: bool = False,
 ) -> dict[str, Any]:
-    """Return what a start gave: results, "oom", "failed", or "crashed", which is worth another.
+    """Return the outcome of a start: results, "oom", "failed", or "crashed", which merits a retry.
 
     Args:
-        point: what was measured.
-        found: what each process left, by rank; None is nothing.
+        point: the measured point.
+        found: the results of each process, by rank; None if a process left none.
         code: the exit status.
-        said: what the processes printed.
-        killed_for_memory: whether the system killed a process meanwhile, having no memory left.
+        said: the output of the processes.
+        killed_for_memory: whether the system killed a process meanwhile for lack of memory.
     """
     for state in (OOM, FAILED):
         for rank, each in enumerate(found):
@@ -118,7 +118,7 @@ def outcome(
 
 
 def merged(point: Point, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the results of all processes as those of one row: least, mean and most of memory."""
+    """Merge the results of all processes into those of one row: least, mean and most of memory."""
     seconds = statistics.fmean(each["seconds"] for each in found)
     step = point.step
     samples = step.rows * step.accumulation * step.ranks / seconds
@@ -146,7 +146,7 @@ def merged(point: Point, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main_number(numbers: Mapping[str, Any]) -> str:
-    """Return which number is compared with estimates: live tensors, on a CPU what is resident."""
+    """Return the name of the number to compare with estimates: allocated, or resident on a CPU."""
     return "allocated" if "allocated" in numbers else "resident"
 
 
@@ -155,7 +155,7 @@ def _of_rank(rank: int, count: int) -> str:
 
 
 def _killed_for_memory() -> int:
-    """Return how many processes Linux has killed for memory so far; 0 where it does not say."""
+    """Return how many processes Linux has killed for memory so far; 0 if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="utf-8").splitlines()
     except OSError:

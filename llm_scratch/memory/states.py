@@ -1,7 +1,7 @@
-"""Parameters, gradients and the optimizers' state: how many numbers, and which process holds them.
+"""The numbers in parameters, gradients and the optimizers' state, and which process holds them.
 
 Source:
-    Rajbhandari et al. 2020, arXiv:1910.02054, section 5, for what is divided by which kind.
+    Rajbhandari et al. 2020, arXiv:1910.02054, section 5, for what each stage divides.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Parameters:
     """The parameters of a model in training, by name.
 
     Args:
-        shapes: of all of them; a tied head is the embedding.
-        learning: those that learn.
-        blocks: how many blocks there are.
+        shapes: the shapes of all; a tied head is the embedding.
+        learning: the names of those that learn.
+        blocks: the number of blocks.
         tied: whether the head is the embedding.
     """
 
@@ -35,30 +35,30 @@ class Parameters:
 
     @property
     def count(self) -> int:
-        """All numbers."""
+        """The number of parameters."""
         return sum(map(prod, self.shapes.values()))
 
     @property
     def learned(self) -> int:
-        """The numbers that learn."""
+        """The number of parameters that learn."""
         return self.learned_of("")
 
     def learned_of(self, prefix: str) -> int:
-        """Return how many numbers learn in the part of a name."""
+        """Return how many of the parameters whose names begin with a prefix learn."""
         return sum(prod(self.shapes[name]) for name in self.learning if name.startswith(prefix))
 
     def of_block(self, number: int) -> int:
-        """Return how many numbers learn in a block."""
+        """Return how many parameters learn in a block."""
         return self.learned_of(f"trf_blocks.{number}.")
 
     @property
     def head_learns(self) -> bool:
-        """Whether the head's own matrix does."""
+        """Whether the head's own matrix learns."""
         return (EMBEDDING if self.tied else HEAD) in self.learning
 
     @property
     def first_block(self) -> int:
-        """The first block that gradients go through; as many as there are where none does."""
+        """The first block that gradients pass through; the number of blocks if there is none."""
         if EMBEDDING in self.learning or "pos_emb.weight" in self.learning:
             return 0
         numbers = [int(name.split(".")[1]) for name in self.learning if name.startswith("trf_")]
@@ -89,7 +89,7 @@ def is_matrix(name: str, shape: Shape) -> bool:
 
 
 def _lora_shapes(shapes: dict[str, Shape], rank: int) -> dict[str, Shape]:
-    """Name and shape of LoRA's matrices beside those of every linear layer."""
+    """Return the shapes of LoRA's matrices for every linear layer, by name."""
     found: dict[str, Shape] = {}
     for name, shape in shapes.items():
         if is_matrix(name, shape):
@@ -99,7 +99,7 @@ def _lora_shapes(shapes: dict[str, Shape], rank: int) -> dict[str, Shape]:
 
 
 def matrices_of_block(parameters: Parameters) -> int:
-    """Return the numbers in the matrices of a block, LoRA's left out."""
+    """Return how many numbers the matrices of a block have, without LoRA's."""
     return sum(
         prod(shape)
         for name, shape in parameters.shapes.items()
@@ -108,7 +108,7 @@ def matrices_of_block(parameters: Parameters) -> int:
 
 
 def numbers_in(parameters: Parameters, prefix: str) -> int:
-    """Return the numbers of all parameters in the part of a name."""
+    """Return the number of parameters whose names begin with a prefix."""
     return sum(prod(shape) for name, shape in parameters.shapes.items() if name.startswith(prefix))
 
 
@@ -127,7 +127,7 @@ def rows_of_a_part(shape: Shape, parts: int) -> int:
 
 
 def largest_share(sizes: list[int], ranks: int) -> int:
-    """Return the most that one process updates, where each parameter goes to the least laden.
+    """Return the most numbers a process updates if each parameter goes to the least loaded one.
 
     Source:
         `torch.distributed.optim.ZeroRedundancyOptimizer`, which takes the largest first.

@@ -1,6 +1,6 @@
-"""One step of training, as far as its memory depends on it, in one frozen object.
+"""The settings of a training step on which its memory depends, in one frozen object.
 
-No torch is imported here: an estimate takes no longer than Python takes to start.
+PyTorch is not imported here: an estimate takes no longer than Python takes to start.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The settings that decide the memory of one step.
+    """The settings that determine the memory of one step.
 
     Args:
         cfg: the model's configuration, of any family.
         rows: rows of a micro batch, on each process.
         length: tokens of a row; None is the model's context length.
-        precision: what products are computed in; below float32 by autocast over float32 weights.
+        precision: the type of products; below float32, autocast with float32 weights.
         weights: the type of the parameters, of their gradients and of the optimizer's state.
         optimizer: "adamw" or "muon".
         lora_rank: the rank of LoRA on every linear layer, with all else frozen; None trains
             without LoRA.
-        last_blocks: only so many blocks at the end, the final norm and the head learn; None: all.
-        accumulation: micro batches of a step.
-        checkpoint_blocks: 1 keeps the input of every block only, k that of every k-th, 0 none.
+        last_blocks: how many blocks at the end learn, with the final norm and the head; None: all.
+        accumulation: micro batches per step.
+        checkpoint_blocks: 1 keeps only the input of every block, k that of every k-th; 0: off.
         attention: "fused" keeps no T x T matrix, "by-hand" all of them.
-        loss_chunk: tokens whose logits exist at a time; None: those of all tokens do.
-        ranks: processes.
-        division: what each of them holds.
+        loss_chunk: tokens whose logits exist at a time; None: all tokens.
+        ranks: the number of processes.
+        division: what each process holds.
         device: "cpu" or "cuda".
-        engine: "ours", or "deepspeed" for the ZeRO of that package.
+        engine: "ours", or "deepspeed" for DeepSpeed's ZeRO.
 
     Raises:
         ValueError: if a number is out of range, or two options contradict each other.
@@ -106,7 +106,7 @@ class TrainingStep:
 
     @property
     def tokens_a_row(self) -> int:
-        """T, tokens of a row."""
+        """T, the tokens per row."""
         return self.length or self.cfg.context_length
 
     @property

@@ -1,10 +1,10 @@
-"""What to do where a step does not fit: a ladder of settings, each with its price.
+"""Advice for a step that does not fit: a ladder of settings, each with its price.
 
-The rungs come in the order in which they cost little: the first that fits is taken.
+The rungs come in order of rising cost; the first that fits is taken.
 
 Source:
     The order is that of the advice in transformers' documentation on a single GPU and on ZeRO;
-    prices are quoted with where they are from.
+    prices are quoted with their sources.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ SHORTER = "long texts are cut or split"
 
 @dataclass(frozen=True)
 class Rung:
-    """One setting of the ladder, with all those before it.
+    """A setting of the ladder, together with all those before it.
 
     Args:
-        name: what it changes.
-        options: the options of the command line that stand for it.
-        price: what it costs in time, as far as known.
-        estimate: of the step.
-        fits: whether that is within the limit.
+        name: what the setting changes.
+        options: the command-line options for the rung.
+        price: what the setting costs in time, as far as known.
+        estimate: the estimate of the step.
+        fits: whether the estimate is within the limit.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Rung:
 
     @property
     def largest(self) -> Term:
-        """The term that most memory goes to."""
+        """The largest term at the peak."""
         return max(self.estimate.peak.terms, key=lambda term: term.bytes)
 
 
@@ -69,10 +69,10 @@ class Advice:
     """The rungs that were tried, up to the first that fits.
 
     Args:
-        rungs: in their order; the last one fits, or none does.
+        rungs: the rungs in order; the last one fits, or none does.
         memory: bytes of a GPU.
-        headroom: the part of them that is left free.
-        rows: the largest batch that fits on the last rung; 0 where none does.
+        headroom: the fraction of memory that is left free.
+        rows: the largest batch that fits on the last rung; 0 if none does.
     """
 
     rungs: tuple[Rung, ...]
@@ -82,17 +82,17 @@ class Advice:
 
     @property
     def limit(self) -> int:
-        """The bytes that may be taken."""
+        """The bytes that may be used."""
         return int(self.memory * (1 - self.headroom))
 
     @property
     def found(self) -> Rung | None:
-        """The rung that fits; None without one."""
+        """The rung that fits; None if there is none."""
         return self.rungs[-1] if self.rungs[-1].fits else None
 
     @property
     def before(self) -> Rung | None:
-        """The rung before it, which does not fit; None where the first does."""
+        """The rung before the last, which does not fit; None if there is only one."""
         return self.rungs[-2] if len(self.rungs) > 1 else None
 
 
@@ -104,13 +104,13 @@ def suggest(
     Args:
         model: a name, a configuration or a path (see `model_config`).
         memory: bytes of each GPU.
-        gpus: how many there are, a process each.
-        headroom: the part of memory that is left to the allocator, kernels and libraries.
+        gpus: the number of GPUs, with one process each.
+        headroom: the fraction of memory that is left to the allocator, kernels and libraries.
         options: more arguments of `TrainingStep`: rows, length, precision, ...
 
     Raises:
         ValueError: if a number is out of range.
-        FileNotFoundError: if there is no model of this name.
+        FileNotFoundError: if there is no model with this name.
     """
     if memory < 1:
         raise ValueError(f"{memory=} bytes (--memory) must be above 0, as 40GiB")
@@ -130,7 +130,7 @@ def suggest(
 
 
 def _ladder(step: TrainingStep) -> Iterator[tuple[str, str, str, TrainingStep]]:
-    """Yield name, options and price of each rung, and the step that it makes."""
+    """Yield name, options and price of each rung, and its step."""
     yield "as it is, logits of all tokens at once", "", "", step
     words = f"--loss-chunk {CHUNK}"
     step = replace(step, loss_chunk=CHUNK)

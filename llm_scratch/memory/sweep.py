@@ -1,7 +1,7 @@
 """A sweep: points over lengths or batches, measured one after the other into a file.
 
-What is measured next follows from the plan and from the rows that are there, so that a sweep that
-was killed and continued writes the file that it would have written.
+The plan and the rows so far determine what is measured next: a sweep that was killed and resumed
+writes the same file as one that was not.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `first` to `last`, as far as steps of `step` meet them.
+    """The numbers from `first` up to `last` in steps of `step`, or a list of numbers.
 
     Args:
-        first: the first one.
-        last: none is above it; None: there is no end.
-        step: from one to the next.
-        listed: the numbers themselves, where they are not such a range.
+        first: the first number.
+        last: the upper bound, inclusive; None: there is no end.
+        step: the distance from one number to the next.
+        listed: the numbers themselves, if they were given as a list.
     """
 
     first: int
@@ -45,13 +45,13 @@ class Range:
 
     @property
     def size(self) -> int | None:
-        """Their number; None where there is no end."""
+        """The count of the numbers; None if there is no end."""
         if self.listed:
             return len(self.listed)
         return None if self.last is None else (self.last - self.first) // self.step + 1
 
     def up_to(self, most: int) -> Range:
-        """Return the same numbers with an end."""
+        """Return the same numbers, with an end if they had none."""
         return replace(self, last=most) if self.size is None else self
 
 
@@ -59,7 +59,7 @@ def range_of(text: str, name: str) -> Range:
     """Return the numbers that a text stands for: "64", "1,2,4", "1:2048:64", or "1:" without end.
 
     Raises:
-        ValueError: if it is none of these, or a number is below 1.
+        ValueError: if the text is none of these, or a number is below 1.
     """
     try:
         first, *rest = text.split(":")
@@ -82,12 +82,12 @@ def range_of(text: str, name: str) -> Range:
 
 @dataclass(frozen=True)
 class Walk:
-    """Points along one axis, of which all else is the same.
+    """Points that differ along one axis only.
 
     Args:
-        start: any of them.
-        axis: what differs.
-        values: of the axis, rising.
+        start: any of the points.
+        axis: the setting that differs.
+        values: the values of that setting, rising.
     """
 
     start: Point
@@ -96,10 +96,10 @@ class Walk:
 
     def __post_init__(self) -> None:
         if self.values.size is not None:
-            self.point(self.values.size - 1)  # which refuses one that can't be
+            self.point(self.values.size - 1)  # refuses an impossible point
 
     def point(self, index: int) -> Point:
-        """Return the point at one of the values."""
+        """Return the point at the value with this index."""
         name = "rows" if self.axis == "batch" else "length"
         step: Any = replace(self.start.step, **{name: self.values[index]})  # type: ignore[arg-type]
         return replace(self.start, step=step)
@@ -110,16 +110,16 @@ class Sweep:
 
     Args:
         path: the file, which an earlier sweep of the same configuration may have begun.
-        walks: in their order.
-        facts: of the place (`place.facts_of`).
-        measure: gives the results of a point.
+        walks: the walks in order.
+        facts: the facts of the place (`place.facts_of`).
+        measure: a function that returns the results of a point.
         until: "end" measures all values, "oom" those up to the first that runs out of memory,
-            "largest" searches by halving for the largest value that does not.
+            "largest" searches by bisection for the largest value that does not.
         repeats: starts for each point.
-        log: what each line is given to.
+        log: a function that gets each line.
 
     Raises:
-        ValueError: if the plan can't be, or the file is of another configuration.
+        ValueError: if the plan is impossible, or the file is from another configuration.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Sweep:
         self._table = SweepTable(path, {**row_of(known), **self._facts}, varied)
 
     def run(self) -> list[Row]:
-        """Measure what is not there yet; return all rows of the file."""
+        """Measure the points still missing; return all rows of the file."""
         try:
             for walk in self._walks:
                 if self._until == "largest":
@@ -169,7 +169,7 @@ class Sweep:
                 return
 
     def _largest(self, walk: Walk) -> int | None:
-        """Return the place of the largest value that fits; None if not even the first one does."""
+        """Return the index of the largest value that fits; None if not even the first one does."""
         fits, top = -1, walk.values.size
         if top is None:
             top = 1
@@ -194,7 +194,7 @@ class Sweep:
             self._log(f"the largest {walk.axis} that fits: {walk.values[place]}")
 
     def _rows(self, walk: Walk, index: int) -> list[Row]:
-        """Return the rows of a point, measured now where they are not there."""
+        """Return the rows of a point, measuring those that are missing."""
         point, rows = walk.point(index), []
         for repeat in self._repeats:
             known = row_of({**point.as_row(), "repeat": repeat})
@@ -207,7 +207,7 @@ class Sweep:
 
 
 def as_line(row: Mapping[str, str], varied: Sequence[str] = ()) -> str:
-    """Return what is said of a row: where it is, also by what was varied, and what it gave."""
+    """Return the log line of a row: its place, including the varied settings, and its results."""
     places = [f"{name} {row[name] or 'none'}" for name in ("length", "batch", *varied)]
     where = ", ".join(places)
     if row["state"] == OOM:

@@ -1,10 +1,10 @@
-"""The contents of the files of sweeps: this library's, and those of the series on fine-tuning.
+"""The contents of sweep files: this library's, and those of the series on fine-tuning.
 
-The series "Messing around with fine-tuning LLMs" (parts 6 to 9) has no heads in its files, and two
-layouts: `x, active, reserved, steps/s` of one GPU, and for eight of them a row from each, with a
-pair of columns for every GPU of which only its own are not 0. `x, OOM` is where memory ran out,
-from one process or several. Sizes are in MiB. Its steps/s are about 3.6 % too high, since 29 steps
-are divided by the time of 28; they are given as they stand there.
+The files of the series "Messing around with fine-tuning LLMs" (parts 6 to 9) have no header and two
+layouts: `x, active, reserved, steps/s` for one GPU, and for eight GPUs one row from each, with a
+pair of columns for every GPU, of which only its own pair is not 0. `x, OOM` marks where memory ran
+out, from one process or several. Sizes are in MiB. The steps/s are about 3.6 % too high, since 29
+steps are divided by the time of 28; they are returned unchanged.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """A measurement at one place.
+    """A measurement at one x.
 
     Args:
         x: the length or the batch.
         state: "ok", "oom" or "failed".
-        numbers: bytes by what is counted.
-        steps_per_s: as in the file; None where there is none.
-        ranks: how many processes told theirs.
-        row: of this library's files, with the whole configuration.
+        numbers: bytes by what is counted, such as "active".
+        steps_per_s: as in the file; None if missing.
+        ranks: the number of processes.
+        row: the row in this library's file, with the complete configuration; else None.
     """
 
     x: int
@@ -56,9 +56,9 @@ class Curve:
     """Readings along one axis, all else the same.
 
     Args:
-        label: what tells it from the other curves of its file; "" where there are none.
-        axis: "length" or "batch"; "" where the file does not say.
-        readings: rising in x.
+        label: what distinguishes the curve from others in its file; "" if there are none.
+        axis: "length" or "batch"; "" if the file does not say.
+        readings: the readings, rising in x.
     """
 
     label: str
@@ -66,7 +66,7 @@ class Curve:
     readings: tuple[Reading, ...]
 
     def of(self, name: str) -> dict[int, list[Spread]]:
-        """Return what was measured of a number, by x."""
+        """Return the measurements of a number, by x."""
         found: dict[int, list[Spread]] = {}
         for reading in self.readings:
             if name in reading.numbers:
@@ -75,16 +75,16 @@ class Curve:
 
     @property
     def out(self) -> list[int]:
-        """Where memory ran out."""
+        """The x at which memory ran out."""
         return sorted({reading.x for reading in self.readings if reading.state == OOM})
 
 
 def read_sweep(path: PathLike) -> list[Curve]:
-    """Return the curves in the file of a sweep, ours or the series'.
+    """Return the curves in a sweep file of this library or of the series.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileError: if it is neither, naming the line.
+        FileError: if it is neither; the message names the line.
     """
     text = read_text(path)
     if text.startswith(HEAD.partition(",")[0] + ","):
@@ -93,7 +93,7 @@ def read_sweep(path: PathLike) -> list[Curve]:
 
 
 def _curves(path: PathLike, rows: Sequence[Row]) -> list[Curve]:
-    """Return the curves of our rows, told apart by the columns in which they differ."""
+    """Return the curves of this library's rows, split by the columns in which rows differ."""
     if not rows:
         raise FileError(path, "line 2 is missing: the sweep has no row yet")
     different = {name: len({row[name] for row in rows}) for name in KEYS}
@@ -127,14 +127,14 @@ def _rising(readings: Iterable[Reading]) -> tuple[Reading, ...]:
 
 
 def _axis_in(path: Path) -> str:
-    """Return what the series' folders are named for; "" elsewhere."""
+    """Return the axis that the name of a series' folder states; "" elsewhere."""
     names = {"sequence-length": "length", "batch-size": "batch"}
     found = [axis for start, axis in names.items() if path.parent.name.startswith(start)]
     return found[0] if found else ""
 
 
 def _series(path: PathLike, lines: Sequence[str]) -> tuple[Reading, ...]:
-    """Return the series' readings: of rows that a retry wrote again, the last."""
+    """Return the series' readings; of rows that a retry wrote again, the last counts."""
     found: dict[int, dict[int, list[float]]] = {}  # x -> rank -> active, reserved, steps/s
     out: set[int] = set()
     columns = 0
@@ -161,7 +161,7 @@ def _series(path: PathLike, lines: Sequence[str]) -> tuple[Reading, ...]:
 def _numbers(
     path: PathLike, number: int, cells: Sequence[str], columns: int
 ) -> tuple[int, list[float]]:
-    """Return x and the numbers of a row, refused where it is neither layout's."""
+    """Return x and the numbers of a row; refuse a row of neither layout."""
     try:
         if len(cells) != columns or columns not in (ONE_GPU, EIGHT_GPUS):
             raise ValueError(f"{len(cells)} columns")
@@ -178,7 +178,7 @@ def _numbers(
 
 
 def _rank_in(path: PathLike, number: int, values: Sequence[float]) -> int:
-    """Return which process wrote a row: the one whose pair is not 0."""
+    """Return the rank that wrote a row: the one whose pair is not 0."""
     pairs = [rank for rank in range(len(values) // 2) if any(values[2 * rank : 2 * rank + 2])]
     if len(pairs) != 1:
         raise FileError(path, f"line {number} has the memory of {len(pairs)} processes, not of 1")

@@ -1,7 +1,7 @@
-"""The file of a sweep: a row for each start, with all that decides it, safe against any end.
+"""The file of a sweep: one row per start with its complete configuration, safe against a kill.
 
-A row is written whole and is on the disk before the next start. What a killed sweep has left of a
-row is cut off when it continues.
+A row is completely on disk before the next start. A partial row left by a killed sweep is cut off
+when the sweep resumes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ SETTINGS = ("precision", "weights", "optimizer", "lora_rank", "last_blocks", "ac
 FIRST = ("model", "length", "batch", "repeat")
 COLUMNS = (*FIRST, *RESULTS, *SETTINGS, *FACTS, "config")
 KEYS = (*FIRST, *SETTINGS, "config")
-MOVING = ("length", "batch", "repeat")  # these may differ from row to row of any sweep
+MOVING = ("length", "batch", "repeat")  # these may differ between the rows of any sweep
 HEAD = ",".join(COLUMNS)
 
 Row = dict[str, str]
 
 
 class SweepTable:
-    """The open file of a sweep; no other process can sweep into it meanwhile.
+    """The open file of a sweep, locked against other processes.
 
     Args:
-        path: the file; is made when missing.
-        same: what every row has to have, by column.
+        path: the file; it is created if missing.
+        same: the value that every row must have, by column.
         varied: the columns in which rows of this sweep may differ.
 
     Raises:
-        FileError: if the file is not a sweep's, or of another configuration; names the column.
-        ValueError: if another process sweeps into it.
+        FileError: if the file is not a sweep's, or is from another configuration; names the column.
+        ValueError: if another process is writing its sweep to it.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class SweepTable:
             self._write(HEAD + "\n")
 
     def find(self, row: Mapping[str, str]) -> Row | None:
-        """Return the row with the same configuration and repetition; None where there is none."""
+        """Return the row with the same configuration and repetition; None if there is none."""
         return self._found.get(_key(row))
 
     def add(self, row: Mapping[str, str]) -> Row:
-        """Bring a row to the disk, and return it as it stands there."""
+        """Write a row to disk and return it as stored."""
         written = {name: " ".join(row.get(name, "").split()) for name in COLUMNS}
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerow(written.values())
@@ -87,7 +87,7 @@ class SweepTable:
         return written
 
     def close(self) -> None:
-        """Let other processes have the file."""
+        """Close the file, so that other processes can lock it."""
         self._file.close()
 
     def _write(self, text: str) -> None:
@@ -96,7 +96,7 @@ class SweepTable:
         os.fsync(self._file.fileno())
 
     def _cut_back(self) -> str:
-        """Cut off a last line that is not whole, of a sweep's file only; return what is left."""
+        """Cut off an incomplete last line, of a sweep's file only; return the rest."""
         self._file.seek(0)
         data = self._file.read()
         head, newline, _ = data.partition(b"\n")
@@ -125,10 +125,10 @@ def _key(row: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def rows_in(path: PathLike, text: str) -> list[Row]:
-    """Return the rows in the text of a sweep's file, each of which is whole.
+    """Return the rows in the text of a sweep's file, which must all be complete.
 
     Raises:
-        FileError: naming the line that is not a row of a sweep.
+        FileError: if a line is not a row of a sweep; the message names the line.
     """
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
@@ -148,5 +148,5 @@ def rows_in(path: PathLike, text: str) -> list[Row]:
 
 
 def row_of(values: Mapping[str, object]) -> Row:
-    """Return values as the texts of a row."""
+    """Return values as text, in the form of a row."""
     return {name: " ".join(as_text(value).split()) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Formulas as text: what is printed beside a number is what the number was computed from.
+"""Formulas as text: a number is computed from the formula that is printed beside it.
 
 A formula is a sum of products, "2 e N C + L (8 N + a N F)"; its letters stand for numbers.
 """
@@ -53,18 +53,18 @@ LEGEND = {
     "s": "bytes of an attention score",
     "g": "bytes of a number in the gradient of the head, while it is summed up",
 }
-"""What the letters of formulas stand for."""
+"""The meanings of the letters in formulas."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One thing that memory goes to.
+    """One use of memory.
 
     Args:
-        name: what it is.
+        name: what the memory holds.
         kind: parameters, gathered, gradients, optimizer, activations, temporary or other.
-        formula: how the bytes are computed, in the letters of `LEGEND`.
-        bytes: how many.
+        formula: the formula of the bytes, in the letters of `LEGEND`.
+        bytes: the number of bytes.
     """
 
     name: str
@@ -78,8 +78,8 @@ class Peak:
     """The memory held at one moment of a step.
 
     Args:
-        moment: when that is.
-        terms: what it is made of.
+        moment: the name of the moment.
+        terms: the terms that add up to it.
     """
 
     moment: str
@@ -87,7 +87,7 @@ class Peak:
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """The sum of all terms in bytes."""
         return sum(term.bytes for term in self.terms)
 
     def of_kind(self, kind: str) -> int:
@@ -96,16 +96,16 @@ class Peak:
 
 
 class Letters:
-    """Numbers by letter, and what formulas come to with them."""
+    """Numbers by letter, with which formulas are evaluated."""
 
     def __init__(self, numbers: Mapping[str, int]) -> None:
         self.numbers = dict(numbers)
 
     def value(self, formula: str) -> int:
-        """Return what a formula comes to, rounded down.
+        """Return the value of a formula, rounded down.
 
         Raises:
-            ValueError: if it is not a formula, or a letter has no number.
+            ValueError: if the text is not a formula, or a letter has no number.
         """
         tokens = TOKEN.findall(formula)
         total, rest = self._sum(tokens)
@@ -114,7 +114,7 @@ class Letters:
         return int(total)
 
     def term(self, name: str, kind: str, formula: str) -> Term:
-        """Return a term of this formula."""
+        """Return a term with this formula and its value."""
         return Term(name, kind, formula, self.value(formula))
 
     def _sum(self, tokens: list[str]) -> tuple[float, list[str]]:
@@ -149,6 +149,6 @@ class Letters:
 
 
 def letters_in(terms: Iterable[Term]) -> list[str]:
-    """Return the letters that some formulas use, in the order of `LEGEND`."""
+    """Return the letters in the formulas of terms, in the order of `LEGEND`."""
     used = {token for term in terms for token in TOKEN.findall(term.formula)}
     return [letter for letter in LEGEND if letter in used]

@@ -1,12 +1,12 @@
-"""PyTorch's memory trackers, kept to what a step needs to tell: the peaks of its two phases.
+"""PyTorch's memory trackers, reduced to the peaks of a step's two phases.
 
-They follow every tensor by its storage. As they are they also note a peak for every module, which
-takes several times as long, and they fail where a forward pass asks for gradients, as a loss in
+They follow every tensor by its storage. PyTorch's own also record a peak for every module, which
+takes several times as long, and they fail if a forward pass computes gradients, as a loss in
 pieces does.
 
 Source:
     `torch.distributed._tools` of PyTorch, which is private: `MemTracker`, and `FSDPMemTracker` for
-    models that are divided.
+    divided models.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BACKWARD, STEP = "backward", "step"
 
 
 def tracker_of(made: ImaginedStep, elsewhere: tuple[str, ...] = ()) -> Any:
-    """Return the tracker that fits how a model is divided, to be used in `followed`.
+    """Return the tracker for the way a model is divided, for use in `followed`.
 
     Args:
         made: the step.
-        elsewhere: kinds, in the tracker's words, that count for no peak of the backward pass.
+        elsewhere: kinds, in the tracker's words, that the backward pass's peak does not count.
 
     Raises:
-        ImportError: if this PyTorch has none.
+        ImportError: if this PyTorch has no such tracker.
     """
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -82,7 +82,7 @@ def followed(tracker: Any, made: ImaginedStep) -> Iterator[None]:
 
 
 def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
-    """Return hooks on what learns that tell a tracker which tensors are gradients."""
+    """Return hooks on learning parameters that tell a tracker which tensors are gradients."""
 
     def tell_sum(parameter: Any) -> None:
         tracker.tell_gradient(parameter.grad)
@@ -93,7 +93,7 @@ def _gradient_hooks(tracker: Any, model: Any) -> list[Any]:
 
 
 def _block_hooks(tracker: Any, model: Any) -> list[Any]:
-    """Return hooks on blocks that tell a tracker when one computes again in the backward pass."""
+    """Return hooks on blocks that tell a tracker when one is recomputed in the backward pass."""
 
     def before(*call: Any) -> None:
         tracker._in_ac = tracker._mod_tracker.is_bw
@@ -113,7 +113,7 @@ class _Modules:
 
     @property
     def is_bw(self) -> bool:
-        """Whether a backward pass is going on."""
+        """Whether a backward pass is running."""
         return torch._C._current_graph_task_id() != -1
 
     def get_known_fqn(self, module: Any) -> str:
@@ -121,7 +121,7 @@ class _Modules:
         return type(module).__name__
 
     def register_user_hooks(self, *hooks: Any) -> None:
-        """Do without."""
+        """Ignore the hooks."""
 
     def clear_user_hooks(self) -> None:
         """Do nothing: there are none."""
@@ -134,12 +134,12 @@ class _Modules:
 
 
 class _Peaks:
-    """The notes of a tracker: bytes by kind, in its own words, at the peak of each phase.
+    """The records of a tracker: bytes by kind, in its own words, at the peak of each phase.
 
     Attributes:
-        phase: the present one.
-        peaks: by phase.
-        gradients: bytes of them when the optimizers began.
+        phase: the current phase.
+        peaks: bytes by kind, by phase.
+        gradients: bytes of gradients when the optimizers began.
         elsewhere: see `tracker_of`.
     """
 
@@ -159,22 +159,22 @@ class _Peaks:
         self._changes, self._changes_at_peak = 0, dict[str, int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "prim":  # where a tensor is, which is asked as often as all else
+        if func.namespace == "prim":  # a tensor's device, queried as often as all else
             return func(*args, **(kwargs or {}))
         return super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[misc]
 
     def begin(self, made: ImaginedStep) -> None:
-        """Forget the peaks so far, and count as the optimizers' what they remember by now."""
+        """Forget the peaks so far, and register the state that the optimizers hold by now."""
         self.peaks, self._highest, self.phase = {}, {}, BACKWARD
         for optimizer in map(own_part, made.engine.optimizers):
             self._track_optimizer_states(self._ref_class.OPT, optimizer)
 
     def tell_gradient(self, gradient: Tensor) -> None:
-        """Count a tensor as a gradient, of a model that is not divided."""
+        """Count a tensor as a gradient of an undivided model."""
         self._update_and_maybe_create_winfos(gradient, self._ref_class.GRAD)
 
     def _update_peak_stats(self, state: Any) -> None:
-        for kinds in self._curr_mem_snap.values():  # of the one device there is
+        for kinds in self._curr_mem_snap.values():  # of the only device
             held = kinds["Total"]
             if self.elsewhere and self.phase == BACKWARD:
                 held -= sum(size for kind, size in kinds.items() if kind in self.elsewhere)
@@ -184,7 +184,7 @@ class _Peaks:
                 self._changes_at_peak[self.phase] = self._changes
 
     def _update_snap(self, change: Any, tensor: Any, *sizes: Any, **before: Any) -> None:
-        """Follow a change; what a tensor turns out to be, it was at the peak already."""
+        """Follow a change; a kind that a tensor gets later also counts at the peak so far."""
         super()._update_snap(change, tensor, *sizes, **before)  # type: ignore[misc]
         self._changes += 1
         was = before.get("old_reftype")
@@ -196,4 +196,4 @@ class _Peaks:
                 self.peaks[self.phase][tensor.reftype] += tensor.mem_consumed
 
     def _register_global_optimizer_hook(self) -> None:
-        """Return what an optimizer makes in its first step is its state; `begin` finds it."""
+        """Do nothing: `begin` finds the state that an optimizer creates in its first step."""

@@ -1,7 +1,7 @@
-"""What a step of training holds, counted: tensors without memory, at full size, on any machine.
+"""The memory of a training step, counted on tensors without memory, at full size, on any machine.
 
-It stands for the CPU's kernels, whatever device the step is for: norms and others that a GPU
-computes in one kernel make tensors of their own here. By-hand attention stands for PyTorch's
+The count is that of the CPU's kernels, whatever the step's device: norms and other operations that
+a GPU fuses into one kernel make intermediate tensors here. By-hand attention stands for PyTorch's
 kernel that holds all scores.
 """
 
@@ -37,20 +37,20 @@ DIVIDED = ("Sharded Param", "Sharded Grad", "OptState")
 
 @dataclass(frozen=True)
 class Tracked:
-    """Bytes that one process holds in a step of training; parts are by kind.
+    """The bytes that one process holds in a training step; parts are by kind.
 
     "parameters" and "gradients" are those of this process, with gradients that wait to be sent;
-    "gathered" what is whole of divided parameters for a while; "activations" what a forward pass
-    makes, "temporary" what a backward pass or an optimizer does; "other" the inputs.
+    "gathered" are divided parameters that are complete for a while; "activations" come from a
+    forward pass, "temporary" from a backward pass or an optimizer; "other" are the inputs.
 
     Args:
-        backward_parts: at the peak of the forward and backward passes.
-        step_parts: at the peak of the optimizers' step.
-        static: parameters and the optimizers' state; and gradients, when the optimizers begin.
-        host: in the host's memory, with `offload`.
-        seconds: that the counting took.
-        followed: whether every tensor was; else there was no tracker, and what is kept for the
-            backward pass is all that is known beside `static`.
+        backward_parts: bytes at the peak of the forward and backward passes.
+        step_parts: bytes at the peak of the optimizers' step.
+        static: bytes of parameters, the optimizers' state, and gradients when the optimizers begin.
+        host: bytes in the host's memory, with `offload`.
+        seconds: how long the counting took.
+        followed: whether every tensor was tracked; if not, only what is kept for the backward
+            pass is known besides `static`.
     """
 
     backward_parts: Parts
@@ -62,34 +62,34 @@ class Tracked:
 
     @property
     def backward_peak(self) -> int:
-        """The most that is held until the last gradient is there."""
+        """The most bytes that are held until the last gradient exists."""
         return sum(self.backward_parts.values())
 
     @property
     def step_peak(self) -> int:
-        """The most that is held while the optimizers step."""
+        """The most bytes that are held while the optimizers step."""
         return sum(self.step_parts.values())
 
     @property
     def peak(self) -> int:
-        """The most that is held."""
+        """The bytes held at the peak."""
         return max(self.backward_peak, self.step_peak)
 
     @property
     def parts(self) -> Parts:
-        """The bytes held then, by kind."""
+        """The bytes held at the peak, by kind."""
         is_step = self.step_peak > self.backward_peak
         return self.step_parts if is_step else self.backward_parts
 
 
 def track_step(step: TrainingStep) -> Tracked:
-    """Count what a step of training holds; no memory is taken for its tensors.
+    """Count the bytes that a training step holds, without allocating its tensors.
 
     Args:
-        step: what is computed. Every target counts, and all experts get as many tokens.
+        step: the step. Every target counts, and all experts get equally many tokens.
 
     Raises:
-        ValueError: if such a step can't be taken, or is another engine's.
+        ValueError: if such a step can't be taken, or is for another engine.
     """
     start = time.perf_counter()
     with imagined(step) as made:
@@ -108,19 +108,19 @@ def track_step(step: TrainingStep) -> Tracked:
 
 
 def _followed(made: ImaginedStep, tracker: Any, offload: bool) -> Tracked:
-    """Count by a tracker."""
+    """Count with a tracker."""
     with followed(tracker, made):
-        made.take()  # which makes the optimizers' state
+        made.take()  # creates the optimizers' state
         tracker.begin(made)
         made.take()
     backward, update = (_parts(tracker.peaks[phase]) for phase in (BACKWARD, STEP))
-    # In the optimizers' step every tensor is for the moment, save what is there before and after.
+    # In the optimizers' step every tensor is temporary, except those that exist before and after.
     update["temporary"] += update["activations"]
     update["activations"] = 0
     static = _static(made, tracker.gradients)
     if not offload:
         return Tracked(backward, update, static)
-    # Where all that is divided is in the host's memory, so are the optimizers.
+    # If everything divided is in the host's memory, so are the optimizers' updates.
     peak = tracker.peaks[BACKWARD]
     on_device = _parts({word: size for word, size in peak.items() if word not in DIVIDED})
     return Tracked(on_device, dict.fromkeys(KINDS, 0), static, host=sum(update.values()))
@@ -147,5 +147,5 @@ def _static(made: ImaginedStep, gradients: int) -> Parts:
 
 
 def _parts(found: Mapping[str, int]) -> Parts:
-    """Return bytes by our kinds, from bytes by a tracker's."""
+    """Return bytes by the kinds of `KINDS` from bytes by a tracker's."""
     return {kind: sum(found.get(word, 0) for word in words) for kind, words in KINDS.items()}

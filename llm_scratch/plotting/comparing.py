@@ -1,4 +1,4 @@
-"""A picture of runs side by side: their loss curves, and how low each came."""
+"""A picture of runs side by side: their loss curves, and the loss that each reached."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Lines = Sequence[Mapping[str, Any]]
-STYLES = ("-", "--", ":", "-.")  # where there are more groups than colours
-SMOOTHING = 50  # a training curve is a running mean over this part of its steps
+STYLES = ("-", "--", ":", "-.")  # for more groups than colours
+SMOOTHING = 50  # a training curve is a running mean over one 50th of its steps
 
 
 def plot_comparison(
@@ -23,19 +23,19 @@ def plot_comparison(
     intervals: Mapping[str, tuple[float, float] | None],
     measure: str = "Best validation loss",
 ) -> Figure:
-    """Return loss curves, and below them a point for each run with the mean of its group.
+    """Draw loss curves, and below them a point for each run with the mean of its group.
 
     Several runs of a group are drawn as their mean, within a band of one standard deviation.
-    Training losses are smoothed and drawn light, validation losses with points. The scale is that
-    of the losses after the first fifth of the steps.
+    Training losses are smoothed and drawn light, validation losses with points. The scale fits
+    the losses after the first fifth of the steps.
 
     Args:
         groups: name -> the lines of the log of each run
-            (`llm_scratch.training.run_folder.read_metrics`). What is in brackets at the end of
-            a name is in the legend only.
-        losses: name -> what each run came to, in the same order.
-        intervals: name -> in which the mean of these lies; None where it is not known.
-        measure: what those are.
+            (`llm_scratch.training.run_folder.read_metrics`). Brackets at the end of a name appear
+            in the legend only.
+        losses: name -> the loss that each run reached, in the same order.
+        intervals: name -> the interval of the mean of these losses; None if it is unknown.
+        measure: the name of these losses.
 
     Raises:
         ValueError: if there is no group.
@@ -71,13 +71,13 @@ def plot_comparison(
 
 
 def _curve(lines: Lines, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of what a log holds under a name."""
+    """Return the steps and values that a log holds under a name."""
     kept = [line for line in lines if line.get(name) is not None]
     return np.array([line["step"] for line in kept]), np.array([line[name] for line in kept], float)
 
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the running mean of a curve; each value stands at the last step that it is of."""
+    """Return the running mean of a curve; each value is at the last step of its window."""
     width = max(1, len(values) // SMOOTHING)
     sums = np.concatenate([[0.0], values.cumsum()])
     return steps[width - 1 :], (sums[width:] - sums[:-width]) / width
@@ -89,7 +89,7 @@ def _draw(
     style: Mapping[str, Any],
     band: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the mean of some curves at the steps that all of them have; return it."""
+    """Draw the mean of some curves at the steps that they share; return steps and mean."""
     curves = [curve for curve in curves if len(curve[0])]
     if not curves:
         return np.empty(0), np.empty(0)
@@ -121,7 +121,7 @@ def _draw_losses(
 
 
 def _scale(panel: Any, curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Leave out the heights from which all losses fall."""
+    """Fit the scale to the later losses, leaving out the high ones at the start."""
     last = max((steps.max() for steps, _ in curves if len(steps)), default=0)
     late = [values[steps >= last / 5] for steps, values in curves]
     found = np.concatenate([np.empty(0), *late])

@@ -1,4 +1,4 @@
-"""Pictures of open models: RoPE's waves, memory of caches, speeds beside their limits.
+"""Pictures of open models: RoPE's waves, memory of caches, speeds and their limits.
 
 Shape letters: D head_dim.
 """
@@ -122,7 +122,7 @@ def plot_cache_memory(caches: Mapping[str, tuple[float, int]]) -> Figure:
 def plot_speeds(
     measured: Mapping[str, Mapping[str, float]], limits: Mapping[str, Mapping[str, float]]
 ) -> Figure:
-    """Draw bars of tokens per second, with the memory's limit as a line, one panel per model.
+    """Draw bars of tokens per second, with the limit set by memory as a line, one panel per model.
 
     Args:
         measured: model -> precision -> tokens per second.

@@ -1,4 +1,4 @@
-"""Pictures of memory: measured against estimated, and what the stages of a step hold."""
+"""Pictures of memory: measured against estimated, and by the stages of a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 GREY = "#777777"
 GIB, MIB = 2**30, 2**20
-MANY = 60  # points that are drawn without marks
+MANY = 60  # more points than these get small, light marks
 PEAK = "_peak"
 
 
@@ -26,7 +26,7 @@ class MemoryCurve:
     Args:
         measured: (x, least, mean, most) over the processes of a point.
         estimated: (x, estimate); may be empty.
-        law: (x, what the law that was fitted says); may be empty.
+        law: (x, value of the fitted law); may be empty.
         law_text: the law in words, for the legend.
         out: x at which memory ran out.
     """
@@ -41,15 +41,15 @@ class MemoryCurve:
 def plot_memory(
     curves: Mapping[str, MemoryCurve], *, axis: str = "", number: str = "memory"
 ) -> Figure:
-    """Return memory over lengths or batches: measured, estimated, and the law that fits.
+    """Draw memory over lengths or batches: measured, estimated, and the fitted law.
 
     Points are measured, with a bar from the least to the most of several processes; the dashed
-    line is the law, the dotted one the estimate. A cross on top is where memory ran out.
+    line is the law, the dotted one the estimate. A cross at the top marks where memory ran out.
 
     Args:
-        curves: by name.
-        axis: what x is: "length", "batch", or "" where that is not known.
-        number: what is counted, as "allocated".
+        curves: the curves by name.
+        axis: what x is: "length", "batch", or "" if unknown.
+        number: what is counted, such as "allocated".
 
     Raises:
         ValueError: if nothing was measured.
@@ -71,7 +71,7 @@ def plot_memory(
         if curve.out:
             colour, top = COLOURS[index % len(COLOURS)], [1.08 * highest] * len(curve.out)
             axes.plot(curve.out, top, "x", color=colour, label=label)
-            label = "_"  # matplotlib's word for none
+            label = "_"  # matplotlib's sign for no label
     names = {"length": "Tokens of a row", "batch": "Rows of a batch"}
     axes.set(xlabel=names.get(axis, "Length or batch"))
     axes.set_ylabel(f"{unit_name} {number}, at the peak")
@@ -106,17 +106,17 @@ def _draw_lines(axes: Any, curve: MemoryCurve, colour: str, unit: int) -> None:
 
 
 def plot_stages(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Return what the stages of a step hold, a panel for each run.
+    """Draw the memory that the stages of a step hold, one panel per run.
 
-    The line is the mean over steps and processes, the band goes from the least to the most; the
-    first step, in which the optimizers make their state, is dashed. Thin lines are the peaks so
+    The line is the mean over steps and processes, the band goes from the least to the most. The
+    first step, in which the optimizers create their state, is dashed. Thin lines are the peaks so
     far in the last step.
 
     Args:
         runs: name -> lines of the log with "memory" (`--log-memory`).
 
     Raises:
-        ValueError: if no line has it.
+        ValueError: if no line has "memory".
     """
     logged = {name: [line for line in lines if line.get("memory")] for name, lines in runs.items()}
     logged = {name: lines for name, lines in logged.items() if lines}
@@ -155,14 +155,14 @@ def _draw_stages(panel: Any, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _stage(mark: Mapping[str, Any]) -> str:
-    """Return a stage as it is shown; of accumulated micro batches with its number."""
+    """Return the label of a stage, with the number of its micro batch after the first."""
     number = mark["micro_batch"]
     is_of_step = number == 1 or mark["stage"].endswith(" step")
     return mark["stage"] if is_of_step else f"{mark['stage']} ({number})"
 
 
 def _sizes(lines: Sequence[Mapping[str, Any]], key: str) -> Iterator[list[float]]:
-    """Yield the GiB at each stage, of each step and process; nothing where they are not counted."""
+    """Yield the GiB at each stage, for each step and process that counts them."""
     for line in lines:
         for rank in line["memory"]:
             if all(key in mark for mark in rank["marks"]):

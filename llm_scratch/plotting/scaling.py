@@ -19,8 +19,8 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]]) -> Figure:
     The dashed line shows perfect scaling, in which nothing is lost between processes.
 
     Args:
-        rows: dicts with `processes`, `tokens_per_s` and `efficiency` (from 0 to about 1); failed
-            ones, without a speed, are marked on the axis.
+        rows: dicts with `processes`, `tokens_per_s` and `efficiency` (from 0 to about 1); those
+            of failed runs, without a speed, are marked on the axis.
 
     Raises:
         ValueError: if no row has a speed.
