@@ -34,15 +34,13 @@ def first_of(count: int) -> Iterator[Ranks]:
     from torch.nn.parallel import distributed as data_parallel
 
     if dist.is_initialized():
-        raise ValueError(
-            "a step of several processes is tracked in one that is alone; start it without torchrun"
-        )
+        raise ValueError("one process tracks a step of several; start it without torchrun")
     try:
         from torch.testing._internal.distributed.fake_pg import FakeStore
     except ImportError as err:
         raise ValueError(
-            f"PyTorch {torch.__version__} has no group of processes that are not there, so one "
-            f"process can be tracked, not {count}"
+            f"PyTorch {torch.__version__} has no fake process group, so only a step of one process "
+            f"can be tracked, not of {count}"
         ) from err
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     try:

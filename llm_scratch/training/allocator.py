@@ -1,8 +1,8 @@
-"""Memory that is freed and wanted again at every step, kept in between (Linux with glibc).
+"""Allocator settings that keep freed memory for the next step (Linux with glibc).
 
-Large tensors that are freed go back to the system, which hands out empty pages when the next
-step asks again, and each page costs a page fault: up to a quarter of a step on a CPU. These are
-settings of the whole process, so a run sets them when it starts, and only there.
+By default, freed large tensors go back to the system. The next step then gets empty pages, each
+at the cost of a page fault: up to a quarter of a step on a CPU. The settings apply to the whole
+process, so a run sets them once, when it starts.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import ctypes
 import sys
 from typing import Any
 
-# Numbers of the options in glibc's malloc.h.
+# Option numbers from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 LARGEST = 2**31 - 1
 TOP_PAD = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep freed memory for its next use; False where that is not possible.
+    """Let the process keep freed memory for reuse; return False where that is not possible.
 
-    It has to come before the first large tensors to have its full effect; what was mapped before
-    stays as it is. It costs some peak memory.
+    Call this before the first large tensors are made: memory mapped earlier is not affected. It
+    costs some peak memory.
     """
     libc = _glibc()
     if libc is None:
@@ -33,9 +33,9 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> bool:
-    """Give what the process has freed back to the system; False where that is not possible.
+    """Return freed memory to the system; return False where that is not possible.
 
-    What it then has is what it uses, as measurements of its memory want it.
+    The process then holds only the memory it uses, which is what measurements need.
     """
     libc = _glibc()
     if libc is None:
@@ -47,7 +47,7 @@ def give_back_freed_memory() -> bool:
 
 
 def _glibc() -> Any:
-    """Return the C library where it is glibc; None elsewhere, where options have other meanings."""
+    """Return the C library if it is glibc; None otherwise, as options then mean other things."""
     if not sys.platform.startswith("linux"):
         return None
     try:

@@ -1,8 +1,8 @@
 """Warm-up, cosine decay and gradient clipping as the book adds them to its loop (appendix D).
 
-The loop for real runs is `llm_scratch.training.loop.train`, which repairs what stays here as the
-book has it: there is no clipping during warm-up, the last step does not reach the smallest rate,
-and the peak is read from the optimizer, so that a second call begins where the first one ended.
+The loop for real runs is `llm_scratch.training.loop.train`. It fixes what this module keeps as in
+the book: gradients are not clipped during warm-up, the last step does not reach the smallest rate,
+and the peak is read from the optimizer, so a second call begins at the rate where the first ended.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def book_learning_rate(
     initial_lr: float = 3e-05,
     min_lr: float = 1e-6,
 ) -> float:
-    """Return the book's rate at a step, counted from 0: a line up, then half a cosine down.
+    """Return the book's learning rate at a step: a linear rise, then half a cosine down.
 
-    `schedules.learning_rate` is the one for real runs.
+    Real runs use `schedules.learning_rate`.
 
     Args:
-        step: from 0.
-        total_steps: of the whole run.
+        step: the step, counted from 0.
+        total_steps: the number of steps of the whole run.
         warmup_steps: steps of linear rise; at step `warmup_steps` the rate is the peak.
         peak_lr: the largest rate.
         initial_lr: the rate of step 0.
-        min_lr: what the rate falls towards; step `total_steps` would have it.
+        min_lr: the rate that the cosine approaches; step `total_steps` would have it.
 
     Source:
         Book D.1 and D.2.
@@ -54,12 +54,12 @@ def book_learning_rate(
 
 
 def find_highest_gradient(model: nn.Module, *, signed: bool = False) -> Tensor:
-    """Return the largest number in all gradients of a model, without its sign: a scalar.
+    """Return the largest absolute value in all gradients of a model: a scalar.
 
     Args:
-        model: after `backward`.
-        signed: True compares with the sign, as the book does, and does not see a large negative
-            gradient.
+        model: a model after `backward`.
+        signed: True compares signed values, as the book does, and so misses large negative
+            gradients.
 
     Raises:
         ValueError: if no parameter has a gradient.
@@ -91,29 +91,29 @@ def train_model(
     *,
     log: Callable[[str], object] = print,
 ) -> tuple[list[float], list[float], list[int], list[float]]:
-    """Train for some epochs: training losses, validation losses, tokens seen, and all rates.
+    """Train for some epochs; return training losses, validation losses, tokens seen, all rates.
 
-    The loop of chapter 5 with warm-up, cosine decay and, from the end of warm-up on, gradients
-    clipped to a norm of 1. With the book's seed and settings the numbers are the book's. The
-    modes of the model are left as found.
+    This is the loop of chapter 5 with warm-up, cosine decay and, after warm-up, gradients clipped
+    to a norm of 1. With the book's seed and settings the numbers are the book's. The modes of the
+    model are left as found.
 
     Args:
         model: a `GPTModel`, on `device`.
-        train_loader: gives (inputs, targets) to learn from; its length is known.
-        val_loader: gives (inputs, targets) to measure on.
+        train_loader: yields (inputs, targets) to train on; its length is known.
+        val_loader: yields (inputs, targets) to validate on.
         optimizer: its rate is the peak; every group gets the same rate.
-        device: where the model is.
-        n_epochs: how often the training part is gone through.
+        device: the device of the model.
+        n_epochs: the number of passes over the training part.
         eval_freq: steps from one evaluation to the next.
-        eval_iter: how many batches an evaluation takes of each part; None is all.
-        start_context: what the samples of text start with.
+        eval_iter: the number of batches of each part per evaluation; None is all.
+        start_context: the text that samples start with.
         tokenizer: the one that the loaders were made with.
         warmup_steps: steps of linear rise.
         initial_lr: the rate of the first step.
-        min_lr: what the rate falls towards.
+        min_lr: the rate that the cosine approaches.
         orig_book_version: True leaves the first step after warm-up unclipped, as the first
             printing does.
-        log: what each line is given to.
+        log: called with each line.
 
     Raises:
         ValueError: if a number is out of range, a loader gives no batch, `start_context` gives no

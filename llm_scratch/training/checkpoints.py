@@ -1,13 +1,13 @@
-"""Checkpoints of a run: everything that the next step needs, whole or not there.
+"""Checkpoints of a run: everything that the next step needs, written atomically.
 
 A checkpoint is a folder with a model as `save_model` writes it (so every command that takes a
-model takes a checkpoint), `optimizer.safetensors` with what the optimizers remember, `state.json`
-with where the run stands, and `manifest.json` with the size and the SHA-256 of each file; that of
-a large one is computed while it is written. It is written under another name, brought to the disk,
-and renamed last. No file of it can hold code.
+model takes a checkpoint), `optimizer.safetensors` with the state of the optimizers, `state.json`
+with the progress of the run, and `manifest.json` with the size and SHA-256 of each file. The hash
+of a large file is computed while it is written. The folder is written under a temporary name,
+synced to disk, and renamed last. None of its files can hold code.
 
-A model with LoRA is not written whole: the parameters that learn are in `trained.safetensors`, and
-a mark in the run's state tells whether the others are those of before.
+Of a model with LoRA only the trainable parameters are written, to `trained.safetensors`. A hash in
+the run's state tells whether the frozen ones are still the same.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def save_run(
     tokenizer: Any = None,
     chat_format: Any = None,
 ) -> Path:
-    """Write a checkpoint into `folder`: the path of the finished one.
+    """Write a checkpoint into `folder` and return its path.
 
     Args:
-        folder: where the checkpoints of the run are; is made when missing.
-        step: becomes its name.
-        model: a `GPTModel`, with LoRA too.
-        state: numbers, texts, and lists and dicts of them.
-        optimizers: what the optimizers remember, by name.
-        tokenizer: is written beside the model.
-        chat_format: the format of its conversations.
+        folder: the folder of the run's checkpoints, created if missing.
+        step: the step, which names the checkpoint.
+        model: a `GPTModel`, with or without LoRA.
+        state: numbers, strings, and lists and dicts of them.
+        optimizers: the tensors of the optimizers' state, by name.
+        tokenizer: written beside the model.
+        chat_format: the chat format of the model.
 
     Raises:
-        TypeError: if `state` holds something that JSON does not have.
-        OSError: if it can't be written; nothing half-written stays.
+        TypeError: if `state` holds something that JSON can't represent.
+        OSError: if the checkpoint can't be written; nothing half-written stays.
     """
     text = json.dumps(state)
     target = folder / f"step-{step:08d}"
@@ -88,19 +88,19 @@ def save_run(
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Write a safetensors file; return its entry in the manifest, by its name."""
+    """Write a safetensors file; return its manifest entry, keyed by file name."""
     digest = hashlib.sha256()
     write_safetensors(path, tensors, metadata or {}, digest.update)
     return {path.name: entry_of(path, digest.hexdigest())}
 
 
 def finish(part: Path, target: Path, files: Mapping[str, Any]) -> None:
-    """Write the manifest of a checkpoint whose files are complete, and give it its name.
+    """Write the manifest of a checkpoint whose files are complete, and rename it.
 
     Args:
-        part: where the files are.
-        target: what the checkpoint is called from now on.
-        files: their entries in the manifest, as far as they are known; others are read.
+        part: the temporary folder of the files.
+        target: the final path of the checkpoint.
+        files: the manifest entries known so far; the other files are read to compute theirs.
     """
     others = {path.name: entry_of(path) for path in part.iterdir() if path.name not in files}
     entries = dict(sorted({**files, **others}.items()))
@@ -112,22 +112,22 @@ def finish(part: Path, target: Path, files: Mapping[str, Any]) -> None:
 
 
 def entry_of(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Return what the manifest says of a file, which is read where its SHA-256 is not known."""
+    """Return the manifest entry of a file; without `sha256`, read the file to compute it."""
     return {"bytes": path.stat().st_size, "sha256": sha256 or file_sha256(path)}
 
 
 def learning_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that learn, by name."""
+    """Return the trainable parameters, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_plain(model: Any) -> bool:
-    """Return whether a model has the parameters of its family and no others, as LoRA's are."""
+    """Return whether a model has only the parameters of its family, without extras like LoRA's."""
     return model.state_dict().keys() <= parameter_shapes(model.cfg, head_of(model)).keys()
 
 
 def frozen_mark(model: nn.Module) -> str:
-    """Return 16 hex digits for what training does not change: layers and frozen parameters."""
+    """Return a hash of the layers and frozen parameters, which training keeps: 16 hex digits."""
     digest = hashlib.sha256(repr(model).encode("utf-8"))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -136,7 +136,7 @@ def frozen_mark(model: nn.Module) -> str:
 
 
 def _take_place(part: Path, target: Path) -> None:
-    """Rename a finished checkpoint; one of the same step, left by an earlier try, goes first."""
+    """Rename a finished checkpoint, replacing one of the same step from an earlier attempt."""
     old = part_beside(target)
     if target.exists():
         os.rename(target, old)
@@ -145,7 +145,7 @@ def _take_place(part: Path, target: Path) -> None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the newest first, damaged ones too."""
+    """Return the checkpoints in a folder, newest first, including damaged ones."""
     if not folder.is_dir():
         return []
     return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), reverse=True)
@@ -157,9 +157,9 @@ def step_of(checkpoint: Path) -> int:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the newest checkpoints, and what interrupted writing left behind."""
+    """Remove all but the newest `count` checkpoints, and leftovers of interrupted writes."""
     for old in checkpoints_in(folder)[count:]:
-        # Renamed first: a removal that is interrupted leaves nothing that looks like a checkpoint.
+        # Renamed first: an interrupted removal then leaves nothing that looks like a checkpoint.
         away = part_beside(old)
         os.rename(old, away)
         shutil.rmtree(away, ignore_errors=True)
@@ -167,7 +167,7 @@ def keep_newest(folder: Path, count: int) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove what an interrupted write or removal left in a folder."""
+    """Remove the leftovers of interrupted writes and removals from a folder."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name.endswith(PART):
@@ -177,10 +177,10 @@ def clean(folder: Path) -> None:
 def newest_whole(
     folder: Path, log: Callable[[str], object] = print, before: int | None = None
 ) -> Path | None:
-    """Return the newest checkpoint whose files are as they were written; None where there is none.
+    """Return the newest intact checkpoint; None where there is none.
 
-    For each damaged one a line is logged, which says what is wrong and what is taken instead.
-    With `before`, only checkpoints of earlier steps are looked at.
+    For each damaged one, a logged line says what is wrong and names the previous checkpoint.
+    With `before`, only checkpoints of earlier steps are considered.
     """
     paths = [path for path in checkpoints_in(folder) if before is None or step_of(path) < before]
     for index, path in enumerate(paths):
@@ -198,7 +198,7 @@ def verify(checkpoint: Path) -> None:
     """Compare the files of a checkpoint with its manifest.
 
     Raises:
-        CheckpointError: naming the first file that is missing, shorter or changed.
+        CheckpointError: naming the first file that is missing, of another size or changed.
     """
     path = checkpoint / MANIFEST
     try:
@@ -240,7 +240,7 @@ def load_run(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return where a run stood.
+    """Return the saved state of a run.
 
     Raises:
         CheckpointError: if the file is damaged or missing.
@@ -259,7 +259,7 @@ def _tensors_in(path: Path) -> dict[str, Tensor]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system has that."""
+    """Sync a folder's entries to disk, on POSIX systems only."""
     if os.name != "posix":
         return
     number = os.open(folder, os.O_RDONLY)

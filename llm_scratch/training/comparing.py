@@ -1,7 +1,7 @@
-"""Runs side by side: which settings differ, how low each loss came, how fast each was.
+"""Comparison of runs: the settings that differ, the lowest losses and the speeds.
 
-Runs that differ by their seed alone make a group, whose spread is the noise that a difference
-between two groups is held against. No torch is imported here.
+Runs that differ only in their seed form a group. The spread within groups is the noise against
+which a difference between two groups is judged. No torch is imported here.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from llm_scratch.training.scaling import WARM_UP, steady_speed
 SEED = "seed"
 PLACE = ("device", "dtype", "processes")
 MARKS = ("data", "parts")  # of the training part
-CORPORA = ("TokenPart", "Mixture")  # data whose parts no seed decides
+CORPORA = ("TokenPart", "Mixture")  # data whose split does not depend on the seed
 ABSENT = "not recorded"
-MOST_NAMED = 3  # settings in the name of a group
+MOST_NAMED = 3  # the most settings in the name of a group
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The facts in the folder of a run.
+    """The contents of a run's folder.
 
     Args:
-        name: what it is called here.
+        name: the name of the run in the comparison.
         path: its folder.
-        settings: of model and training, data and place, by name.
-        kind: of its data, as "TokenPart"; "" where that is not recorded.
-        step: the last one that was taken.
-        steps: how many were asked for.
+        settings: the settings of model, training, data and machine, by name.
+        kind: the kind of its data, such as "TokenPart"; "" where that is not recorded.
+        step: the last step taken.
+        steps: the number of steps requested.
         best_loss: the lowest validation loss; None without one.
-        best_step: the step after which it was measured.
-        best_parts: the losses of a mixture's parts there.
+        best_step: the step after which `best_loss` was measured.
+        best_parts: the losses of a mixture's parts at `best_step`.
         train_loss: the mean training loss of the last tenth of the steps.
-        tokens_per_s: tokens learned from per second, without the first steps, evaluations and
+        tokens_per_s: training tokens per second, without the first steps, evaluations and
             checkpoints; None where the run is too short.
-        lines: of its log.
+        lines: the lines of its log.
     """
 
     name: str
@@ -68,12 +68,12 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone.
+    """Runs that differ only in their seed.
 
     Args:
-        name: its first run, with the settings that differ from those of the first group.
-        runs: one for each seed.
-        losses: what they are compared by, in the same order.
+        name: the name of its first run, with the settings that differ from the first group's.
+        runs: one run per seed.
+        losses: the losses to compare, in the same order.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Group:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the true mean lies, with a confidence of 95 %; None with a single run."""
+        """The 95 % confidence interval of the mean; None with a single run."""
         return interval_of(self.losses)
 
     @property
@@ -104,13 +104,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, and how far each lies from the first one.
+    """Groups of runs, and the difference of each from the first.
 
     Args:
-        measure: what is compared, in words.
-        groups: in the order in which their first runs were given.
-        differences: of each group but the first, from the first.
-        notes: what to keep in mind: runs that were left out, or stand before their end.
+        measure: the name of the loss that is compared.
+        groups: the groups, in the order in which their first runs were given.
+        differences: the difference of each later group from the first.
+        notes: caveats: runs that were left out or have not finished.
     """
 
     measure: str
@@ -120,11 +120,11 @@ class Comparison:
 
 
 def read_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunRecord]:
-    """Read the folders of runs; each gets the shortest name that tells it from the others.
+    """Read the folders of runs; name each by its folder, or by its path where folders share a name.
 
     Raises:
         ValueError: if a folder is given twice, or holds no step yet.
-        FileNotFoundError: if one is not the folder of a run.
+        FileNotFoundError: if a folder is not that of a run.
     """
     folders = [Path(path) for path in paths]
     plain = [folder.resolve() for folder in folders]
@@ -167,7 +167,7 @@ def _read_run(name: str, folder: Path) -> RunRecord:
 
 
 def _settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that may tell one run from another, under one name each."""
+    """Return all settings in which runs may differ, by name."""
     data = config.get("data", {})
     found = dict(config.get("train", {}))
     found |= {"mix": data.get("mix"), "rows": data.get("rows"), "data": data.get("first rows")}
@@ -184,18 +184,18 @@ def _settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Return the settings that are not the same in all runs: the value of each run, by name."""
+    """Return the settings that differ between runs: by name, the value in each run."""
     names = {name: None for run in runs for name in run.settings}
     values = {name: [run.settings.get(name, ABSENT) for run in runs] for name in names}
     return {name: found for name, found in values.items() if len(set(map(_mark, found))) > 1}
 
 
 def compare(runs: Sequence[RunRecord], *, grouped: bool = True) -> Comparison:
-    """Put runs that differ by their seed alone together, and hold each group against the first.
+    """Group runs that differ only in their seed, and compare each group with the first.
 
     Args:
-        runs: what `read_runs` gives.
-        grouped: False leaves each run alone, under its own name, with nothing held against it.
+        runs: the result of `read_runs`.
+        grouped: False keeps each run separate, under its own name, and computes no differences.
 
     Raises:
         ValueError: if no run has a loss.
@@ -226,7 +226,7 @@ def compare(runs: Sequence[RunRecord], *, grouped: bool = True) -> Comparison:
 
 
 def _measured(runs: Sequence[RunRecord], notes: list[str]) -> tuple[str, dict[str, float]]:
-    """Return what runs are compared by, in words and by name; who has it not gets a note."""
+    """Return the name of the loss to compare, and each run's value; note the runs without one."""
     measure = "best validation loss"
     losses = {run.name: run.best_loss for run in runs if run.best_loss is not None}
     if not losses:
@@ -240,7 +240,7 @@ def _measured(runs: Sequence[RunRecord], notes: list[str]) -> tuple[str, dict[st
 
 
 def _add(group: list[RunRecord], run: RunRecord, notes: list[str]) -> None:
-    """Add a run to its group; one of a seed that is there already says nothing about the noise."""
+    """Add a run to its group, unless its seed is already there and so adds nothing on the noise."""
     twin = next((other for other in group if other.seed == run.seed), None)
     if twin is None:
         group.append(run)
@@ -249,17 +249,17 @@ def _add(group: list[RunRecord], run: RunRecord, notes: list[str]) -> None:
 
 
 def _key(run: RunRecord) -> str:
-    """Return what the runs of a group have in common.
+    """Return a key made of the settings that the runs of a group share.
 
-    Fine-tuning divides its rows by the seed, so another seed learns from other rows of the same
-    data; such data is told by the number of its rows.
+    Fine-tuning splits its rows by the seed, so another seed trains on other rows of the same data.
+    Such data is identified by its number of rows.
     """
     left_out = {SEED} if run.kind in (*CORPORA, "") else {SEED, *MARKS}
     return _mark({name: value for name, value in run.settings.items() if name not in left_out})
 
 
 def _names(firsts: Sequence[RunRecord]) -> list[str]:
-    """Return a name for each group: its first run, and how its settings differ from the first's."""
+    """Return a name for each group: its first run, and the settings that differ from the first."""
     names = [firsts[0].name]
     for run in firsts[1:]:
         found = differing([firsts[0], run])

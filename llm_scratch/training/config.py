@@ -1,6 +1,6 @@
 """All settings of a training run, in one frozen object that is checked when it is made.
 
-No torch is imported here, so that a program can offer these settings before it needs any.
+No torch is imported here, so that a program can offer these settings without loading it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 CHUNK = 1024  # tokens
 
-# The settings that may change when a run resumes, and why; any other makes it another run.
+# The settings that may change when a run resumes, and why; changing others makes it another run.
 FREE_ON_RESUME = (
-    # These decide only what is kept and shown.
+    # These affect only what is saved and shown.
     {"save_every", "keep_last", "sample_every", "sample_prompt", "sample_tokens", "log_every"}
     | {"log_memory"}
-    # These trade memory for time: results change only by rounding.
+    # These trade memory for time: results agree up to rounding.
     | {"loss_chunk", "checkpoint_blocks", "compile", "tune_allocator"}
-    # Results stay the same while a step has as many rows, which `changed_settings` compares.
+    # Results stay the same if the rows per step do, which `changed_settings` checks.
     | {"micro_batch", "accumulation", "tokens_per_step"}
-    # This moves the end: the remaining steps have the learning rates of a run of that length.
+    # This moves the end: the remaining steps get the learning rates of a run of the new length.
     | {"steps"}
 )
 
@@ -58,8 +58,8 @@ class TrainConfig:
         clip: largest norm of all gradients together; larger ones are scaled down. None: no limit.
         precision: "auto", "float32", "bfloat16" or "float16" (see `precision.pick_precision`).
         compile: whether `torch.compile` is tried on the model.
-        checkpoint_blocks: 1 computes every block again in the backward pass instead of keeping
-            its activations, k every k-th, 0 none: less memory, more time.
+        checkpoint_blocks: 1 recomputes every block in the backward pass instead of keeping its
+            activations, k every k-th block, 0 none: less memory, more time.
         loss_chunk: tokens whose logits are in memory at a time.
         seed: determines the order of the data and dropout.
         eval_every: steps between evaluations; the last step is always evaluated.
@@ -68,7 +68,7 @@ class TrainConfig:
         save_every: steps between checkpoints; the last step is always saved.
         keep_last: the number of checkpoints to keep.
         sample_every: steps between samples of text; 0 is never.
-        sample_prompt: the text that samples begin with.
+        sample_prompt: the text that samples start with.
         sample_tokens: tokens per sample.
         log_every: steps between printed lines; 0 prints none.
         log_memory: whether the log holds the memory of each stage of a step, of all processes.
@@ -113,7 +113,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float):  # NumPy's are floats too, and no checkpoint takes them
+            if isinstance(value, float):  # also NumPy's, which a checkpoint can't hold
                 object.__setattr__(self, field.name, float(value))
         for name in ("steps", "micro_batch", "loss_chunk", "eval_every", "save_every", "keep_last"):
             check_count(name, getattr(self, name), 1)
@@ -131,7 +131,7 @@ class TrainConfig:
         for name, known in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}; there are {', '.join(known)}")
-        self.rate(1)  # which refuses a schedule that no run can have
+        self.rate(1)  # refuses an impossible schedule
 
     @property
     def lowest_rate(self) -> float:
@@ -141,7 +141,7 @@ class TrainConfig:
 
     @property
     def warmup(self) -> int:
-        """The number of steps in which the rate rises."""
+        """The number of warm-up steps."""
         return self.steps // 20 if self.warmup_steps is None else self.warmup_steps
 
     def rate(self, step: int) -> float:
@@ -159,9 +159,9 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The reading of one step: `accumulation` micro batches of `rows` rows of `length` tokens.
+    """The data of one step: `accumulation` micro batches of `rows` rows of `length` tokens.
 
-    Each of several processes, `ranks`, reads this many.
+    Each of the `ranks` processes reads this many.
     """
 
     accumulation: int
@@ -171,12 +171,12 @@ class StepPlan:
 
     @property
     def tokens(self) -> int:
-        """The tokens of a whole step."""
+        """The number of tokens in a step, over all processes."""
         return self.step_rows * self.length
 
     @property
     def step_rows(self) -> int:
-        """The rows of a whole step."""
+        """The number of rows in a step, over all processes."""
         return self.accumulation * self.ranks * self.rows
 
     def __str__(self) -> str:
@@ -193,10 +193,10 @@ class StepPlan:
 
 
 def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepPlan:
-    """Return the micro batches of a step, for one process or several.
+    """Return the plan of a step, for one process or several.
 
-    A warning names both numbers where the tokens asked for are not a whole number of micro batches,
-    or disagree with an `accumulation` that is given too.
+    If `tokens_per_step` is not a whole number of micro batches, or contradicts `accumulation`, a
+    warning names both numbers.
 
     Raises:
         ValueError: if `config.length` is above the model's context length.
@@ -219,13 +219,13 @@ def plan_step(config: TrainConfig, context_length: int, ranks: int = 1) -> StepP
 def changed_settings(
     before: TrainConfig, config: TrainConfig, was: StepPlan, now: StepPlan
 ) -> list[str]:
-    """Return what would make a resumed run another run: "name: was, now" for each such setting.
+    """Return a line for each changed setting that would make a resumed run another run.
 
     Args:
-        before: the settings that the run had.
-        config: the settings that it is to resume with.
-        was: the plan of a step before.
-        now: the plan of a step now.
+        before: the settings of the run so far.
+        config: the settings to resume with.
+        was: the step plan so far.
+        now: the step plan to resume with.
     """
     changed = [
         f"{name}: {getattr(before, name)!r} before, {value!r} now"

@@ -1,7 +1,7 @@
-"""The processes of a run, as torchrun starts them: which this one is, what they tell each other.
+"""The processes of a run as torchrun starts them: ranks, and the exchange of values.
 
-`torchrun` says in the environment how many there are; without it there is one, and nothing of
-`torch.distributed` is imported.
+`torchrun` sets the number of processes in the environment. Without it there is one process, and
+`torch.distributed` is not imported.
 
     torchrun --standalone --nproc-per-node 2 -m llm_scratch pretrain --data tokens.bin
 """
@@ -25,20 +25,20 @@ TIMEOUT = 120.0  # seconds
 # Seconds for gloo's threads to release the last collective's tensors. Caches of PyTorch keep the
 # group and its threads alive, and one that is still at it when Python ends aborts the process.
 LETTING_GO = 0.1
-NO_ADDRESS = "Unable to find address for: "  # what gloo says before an interface's name
+NO_ADDRESS = "Unable to find address for: "  # in gloo's message, before the interface's name
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as seen from one of them.
 
     Args:
-        rank: which one this is, from 0.
-        count: how many there are.
-        local_rank: which one on this machine.
-        local_count: how many on this machine.
-        timeout: seconds after which one that waits for another gives up.
-        phase: what they are doing, to be said if it fails.
+        rank: the number of this process, from 0.
+        count: the number of processes.
+        local_rank: the number of this process on its machine.
+        local_count: the number of processes on this machine.
+        timeout: seconds after which a process stops waiting for another.
+        phase: the phases of the work in progress, innermost last, for error messages.
     """
 
     rank: int = 0
@@ -50,36 +50,36 @@ class Ranks:
 
     @property
     def place(self) -> str:
-        """The work of this process, in words."""
+        """The current phase, in words."""
         return f"at {self.phase[-1]}"
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Return a context in which errors say what the processes did."""
-        if self.count == 1:  # whose errors need no place, and which many runs share
+        """Return a context in which errors name this phase."""
+        if self.count == 1:  # its errors need no place, and many runs share the object
             yield
             return
         self.phase.append(phase)
         yield
-        self.phase.pop()  # not after an error, which ends the run there
+        self.phase.pop()  # not after an error: it ends the run, and its message needs the phase
 
     @property
     def first(self) -> bool:
-        """Whether this one writes files and lines for all."""
+        """Whether this process writes files and log lines for all."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
-        """Return the sum over all processes of each number, the same everywhere."""
+        """Return each number's sum over all processes, the same in every process."""
         if self.count == 1:
             return [float(number) for number in numbers]
         import torch.distributed as dist
 
         total = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(total)  # of a tensor on the CPU: gloo's, also beside GPUs
+        dist.all_reduce(total)  # a CPU tensor, so gloo does this even where GPUs are used
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives, by rank; plain values."""
+        """Return the plain values that the processes pass, by rank."""
         if self.count == 1:
             return [value]
         import torch.distributed as dist
@@ -89,20 +89,20 @@ class Ranks:
         return found
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
     def agree(self, facts: Mapping[str, Any]) -> None:
-        """Refuse processes that were started with something else.
+        """Check that all processes have the same facts.
 
         Args:
             facts: plain values by name.
 
         Raises:
-            ValueError: in all processes, naming the odd ones, and both values.
+            ValueError: in all processes, naming the ranks that differ and both values.
         """
         all_facts = self.gather(dict(facts))
         for name in facts:
@@ -126,7 +126,7 @@ ONE = Ranks()
 
 
 def number_of_processes() -> int:
-    """Return how many processes torchrun has started; 1 without it."""
+    """Return the number of processes that torchrun has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -135,12 +135,12 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """Join the processes that torchrun has started, for as long as the context lasts.
 
     Args:
-        device: "cuda" and "auto" take the GPU of this process's number, where there are any.
-        timeout: seconds after which a process that waits for another gives up.
+        device: "cuda" and "auto" take the GPU with this process's local rank, if there are GPUs.
+        timeout: seconds after which a process stops waiting for another.
 
     Raises:
         ValueError: if the others can't be reached, or there are fewer GPUs than processes.
-        LostProcessError: naming the processes that do not answer any more.
+        LostProcessError: naming the processes that stopped answering.
     """
     if number_of_processes() == 1:
         yield ONE
@@ -185,10 +185,10 @@ def joined(device: str = "auto", timeout: float = TIMEOUT) -> Iterator[Ranks]:
 
 
 def _own_keys(store: Any) -> Any:
-    """Return the store without what an earlier start left in it, as addresses of dead processes.
+    """Return the store without entries of earlier starts, such as addresses of dead processes.
 
-    torchrun restarts all processes with the same store, and counts the starts of one machine; of
-    several, each counts its own.
+    torchrun restarts all processes with the same store. Its count of starts can tell them apart on
+    one machine only: of several machines, each counts its own.
     """
     import torch.distributed as dist
 
@@ -199,7 +199,7 @@ def _own_keys(store: Any) -> Any:
 
 
 def _take_gpu(ranks: Ranks) -> None:
-    """Make the GPU of this process's number its "cuda"."""
+    """Make the GPU with this process's local rank its "cuda"."""
     if ranks.local_count > torch.cuda.device_count():
         raise ValueError(
             f"{ranks.local_count} processes on this machine and {torch.cuda.device_count()} GPUs; "
@@ -209,7 +209,7 @@ def _take_gpu(ranks: Ranks) -> None:
 
 
 def _unreachable(ranks: Ranks, reason: str) -> str:
-    """Say what can be done where processes do not find each other."""
+    """Return the error message, with a remedy, for processes that can't reach each other."""
     host, port = (os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
     where = f"rank {ranks.rank} of {ranks.count} (at {host}:{port}) can't join the others"
     first = reason.splitlines()[0] if reason else "no reason given"

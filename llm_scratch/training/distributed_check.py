@@ -1,4 +1,4 @@
-"""What the processes of a run are, whether they fit each other, and how fast they exchange tensors.
+"""A check of a run's processes: their facts, their differences, and the speed of exchanges.
 
 torchrun --standalone --nproc-per-node 2 -m llm_scratch distributed check
 """
@@ -22,7 +22,7 @@ from llm_scratch.training.network import interface_of, is_loopback, own_address,
 
 COLUMNS = ("rank", "host", "local", "device", "threads", "backend", "torch", "python", "address",
            "interface")  # fmt: skip
-# What should be the same everywhere: else results differ, or the slowest sets the pace.
+# These should be the same everywhere: otherwise results differ, or the slowest sets the pace.
 COMPARED = ("torch", "python", "llm_scratch", "device", "threads", "backend", "system")
 SIZES = (4_000, 1_000_000, 25_000_000, 100_000_000)  # bytes; DDP sends about 25 MB at a time
 
@@ -31,12 +31,12 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Timing:
-    """The time that all processes took to exchange a tensor.
+    """The time that the processes took to exchange a tensor.
 
     Args:
         operation: "all-reduce" or "broadcast".
-        size: bytes of the tensor.
-        seconds: median over the rounds of what the slowest process took.
+        size: the size of the tensor in bytes.
+        seconds: the median over the rounds of the slowest process's time.
     """
 
     operation: str
@@ -45,12 +45,12 @@ class Timing:
 
     @property
     def speed(self) -> float:
-        """Bytes of the tensor by the time, in MB/s."""
+        """The size of the tensor divided by the time, in MB/s."""
         return self.size / 1e6 / self.seconds
 
 
 def facts_of(ranks: Ranks, device: torch.device) -> dict[str, Any]:
-    """Return what there is to know of this process: a value for each of `COLUMNS`, and more."""
+    """Return the facts about this process: a value for each of `COLUMNS`, and more."""
     import torch.distributed as dist
 
     address = way_to(os.environ.get("MASTER_ADDR", "localhost"))
@@ -74,20 +74,20 @@ def facts_of(ranks: Ranks, device: torch.device) -> dict[str, Any]:
 
 
 def _name_of(device: torch.device) -> str:
-    """Return the kind of a device, the same for all equal ones."""
+    """Return the name of a device's kind, the same for all devices of that kind."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _backend_of(device: torch.device) -> str:
-    """Return what moves tensors of a device: gloo or nccl."""
+    """Return the backend that moves tensors of a device: gloo or nccl."""
     import torch.distributed as dist
 
-    config = dist.get_backend_config()  # as "cpu:gloo,cuda:nccl"
+    config = dist.get_backend_config()  # such as "cpu:gloo,cuda:nccl"
     return dict(part.split(":") for part in str(config).split(",")).get(device.type, str(config))
 
 
 def library_version() -> str:
-    """Return the version of this library, as it is installed."""
+    """Return the installed version of this library."""
     try:
         return version("llm-scratch")
     except PackageNotFoundError:
@@ -95,7 +95,7 @@ def library_version() -> str:
 
 
 def differences(facts: Sequence[Facts]) -> list[str]:
-    """Return a line for each thing that is not the same on all ranks, naming the odd ones."""
+    """Return a line for each fact that differs between ranks, with the ranks of each value."""
     lines = []
     for name in COMPARED:
         having: dict[Any, list[int]] = {}
@@ -117,7 +117,7 @@ def _ranks(numbers: Sequence[int]) -> str:
 
 
 def hazards(facts: Sequence[Facts]) -> list[str]:
-    """Return a line for each thing that works now and is going to cost time, or hosts their way."""
+    """Return a line for each problem that will cost time or make a host unreachable."""
     lines = []
     hosts: dict[str, list[Facts]] = {}
     for each in facts:
@@ -147,19 +147,19 @@ def time_exchanges(
 
     Args:
         ranks: the processes.
-        device: where the tensors are.
-        sizes: their bytes.
-        rounds: how often each is measured, after once to warm up.
+        device: the device of the tensors.
+        sizes: their sizes in bytes.
+        rounds: the number of measurements of each, after one to warm up.
 
     Raises:
         ValueError: if a size is below 4 bytes or there are no rounds.
-        RuntimeError: if a sum, or what the first process sent, came out wrong.
+        RuntimeError: if a sum or a broadcast value came out wrong.
     """
     import torch.distributed as dist
 
     if rounds < 1 or min(sizes, default=4) < 4:
         raise ValueError(f"{rounds=} must be 1 or more, and sizes={list(sizes)} of 4 bytes or more")
-    first = float(ranks.count)  # what the first process broadcasts
+    first = float(ranks.count)  # the value that the first process broadcasts
     timings = []
     for size in sizes:
         tensor = torch.empty(size // 4, device=device)
@@ -188,7 +188,7 @@ def time_exchanges(
 def _median_of_rounds(
     ranks: Ranks, tensor: torch.Tensor, run: Callable[[], None], own: float, rounds: int
 ) -> float:
-    """Return the median over rounds of the time that the slowest process took."""
+    """Return the median over rounds of the slowest process's time."""
     seconds = []
     for _ in range(rounds + 1):
         tensor.fill_(own)
@@ -203,13 +203,13 @@ def _median_of_rounds(
 
 
 def _finish(tensor: torch.Tensor) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the tensor's device has finished its work."""
     if tensor.device.type == "cuda":
         torch.cuda.synchronize(tensor.device)
 
 
 def table(facts: Sequence[Facts], columns: Sequence[str] = COLUMNS) -> str:
-    """Return facts as a table with aligned columns, a line for each rank."""
+    """Return facts as a table with aligned columns, one line per rank."""
     rows = [columns, *([str(each[name]) for name in columns] for each in facts)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -217,7 +217,7 @@ def table(facts: Sequence[Facts], columns: Sequence[str] = COLUMNS) -> str:
 
 
 def timing_table(timings: Sequence[Timing]) -> str:
-    """Return timings as a table: a line for each size."""
+    """Return timings as a table, one line per size."""
     lines = [f"{'tensor':>10}  {'all-reduce':>24}  {'broadcast':>24}"]
     for size in dict.fromkeys(timing.size for timing in timings):
         cells = {t.operation: t for t in timings if t.size == size}

@@ -1,6 +1,6 @@
-"""How a model is divided among the processes of a run, in one frozen object.
+"""The division of a model among the processes of a run, in one frozen object.
 
-No torch is imported here, so that a program can offer these settings before it needs any.
+No torch is imported here, so that a program can offer these settings without loading it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class Division:
     """The part of a run that each process holds.
 
     Args:
-        shard: "none": every process holds everything (DDP). "optimizer": the state of the
-            optimizers is divided (ZeRO-1). "full": parameters, gradients and that state are
+        shard: "none": every process holds everything (DDP). "optimizer": the optimizer state is
+            divided (ZeRO-1). "full": parameters, gradients and optimizer state are divided
             (FSDP2, ZeRO-3), and a block is gathered when it computes.
         reshard: with "full": whether a block is divided again after its forward pass. False keeps
             it for the backward pass (as ZeRO-2): more memory, less to send.
-        offload: with "full": whether what is divided lies in the host's memory.
+        offload: with "full": whether the divided tensors are kept in the host's memory.
         mesh: with "full": (copies, parts): the model is divided into `parts`, and there are
             `copies` of it.
 
     Raises:
-        ValueError: if a setting is unknown, or can have no effect.
+        ValueError: if a setting is unknown or would have no effect.
     """
 
     shard: Shard = "none"
@@ -50,7 +50,7 @@ class Division:
             raise ValueError(f"mesh={self.mesh} must be two numbers from 1 on: copies, parts")
 
     def check(self, processes: int) -> None:
-        """Refuse a division that so many processes cannot have.
+        """Check that this division is possible with a given number of processes.
 
         Raises:
             ValueError: naming both numbers.

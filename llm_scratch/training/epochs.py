@@ -1,7 +1,7 @@
-"""The loop under the book's four training functions: epochs of steps, with a look now and then.
+"""The loop shared by the book's four training functions: epochs of steps, with evaluations.
 
-What each of them learns from, measures and logs is its own; see `training.simple`,
-`training.appendix_d`, `finetuning.spam_classifier` and `finetuning.dpo_simple`.
+Data, measurements and logs differ; see `training.simple`, `training.appendix_d`,
+`finetuning.spam_classifier` and `finetuning.dpo_simple`.
 """
 
 from __future__ import annotations
@@ -32,22 +32,24 @@ def run_epochs(
     close_epoch: Callable[[], object],
     update: Callable[[int], object] | None = None,
 ) -> int:
-    """Train for some epochs and return how much was seen; the modes of the model come back.
+    """Train for some epochs and return the number of tokens or examples seen.
+
+    The modes of the model are restored at the end.
 
     Args:
-        model: what is trained; in train mode at the start of each epoch.
-        train_loader: gives batches of any kind.
+        model: the model to train; in train mode at the start of each epoch.
+        train_loader: yields batches of any kind.
         optimizer: made from the model's parameters.
-        num_epochs: how often the loader is gone through.
-        eval_freq: steps from one call of `evaluate` to the next; step 0 has one.
+        num_epochs: the number of passes over the loader.
+        eval_freq: steps from one call of `evaluate` to the next, beginning with step 0.
         loss_of: batch -> the loss to call `backward` on, a scalar.
-        size_of: batch -> how much it adds to what was seen, in tokens or examples.
-        evaluate: called with the epoch (from 1), the step (from 0) and what was seen.
+        size_of: batch -> its number of tokens or examples.
+        evaluate: called with the epoch (from 1), the step (from 0) and the number seen.
         close_epoch: called at the end of each epoch.
-        update: called with the step once its gradients are there; None is `optimizer.step()`.
+        update: called with the step once its gradients are computed; None is `optimizer.step()`.
     """
     seen, step = 0, -1
-    with evaluation_mode(model):  # for its way out: modes as they were before the run
+    with evaluation_mode(model):  # its exit restores the modes from before the run
         for epoch in range(1, num_epochs + 1):
             model.train()
             for batch in with_targets(train_loader):
@@ -69,7 +71,7 @@ def check_run(
     eval_freq: int,
     eval_iter: int | None,
 ) -> None:
-    """Refuse, before the first step, what would end a run later on.
+    """Check, before the first step, arguments that would end a run later.
 
     Raises:
         ValueError: if a number is below 1, or a loader gives no batch.
@@ -84,20 +86,20 @@ def check_run(
 
 
 def check_start(start_context: str, tokenizer: Any) -> None:
-    """Refuse a text that no sample can start from.
+    """Check that a sample can start from a text.
 
     Raises:
-        ValueError: if it has no token.
+        ValueError: if the text has no token.
     """
     if not encode(tokenizer, start_context):
         raise ValueError(f"{start_context=} gives no token to start a sample from; give a word")
 
 
 def with_targets(train_loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of an epoch that have a target: without one there is nothing to learn.
+    """Yield the batches of an epoch that have a target; the others have no loss.
 
     Raises:
-        ValueError: at the end, if there was none.
+        ValueError: at the end, if no batch had a target.
     """
     count, masked = 0, []
     for batch in train_loader:
@@ -122,7 +124,7 @@ def with_targets(train_loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def _has_target(batch: Any) -> bool:
-    if isinstance(batch, Mapping):  # pairs of answers, whose loss names a row without one
+    if isinstance(batch, Mapping):  # pairs of answers: their loss reports rows without a target
         return True
     return bool((batch[1] != IGNORE_INDEX).any())
 
@@ -134,7 +136,7 @@ def _check_loader(name: str, loader: Iterable[Any]) -> None:
         )
     try:
         batches = len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a stream, whose length nobody knows
+    except TypeError:  # a stream of unknown length
         return
     if not batches:
         raise ValueError(

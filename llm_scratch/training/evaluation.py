@@ -1,4 +1,4 @@
-"""Looking at a model while it trains: losses on both parts, and a sample of text (book 5.2)."""
+"""Evaluation of a model during training: losses on both parts, and a sample of text (book 5.2)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def evaluate_model(
 
     Args:
         model: maps (B, T) ids to (B, T, V) logits.
-        train_loader: gives (inputs, targets) of the training part.
-        val_loader: gives (inputs, targets) of the validation part.
-        device: where the batches are moved to.
-        eval_iter: how many batches of each loader at most; None is all of them.
+        train_loader: yields (inputs, targets) of the training part.
+        val_loader: yields (inputs, targets) of the validation part.
+        device: the device that batches are moved to.
+        eval_iter: the most batches of each loader; None is all of them.
         loss_fn: another loss: `loss_fn(model, inputs, targets) -> (sum, count)`.
 
     Raises:
@@ -60,16 +60,16 @@ def generate_and_print_sample(
     *,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Log the start and its 50 likeliest next tokens, on one line.
+    """Log the start and a greedy continuation of 50 tokens, on one line.
 
     The modes of the model are left as found (the book leaves it in train mode).
 
     Args:
         model: a `GPTModel`.
         tokenizer: the one that the model was trained with.
-        device: where the model is.
-        start_context: the text to go on from.
-        log: what the line is given to.
+        device: the device of the model.
+        start_context: the text to continue.
+        log: called with the line.
 
     Source:
         Book 5.2.

@@ -1,4 +1,4 @@
-"""Facts that tell one run from another: the same when it continues, and for all its processes."""
+"""Facts that identify a run: the same in all its processes, and when it resumes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm_scratch.weights.folder_metadata import checksum
 def facts_of(
     model: Any, data: TrainData, length: int, tokenizer: Any = None, base: str | None = None
 ) -> dict[str, Any]:
-    """Return what a run is told apart by, as plain values.
+    """Return the facts that identify a run, as plain values.
 
     Args:
-        model: what learns.
-        data: what it learns from.
-        length: tokens of a row.
-        tokenizer: of the data.
-        base: a mark of what is frozen, of a model with more than its family has.
+        model: the model.
+        data: the training data.
+        length: tokens per row.
+        tokenizer: the tokenizer of the data.
+        base: a hash of the frozen part of a model with extra parameters, such as LoRA's.
     """
     facts = {} if base is None else {"base": base}
     return (
@@ -36,7 +36,7 @@ def facts_of(
 
 
 def data_facts(data: TrainData, length: int) -> dict[str, Any]:
-    """Return the marks of some data: of a mixture, its shares and the marks of each part, too."""
+    """Return the data's row count and hash; for a mixture, also its shares and parts' facts."""
     mix = parts = None
     if isinstance(data, Mixture):
         mix = " ".join(f"{name}:{share}" for name, share in data.shares.items())
@@ -49,13 +49,13 @@ def _marks(data: TrainData, length: int) -> dict[str, Any]:
 
 
 def first_rows(data: TrainData, length: int) -> str:
-    """Return a mark of some data: 16 hex digits that its first shuffled rows have."""
+    """Return a hash of the data's first 16 shuffled rows: 16 hex digits."""
     batch = data.batch(0, 0, 16, length)
     return hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()[:16]
 
 
 def weights_mark(model: torch.nn.Module) -> str:
-    """Return 16 hex digits for a model's parameters; those on the meta device have no numbers."""
+    """Return a hash of a model's parameters, by name alone on the meta device: 16 hex digits."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.is_meta or checksum(parameter)}".encode())
@@ -63,7 +63,7 @@ def weights_mark(model: torch.nn.Module) -> str:
 
 
 def difference(was: Any, now: Any, name: str = "") -> str:
-    """Return in words how a fact differs from what it was; of two dicts, where they differ."""
+    """Return a fact's old and new value in words; of two dicts, only the entries that differ."""
     if isinstance(was, dict) and isinstance(now, dict):
         names = [key for key in {**now, **was} if was.get(key) != now.get(key)]
         found = (difference(was.get(key), now.get(key), f"{name}{key} ") for key in names)

@@ -1,8 +1,9 @@
-"""What a process says when it fails, and what the others say that waited for it in vain.
+"""Messages of a process that fails, and of the processes that waited for it in vain.
 
-All of them meet at a small store before they can talk, and it outlives each of them. One that
-fails leaves its reason there. One that loses the others looks there for a reason, and for those
-who have lost somebody too: the missing one is the one that does not answer.
+All processes share a small key-value store that outlives each of them. One that fails leaves its
+reason there.
+One that loses contact with the others looks there for a reason and leaves a sign of its own: the
+lost process is the one that leaves neither.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import threading
 import time
 from typing import Any
 
-PATIENCE = 3.0  # seconds for the others to notice the same
-# What gloo says of a connection, in an error of no type of its own.
+PATIENCE = 3.0  # seconds for the others to notice the same loss
+# Parts of gloo's messages on lost connections; these errors have no type of their own.
 SIGNS = (
     "connection closed by peer", "connection reset", "broken pipe", "timed out", "timeout",
     "connection refused", "socket closed", "gloo/transport", "connectfullmesh", "wait timeout",
@@ -21,11 +22,11 @@ SIGNS = (
 
 
 class LostProcessError(ConnectionError):
-    """Processes of a run that can't be reached any more; which, and why if they said so."""
+    """Processes of a run that can no longer be reached: their ranks, and their reasons if known."""
 
 
 def is_lost(error: BaseException) -> bool:
-    """Return whether an error only says that other processes can't be reached."""
+    """Return whether an error merely means that other processes can't be reached."""
     import torch.distributed as dist
 
     text = str(error).lower()
@@ -35,19 +36,19 @@ def is_lost(error: BaseException) -> bool:
 
 
 def told(error: Exception, store: Any, rank: int) -> None:
-    """Tell the others, and torchrun, why a process fails."""
+    """Tell the other processes and torchrun why this process fails."""
     _leave(store, f"failed/{rank}", f"{type(error).__name__}: {_first_line(error)}")
     record(error)
 
 
 def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: float) -> str:
-    """Say which processes do not answer, and why if they said so.
+    """Return a message on the processes that do not answer, with their reasons if known.
 
     Args:
-        error: what was raised when they did not.
-        store: where all have met.
-        rank: which process this is.
-        count: how many there are.
+        error: the error that the lost connection raised.
+        store: the store that all processes share.
+        rank: the rank of this process.
+        count: the number of processes.
         timeout: seconds that a process waits for another.
     """
     found: list[str] = []
@@ -56,7 +57,7 @@ def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: fl
     def ask() -> None:
         found.append(_asked(store, rank, count, patience, reason))
 
-    # The store's client waits for ever where the host is lost that the store is on.
+    # The store's client waits forever if the store's host is lost.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(patience + PATIENCE)
@@ -67,7 +68,7 @@ def who_is_lost(error: Exception, store: Any, rank: int, count: int, timeout: fl
 
 
 def _asked(store: Any, rank: int, count: int, patience: float, reason: str) -> str:
-    """Return what the store tells of the others; "" if it does not answer."""
+    """Return what the store says about the other processes; "" if it does not answer."""
     others = [other for other in range(count) if other != rank]
     if not _leave(store, f"lost/{rank}", "here"):
         return ""
@@ -87,7 +88,7 @@ def _asked(store: Any, rank: int, count: int, patience: float, reason: str) -> s
 
 
 def _leave(store: Any, key: str, text: str) -> bool:
-    """Leave a text at the store; return whether it could be reached."""
+    """Write a text to the store; return whether the store could be reached."""
     try:
         store.set(key, text)
     except RuntimeError:
@@ -96,7 +97,7 @@ def _leave(store: Any, key: str, text: str) -> bool:
 
 
 def _read(store: Any, key: str) -> str:
-    """Return what somebody left at the store; "" for nothing."""
+    """Return the text under a key of the store; "" if there is none."""
     try:
         return store.get(key).decode("utf-8", "replace") if store.check([key]) else ""
     except RuntimeError:
@@ -104,9 +105,9 @@ def _read(store: Any, key: str) -> str:
 
 
 def record(error: Exception) -> None:
-    """Let torchrun show an error's traceback at the end of all that it prints.
+    """Let torchrun print an error's traceback at the end of its output.
 
-    Losing the others is never the first cause.
+    A `LostProcessError` is left out: it is never the root cause.
     """
     if "TORCHELASTIC_ERROR_FILE" in os.environ and not isinstance(error, LostProcessError):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler

@@ -1,6 +1,6 @@
 """Output head and cross entropy in one, a chunk of tokens at a time.
 
-The logits of a whole batch, often the largest tensor of a step, never exist.
+The logits of a whole batch, often the largest tensor of a step, are never in memory at once.
 
 Shape letters: N tokens of a batch, C emb_dim, V vocabulary.
 """
@@ -21,7 +21,7 @@ from llm_scratch.training.config import CHUNK
 from llm_scratch.training.losses import IGNORE_INDEX
 
 ALIGNMENT = 64
-# So few rows of logits stay in a processor's cache while they become probabilities.
+# This few rows of logits stay in a processor's cache while they become probabilities.
 ROWS_IN_CACHE = 32
 SLAB = 4096
 
@@ -29,21 +29,21 @@ SLAB = 4096
 def chunked_head_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
 ) -> Tensor:
-    """Sum of cross entropies of all targets over `divisor`: a scalar to call `backward` on.
+    """Return the summed cross entropy of all targets over `divisor`: a scalar for `backward`.
 
-    Equal to `cross_entropy(hidden @ weight.T, targets, reduction="sum") / divisor`, value and
-    gradients. The gradients are computed together with the value, chunk by chunk: memory for
-    `chunk` x V logits is needed instead of N x V, and nothing is computed twice.
+    Value and gradients equal `cross_entropy(hidden @ weight.T, targets, reduction="sum") /
+    divisor`. The gradients are computed together with the value, chunk by chunk. This takes memory
+    for `chunk` x V logits instead of N x V, and computes nothing twice.
 
     Args:
-        hidden: (..., C), what the final norm gives.
-        weight: (V, C), of the head, which has no bias.
+        hidden: (..., C), the output of the final norm.
+        weight: (V, C), the weight of a head without a bias.
         targets: (...,) ids; -100 means no target.
         divisor: usually the number of targets of the whole step.
-        chunk: how many tokens at a time.
+        chunk: the number of tokens at a time.
 
     Raises:
-        ValueError: if `chunk` is below 1, or the shapes do not belong together.
+        ValueError: if `chunk` is below 1, or the shapes do not match.
     """
     check_count("chunk", chunk)
     if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != weight.shape[-1]:
@@ -58,18 +58,18 @@ def chunked_head_loss(
 def head_loss(
     head: nn.Module, hidden: Tensor, targets: Tensor, *, divisor: float = 1.0, chunk: int = CHUNK
 ) -> Tensor:
-    """Return what `chunked_head_loss` gives, for any head that `comes_in_pieces`: a scalar.
+    """Return the loss of `chunked_head_loss` for any head that `comes_in_pieces`: a scalar.
 
-    Where the head is not a linear layer (LoRA's, say) the gradients are computed together with the
-    value too, by autograd for each piece. It needs about four times the memory of the logits, so a
-    piece has a fourth of `chunk` tokens.
+    If the head is not a linear layer (but LoRA's, for example), autograd computes the gradients of
+    each piece together with its value. It needs about four times the memory of the logits, so a
+    piece has a quarter of `chunk` tokens.
 
     Args:
         head: (n, C) -> (n, V).
-        hidden: (..., C), what the final norm gives.
+        hidden: (..., C), the output of the final norm.
         targets: (...,) ids; -100 means no target.
         divisor: usually the number of targets of the whole step.
-        chunk: see above.
+        chunk: the number of tokens at a time for a linear head.
     """
     if isinstance(head, nn.Linear):
         return chunked_head_loss(hidden, head.weight, targets, divisor=divisor, chunk=chunk)
@@ -80,9 +80,9 @@ def head_loss(
 
 
 def comes_in_pieces(head: Any) -> bool:
-    """Return whether a head's loss may be computed by `head_loss`; of linear layers a plain one's.
+    """Return whether `head_loss` can compute a head's loss.
 
-    That is one without a bias, whose call nobody watches.
+    Of linear layers, it takes only plain ones, without a bias and without hooks.
     """
     if not isinstance(head, nn.Linear):
         return True
@@ -91,15 +91,15 @@ def comes_in_pieces(head: Any) -> bool:
 
 
 def without_numbers(tensor: Tensor) -> bool:
-    """Return whether a tensor is one of PyTorch's fakes, which have a shape only."""
+    """Return whether a tensor is one of PyTorch's fake tensors, which have only a shape."""
     return hasattr(tensor, "fake_mode")
 
 
 def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the states that have a target, and their targets: (..., C), (...,) -> (n, C), (n,).
 
-    No logits are computed where nothing is learned: in answers to questions, of most tokens. Of
-    targets without numbers all count.
+    Logits of tokens without a target, most of them in fine-tuning on answers, are not computed.
+    Fake targets, which have no numbers, all count.
     """
     states, ids = hidden.flatten(0, -2), targets.flatten()
     if without_numbers(ids):
@@ -111,12 +111,12 @@ def _with_targets(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _LossWithGradients(torch.autograd.Function):
-    """A loss whose gradients are computed with it: `compute(wanted, *tensors)` gives both."""
+    """A loss computed together with its gradients: `compute(wanted, *tensors)` returns both."""
 
     @staticmethod
     def forward(ctx: Any, compute: Callable[..., Any], *tensors: Tensor) -> Tensor:
         total, found = compute(ctx.needs_input_grad[1:], *tensors)
-        # Kept as an attribute: nothing else can change them, and `backward` runs once.
+        # Kept as an attribute: nothing else can change the gradients, and `backward` runs once.
         ctx.gradients = [
             gradient if gradient is None else gradient.to(tensor.dtype)
             for gradient, tensor in zip(found, tensors, strict=False)
@@ -138,7 +138,7 @@ class _LossWithGradients(torch.autograd.Function):
 def _by_products(
     targets: Tensor, divisor: float, chunk: int, wanted: Sequence[bool], *tensors: Tensor
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the loss of a plain linear head, and the gradients of hidden states and weight."""
+    """Return the loss of a plain linear head and the gradients of hidden states and weight."""
     hidden, weight = tensors
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -166,7 +166,7 @@ def _by_autograd(
     head: nn.Module, targets: Tensor, divisor: float, size: int, wanted: Sequence[bool],
     states: Tensor, *learning: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """Return the loss of any head, and the gradients of hidden states and its parameters."""
+    """Return the loss of any head and the gradients of hidden states and trainable parameters."""
     total = torch.zeros((), dtype=torch.float32, device=states.device)
     gradients = [torch.zeros_like(tensor) for tensor in (states, *learning) if any(wanted)]
     for start in range(0, len(states), size):
@@ -188,11 +188,11 @@ def _by_autograd(
 
 
 def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
-    """Room for (rows, columns) whose rows start at whole cache lines, as the columns allow.
+    """Return an unset (rows, columns) tensor whose rows start at multiples of `ALIGNMENT` numbers.
 
-    GPT-2's 50,257 columns are odd; matrix products into aligned rows were half as fast again.
-    The columns beyond are zero: oneDNN's bfloat16 product on Intel's matrix units reads some of
-    them, times 0, which is NaN where unset memory happens to hold one.
+    GPT-2's 50,257 columns are odd; matrix products into aligned rows were 1.5 times as fast.
+    The padding columns are zero: oneDNN's bfloat16 product on Intel's matrix units reads some of
+    them and multiplies them by 0, which gives NaN where unset memory happens to hold a NaN.
     """
     room = like.new_empty(rows, -(-columns // ALIGNMENT) * ALIGNMENT)
     room[:, columns:] = 0
@@ -200,7 +200,7 @@ def _aligned_rows(like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: bool) -> Tensor:
-    """Return the loss of some rows; their logits become its gradient in place, if wanted."""
+    """Return the loss of some rows; if wanted, overwrite their logits with its gradient."""
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     rows = ROWS_IN_CACHE if logits.device.type == "cpu" else len(logits)
     for part, ids in zip(logits.split(rows), targets.split(rows), strict=True):
@@ -214,7 +214,7 @@ def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: b
             continue
         highest = values.amax(dim=-1, keepdim=True)
         probabilities = torch.softmax(values, dim=-1)
-        # The largest probability is 1 / sum(exp(x - highest)): no second row of exponentials.
+        # The largest probability is 1 / sum(exp(x - highest)), so no second pass of exponentials.
         log_sums = highest - probabilities.amax(dim=-1, keepdim=True).log()
         total += (log_sums - chosen)[:, 0].where(counts, 0.0).sum()
         share = counts[:, None].to(values.dtype) / divisor  # (n, 1), 0 where there is no target
@@ -224,10 +224,10 @@ def _loss_to_gradient(logits: Tensor, targets: Tensor, divisor: float, wanted: b
 
 
 def _add_product(total: Tensor, gradient: Tensor, states: Tensor, is_first: bool) -> None:
-    """Add a chunk's share to the gradient of the head, (V, C): (n, V), (n, C).
+    """Add a chunk's share to the gradient of the head: (n, V), (n, C) -> (V, C).
 
-    On a CPU by slabs of the vocabulary: the products are a fifth faster, and are added, or change
-    their type, while they are in a processor's cache.
+    On a CPU this works in slabs of the vocabulary: the products are a fifth faster, and are added
+    or converted while they are in a processor's cache.
     """
     rows = SLAB if total.device.type == "cpu" else len(total)
     for slab, part in zip(total.split(rows), gradient.split(rows, dim=1), strict=True):

@@ -1,6 +1,6 @@
-"""What one process holds during a step, in bytes by what it is for, and what it tells the others.
+"""The bytes that one process holds and sends during a step, by purpose.
 
-A run writes it once for each start, of all its processes, into `held.json` of its folder.
+At each start, a run writes these numbers for all its processes to `held.json` in its folder.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Held:
     """Bytes that one process holds.
 
     Args:
-        parameters: its part of the parameters, all of them where they are not divided.
-        gathered: the most of divided parameters that was whole at a time in the forward pass.
+        parameters: its part of the parameters; all of them if they are not divided.
+        gathered: the most bytes of divided parameters gathered at a time in the forward pass.
         gradients: its part of the gradients, when the optimizers begin.
-        optimizer: what its optimizers remember.
-        activations: what the forward pass of one micro batch keeps for the backward one, without
-            parameters. (The gradients that a loss in chunks has computed already are not counted.)
-        sent: what goes between processes, by phase of the step and kind of exchange ("numbers" are
-            single ones, as the loss): how many exchanges, and the bytes of the tensors in them.
+        optimizer: the state of its optimizers.
+        activations: what the forward pass of one micro batch keeps for the backward pass, without
+            parameters and without the gradients that a chunked loss has already computed.
+        sent: the exchanges between processes, by phase of the step and kind ("numbers" are single
+            ones, such as the loss): the number of exchanges, and the bytes of their tensors.
     """
 
     parameters: int = 0
@@ -43,20 +43,20 @@ class Held:
     sent: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
 @contextmanager
 def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
-    """Return a context for one step of a run, which counts what this process holds and sends.
+    """Return a context for one step of a run that counts the bytes this process holds and sends.
 
-    The step computes the same numbers, a little slower. Gradients are counted when the first
-    optimizer steps; of accumulated micro batches the activations of the first one.
+    The step computes the same numbers, a little more slowly. Gradients are counted when the first
+    optimizer steps; activations are those of the first micro batch.
 
     Args:
-        engine: what computes the step.
-        compiled: whether the model is, which shows neither activations nor gathered parameters.
+        engine: the engine that computes the step.
+        compiled: whether the model is compiled, which hides activations and gathered parameters.
     """
     held = Held()
     with ExitStack() as stack:
@@ -74,20 +74,20 @@ def held_in_step(engine: Engine, compiled: bool = False) -> Iterator[Held]:
 
 @contextmanager
 def kept_for_backward() -> Iterator[Held]:
-    """Return a context for a forward pass that counts the activations kept for the backward."""
+    """Return a context that counts the activations a forward pass keeps for the backward pass."""
     held = Held()
     with _kept(held, _Exchanges(held)):
         yield held
 
 
 def size_of(tensors: Iterable[Any]) -> int:
-    """Return the bytes of tensors, memory that several share counted once."""
+    """Return the bytes of tensors, counting shared memory once."""
     storages = {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def size_of_state(optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """Return the bytes that the optimizers of one process remember."""
+    """Return the bytes of optimizer state in this process."""
     return size_of(
         value
         for optimizer in map(own_part, optimizers)
@@ -98,14 +98,14 @@ def size_of_state(optimizers: Iterable[torch.optim.Optimizer]) -> int:
 
 @contextmanager
 def _kept(held: Held, exchanges: _Exchanges) -> Iterator[None]:
-    """Count what is kept for the backward pass, in the first forward phase."""
+    """Count the activations that the first forward pass keeps for the backward pass."""
     seen: set[int] = set()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         counts = not exchanges.forwards and not _is_parameter(tensor)
         if counts and storage._cdata not in seen:
-            seen.add(storage._cdata)  # of memory that is kept, so that no other has its place
+            seen.add(storage._cdata)  # unique: the memory is kept, so its address is not reused
             held.activations += storage.nbytes()
         return tensor
 
@@ -118,14 +118,14 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def _is_parameter(tensor: Tensor) -> bool:
-    """Return whether memory is a parameter's, also transposed or gathered from its parts."""
+    """Return whether a tensor is a parameter, gathered or not, or a view such as its transpose."""
     whole = tensor if tensor._base is None else tensor._base
     return isinstance(whole, nn.Parameter)
 
 
 @contextmanager
 def _phases(engine: Engine, held: Held, exchanges: _Exchanges) -> Iterator[None]:
-    """Follow the phases of the step, and count gradients before the optimizers' step."""
+    """Track the phases of the step, and count gradients before the optimizers' step."""
 
     def before_forward(*call: Any) -> None:
         exchanges.phase = "forward"
@@ -151,13 +151,13 @@ def _phases(engine: Engine, held: Held, exchanges: _Exchanges) -> Iterator[None]
 
 @contextmanager
 def _gathered(model: Any, held: Held) -> Iterator[None]:
-    """Count, after each block of a divided model, what is whole of it."""
+    """Count, after each block of a divided model, the parameters that are gathered."""
 
     def after_block(*call: Any) -> None:
         held.gathered = max(held.gathered, size_of(p for p in model.parameters() if _whole(p)))
 
     divided = any(map(is_sharded, model.parameters()))
-    # They come first, before a block is divided again.
+    # These hooks run first, before a block is divided again.
     hooks = [
         block.register_forward_hook(after_block, prepend=True)
         for block in (model.trf_blocks if divided else ())
@@ -174,16 +174,16 @@ def _whole(parameter: Any) -> bool:
 
 
 class _Exchanges(TorchDispatchMode):
-    """Counts what goes between processes, by the phase of the step."""
+    """A counter of the exchanges between processes, by phase of the step."""
 
     def __init__(self, held: Held) -> None:
         super().__init__()
-        self.phase, self.forwards = "forward", 0  # where the step is, forward passes so far
+        self.phase, self.forwards = "forward", 0  # current phase, forward passes so far
         self._sent = held.sent
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(hasattr(kind, "device_mesh") for kind in types):
-            return NotImplemented  # a divided tensor says first what it does with its part
+            return NotImplemented  # a divided tensor first dispatches to its local part
         if func.namespace in ("c10d", "_c10d_functional"):
             name = EXCHANGES.get(func._opname.strip("_"))
             if name is not None:
@@ -195,7 +195,7 @@ class _Exchanges(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-FEW = 64  # bytes: counts, losses and norms, and no tensor of a model
+FEW = 64  # bytes: at most this are counts, losses and norms, never a tensor of a model
 EXCHANGES = {
     "allreduce": "all-reduce",
     "all_reduce": "all-reduce",
@@ -209,7 +209,7 @@ EXCHANGES = {
 
 
 def _tensors_in(args: Iterable[Any]) -> Iterator[list[Tensor]]:
-    """Yield the tensors of each argument; one argument may be a list, or a list of lists."""
+    """Yield the tensors of each argument, which may be a list or a list of lists."""
     for arg in args:
         flat = torch.utils._pytree.tree_leaves(arg)
         found = [item for item in flat if isinstance(item, Tensor)]

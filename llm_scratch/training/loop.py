@@ -1,8 +1,7 @@
 """The loop for real runs: stoppable at any moment, resumable exactly, in bounded memory.
 
-A step is a function of the seed, its number and the data. Nothing that decides it lives outside
-of the model, the optimizers and the few numbers of `RunState`, and those are what a checkpoint
-holds.
+A step is a function of the seed, its number and the data. Its only other inputs are the model, the
+optimizers and the few numbers of `RunState`, and a checkpoint holds all of these.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ from llm_scratch.weights.folder import save_model
 
 
 class RunOptions(TypedDict, total=False):
-    """The options of every run besides its settings; see `train`."""
+    """The options of a run besides its settings; see `train`."""
 
     folder: str | os.PathLike[str] | None
     resume: bool
@@ -100,43 +99,43 @@ def train(
     device: torch.device | None = None,
     memory_snapshot: str | os.PathLike[str] | None = None,
 ) -> RunState:
-    """Train a model on a part of a token file, or on rows, and say where the run then stands.
+    """Train a model on a part of a token file, or on rows, and return the state of the run.
 
-    The model is updated in place, on the device that it is on. Its modes and the global random
-    generators are left as found. With a folder the run writes its settings, a log, checkpoints
-    and its best model there, and `resume=True` continues what an interrupted run left: to the
-    same losses and parameters, bit by bit, on the same machine with the same number of threads.
-    It may then have more steps, or divide a step into other micro batches.
+    The model is updated in place, on its current device. Its modes and the global random
+    generators are left as found. With a folder, the run writes its settings, a log, checkpoints
+    and its best model there, and `resume=True` continues an interrupted run: to bit for bit the
+    same losses and parameters, on the same machine with the same number of threads. A resumed run
+    may have more steps, or divide a step into other micro batches.
 
     Args:
         model: a `GPTModel`.
-        data: a `TokenPart`, `TokenRows`, or another `TrainData` to learn from.
+        data: the training data: a `TokenPart`, `TokenRows`, or another `TrainData`.
         config: the settings of the run.
-        validation: the same, to measure on.
-        folder: where the run is kept; None keeps nothing.
+        validation: data of the same kinds, for validation.
+        folder: the folder of the run; None keeps nothing.
         tokenizer: the one that the data was made with; saved with the model, and for samples.
-        resume: whether to continue the run in the folder, from 0 if it has no whole checkpoint.
-        progress: whether there is a progress bar.
-        log: what each line is given to.
-        objective: another loss than that of the next token.
+        resume: whether to continue the run in the folder, from 0 if it has no intact checkpoint.
+        progress: whether to show a progress bar.
+        log: called with each line.
+        objective: a loss other than that of the next token.
         save_best: `save_best(model, folder, tokenizer)` writes the best model (or the last one,
-            without validation) to the run's folder: another form than `save_model`'s.
-        write_sample: `write_sample(model)` gives a sample's text, where it is due: another one than
-            what follows `sample_prompt`.
-        chat_format: the format of the conversations that the data has; saved with the model.
+            without validation) to the run's folder, in a form other than `save_model`'s.
+        write_sample: `write_sample(model)` returns the text of a sample, in place of a
+            continuation of `sample_prompt`.
+        chat_format: the chat format of the data; saved with the model.
         ranks: the processes that train together (`training.distributed.joined`); all call this
             with the same arguments, and the first one writes.
-        division: what each process holds.
-        device: where it computes; None is where the model is. A model on the meta device gets its
-            initial weights after it was divided.
+        division: the part of the run that each process holds.
+        device: the device to compute on; None is the model's. A model on the meta device gets its
+            initial weights after it is divided.
         memory_snapshot: a file for the record of CUDA's allocator (`recorded_allocations`).
 
     Raises:
-        ValueError: before the first step, if model, data and settings do not fit each other or,
-            with `resume`, the run in the folder (both values are named), or if the folder is not
-            empty without `resume`, or in use.
-        NonFiniteError: if a loss or gradient is infinite or no number. Step, rate and the first
-            bad tensor are named; the last checkpoint is good.
+        ValueError: before the first step, if model, data and settings do not match each other or,
+            with `resume`, the run in the folder (both values are named), or if the folder is in
+            use, or is not empty without `resume`.
+        NonFiniteError: if a loss or gradient is infinite or NaN. Step, rate and the first bad
+            tensor are named; the last checkpoint is good.
         OSError: if the folder can't be written. The last checkpoint is good.
     """
     model = language_model(model)
@@ -151,7 +150,7 @@ def train(
         if folder is not None and ranks.first:
             run_folder = RunFolder(folder, resume=resume)
             stack.callback(run_folder.close)
-        stack.enter_context(evaluation_mode(model))  # for its way out: modes as they were before
+        stack.enter_context(evaluation_mode(model))  # its exit restores the modes from before
         stack.callback(setattr, model, "checkpoint_blocks", model.checkpoint_blocks)
         model.checkpoint_blocks = config.checkpoint_blocks
         if config.tune_allocator and device_of(model).type == "cpu":
@@ -181,11 +180,11 @@ def train(
 
 
 def _nothing(line: str) -> None:
-    """Say nothing: the first process speaks for all."""
+    """Log nothing: the first process logs for all."""
 
 
 def _step(run: Run, reporter: Reporter) -> None:
-    """Return one update, and what is due after it."""
+    """Take one step, then evaluate, sample and save if due."""
     config, state, start = run.config, run.state, time.perf_counter()
     step, rank = state.step + 1, run.engine.ranks.rank
     batches = micro_batches(run.data, config, run.plan, step, rank)
@@ -207,14 +206,14 @@ def _step(run: Run, reporter: Reporter) -> None:
         _evaluate(run, run.validation, reporter)
     if config.sample_every and step % config.sample_every == 0:
         _sample(run, reporter)
-    # Last, so that a checkpoint stands for everything up to its step.
+    # Last, so that a checkpoint includes everything up to its step.
     if run.path is not None and (_due(step, config.save_every, config.steps) or state.stopped):
         _save(run, run.path)
 
 
 @contextmanager
 def _counted(run: Run) -> Iterator[None]:
-    """Return a context for a step; the run's folder keeps what each process held in the first."""
+    """Return a context for a step; for the first step, record the bytes that each process held."""
     if run.counted or run.path is None:
         yield
         return
@@ -240,10 +239,10 @@ def _due(step: int, every: int, steps: int) -> bool:
 def micro_batches(
     data: TrainData, config: TrainConfig, plan: StepPlan, step: int, rank: int = 0
 ) -> list[Batch]:
-    """Return what one process reads at a step: a function of the seed, the step and its rank.
+    """Return the micro batches of one process at a step: a function of seed, step and rank.
 
-    The micro batches of all processes lie side by side in one order of rows: steps of as many rows
-    read the same ones, whether processes or micro batches divide them.
+    The micro batches of all processes are consecutive in one order of rows. Steps with equally
+    many rows read the same rows, whether processes or micro batches divide them.
     """
     rows = plan.rows
     return [
@@ -260,10 +259,10 @@ def micro_batches(
 
 
 def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
-    """Return the batches of every evaluation: all windows in order, or some, always the same.
+    """Return the batches of each evaluation: all windows in order, or a fixed selection.
 
-    How many some are follows from the micro batch that the run began with, so that a run that goes
-    on with another one measures the same.
+    The size of the selection follows from the micro batch that the run began with, so that a run
+    resumed with another one measures the same.
     """
     count, rows, length = run.config.eval_batches, run.state.eval_rows, run.plan.length
     if count is None or count * rows >= validation.num_rows(length):
@@ -272,7 +271,7 @@ def validation_batches(run: Run, validation: TrainData) -> Iterable[Batch]:
 
 
 def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
-    """Measure the validation loss, keep the model if it is the best, count it if it is not."""
+    """Measure the validation loss; save the model if it is the best, else count it as worse."""
     state = run.state
     loss, losses = _validation_losses(run, validation)
     state.val_loss = loss
@@ -292,7 +291,7 @@ def _evaluate(run: Run, validation: TrainData, reporter: Reporter) -> None:
 
 
 def _validation_losses(run: Run, validation: TrainData) -> tuple[float, dict[str, float]]:
-    """Return the validation loss; of a mixture, the mean by shares of what its parts have, too."""
+    """Return the validation loss; for a mixture, the mean weighted by shares, and each part's."""
     if not isinstance(validation, Mixture):
         return evaluate(run.engine, validation_batches(run, validation)), {}
     losses = {
@@ -303,7 +302,7 @@ def _validation_losses(run: Run, validation: TrainData) -> tuple[float, dict[str
 
 
 def _sample(run: Run, reporter: Reporter) -> None:
-    """Let the model write a little."""
+    """Log and save a sample of the model's text."""
     model, step = run.engine.model, run.state.step
     with evaluation_mode(model), writable(run.engine.module):
         if run.write_sample is None:
@@ -317,7 +316,7 @@ def _sample(run: Run, reporter: Reporter) -> None:
 
 
 def _continuation(run: Run) -> str:
-    """Return what the model writes after the settings' prompt, with a generator of its own."""
+    """Return the prompt of the settings and its continuation, drawn with a separate generator."""
     config, device = run.config, run.engine.device
     idx = text_to_token_ids(config.sample_prompt, run.tokenizer).to(device)
     generator = torch.Generator(device).manual_seed(seed_of(config.seed, run.state.step, -1))
@@ -328,7 +327,7 @@ def _continuation(run: Run) -> str:
 
 
 def _save(run: Run, path: Path) -> None:
-    """Write a checkpoint, never one that holds a NaN, and take out the oldest."""
+    """Write a checkpoint, never one that holds a NaN, and remove the oldest."""
     step = run.state.step
     if bad := _bad_tensor(run):
         rate = run.config.rate(step)
@@ -368,13 +367,13 @@ def _save_checkpoint(run: Run, folder: Path) -> None:
 
 
 def _bad_tensor(run: Run) -> str:
-    """Return the first parameter with a NaN, of any process; "" without one."""
+    """Return the first parameter or gradient that is not finite, in any process; "" without one."""
     found = run.engine.ranks.gather(first_bad_tensor(run.engine.model))
     return next((name for name in found if name), "")
 
 
 def _save_best(run: Run) -> None:
-    """Write the model to the run's own folder, where every command finds it."""
+    """Write the model to the run's folder itself, where every command finds it."""
     if run.path is None or _bad_tensor(run):
         return
     model = run.engine.model if run.whole is None else run.whole.fill(run.engine.model)
@@ -390,6 +389,6 @@ def _stopped(run: Run, step: int, reason: str) -> NonFiniteError:
 
 
 def _last_good(folder: RunFolder, before: int | None = None) -> str:
-    """Return which checkpoint is left; one of step `before` led to the fault, and is not good."""
+    """Return a text naming the newest intact checkpoint, before the step `before` if given."""
     newest = newest_whole(folder.checkpoints, lambda line: None, before)
     return "there is no good checkpoint" if newest is None else f"the last good one is {newest}"

@@ -1,7 +1,7 @@
 """Losses of one batch and of a whole loader, averaged over tokens (book 5.1).
 
-A loss function here is `loss_fn(model, inputs, targets) -> (sum of losses, count)`: from a sum and
-a count the right average follows for any batch, and for many together.
+A loss function here is `loss_fn(model, inputs, targets) -> (sum of losses, count)`: sums and counts
+give the right average for one batch and for many together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LossFunction = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def next_token_loss(model: Any, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of cross entropies in nats, and how many targets count: two scalars.
+    """Return the sum of cross entropies in nats, and the number of targets: two scalars.
 
     Args:
         model: maps (B, T) ids to (B, T, V) logits, in any floating-point type.
@@ -48,11 +48,11 @@ def calc_loss_batch(
         input_batch: (B, T) ids.
         target_batch: (B, T) ids of the tokens that follow; -100 means no target.
         model: maps (B, T) ids to (B, T, V) logits.
-        device: where the batch is moved to; the model is there already.
+        device: the device to move the batch to, which already holds the model.
         loss_fn: another loss: `loss_fn(model, inputs, targets) -> (sum, count)`.
 
     Raises:
-        ValueError: if no target of the batch counts, whose mean would be NaN.
+        ValueError: if no target of the batch counts, as the mean would be NaN.
 
     Source:
         Book 5.1.2.
@@ -67,7 +67,7 @@ def calc_loss_batch(
 
 
 def first_batches(data_loader: Iterable[Any], num_batches: int | None) -> Iterator[Any]:
-    """Yield the first batches of a loader, all where `num_batches` is None; refuse less than 1."""
+    """Return the first `num_batches` (at least 1) batches of a loader; None means all."""
     if num_batches is not None:
         check_count("num_batches", num_batches, note="None is all batches")
     return islice(data_loader, num_batches)
@@ -83,17 +83,17 @@ def calc_loss_loader(
     average: Literal["tokens", "batches"] = "tokens",
     loss_fn: LossFunction = next_token_loss,
 ) -> float:
-    """Return the mean loss over a loader, in nats per target, whatever the batches are.
+    """Return the mean loss over a loader, in nats per target, for batches of any size.
 
-    The model's mode is the caller's business (`evaluate_model` sets it).
+    The caller sets the model's mode (as `evaluate_model` does).
 
     Args:
-        data_loader: gives (inputs, targets).
+        data_loader: yields (inputs, targets).
         model: maps (B, T) ids to (B, T, V) logits.
-        device: where the batches are moved to.
-        num_batches: at most so many batches; None is all of them.
-        average: "tokens" weighs every target alike; "batches" is the book's mean of batch means,
-            in which a short last batch weighs too much.
+        device: the device to move the batches to.
+        num_batches: the most batches to use; None is all of them.
+        average: "tokens" weights every target equally; "batches" is the book's mean of batch
+            means, in which a short last batch has too much weight.
         loss_fn: another loss: `loss_fn(model, inputs, targets) -> (sum, count)`.
 
     Raises:

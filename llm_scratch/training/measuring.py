@@ -1,4 +1,4 @@
-"""How well a model predicts a text: loss, perplexity, bits per byte."""
+"""Measurement of how well a model predicts a text: loss, perplexity, bits per byte."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Measured:
 
     Args:
         loss: nats per token.
-        targets: how many tokens were predicted.
+        targets: the number of tokens predicted.
         bits_per_byte: independent of the vocabulary; None where the bytes are not known.
     """
 
@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def perplexity(self) -> float:
-        """Among how many tokens the model chooses as if all were equally likely."""
+        """The number of equally likely tokens with the same loss: `exp(loss)`."""
         return math.exp(self.loss)
 
 
@@ -59,13 +59,13 @@ def measure(
     Args:
         model: a `GPTModel`; its modes are left as found.
         part: the tokens.
-        length: tokens of a window, each of which starts without a past.
+        length: tokens per window; no window sees the ones before it.
         rows: windows at a time.
-        id_bytes: how many bytes of text each id stands for (`TokenFile.id_bytes`).
+        id_bytes: the number of bytes of text per id (`TokenFile.id_bytes`).
         precision: as in `TrainConfig`.
 
     Raises:
-        ValueError: if the part has not one window, or `length` is above the context length.
+        ValueError: if the part is shorter than a window, or `length` is above the context length.
     """
     if length > model.cfg.context_length:
         raise ValueError(f"{length=} is above the context length of {model.cfg.context_length}")
@@ -83,12 +83,12 @@ def measure(
 
 
 def check_vocabularies(model: Any, tokenizer: Any, data: TokenFile | MixedFiles) -> None:
-    """Refuse a token file that was not made for a model.
+    """Check that a token file was made for a model.
 
     Args:
-        model: what reads the ids.
-        tokenizer: the model's; None compares the sizes alone.
-        data: the token file, or several.
+        model: the model.
+        tokenizer: the model's tokenizer; None compares only the vocabulary sizes.
+        data: one token file or several.
 
     Raises:
         ValueError: if the tokenizers differ, or the file has ids that the model does not have.
@@ -108,14 +108,14 @@ def check_vocabularies(model: Any, tokenizer: Any, data: TokenFile | MixedFiles)
 def part_to_measure(
     data: TokenFile, length: int, *, name: str | None = None, run: str | os.PathLike[str] = ""
 ) -> tuple[str, TokenPart]:
-    """Return which part of a token file a model is measured on: its name and its tokens.
+    """Return the part of a token file to measure a model on: its name and its tokens.
 
     Args:
         data: the token file.
-        length: tokens of a window.
-        name: "train", "val" or "all"; None is "val" where the run was trained on this file, else
-            "all", none of which the model has seen.
-        run: the folder of the run that the model comes from, where it comes from one.
+        length: tokens per window.
+        name: "train", "val" or "all"; None is "val" if the run was trained on this file, else
+            "all", as the model has seen none of it.
+        run: the folder of the run that the model comes from, if any.
 
     Raises:
         ValueError: if the name is not known, or a part is shorter than a window.
@@ -130,7 +130,7 @@ def part_to_measure(
 
 
 def trained_on(run: str | os.PathLike[str], data: TokenFile) -> bool:
-    """Return whether the run in a folder learned from this token file."""
+    """Return whether the run in a folder was trained on this token file."""
     try:
         content = json.loads((Path(run) / "config.json").read_text(encoding="utf-8"))
         length = content["train"]["length"] or content["model"]["context_length"]

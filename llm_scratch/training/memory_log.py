@@ -1,12 +1,13 @@
-"""What a process holds at each stage of a step, under the names of what is counted.
+"""The memory that a process holds at each stage of a step, in bytes, under fixed names.
 
-- allocated: bytes of live tensors on a GPU
-- active: these, and freed ones that another stream may still use
-- reserved: what PyTorch's allocator has taken of the GPU, used or not
-- driver: what the system has given for an Apple GPU
-- resident: pages of main memory that the process has; on a CPU there is no other number
+- allocated: live tensors on a GPU
+- active: live tensors, and freed ones that another stream may still use
+- reserved: GPU memory that PyTorch's allocator has taken, used or not
+- driver: memory that the system has given for an Apple GPU
+- resident: main memory of the process; the only number on a CPU
 
-Each has a `..._peak` beside it, the most so far: where it rises, that stage has the peak.
+Except on an Apple GPU, each also has a `..._peak`, the maximum so far: the last stage at which it
+rises has the peak.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import torch
 
 STAGES = ("before forward", "after forward", "before backward", "after backward",
           "before step", "after step")  # fmt: skip
-ENTRIES = 100_000  # of the allocator's record: the newest of these calls are kept
+ENTRIES = 100_000  # the number of allocator calls on record, the newest ones
 STATUS = Path("/proc/self/status")
 REFERENCES = Path("/proc/self/clear_refs")
 
 
 def memory_now(device: torch.device) -> dict[str, int]:
-    """Return the bytes that this process has for its work on a device, by what is counted."""
+    """Return the bytes that this process holds for its work on a device, by name."""
     if device.type == "cuda":
         stats = torch.cuda.memory_stats(device)  # empty before the first tensor
         return {
@@ -44,7 +45,7 @@ def memory_now(device: torch.device) -> dict[str, int]:
 
 
 def resident() -> int:
-    """Return the bytes of main memory that this process has; 0 where the system does not say."""
+    """Return the bytes of main memory that this process holds; 0 where they are not known."""
     if STATUS.is_file():
         return process_size("VmRSS")
     if sys.platform == "win32":
@@ -54,8 +55,8 @@ def resident() -> int:
 
 
 def resident_peak() -> int:
-    """Return the most that `resident` was so far; 0 where the system does not say."""
-    if STATUS.is_file():  # getrusage begins with what the parent had
+    """Return the peak of `resident` so far, in bytes; 0 where it is not known."""
+    if STATUS.is_file():  # getrusage would start from the parent's peak
         return process_size("VmHWM")
     if sys.platform == "win32":
         return 0
@@ -66,28 +67,28 @@ def resident_peak() -> int:
 
 
 def process_size(name: str) -> int:
-    """Return a size that Linux states of this process, "VmRSS" say; 0 where it is not there."""
+    """Return a size, such as "VmRSS", that Linux reports for this process in bytes; else 0."""
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     sizes = [int(line.split()[1]) for line in lines if line.startswith(f"{name}:")]
     return 1024 * sum(sizes)
 
 
 def forget_peaks(device: torch.device) -> None:
-    """Let peaks start again, as far as the system can: on a CPU that is Linux."""
+    """Reset the peaks where the system allows it: for CUDA, and for main memory on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif REFERENCES.exists():
-        REFERENCES.write_text("5", encoding="utf-8")  # VmHWM becomes VmRSS
+        REFERENCES.write_text("5", encoding="utf-8")  # sets VmHWM to VmRSS
 
 
 class MemoryLog:
-    """The numbers of this process at the stages of a step.
+    """The memory of this process at the stages of a step.
 
     Args:
-        device: where the step computes.
+        device: the device that the step computes on.
 
     Raises:
-        ValueError: if this system does not say what a process holds.
+        ValueError: if this system does not report the memory of a process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -98,7 +99,7 @@ class MemoryLog:
                              "--log-memory (log_memory=True) out")  # fmt: skip
 
     def mark(self, stage: str) -> None:
-        """Note the numbers; of accumulated micro batches those of the first and the last stay."""
+        """Record the memory at a stage; of accumulated micro batches, keep the first and last."""
         if stage == STAGES[0]:
             self._micro_batch += 1
             self._marks = [mark for mark in self._marks if mark["micro_batch"] == 1]
@@ -106,7 +107,7 @@ class MemoryLog:
         self._marks.append({"stage": stage, "micro_batch": self._micro_batch, **numbers})
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the marks of a step, and begin the next one."""
+        """Return the marks of the step and start the next one."""
         marks, self._marks, self._micro_batch = self._marks, [], 0
         return marks
 
@@ -115,19 +116,19 @@ class MemoryLog:
 def recorded_allocations(
     path: str | os.PathLike[str] | None, device: torch.device, rank: int = 0, count: int = 1
 ) -> Iterator[None]:
-    """Return a context whose allocations on a GPU are written to a file, however it ends.
+    """Return a context that records GPU allocations and writes them to a file, even on errors.
 
-    PyTorch's page of memory snapshots draws such a file.
+    PyTorch's memory viewer (pytorch.org/memory_viz) displays such a file.
 
     Args:
-        path: the file; of several processes each writes its own, with its rank in the name. None
+        path: the file; each of several processes writes its own, with its rank in the name. None
             records nothing.
         device: the GPU.
-        rank: which process this is.
-        count: how many there are.
+        rank: the rank of this process.
+        count: the number of processes.
 
     Raises:
-        ValueError: if the device is not a CUDA GPU, or the folder of the file is not there.
+        ValueError: if the device is not a CUDA GPU, or the folder of the file does not exist.
     """
     if path is None:
         yield

@@ -1,4 +1,4 @@
-"""Muon: momentum whose update is made orthogonal, for the matrices inside a network."""
+"""Muon: momentum with orthogonalised updates, for the matrices inside a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from llm_scratch.training.sharding import divided_like, gathered
 
-# Coefficients of a quintic that takes singular values between 0 and 1 to about 1 in few rounds.
+# Coefficients of a quintic that moves singular values from 0 to 1 close to 1 in a few rounds.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
     """Return each matrix with all singular values near 1: (N, rows, columns), same shape.
 
-    A Newton-Schulz iteration: it needs products only, and may be coarse, as the values need not
-    be equal to be all of one size.
+    This is a Newton-Schulz iteration, which needs only matrix products. It may be coarse: the
+    singular values need only be of similar size, not equal.
 
     Source:
         Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
@@ -35,25 +35,25 @@ def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with orthogonal updates; matrices of one shape are worked on together.
+    """Momentum with orthogonalised updates; matrices of one shape are updated together.
 
-    An update has the size that AdamW's have, so that both take the same learning rate.
+    Updates have the size of AdamW's, so that both optimizers take the same learning rate.
 
     Args:
         params: matrices, two dimensions each.
         lr: learning rate.
-        momentum: how much of the running sum of gradients stays from one step to the next.
-        weight_decay: share of the weights, times the rate, that each step takes away.
-        rounds: of the Newton-Schulz iteration.
+        momentum: share of the running average of gradients kept from one step to the next.
+        weight_decay: share of the weights, times the rate, that each step removes.
+        rounds: rounds of the Newton-Schulz iteration.
 
     Raises:
-        ValueError: if a parameter has not two dimensions.
+        ValueError: if a parameter does not have two dimensions.
 
     Source:
         Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982, section 2.2, for the size.
     """
 
-    STATE = ("momentum_buffer",)  # of each parameter, for checkpoints
+    STATE = ("momentum_buffer",)  # the state of a parameter, for checkpoints
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returns."""
+        """Update every parameter that has a gradient; return the result of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
             gradient: Any = parameter.grad
             average.lerp_(gradient, 1 - group["momentum"])
             gradients.append(gradient.lerp(average, group["momentum"]))  # Nesterov
-        # Of matrices that are divided among processes, each gathers the whole, and takes its part.
+        # Each process gathers divided matrices whole, and takes its part of the update.
         updates = orthogonalised(torch.stack(list(map(gathered, gradients))), group["rounds"])
         # A matrix with singular values 1 has entries of about 1 / sqrt(longer side); AdamW's
         # updates have entries of about 0.2.

@@ -1,7 +1,7 @@
-"""Which address and interface of this machine lead to another one, and which its name stands for.
+"""Addresses and interfaces of this machine: on the way to another one, and of its own name.
 
-Processes of several machines find each other by addresses. What goes wrong most often is that a
-machine's own name stands for an address that no other machine can reach.
+Processes on several machines find each other by address. The most common fault is a machine whose
+own name resolves to an address that no other machine can reach.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 
 def way_to(host: str) -> str:
-    """Return this machine's address on the way to another one, "" where there is no way.
+    """Return this machine's address on the route to another one; "" where there is no route.
 
     Nothing is sent: connecting a datagram socket only asks the system for the route.
     """
@@ -33,9 +33,10 @@ def way_to(host: str) -> str:
 
 
 def own_address() -> str:
-    """Return the address that this machine's name stands for, which gloo offers to the others.
+    """Return the address that gloo offers to the other processes; "" if there is none.
 
-    Where GLOO_SOCKET_IFNAME names an interface, it is that one's; "" where there is none.
+    It is that of the interface in GLOO_SOCKET_IFNAME, or else the one that this machine's name
+    resolves to.
     """
     if name := os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]:
         return address_of(name)
@@ -46,7 +47,7 @@ def own_address() -> str:
 
 
 def address_of(interface: str) -> str:
-    """Return the IPv4 address of an interface; "" where it has none, or the system is not Linux."""
+    """Return the IPv4 address of an interface; "" if it has none, or the system is not Linux."""
     if not sys.platform.startswith("linux"):
         return ""
     import fcntl
@@ -61,7 +62,7 @@ def address_of(interface: str) -> str:
 
 
 def interface_of(address: str) -> str:
-    """Return the name of the interface with an address; "" where that can't be told."""
+    """Return the name of the interface with an address; "" if none is known."""
     return next((name for name, found in interfaces().items() if address and found == address), "")
 
 

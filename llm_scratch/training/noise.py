@@ -1,4 +1,4 @@
-"""Differences between groups of runs, held against their noise: Student's t for few runs.
+"""Differences between groups of runs, compared with their noise: Student's t for few runs.
 
 No torch is imported here.
 """
@@ -15,15 +15,15 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """The distance of one group's mean from another's.
+    """The difference between the means of two groups.
 
     Args:
         value: the mean of the second group minus that of the first.
-        low: the lower end of the interval in which the true difference lies with a confidence of
-            95 %; None where the noise is not known.
-        high: its upper end.
+        low: the lower end of the 95 % confidence interval of the difference; None where the noise
+            is not known.
+        high: the upper end of that interval.
         freedom: degrees of freedom of the interval.
-        method: how it was computed, in a sentence.
+        method: a description of how the interval was computed.
     """
 
     value: float
@@ -34,18 +34,18 @@ class Difference:
 
     @property
     def is_real(self) -> bool | None:
-        """Whether the difference is larger than the noise; None where that is not known."""
+        """Whether the difference exceeds the noise; None where the noise is not known."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
 
 def difference_of(one: Sequence[float], other: Sequence[float]) -> Difference:
-    """Return how far a second group lies from a first one, and within which interval.
+    """Return the difference of a second group from a first one, with its interval.
 
-    With two runs or more in both it is Welch's interval, which lets the groups have noise of
-    different sizes. With a single run in one of them its noise is taken to be that of the other
-    group; with a single run in both nothing is known of the noise.
+    With two or more runs in both groups this is Welch's interval, which allows them different
+    noise. A group of a single run is assumed to have the noise of the other one; if both have a
+    single run, the noise is not known.
 
     Raises:
         ValueError: if a group is empty.
@@ -87,21 +87,21 @@ def interval_of(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
-    """Return t, so that Student's distribution lies between -t and t with this probability.
+    """Return the t for which Student's distribution lies between -t and t with this confidence.
 
     Args:
-        freedom: degrees of freedom, above 0; no whole number is needed.
+        freedom: degrees of freedom, above 0, not necessarily whole.
         confidence: above 0 and below 1.
 
     Raises:
-        ValueError: if one is out of range.
+        ValueError: if either is out of range.
     """
     if not 0 < freedom < math.inf or not 0 < confidence < 1:
         raise ValueError(f"{freedom=} must be above 0, and {confidence=} between 0 and 1")
     low, high = 0.0, 1.0
     while t_outside(high, freedom) > 1 - confidence:
         low, high = high, 2 * high
-    while low < (middle := (low + high) / 2) < high:  # until no number lies between them
+    while low < (middle := (low + high) / 2) < high:  # until no float lies between them
         if t_outside(middle, freedom) > 1 - confidence:
             low = middle
         else:
@@ -110,7 +110,7 @@ def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
 
 
 def t_outside(t: float, freedom: float) -> float:
-    """Return the probability with which Student's distribution lies beyond -t or t, t from 0 on."""
+    """Return the probability that Student's distribution lies below -t or above t, for t >= 0."""
     return _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5)
 
 
@@ -133,8 +133,8 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
 def _continued_fraction(x: float, a: float, b: float) -> float:
     """Return 1 + d1 / (1 + d2 / (1 + ...)), computed from its end.
 
-    So many terms are enough for every x that `_incomplete_beta` gives: they grow with the square
-    root of the larger parameter.
+    The number of terms is enough for every x that `_incomplete_beta` passes: it grows with the
+    square root of the larger parameter.
     """
     terms = 60 + 4 * math.isqrt(int(max(a, b)))
     found = 1.0

@@ -1,4 +1,4 @@
-"""What a run learns from, and what it makes smaller."""
+"""The training data and the objective of a run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llm_scratch.text.step_rows import Piece
 from llm_scratch.training.losses import IGNORE_INDEX
 
 Batch = tuple[Tensor, ...]
-"""Inputs and targets, (B, T) each; more, where an objective wants it."""
+"""Inputs and targets, (B, T) each, and further tensors if an objective needs them."""
 
 
 class TrainData(Protocol):
-    """The source of a run's batches: a `TokenPart`, `TokenRows`, or a class of one's own."""
+    """The source of a run's batches: a `TokenPart`, `TokenRows`, or a class of your own."""
 
     @property
     def vocab_size(self) -> int:
-        """Every input id is below it."""
+        """The size of the vocabulary; every input id is below it."""
 
     def num_rows(self, length: int) -> int:
-        """Return how many rows an epoch has; a ValueError if they can't have `length` tokens."""
+        """Return the rows per epoch; raise ValueError if they can't have `length` tokens."""
 
     def batch(self, seed: int, step: int, rows: int, length: int, **piece: Unpack[Piece]) -> Batch:
         """Return the rows of a step, or a piece of them: a function of the arguments alone."""
@@ -34,12 +34,12 @@ class TrainData(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of one's own.
+    """A custom loss.
 
     Args:
         loss: `loss(model, *batch) -> (sum of losses, count)`, the batch on the model's device.
-        count: `count(batch) -> int`, the same count; a step's sum is divided by that of all its
-            batches, before any of them is computed.
+        count: `count(batch) -> int`, the same count. It is needed before any loss is computed:
+            the losses of a step are divided by the count of all its batches.
     """
 
     loss: Callable[..., tuple[Tensor, Any]]
@@ -47,5 +47,5 @@ class Objective:
 
 
 def count_targets(batch: Batch) -> int:
-    """Return how many targets of a batch count."""
+    """Return the number of targets in a batch, without masked ones."""
     return int((batch[1] != IGNORE_INDEX).sum())

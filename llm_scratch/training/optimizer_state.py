@@ -1,6 +1,6 @@
-"""What optimizers remember, as named tensors: `trf_blocks.0.att.W_query.weight.exp_avg`.
+"""The state of optimizers as named tensors, such as `trf_blocks.0.att.W_query.weight.exp_avg`.
 
-By name, and not by place in a list, so that any number of processes can read it.
+Names, instead of positions in a list, let any number of processes read the state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def optimizer_tensors(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Tensor]:
-    """Return what the optimizers of a model remember; of a divided one, this process's part."""
+    """Return the optimizer state of a model; of a divided model, this process's part."""
     names: dict[Any, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}.{key}": value
@@ -28,7 +28,7 @@ def optimizer_tensors(
 def fill_optimizers(
     model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], saved: Mapping[str, Tensor]
 ) -> None:
-    """Give new optimizers what those of a run remembered.
+    """Give new optimizers the saved state of a run's optimizers.
 
     Raises:
         ValueError: if a tensor is missing or of another shape.
@@ -48,7 +48,7 @@ def fill_optimizers(
 
 
 def begin_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Give new optimizers a state of zeros, as a step makes it, for a checkpoint to fill."""
+    """Give new optimizers a state of zeros, shaped as after a step, for a checkpoint to fill."""
     for name, parameter, optimizer in _trained(model, optimizers):
         optimizer.state[parameter] = {
             key.removeprefix(f"{name}."): torch.zeros((), device=parameter.device)
@@ -59,7 +59,7 @@ def begin_optimizers(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
 
 def state_names(name: str, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return the names of what an optimizer remembers of a parameter: AdamW's, or its `STATE`."""
+    """Return the names of a parameter's state: those in the optimizer's `STATE`, or AdamW's."""
     return [f"{name}.{key}" for key in getattr(optimizer, "STATE", ADAMW)]
 
 
@@ -67,7 +67,7 @@ ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 def own_part(optimizer: Any) -> torch.optim.Optimizer:
-    """Return the optimizer of this process's parameters, where their state is divided."""
+    """Return the optimizer of this process's share if the state is divided, else `optimizer`."""
     return getattr(optimizer, "optim", optimizer)
 
 

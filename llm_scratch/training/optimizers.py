@@ -16,14 +16,14 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[str, Any]]:
-    """Return two groups for an optimizer: what decays, and what does not.
+    """Return two groups for an optimizer: parameters with weight decay, and those without.
 
-    Matrices and embeddings decay, biases and the scales and shifts of layer norms do not. A tied
+    Matrices and embeddings decay; biases and the scales and shifts of layer norms do not. A tied
     parameter is listed once, a frozen one not at all; an empty group is left out.
 
     Raises:
-        ValueError: if nothing is left to train, or a parameter's numbers do not fill their memory
-            without gaps: the fused kernels compute wrong updates then, without an error.
+        ValueError: if nothing is left to train, or a parameter's numbers have gaps in memory,
+            for which the fused kernels would silently compute wrong updates.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[s
 
 
 def describe_groups(groups: Sequence[dict[str, Any]]) -> str:
-    """Return one line on the groups: how many tensors and numbers each has, and its decay."""
+    """Return a line with each group's number of tensors and of parameters, and its weight decay."""
     return "; ".join(
         f"{len(group['params'])} tensors, {sum(p.numel() for p in group['params']):,} numbers, "
         f"weight decay {group['weight_decay']:g}"
@@ -64,13 +64,13 @@ def build_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers that together train every trainable parameter once.
 
-    "adamw" is one AdamW, fused where the device has that. "muon" adds Muon for the weight
-    matrices of the blocks, with AdamW for everything else (embeddings, head, biases, norms).
-    `divided`: each process of a run updates some parameters, and remembers what belongs to those
-    (ZeRO-1).
+    "adamw" is one AdamW, fused where the device supports that. "muon" adds Muon for the weight
+    matrices of the blocks, with AdamW for everything else (embeddings, head, biases, norms). With
+    `divided`, each process of a run updates a share of the parameters and holds only the optimizer
+    state of that share (ZeRO-1).
 
     Raises:
-        ValueError: as `parameter_groups`, or if the name is not known.
+        ValueError: as `parameter_groups`, if the name is not known, or if "muon" finds no matrices.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer={name!r} is not known; there are {', '.join(OPTIMIZERS)}")
@@ -98,14 +98,14 @@ def _whole(kind: Any, parameters: Any, **options: Any) -> torch.optim.Optimizer:
 
 
 def _divided(kind: Any, parameters: Any, **options: Any) -> torch.optim.Optimizer:
-    """Return an optimizer of this process's share of the parameters, which sends them to all."""
+    """Return an optimizer that updates this process's share of the parameters and broadcasts it."""
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
     return ZeroRedundancyOptimizer(parameters, optimizer_class=kind, **options)
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-    """Give every group the rate of this step."""
+    """Set the learning rate of every group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""In which numbers a run computes: chosen by what the device can do."""
+"""The precision that a run computes in, chosen by the abilities of the device."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm_scratch.training.config import PRECISIONS, Precision
 def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
     """Return the type of the matrix products; parameters, sums, norms and losses stay in float32.
 
-    "auto" is bfloat16 on a GPU that computes with it, else float16 there (with a scaled loss); on
-    a CPU bfloat16 where it has matrix units for it (AMX), else float32; on Apple's GPU float32.
+    "auto" is bfloat16 on a CUDA GPU that supports it, else float16 there (with a scaled loss);
+    bfloat16 on a CPU with matrix units for it (AMX), else float32; float32 on Apple's GPU.
 
     Raises:
-        ValueError: if the device can't compute in the type, with what it can.
+        ValueError: if the device can't compute in the type, naming those it can.
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision={name!r} is not known; there are {', '.join(PRECISIONS)}")
@@ -33,7 +33,7 @@ def pick_precision(name: Precision, device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 itself, rather than by way of float32."""
+    """Return whether a device computes in bfloat16 natively rather than through float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != "mps"
@@ -42,9 +42,9 @@ def has_bfloat16(device: torch.device) -> bool:
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Return a context in which matrix products are computed in `dtype`.
 
-    Without its cache, which would keep every weight in `dtype` until the context ends, also those
-    of blocks that are computed again or divided: two bytes for each parameter. A forward pass uses
-    each weight once.
+    Autocast's cache is off. It would keep every weight in `dtype` until the context ends, even
+    those of recomputed or divided blocks: two bytes per parameter. A forward pass uses each weight
+    only once.
     """
     if dtype == torch.float32:
         return contextlib.nullcontext()
@@ -52,5 +52,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Return what keeps small float16 gradients above zero; for the other types it does nothing."""
+    """Return a scaler that keeps small float16 gradients above zero; for other types it is off."""
     return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

@@ -1,4 +1,4 @@
-"""Complete settings for runs of several sizes; the vocabulary comes from the data."""
+"""Presets: complete settings for runs of several sizes; the vocabulary comes from the data."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ class Preset:
     train: TrainConfig
 
     def sizes(self, family: str = "gpt2", **given: Any) -> Any:
-        """Return the sizes of a model to train.
+        """Return the configuration of a model to train.
 
-        A model of another family is as wide and as deep as the GPT. Llama's has half as many keys
-        as queries where that goes, and a gated network with about as many parameters as GPT-2's.
+        Models of other families have the width and depth of the GPT. A Llama has half as many
+        key-value heads as query heads if the number is even, and a gated feed-forward network with
+        about as many parameters as GPT-2's.
 
         Args:
             family: a family's name in `FAMILIES`.
-            given: sizes that take the place of the preset's.
+            given: sizes that replace the preset's.
 
         Raises:
-            ValueError: if there is no such family, it has no such size, or two do not fit.
+            ValueError: if the family or a size is unknown, or two sizes are incompatible.
         """
         if family not in FAMILIES:
             raise ValueError(f"{family=} is unknown; use {', '.join(FAMILIES)}")
@@ -44,7 +45,7 @@ class Preset:
 
 
 def _shaped(emb_dim: int, n_heads: int, **_: Any) -> dict[str, int]:
-    """Return the sizes that a `LlamaModel` has beyond a GPT's."""
+    """Return the additional sizes of a `LlamaModel`."""
     groups = n_heads if n_heads % 2 else n_heads // 2
     return {"hidden_dim": -(-8 * emb_dim // 3 // 32) * 32, "n_kv_groups": groups}
 
@@ -53,12 +54,12 @@ _model = partial(GPTConfig, vocab_size=50257, tie_weights=True)
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
-        # To see that everything works: seconds on a laptop.
+        # A test that everything works: seconds on a laptop.
         _model(emb_dim=64, n_layers=2, n_heads=4, context_length=64),
         TrainConfig(steps=300, micro_batch=4, learning_rate=3e-3, eval_every=50, save_every=50),
     ),
     "small": Preset(
-        # A model that writes in the manner of its text: an evening on a laptop.
+        # A model that writes in the style of its training data: an evening on a laptop.
         _model(emb_dim=384, n_layers=6, n_heads=6, context_length=256),
         TrainConfig(
             steps=3000,
@@ -70,7 +71,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "124M": Preset(
-        # GPT-2's smallest: days on one GPU.
+        # The smallest GPT-2: days on one GPU.
         GPT2_CONFIGS["124M"],
         TrainConfig(
             steps=20000,
@@ -84,9 +85,10 @@ PRESETS: dict[str, Preset] = {
     ),
     "163M": Preset(
         # The base model of the series "Writing an LLM from scratch" (parts 28 to 32), with the
-        # settings that it came to: no dropout, gradients clipped at 3.5, a scheduled rate, less
-        # weight decay; 96 rows of 1,024 tokens per step, 20 tokens per parameter. What it does not
-        # name is as in its trainer (AdamW's second decay rate) or as here (the initial weights).
+        # settings that the series arrives at: no dropout, gradients clipped at 3.5, a scheduled
+        # rate, less weight decay; 96 rows of 1,024 tokens per step, 20 tokens per parameter.
+        # Settings it does not name follow its trainer (AdamW's second decay rate) or this library
+        # (the initial weights).
         # Source: gpjt/ddp-base-model-from-scratch, runs/1xrtx3090-stacked-interventions.
         GPTConfig(
             vocab_size=50257,
@@ -99,10 +101,10 @@ PRESETS: dict[str, Preset] = {
             tie_weights=False,
         ),
         TrainConfig(
-            steps=33165,  # the first number whose 98,304 tokens each make 3,260,190,720
+            steps=33165,  # the fewest that reach 3,260,190,720 tokens at 98,304 per step
             micro_batch=6,
             tokens_per_step=96 * 1024,
-            learning_rate=1.4e-3,  # after 5 % of the steps, then down to a tenth: the defaults
+            learning_rate=1.4e-3,  # by default reached after 5 % of the steps, then down to a tenth
             weight_decay=0.01,
             beta2=0.999,
             clip=3.5,

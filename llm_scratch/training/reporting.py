@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a progress bar, lines, and TensorBoard's files."""
+"""The display of a run's progress: a progress bar, lines, and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from llm_scratch.training.starting import Run
 
 
 class Reporter:
-    """Shows the steps of a run, and keeps their numbers in its folder.
+    """A display of a run's steps that also records their numbers in the run's folder.
 
     Args:
-        run: whose state is that before the first step to show.
-        progress: whether there is a progress bar, with the share of the machine's speed in it.
+        run: the run, in its state before the first step to show.
+        progress: whether to show a progress bar, which includes the share of the machine's peak
+            speed.
     """
 
     def __init__(self, run: Run, progress: bool) -> None:
@@ -35,7 +36,7 @@ class Reporter:
         self._board = None if run.folder is None else open_board(run.folder.path / "tensorboard")
 
     def step(self, values: dict[str, Any], tokens: int) -> None:
-        """Show a step: the values of its line in the log, and how many tokens it had."""
+        """Record and show a step: the values of its log line, and its number of tokens."""
         self.record(values)
         seconds = max(values["seconds"], 1e-9)
         notes = {"loss": f"{values['loss']:.3f}", "tok/s": f"{tokens / seconds:,.0f}"}
@@ -50,7 +51,7 @@ class Reporter:
             self.line(f"step {step}: {shown}, rate {values['lr']:.2e}")
 
     def record(self, values: dict[str, Any]) -> None:
-        """Keep numbers of a step in the run's folder, and in TensorBoard's files where it is."""
+        """Write numbers of a step to the run's folder, and to TensorBoard files if installed."""
         if self._run.folder is not None:
             self._run.folder.record(**values)
         if self._board is not None:
@@ -64,14 +65,14 @@ class Reporter:
         self._run.log(text)
 
     def close(self) -> None:
-        """End the bar and TensorBoard's file."""
+        """Close the bar and the TensorBoard file."""
         self._bar.close()
         if self._board is not None:
             self._board.close()
 
 
 def open_board(folder: Path) -> Any:
-    """Return a writer of TensorBoard's files, None where it is not installed."""
+    """Return a writer of TensorBoard files; None if TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter  # type: ignore[attr-defined, unused-ignore]
@@ -80,7 +81,7 @@ def open_board(folder: Path) -> Any:
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the floating-point operations per second of a large matrix product here."""
+    """Return the measured floating-point operations per second of a large matrix product."""
     size = 1024 if device.type == "cpu" else 8192
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(size, size, generator=generator).to(device, dtype)
@@ -95,7 +96,7 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -103,10 +104,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def flops_per_token(model: Any, length: int) -> float:
-    """Return floating-point operations that training on one token takes, forward and backward.
+    """Return the floating-point operations to train on one token, forward and backward.
 
-    Six for each number in a matrix (the embeddings are looked up, not multiplied), and those of
-    attention, of whose products the causal half is counted.
+    These are six per number in a matrix (embeddings are looked up, not multiplied), and those of
+    attention's products, of which the causal half is counted.
     """
     cfg = model.cfg
     matrices = sum(p.numel() for p in model.trf_blocks.parameters() if p.dim() == 2)

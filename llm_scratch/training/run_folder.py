@@ -1,12 +1,12 @@
-"""The folder of a run: settings, environment, log, samples and checkpoints, readable by eye.
+"""The folder of a run, with human-readable settings, environment, log and samples.
 
 - config.json: model, training settings, data, tokenizer
-- environment.json: versions and machine, once for each start
-- held.json: what each process holds and sends in a step, in bytes
-- metrics.jsonl: one object per step and per evaluation; metrics.csv holds the same, but for the
+- environment.json: versions and machine, one entry per start
+- held.json: the bytes that each process holds and sends in a step
+- metrics.jsonl: one object per step and per evaluation; metrics.csv has the same, except the
   losses of a mixture's parts
-- samples.jsonl: texts that the model wrote on the way
-- checkpoints/: what the run can go on from
+- samples.jsonl: texts that the model wrote during training
+- checkpoints/: the checkpoints that the run can resume from
 - model.safetensors: the best model so far, with its tokenizer beside it
 """
 
@@ -31,14 +31,15 @@ CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
-    """The open folder of one run; no other process can open it meanwhile.
+    """The folder of a run, locked against other processes while open.
 
     Args:
-        path: is made when missing.
-        resume: whether a run in it is to go on.
+        path: the folder, created if missing.
+        resume: whether to continue a run in the folder.
 
     Raises:
-        ValueError: if it holds something and `resume` is False, or another process trains in it.
+        ValueError: if the folder is not empty and `resume` is False, or another process trains in
+            it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
@@ -52,7 +53,7 @@ class RunFolder:
                 "another folder starts a new one"
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / LOCK, "a+b")  # noqa: SIM115  open as long as the run
+        self._lock = open(self.path / LOCK, "a+b")  # noqa: SIM115  stays open during the run
         self._files: dict[str, IO[str]] = {}
         try:
             lock(self._lock)
@@ -72,29 +73,29 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """Return what `write_json` wrote; None where there is no such file, or it is damaged."""
+        """Return the content that `write_json` wrote; None if the file is missing or damaged."""
         try:
             return json.loads(read_text(self.path / name))
         except (OSError, ValueError):
             return None
 
     def add_environment(self, **details: Any) -> None:
-        """Note versions and machine of this start, beside those of earlier ones."""
+        """Append versions and machine of this start to those of earlier ones."""
         starts = self.read_json("environment.json")
         starts = starts if isinstance(starts, list) else []
         self.write_json("environment.json", [*starts, {**environment(), **details}])
 
     def record(self, **values: Any) -> None:
-        """Add a line to the log, and the same to the table."""
+        """Append the same values to the log and to the table."""
         self._append(METRICS, as_line(values))
         self._append(TABLE, table_row(values), head=",".join(COLUMNS) + "\n")
 
     def add_sample(self, step: int, text: str) -> None:
-        """Keep a text that the model wrote."""
+        """Append a text that the model wrote to the samples."""
         self._append(SAMPLES, as_line({"step": step, "text": text}))
 
     def cut_back(self, step: int) -> None:
-        """Take out of log, table and samples what came after a step."""
+        """Remove entries after a step from log, table and samples."""
         self._close_files()
         for name in (METRICS, SAMPLES):
             kept = [line for line in read_lines(self.path / name) if line["step"] <= step]
@@ -104,15 +105,15 @@ class RunFolder:
                 write_text(self.path / TABLE, ",".join(COLUMNS) + "\n" + rows)
 
     def sync(self) -> None:
-        """Bring log and samples to the disk."""
+        """Sync log, table and samples to disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Close the files and release the folder for other processes."""
         self._close_files()
-        self._lock.close()  # which gives up the lock
+        self._lock.close()  # releases the lock
 
     def _append(self, name: str, text: str, head: str = "") -> None:
         if name not in self._files:
@@ -130,10 +131,10 @@ class RunFolder:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log; a last line that is not whole, as a killed run leaves, is none.
+    """Return the objects of a log, without an incomplete last line as a killed run leaves it.
 
     Raises:
-        FileError: naming another line that is not an object with a step.
+        FileError: naming any other line that is not an object with a step.
     """
     *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
     found = []
@@ -157,7 +158,7 @@ def _step_in(path: Path, line: bytes) -> dict[str, Any]:
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Return the log of a run: a dict for each step (step, loss, lr, ...) and each evaluation.
+    """Return the log of a run: a dict per step (step, loss, lr, ...) and per evaluation.
 
     Raises:
         FileNotFoundError: if the folder has no log.
@@ -173,7 +174,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def as_line(values: Mapping[str, Any]) -> str:
-    """Return an object as a line of JSON; a number that JSON does not have becomes null."""
+    """Return values as a line of JSON; infinite and NaN values become null."""
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
@@ -182,7 +183,7 @@ def as_line(values: Mapping[str, Any]) -> str:
 
 
 def table_row(values: Mapping[str, Any]) -> str:
-    """Return the same as a line of a table of comma-separated values."""
+    """Return values as a line of CSV, in the order of `COLUMNS`."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([values.get(name, "") for name in COLUMNS])
@@ -190,8 +191,8 @@ def table_row(values: Mapping[str, Any]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions and machine, as far as results depend on them."""
-    import torch  # logs are read without it
+    """Return the versions and machine facts that results depend on."""
+    import torch  # here, so that logs can be read without it
 
     return {
         "python": platform.python_version(),

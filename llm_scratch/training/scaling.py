@@ -1,7 +1,7 @@
-"""What more processes bring: the same training run started with 1, 2, ... of them, and compared.
+"""Speed and cost of training with more processes: one run, started with 1, 2, ... of them.
 
 Each start is a program of its own (`torchrun ... -m llm_scratch pretrain ...`), whose speed is read
-out of its log.
+from its log.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Any
 
 from llm_scratch.files import read_json, read_text
 
-WARM_UP = 3  # steps: memory is asked for, DDP sorts its buckets, optimizers begin their state
-GRACE = 30.0  # seconds that torchrun has to end its processes
+WARM_UP = 3  # steps in which memory is allocated, DDP sorts its buckets, optimizers set up state
+GRACE = 30.0  # seconds for torchrun to end its processes
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The speed at which a number of processes trained.
+    """The training speed of a number of processes.
 
     Args:
-        processes: how many there were.
-        shard: what was divided among them.
-        threads: of each process.
-        device: where they computed.
-        its_per_s: micro batches that each process computed in a second.
-        tokens_per_s: tokens that all of them learned from in a second.
-        efficiency: tokens per second for each processor, by those of the first start that worked;
-            a GPU is a processor, and so is a thread on the CPU.
-        minutes: what the given run would take.
-        cost: what it would cost.
-        reason: why there is no speed; "" where there is one.
+        processes: the number of processes.
+        shard: the kind of division among them.
+        threads: threads per process.
+        device: the device that they computed on.
+        its_per_s: micro batches per second in each process.
+        tokens_per_s: training tokens per second over all processes.
+        efficiency: tokens per second and processor, relative to the first start that worked; a
+            processor is a GPU, or a thread on the CPU.
+        minutes: the duration of the planned run.
+        cost: the cost of the planned run.
+        reason: why there is no speed; "" if there is one.
     """
 
     processes: int
@@ -54,39 +54,39 @@ class Speed:
 
     @property
     def processors(self) -> int:
-        """The GPUs, or threads on the CPU, that all processes have together."""
+        """The number of GPUs, or of CPU threads, over all processes."""
         return self.processes * (1 if self.device.startswith("cuda") else self.threads or 1)
 
 
 @dataclass(frozen=True)
 class Price:
-    """The price of an hour.
+    """The price of an hour of training.
 
     Args:
-        an_hour: the price.
-        of_each: whether it is for each process (a GPU, say) and not for all together.
+        an_hour: the price per hour.
+        of_each: whether the price is per process (per GPU, for example) or for all together.
     """
 
     an_hour: float
     of_each: bool = False
 
     def of(self, processes: int, minutes: float) -> float:
-        """Return the cost of so many processes for so long."""
+        """Return the cost of a number of processes for a number of minutes."""
         return self.an_hour * minutes / 60 * (processes if self.of_each else 1)
 
 
 @dataclass(frozen=True)
 class ScaleRun:
-    """The run that is started with each number of processes.
+    """The run to start with each number of processes.
 
     Args:
         data: the token file.
-        options: of `llm-scratch pretrain`, without those below.
-        steps: updates that are timed.
-        shard: what is divided among several processes; one process has all.
-        tokens: of the run whose time and cost are asked for.
-        price: of an hour; None asks for no cost.
-        warm_up: updates before those that are timed.
+        options: options of `llm-scratch pretrain`, other than those set here.
+        steps: the number of timed updates.
+        shard: the kind of division among several processes; a single one holds everything.
+        tokens: the tokens of the planned run whose time and cost are wanted.
+        price: the price of an hour; None computes no cost.
+        warm_up: updates before the timed ones.
     """
 
     data: str
@@ -99,7 +99,7 @@ class ScaleRun:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def words(self, processes: int, out: str | os.PathLike[str]) -> list[str]:
-        """Return the command of one start."""
+        """Return the command line of one start."""
         steps = str(self.warm_up + self.steps)
         quiet = ["--log-every", "0", "--sample-every", "0", "--eval-batches", "1"]
         return [
@@ -126,7 +126,7 @@ def measure_start(run: ScaleRun, processes: int) -> Speed:
 
 
 def run_to_end(words: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run a program; return its exit status and what it said. It never outlives the caller."""
+    """Run a program; return its exit status and its output. It never outlives the caller."""
     child = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -138,7 +138,7 @@ def run_to_end(words: Sequence[str], environment: Mapping[str, str]) -> tuple[in
     try:
         said, _ = child.communicate()
     finally:
-        if child.poll() is None:  # interrupted: torchrun ends its processes when it is asked to
+        if child.poll() is None:  # interrupted: torchrun ends its processes on SIGTERM
             child.terminate()
             try:
                 child.wait(GRACE)
@@ -148,7 +148,7 @@ def run_to_end(words: Sequence[str], environment: Mapping[str, str]) -> tuple[in
 
 
 def reason_in(said: str, code: int) -> str:
-    """Return the line of a failed start that tells why, out of what torchrun and ranks said."""
+    """Return the line that explains a failed start, from the output of torchrun and the ranks."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     own = [line.removeprefix("llm-scratch: ") for line in lines if line.startswith("llm-scratch: ")]
     if own:
@@ -166,7 +166,7 @@ def speed_of_run(out: Path, warm_up: int) -> Speed:
     """Return the speed of the run in a folder.
 
     Raises:
-        ValueError: if it has too few steps.
+        ValueError: if the run has too few steps.
     """
     from llm_scratch.training.config import StepPlan, TrainConfig
     from llm_scratch.training.run_folder import read_metrics
@@ -187,10 +187,10 @@ def speed_of_run(out: Path, warm_up: int) -> Speed:
 
 
 def steady_speed(lines: Sequence[Mapping[str, Any]], warm_up: int) -> tuple[float, float]:
-    """Return steps and tokens per second of a log, from the end of the warm-up to the last step's.
+    """Return steps and tokens per second of a log, from the end of warm-up to the last step.
 
-    Evaluations and checkpoints are not counted. What is divided by the time is what lies between
-    the two ends: n steps after the warm-up are n steps, not n + 1.
+    The time of evaluations and checkpoints is left out. Only the steps and tokens after the
+    warm-up count: n steps after it are n steps, not n + 1.
 
     Raises:
         ValueError: if no step follows the warm-up.
@@ -205,13 +205,13 @@ def steady_speed(lines: Sequence[Mapping[str, Any]], warm_up: int) -> tuple[floa
 
 
 def with_outlook(speed: Speed, base: Speed | None, tokens: int, price: Price | None) -> Speed:
-    """Return a speed with its efficiency, and with what a run of `tokens` takes and costs.
+    """Return a speed completed by its efficiency, and the time and cost of a run of `tokens`.
 
     Args:
-        speed: what was measured.
-        base: what it is compared with, as a rule one process; None is itself.
-        tokens: of the run.
-        price: of an hour.
+        speed: the measured speed.
+        base: the speed to compare it with, usually of one process; None is `speed` itself.
+        tokens: the tokens of the planned run.
+        price: the price of an hour; None computes no cost.
     """
     if not speed.tokens_per_s:
         return speed
@@ -223,10 +223,10 @@ def with_outlook(speed: Speed, base: Speed | None, tokens: int, price: Price | N
 
 
 def processes_of(text: str) -> list[int]:
-    """Return the numbers of processes that a text stands for: "1:4", "1,2,4,8" or "4".
+    """Return the sorted numbers of processes in a text such as "1:4", "1,2,4,8" or "4".
 
     Raises:
-        ValueError: if it is none of these, or a number is below 1.
+        ValueError: if the text has another form, or a number is below 1.
     """
     try:
         first, colon, last = text.partition(":")
@@ -256,7 +256,7 @@ def heading(with_cost: bool) -> str:
 
 
 def as_row(speed: Speed, with_cost: bool) -> str:
-    """Return a line of the table: the numbers, or why there are none."""
+    """Return a line of the table: the numbers, or the reason why there are none."""
     if speed.reason:
         return f"{speed.processes:>9}  failed: {speed.reason}"
     cells = []
@@ -269,7 +269,7 @@ def as_row(speed: Speed, with_cost: bool) -> str:
 
 
 def write_table(path: str | os.PathLike[str], speeds: Sequence[Speed]) -> None:
-    """Write speeds as CSV, a line for each number of processes, failed ones too."""
+    """Write speeds as CSV, one line per number of processes, including failed ones."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Speed)], lineterminator="\n")

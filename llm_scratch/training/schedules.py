@@ -1,8 +1,8 @@
-"""Learning rates as pure functions of the step: warm-up, then one of three ways down.
+"""Learning rates as pure functions of the step: warm-up, then one of three schedules.
 
 Steps count from 1. During warm-up the rate rises linearly and is `peak` at step `warmup`; at the
-last step it is `minimum`. Nothing is remembered between steps, so a run that continues after an
-interruption has the rate of a run that never stopped.
+last step it is `minimum`. There is no state between steps, so a resumed run has the rates of a run
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of one step.
 
-    The first one is `peak / warmup`, or `peak` without warm-up; the last one is `minimum`
+    The first rate is `peak / warmup`, or `peak` without warm-up; the last is `minimum`
     (a run of a single step has `peak`).
 
     Args:
         step: 1 to `steps`.
-        steps: how many steps the run has.
+        steps: the number of steps of the run.
         peak: the largest rate, reached at step `warmup`.
         minimum: the rate of the last step.
         warmup: steps of linear rise; 0 is none.
-        schedule: "cosine" falls along half a cosine, "linear" along a line, "constant" stays at
+        schedule: "cosine" falls along half a cosine, "linear" along a line; "constant" stays at
             the peak and falls along a line in the last part of the run.
-        decay_share: "constant" only: how much of the run that last part is, 0 to 1; with 0 the
-            rate never falls.
+        decay_share: "constant" only: the share of the run in which the rate falls, 0 to 1; with 0
+            it never falls.
 
     Raises:
-        ValueError: if a number is out of range, or warm-up leaves no step for the rest.
+        ValueError: if a number is out of range, or warm-up leaves no further step.
 
     Source:
         Book D.1 and D.2; Loshchilov and Hutter 2017, arXiv:1608.03983 (cosine); Zhai et al. 2022,
@@ -71,7 +71,7 @@ def learning_rate(
 def check_schedule(
     steps: int, peak: float, minimum: float, warmup: int, schedule: str, decay_share: float = 0.2
 ) -> None:
-    """Refuse a schedule that no run can have; see `learning_rate`."""
+    """Check that a schedule is possible; raise ValueError as `learning_rate` does if it is not."""
     if schedule not in SCHEDULES:
         raise ValueError(f"{schedule=} is not known; there are {', '.join(SCHEDULES)}")
     check_count("steps", steps)

@@ -1,8 +1,9 @@
-"""Checkpoints of several processes: each writes its part, any number of processes reads them.
+"""Checkpoints written by several processes, each its part, and read by any number of them.
 
-The tensors are in safetensors files, one for each process, in the form of PyTorch's distributed
-checkpoints, which also read them: the header says where in its tensor a part begins. No file of a
-checkpoint is a pickle, and none can hold code. What else is in the folder is as `checkpoints` says.
+The tensors are in safetensors files, one per process, in the format of PyTorch's distributed
+checkpoints, which can read them too: the header gives the offsets of each part in its tensor. No
+file of a checkpoint is a pickle, and none can hold code. The module `checkpoints` describes the
+other files.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from llm_scratch.training.sharding import is_sharded, local
 from llm_scratch.weights.tokenizer_files import save_tokenizer
 
 Sizes = tuple[int, ...]
-Place = tuple[str, Sizes]  # the name of a tensor, and where in it a part begins
+Place = tuple[str, Sizes]  # the name of a tensor, and the offsets of a part in it
 SHARD = "shard-{:05d}-model-00001-of-00001.safetensors"  # as PyTorch names them
 SHARDS = "shard-*.safetensors"
 
 
 def is_sharded_checkpoint(checkpoint: Path) -> bool:
-    """Return whether a checkpoint was written by several processes, each its part."""
+    """Return whether a checkpoint was written in parts by several processes."""
     return any(checkpoint.glob(SHARDS))
 
 
@@ -51,18 +52,18 @@ def save_sharded(
     ranks: Ranks,
     tokenizer: Any = None,
 ) -> Path:
-    """Write a checkpoint together: the path of the finished one, the same everywhere.
+    """Write a checkpoint jointly; return its path, the same in every process.
 
     Args:
-        folder: where the checkpoints of the run are.
-        step: becomes its name.
-        tensors: what this process holds, by name: parts, or what it alone has.
+        folder: the folder of the run's checkpoints.
+        step: the step, which names the checkpoint.
+        tensors: the tensors of this process by name: parts, or tensors that it alone holds.
         state: as in `checkpoints.save_run`.
         ranks: the processes.
-        tokenizer: is written beside the tensors.
+        tokenizer: written beside the tensors.
 
     Raises:
-        TypeError: if `state` holds something that JSON does not have.
+        TypeError: if `state` holds something that JSON can't represent.
         OSError: in all processes, naming one that can't write its part; nothing that looks like a
             checkpoint stays.
     """
@@ -96,11 +97,11 @@ def save_sharded(
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
-    """Return the numbers that this process holds, by name and by where they begin in a tensor."""
+    """Return the parts that this process holds, by tensor name and offsets."""
     parts = {}
     for name, tensor in tensors.items():
         held = local(tensor)
-        if held.numel() or not tensor.numel():  # rows may be fewer than processes
+        if held.numel() or not tensor.numel():  # a tensor may have fewer rows than processes
             parts[name, _offsets(tensor)] = held
     return parts
 
@@ -108,15 +109,15 @@ def parts_of(tensors: Mapping[str, Tensor]) -> dict[Place, Tensor]:
 def _offsets(tensor: Any) -> Sizes:
     if not is_sharded(tensor):
         return (0,) * tensor.dim()
-    (chunk,) = tensor.__create_chunk_list__()  # as PyTorch's own checkpoints ask a tensor
+    (chunk,) = tensor.__create_chunk_list__()  # the hook that PyTorch's own checkpoints use
     return tuple(chunk.offsets)
 
 
 def writers_of(held: Sequence[Mapping[Place, int]]) -> dict[Place, int]:
-    """Decide which process writes each part: one that has it, so that all write as much.
+    """Return the rank that writes each part: one that holds it, with the load balanced.
 
     Args:
-        held: by process, the parts that it has, and the bytes of each.
+        held: for each process, the parts that it holds, with their bytes.
     """
     holders: dict[Place, list[int]] = {}
     sizes: dict[Place, int] = {}
@@ -125,7 +126,7 @@ def writers_of(held: Sequence[Mapping[Place, int]]) -> dict[Place, int]:
             holders.setdefault(place, []).append(rank)
             sizes[place] = size
     loads, writers = [0] * len(held), {}
-    # Those without a choice first, then the largest.
+    # Parts with the fewest holders first, then the largest.
     for place in sorted(holders, key=lambda p: (len(holders[p]), -sizes[p], p)):
         writers[place] = min(holders[place], key=lambda rank: loads[rank])
         loads[writers[place]] += sizes[place]
@@ -142,10 +143,10 @@ def _write_shard(path: Path, own: Mapping[Place, Tensor]) -> dict[str, Any]:
 
 
 def _by_all(ranks: Ranks, target: Path, work: Callable[[], Any]) -> list[Any]:
-    """Let each process do its work; return what each gave.
+    """Run `work` in each process; return the results of all.
 
     Raises:
-        OSError: in all of them where one could not write, naming it.
+        OSError: in all processes if one could not write, naming its rank.
     """
     result, failure = None, None
     try:
@@ -160,7 +161,7 @@ def _by_all(ranks: Ranks, target: Path, work: Callable[[], Any]) -> list[Any]:
 
 
 def tensors_of_run(model: nn.Module, optimizers: Any) -> dict[str, Tensor]:
-    """Return what a checkpoint holds of a model and its optimizers; of divided ones, the parts."""
+    """Return the tensors of a model and its optimizers to save; of divided ones, the parts."""
     parameters = dict(model.named_parameters()) if is_plain(model) else learning_of(model)
     return {
         **{name: parameter.detach() for name, parameter in parameters.items()},
@@ -172,7 +173,7 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizers: Any, ranks: Ran
     """Fill a model and its new optimizers from a checkpoint of any number of processes.
 
     Raises:
-        CheckpointError: if a tensor is missing, of another shape or type, or not whole.
+        CheckpointError: if a tensor is missing, incomplete, or of another shape or type.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -182,19 +183,19 @@ def load_tensors(checkpoint: Path, model: nn.Module, optimizers: Any, ranks: Ran
     reader = HuggingFaceStorageReader(str(checkpoint))
     try:
         _check_parts(checkpoint, reader.read_metadata(), tensors)
-        with warnings.catch_warnings():  # one process is meant to load alone
+        with warnings.catch_warnings():  # a single process loads alone on purpose
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             dcp.load(tensors, storage_reader=reader, no_dist=ranks.count == 1)
     except dcp.api.CheckpointException as err:
         raise CheckpointError(checkpoint, f"can't be read: {_reason(err)}") from err
     except CheckpointError:
         raise
-    except Exception as err:  # a foreign format: damage shows as many types of error
+    except Exception as err:  # PyTorch's reader raises many types of error on damage
         raise CheckpointError(checkpoint, f"can't be read: {err}") from err
 
 
 def _check_parts(checkpoint: Path, saved: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse parts that leave numbers of a tensor out, or give them twice, or in other types."""
+    """Check that the parts of each tensor cover it exactly once, in its type."""
     kinds = {(index.fqn, info.dtype) for index, info in saved.storage_data.items()}
     for name, tensor in tensors.items():
         if (found := saved.state_dict_metadata.get(name)) is None:
@@ -222,12 +223,12 @@ def _is_inside(places: Sizes, sizes: Sizes, whole: Sizes) -> bool:
 
 
 def _overlap(one: tuple[Sizes, Sizes], other: tuple[Sizes, Sizes]) -> bool:
-    """Return whether two parts, places and sizes, share a number."""
+    """Return whether two parts, as (places, sizes), overlap."""
     return all(max(a, b) < min(a + n, b + m) for a, n, b, m in zip(*one, *other, strict=True))
 
 
 def _reason(error: Any) -> str:
-    """Return the first line that a failed process gave."""
+    """Return the first line of the error of the first failed process."""
     for rank, (failure, _) in sorted(error.failures.items()):
         return f"rank {rank}: {str(failure).splitlines()[0] if str(failure) else failure!r}"
     return str(error)

@@ -1,8 +1,8 @@
-"""A model divided among the processes of a run, by PyTorch's own engines: DDP, ZeRO-1 and FSDP2.
+"""The division of a model among the processes of a run, by PyTorch's DDP, ZeRO-1 and FSDP2.
 
-    --shard none        every process holds all; gradients are averaged (DDP)
-    --shard optimizer   the same, and each updates a part of the parameters (ZeRO-1)
-    --shard full        each holds a part of everything; a block is whole while it computes (FSDP2)
+    --shard none        every process holds everything; gradients are averaged (DDP)
+    --shard optimizer   the same, but each process updates a part of the parameters (ZeRO-1)
+    --shard full        each holds a part of everything; a block is gathered to compute (FSDP2)
 
 Source:
     Li et al. 2020, arXiv:2006.15704 (DDP); Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO);
@@ -25,19 +25,19 @@ from llm_scratch.training.division import Division
 
 
 def divided(module: nn.Module, division: Division, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Divide a model among processes; return the module that computes a step's loss from now on.
+    """Divide a model among processes; return the module that computes the loss of the steps.
 
-    Optimizers are made after this. A model on the meta device gets memory for its part alone.
+    Make the optimizers after this. A model on the meta device gets memory only for its part.
 
     Args:
         module: a `StepLoss`, or another module with the model as `.model`; with "full" it is
             changed in place.
-        division: what each process holds.
+        division: the part of the model that each process holds.
         ranks: the processes.
-        device: where they compute.
+        device: the device to compute on.
 
     Raises:
-        ValueError: if so many processes cannot divide it so.
+        ValueError: if the division is not possible with this number of processes.
     """
     division.check(ranks.count)
     if ranks.count == 1:
@@ -57,7 +57,7 @@ def divided(module: nn.Module, division: Division, ranks: Ranks, device: torch.d
 
 
 def _shard_fully(module: Any, division: Division, ranks: Ranks, device: torch.device) -> None:
-    """Divide each block, then what is left: embeddings, the last norm and the head."""
+    """Divide each block, then the rest: embeddings, the final norm and the head."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
     options: dict[str, Any] = {"mesh": _mesh_of(division, ranks, device)}
@@ -65,14 +65,15 @@ def _shard_fully(module: Any, division: Division, ranks: Ranks, device: torch.de
         options["offload_policy"] = CPUOffloadPolicy(pin_memory=device.type != "cpu")
     gathered: dict[str, Any] = {}
     if module.dtype != torch.float32:
-        # In the type of the products, half is sent. Gathered in float32, autocast would copy each
-        # weight, and these copies, unlike what is gathered, would all live until the backward pass.
+        # Gathering in the type of the products halves the traffic. With weights gathered in
+        # float32, autocast would copy each, and unlike the gathered weights, the copies would all
+        # live until the backward pass.
         gathered["mp_policy"] = MixedPrecisionPolicy(
             param_dtype=module.dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for block in module.model.trf_blocks:
         fully_shard(block, reshard_after_forward=division.reshard, **options, **gathered)
-    # What a loss needs of the head, it needs again at once: never divided in between.
+    # The loss needs the head's weights again at once, so they are not divided in between.
     fully_shard(module, reshard_after_forward=False, **options)
     if any(parameter.is_meta for parameter in module.parameters()):
         module.to_empty(device="cpu" if division.offload else device)
@@ -84,9 +85,9 @@ def _mesh_of(division: Division, ranks: Ranks, device: torch.device) -> Any:
 
     shape = division.mesh or (ranks.count,)
     names = ("copies", "parts")[-len(shape) :]
-    with unset_fake_temporarily():  # numbers of processes are real, also where tensors are not
+    with unset_fake_temporarily():  # ranks must be real numbers even where tensors are fake
         mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    for name in names if len(names) > 1 else ():  # these groups have a time-out of their own
+    for name in names if len(names) > 1 else ():  # these groups have timeouts of their own
         _set_timeout(mesh.get_group(name), ranks.timeout)
     return mesh
 
@@ -98,32 +99,32 @@ def _set_timeout(group: Any, seconds: float) -> None:
 
 
 def is_sharded(tensor: Any) -> bool:
-    """Return whether this process holds a part of a tensor only."""
+    """Return whether this process holds only a part of a tensor."""
     return hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Any) -> Tensor:
-    """Return what this process holds of a tensor: its part, or all of it."""
+    """Return this process's part of a divided tensor, or the whole of any other."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def gathered(tensor: Any) -> Tensor:
-    """Return a whole tensor; all processes call this for a divided one."""
+    """Return the whole tensor; if it is divided, all processes must call this."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def divided_like(whole: Tensor, like: Any) -> Tensor:
-    """Return this process's part of a tensor that all have, divided as another one is."""
+    """Return this process's part of a tensor that all hold, divided in the same way as `like`."""
     if not is_sharded(like):
         return whole
     from torch.distributed.tensor import distribute_tensor
 
-    # No source: every process has the same numbers, and nothing is sent.
+    # No source rank: every process has the same numbers, so nothing is sent.
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def sharded_norm(gradients: Sequence[Tensor]) -> float:
-    """Return the Euclidean norm of all gradients together, of divided ones all parts'."""
+    """Return the Euclidean norm of all gradients together, including the parts elsewhere."""
     if not gradients:
         return 0.0
     norms = torch.stack([torch.linalg.vector_norm(local(g)) for g in gradients])
@@ -138,7 +139,7 @@ def sharded_norm(gradients: Sequence[Tensor]) -> float:
 
 
 def synchronised(module: Any, is_last: bool) -> AbstractContextManager[Any]:
-    """Return a context for a micro batch, whose gradients are averaged with the step's last one."""
+    """Return a context for a micro batch; gradients are averaged only with the step's last one."""
     if hasattr(module, "set_requires_gradient_sync"):
         module.set_requires_gradient_sync(is_last)
         return nullcontext()
@@ -147,7 +148,7 @@ def synchronised(module: Any, is_last: bool) -> AbstractContextManager[Any]:
 
 @contextmanager
 def writable(module: Any) -> Iterator[None]:
-    """Return a context in which all processes can call the model itself, as for samples."""
+    """Return a context in which all processes can call the model itself, for example to sample."""
     if not hasattr(module, "unshard"):
         yield
         return

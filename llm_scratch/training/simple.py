@@ -1,4 +1,4 @@
-"""The book's training loop, with the book's random stream, and its checkpoints (book 5.2, 5.4)."""
+"""The book's training loop, with its stream of random numbers, and checkpoints (book 5.2, 5.4)."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def train_model_simple(
     log: Callable[[str], object] = print,
     update: Callable[[int], object] | None = None,
 ) -> tuple[list[float], list[float], list[int]]:
-    """Train for some epochs: training losses, validation losses, and tokens seen at each of them.
+    """Train for some epochs; return training losses, validation losses, and tokens seen at each.
 
     A line is logged every `eval_freq` steps and a sample of text after each epoch. With the book's
-    seed and settings the numbers are the book's. The modes of the model are left as found. A batch
-    whose targets are all masked is passed over, with a warning that numbers them.
+    seed and settings the numbers are the book's. The modes of the model are left as found. Batches
+    whose targets are all masked are skipped, with a warning that gives their numbers.
 
     Args:
         model: a `GPTModel`, on `device`.
-        train_loader: gives (inputs, targets) to learn from.
-        val_loader: gives (inputs, targets) to measure on.
+        train_loader: yields (inputs, targets) to train on.
+        val_loader: yields (inputs, targets) to validate on.
         optimizer: made from the model's parameters.
-        device: where the model is.
-        num_epochs: how often the training part is gone through.
+        device: the device of the model.
+        num_epochs: the number of passes over the training part.
         eval_freq: steps from one evaluation to the next.
-        eval_iter: how many batches an evaluation takes of each part.
-        start_context: what the samples of text start with.
+        eval_iter: the number of batches of each part per evaluation; None is all.
+        start_context: the text that samples start with.
         tokenizer: the one that the loaders were made with.
-        log: what each line is given to.
-        update: called with the step, from 0, once its gradients are there, instead of
+        log: called with each line.
+        update: called with the step, from 0, once its gradients are computed, instead of
             `optimizer.step()`; the log then counts "Iter", as in appendix D.
 
     Raises:
@@ -92,13 +92,13 @@ def save_checkpoint(
 ) -> None:
     """Write model and optimizer as the book does, atomically.
 
-    The file holds a dict with `model_state_dict` and `optimizer_state_dict`; its folder is made
-    when missing. With AdamW it is three times as large as the model. A compiled model, or one in
-    data parallel, is written without its wrapper.
+    The file holds a dict with `model_state_dict` and `optimizer_state_dict`; its folder is created
+    if missing. With AdamW the file is three times as large as the model. A compiled or
+    data-parallel model is written without its wrapper.
 
     Raises:
-        TypeError: if a setting of the optimizer could not be read back, such as a rate that is a
-            number of numpy.
+        TypeError: if a setting of the optimizer could not be read back, such as a learning rate
+            that is a NumPy number.
 
     Source:
         Book 5.4.
@@ -113,10 +113,10 @@ def save_checkpoint(
 
 
 def check_plain(value: Any, name: str = "state") -> None:
-    """Refuse what can't be read back without running code.
+    """Check that a value can be read back without running code.
 
     Raises:
-        TypeError: naming the place and the type.
+        TypeError: naming the place of the offending value and its type.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -139,14 +139,13 @@ def load_checkpoint(
 ) -> None:
     """Fill `model`, and `optimizer` if given, from a file of `save_checkpoint` or of the book.
 
-    A file that holds the model's state dict alone is read too, and one whose names still have what
-    a compiled or parallel model puts before them (a warning says so). Tensors go to where the model
-    is.
+    The file may also hold only the model's state dict. Names may still have the prefix of a
+    compiled or parallel model, which is removed with a warning. Tensors go to the model's device.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not such a checkpoint, is damaged, contains code instead of plain
-            tensors, lacks the optimizer, or does not fit. Model and optimizer are as before then.
+            tensors, lacks the optimizer, or does not fit. Model and optimizer are then unchanged.
     """
     state = _read_checkpoint(Path(path))
     if optimizer is not None and "optimizer_state_dict" not in state:
@@ -156,7 +155,7 @@ def load_checkpoint(
     before = {key: value.clone() for key, value in model.state_dict().items()}
     try:
         model.load_state_dict(weights)
-        if optimizer is not None:  # checks the groups before it changes anything
+        if optimizer is not None:  # PyTorch checks the groups before it changes anything
             optimizer.load_state_dict(state["optimizer_state_dict"])
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as err:
         model.load_state_dict(before)
@@ -167,9 +166,9 @@ def load_checkpoint(
 
 
 def _without_prefixes(path: str | os.PathLike[str], weights: Any) -> Any:
-    """Return the weights by their own names, where every name has a wrapper's before it."""
+    """Return the weights without the prefixes that wrappers add to every name."""
     if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
-        return weights  # load_state_dict says what is wrong
+        return weights  # load_state_dict reports the fault
     found = ""
     while prefix := next(
         (p for p in WRAPPERS if weights and all(n.startswith(found + p) for n in weights)), ""

@@ -1,4 +1,4 @@
-"""What a run needs before its first step: checked, built, and brought to where it stood."""
+"""The start of a run: its parts are checked and built, and an earlier state is restored."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ from llm_scratch.training.whole_copy import WholeCopy
 from llm_scratch.weights.folder import check_vocabulary, save_model
 
 Log = Callable[[str], object]
-SaveBest = Callable[..., object]  # of model, folder and tokenizer, and perhaps chat_format=
+SaveBest = Callable[..., object]  # takes model, folder, tokenizer, and optionally chat_format=
 WriteSample = Callable[[Any], str]
 
 
 @dataclass
 class RunState:
-    """Where a run stands.
+    """The state of a run.
 
     Args:
         step: updates so far.
-        eval_rows: rows of an evaluation's micro batch: of a step's when the run began.
-        tokens: targets learned from so far.
-        loss: of the last step, in nats per token.
-        val_loss: of the last evaluation; None before the first.
-        best_loss: the lowest one.
-        best_step: the step after which it was measured.
-        worse: evaluations since then.
+        eval_rows: rows per evaluation batch: the micro batch size with which the run began.
+        tokens: targets trained on so far.
+        loss: the loss of the last step, in nats per token.
+        val_loss: the loss of the last evaluation; None before the first.
+        best_loss: the lowest validation loss.
+        best_step: the step after which `best_loss` was measured.
+        worse: evaluations since `best_step`.
         stopped: whether early stopping ended the run.
     """
 
@@ -75,9 +75,9 @@ class RunState:
 
 @dataclass
 class Run:
-    """The parts of a run: what computes, what it reads, its settings, and where it is kept.
+    """The parts of a run: its engine, data, settings, folder and state.
 
-    Of several processes, the first one has the folder open, and writes for all.
+    Of several processes, only the first has the folder open and writes for all.
     """
 
     engine: Engine
@@ -91,30 +91,30 @@ class Run:
     save_best: SaveBest
     write_sample: WriteSample | None = None
     chat_format: Any = None
-    path: Path | None = None  # of the folder, which the first process alone has open
+    path: Path | None = None  # of the folder, which only the first process has open
     whole: WholeCopy | None = None
     division: Division = WHOLE
-    base: str | None = None  # a mark of what is frozen, of a model with more than its family has
-    memory: MemoryLog | None = None  # where each stage of a step is noted
-    counted: bool = False  # whether `held.json` is written, which the first step does
+    base: str | None = None  # a hash of the frozen part of a model with extra parameters (LoRA)
+    memory: MemoryLog | None = None  # records the memory at each stage of a step
+    counted: bool = False  # whether `held.json` has been written, in the first step
     state: RunState = field(default_factory=RunState)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def log_memory(self) -> None:
-        """Note what is held at each stage of the steps to come."""
+        """Record the memory at each stage of all further steps."""
         self.memory = MemoryLog(self.engine.device)
         self.engine.mark = self.memory.mark
 
     @property
     def ended(self) -> bool:
-        """Whether there is no step left to take."""
+        """Whether no step is left."""
         return self.state.stopped or self.state.step >= self.config.steps
 
 
 def new_model(cfg: ModelConfig, seed: int, later: bool = False) -> Any:
     """Return a model with its family's initial weights, the same for the same seed.
 
-    `later` leaves memory and weights to `train`, once the model is divided among processes.
+    With `later`, `train` allocates and fills the model after dividing it among processes.
     """
     if later:
         with torch.device("meta"):
@@ -132,15 +132,15 @@ def build_engine(
     division: Division = WHOLE,
     device: torch.device | None = None,
 ) -> Engine:
-    """Return what computes the steps of a run with these settings.
+    """Return the engine that computes the steps of a run with these settings.
 
     Args:
-        model: the model; on the meta device, where it is to be divided before it is filled.
+        model: the model, on the meta device if it is to be divided before its weights are made.
         config: the settings.
-        objective: another loss than that of the next token.
+        objective: a loss other than that of the next token.
         ranks: the processes that compute together.
-        division: what each of them holds.
-        device: where they compute; None is where the model is.
+        division: the part of the run that each process holds.
+        device: the device to compute on; None is the model's.
     """
     if objective is not None and config.compile:
         raise ValueError("compile=True works with the loss of the next token only; leave it out")
@@ -168,7 +168,7 @@ def build_engine(
 
 
 def start_run(run: Run) -> None:
-    """Check that everything belongs together and find where the run stands; see `loop.train`."""
+    """Check that the parts of a run match, and restore its state; see `loop.train`."""
     engine, config, plan, log = run.engine, run.config, run.plan, run.log
     _check_data("training", run.data, run)
     if run.validation is not None:
@@ -210,7 +210,7 @@ def start_run(run: Run) -> None:
 def save_with(
     save_best: SaveBest, model: Any, folder: Path, tokenizer: Any, chat_format: Any = None
 ) -> None:
-    """Save a run's best model, and the format of its conversations where `save_best` keeps one."""
+    """Save a run's best model, with its chat format if `save_best` takes one."""
     takes = inspect.signature(save_best).parameters
     if chat_format is not None and "chat_format" in takes:
         save_best(model, folder, tokenizer, chat_format=chat_format)
@@ -219,10 +219,10 @@ def save_with(
 
 
 def check_save_best(model: Any, save_best: SaveBest) -> None:
-    """Refuse to save a model with LoRA whole, which would fail only once it was trained.
+    """Check that `save_best` can save the model; `save_model` would fail on LoRA after training.
 
     Raises:
-        ValueError: naming what saves it.
+        ValueError: naming a function that can save it.
     """
     if save_best is save_model and not is_plain(model):
         raise ValueError(
@@ -256,10 +256,10 @@ def _check_samples(config: TrainConfig, tokenizer: Any) -> None:
 
 
 def check_ranks(model: Any, config: TrainConfig, division: Division, ranks: Ranks) -> None:
-    """Refuse processes that were started with something else, before they divide a model.
+    """Check that all processes have the same settings and weights, before they divide a model.
 
     Raises:
-        ValueError: naming the odd ones.
+        ValueError: naming the ranks that differ.
     """
     if ranks.count == 1:
         return
@@ -274,7 +274,7 @@ def check_ranks(model: Any, config: TrainConfig, division: Division, ranks: Rank
 
 
 def _check_data_of_ranks(run: Run) -> None:
-    """Refuse processes that read other data; one of them would wait for the others in the end."""
+    """Check that all processes have the same data; else some would wait for others in the end."""
     facts = dict(run.facts)
     if run.validation is not None:
         marks = data_facts(run.validation, run.plan.length)
@@ -283,14 +283,14 @@ def _check_data_of_ranks(run: Run) -> None:
 
 
 def _go_on(run: Run, path: Path) -> None:
-    """Bring a run to the newest whole checkpoint of its folder; at 0 where there is none."""
+    """Restore a run from the newest intact checkpoint in its folder; without one, start at 0."""
     engine, folder, newest = run.engine, run.folder, None
     if folder is not None:
         clean(folder.checkpoints)
         newest = newest_whole(folder.checkpoints, run.log)
         if newest is None and folder.read_json("config.json") is not None:
             run.log(f"{folder.path} holds no whole checkpoint: starting at step 0")
-    # The first process has looked, all go on from what it found.
+    # All processes resume from the checkpoint that the first one found.
     if (newest := engine.ranks.gather(newest)[0]) is None:
         if folder is not None:
             folder.cut_back(0)
@@ -301,7 +301,7 @@ def _go_on(run: Run, path: Path) -> None:
         load_tensors(newest, engine.model, engine.optimizers, engine.ranks)
     else:
         tensors, remembered = load_run(newest)
-        # What is frozen is there already.
+        # The model already has its frozen parameters.
         engine.model.load_state_dict({**engine.model.state_dict(), **tensors})
         fill_optimizers(engine.model, engine.optimizers, remembered)
     if content["scaler"] is not None:
@@ -315,7 +315,7 @@ def _go_on(run: Run, path: Path) -> None:
 
 
 def _plan_before(before: TrainConfig, content: Mapping[str, Any], run: Run) -> StepPlan:
-    """Return how a step was made of micro batches."""
+    """Return the step plan of the run before it was interrupted."""
     return StepPlan.of(before, run.plan.length, content["environment"].get("processes", 1))
 
 
@@ -337,10 +337,10 @@ def _say_what_differs(before: TrainConfig, content: Mapping[str, Any], run: Run)
 
 
 def _check_same(content: Mapping[str, Any], run: Run) -> TrainConfig:
-    """Refuse to continue with another model, data, tokenizer or settings; warn of another machine.
+    """Check that model, data, tokenizer and settings are as before; warn of another machine.
 
     Returns:
-        The settings of before.
+        The settings of the run so far.
     """
     for name, now in run.facts.items():
         was, now = content["facts"].get(name), json.loads(json.dumps(now))

@@ -1,7 +1,7 @@
-"""A model with its loss as one module: the forward pass of a step, whatever computes it.
+"""A model and its loss as one module: the forward pass of a step, for one process or several.
 
-Where several processes divide a model, its parts are gathered when a module is called. The head's
-product belongs to the loss here, which never has all logits, so the loss is in that module.
+If several processes divide a model, calling a module gathers its parts. The loss here includes the
+head's product, as it never holds all logits, so the loss must be inside that module.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class StepLoss(nn.Module):
         model: the model.
         dtype: the type of the matrix products.
         chunk: tokens whose logits are in memory at a time.
-        objective: another loss than that of the next token.
+        objective: a loss other than that of the next token.
 
     Attributes:
-        hidden_states: the model's, compiled; None is its own.
+        hidden_states: the compiled form of the model's method; None uses that method.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class StepLoss(nn.Module):
         self.hidden_states: Callable[..., Tensor] | None = None
 
     def forward(self, batch: Batch, divisor: float) -> Tensor:
-        """Return the sum of a batch's losses over `divisor`, the batch on the model's device."""
+        """Return the sum of a batch's losses over `divisor`; the batch is on the model's device."""
         with autocast(batch[0].device, self.dtype):
             if self.objective is not None:
                 return self.objective.loss(self.model, *batch)[0] / divisor

@@ -1,4 +1,4 @@
-"""One step of a run: a function of the model, the optimizers, the data, and the step's number."""
+"""One step of a run: a function of the model, the optimizers, the data and the step number."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ CPU = torch.device("cpu")
 
 
 class NonFiniteError(ArithmeticError, ValueError):
-    """A loss or gradient that is infinite or no number, from which no run recovers."""
+    """An infinite or NaN loss or gradient, from which no run recovers."""
 
 
 def unmarked(stage: str) -> None:
-    """Note nothing at a stage of a step."""
+    """Record nothing at a stage of a step."""
 
 
 class Update(NamedTuple):
-    """The outcome of a step: the loss in nats per target, the gradient's norm, how many targets."""
+    """The outcome of a step: loss in nats per target, gradient norm, and number of targets."""
 
     loss: float
     norm: float
@@ -49,16 +49,16 @@ class Engine:
 
     Args:
         model: a `GPTModel` on `device`.
-        optimizers: made from its parameters.
-        device: where it computes.
+        optimizers: made from the model's parameters.
+        device: the device to compute on.
         dtype: the type of the matrix products.
-        scaler: for float16; what it does by default is nothing.
+        scaler: the gradient scaler for float16; the default does nothing.
         chunk: tokens whose logits are in memory at a time.
-        objective: another loss than that of the next token.
+        objective: a loss other than that of the next token.
         ranks: the processes that compute a step together.
-        module: the model with its loss, as it is called: as a rule a `StepLoss`, which several
-            processes wrap (see `sharding.divided`).
-        mark: told each stage of a step (`memory_log.STAGES`).
+        module: the callable model with its loss: usually a `StepLoss`, wrapped if there are
+            several processes (see `sharding.divided`).
+        mark: called with the name of each stage of a step (`memory_log.STAGES`).
     """
 
     model: Any
@@ -79,7 +79,7 @@ class Engine:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where it computes and in which numbers, in words."""
+        """The device, the type of the matrix products, and the number of processes."""
         return {
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -87,7 +87,7 @@ class Engine:
         }
 
     def count(self, batch: Batch) -> int:
-        """Return what the losses of a batch are averaged over: its targets, as a rule."""
+        """Return the count that a batch's losses are averaged over: usually that of its targets."""
         return (count_targets if self.objective is None else self.objective.count)(batch)
 
     def loss(self, batch: Batch, divisor: float) -> Tensor:
@@ -102,14 +102,14 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
 
     Args:
         engine: model and optimizers.
-        batches: the micro batches of the step; their losses are summed and divided by the number
-            of targets of all of them, so that any partition gives the same gradient.
+        batches: the micro batches of the step; their losses are summed and divided by their total
+            number of targets, so that any partition gives the same gradient.
         rate: the learning rate.
-        clip: largest norm; None means no limit.
-        seed: for dropout; the global generators are left as found.
+        clip: the largest gradient norm; None means no limit.
+        seed: the seed for dropout; the global generators are left as found.
 
     Raises:
-        NonFiniteError: before anything was changed, if loss or norm are infinite or no number.
+        NonFiniteError: before any parameter changes, if the loss or norm is infinite or NaN.
         ValueError: if no target counts.
     """
     engine.model.train()
@@ -124,10 +124,10 @@ def take_step(engine: Engine, batches: Sequence[Batch], rate: float, clip: float
 
 
 def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, int]:
-    """Add a step's gradients to the parameters': its loss in nats per target, and its targets.
+    """Accumulate a step's gradients; return its loss in nats per target and its target count.
 
-    Both are of all processes together, whose gradients are averaged: each gives the sum of its
-    losses by its share of the targets.
+    Both numbers cover all processes. As the gradients are averaged over processes, each divides
+    its sum of losses by the targets per process.
 
     Raises:
         ValueError: if no target of the step counts.
@@ -152,7 +152,7 @@ def compute_gradients(engine: Engine, batches: Sequence[Batch]) -> tuple[float, 
 
 
 def _update(engine: Engine, rate: float, clip: float | None) -> float:
-    """Clip, set the rate and let the optimizers step: the norm before clipping."""
+    """Clip, set the rate and let the optimizers step; return the norm before clipping."""
     scaler = engine.scaler
     for optimizer in engine.optimizers:
         scaler.unscale_(optimizer)
@@ -171,14 +171,14 @@ def _update(engine: Engine, rate: float, clip: float | None) -> float:
     set_learning_rate(engine.optimizers, rate)
     engine.mark("before step")
     for optimizer in engine.optimizers:
-        scaler.step(optimizer)  # which skips infinite ones
+        scaler.step(optimizer)  # skips the update if gradients are infinite or NaN
     engine.mark("after step")
     scaler.update()
     return norm
 
 
 def first_bad_tensor(model: nn.Module) -> str:
-    """Return the first parameter or gradient with an infinite number or a NaN; "" without one."""
+    """Return the name of the first parameter or gradient that is not finite; "" without one."""
     parameters = list(model.named_parameters())
     tensors = parameters + [(f"the gradient of {name}", p.grad) for name, p in parameters]
     for name, tensor in tensors:
@@ -195,7 +195,7 @@ def _complaint(model: nn.Module, reason: str) -> str:
 
 @torch.no_grad()
 def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
-    """Return the mean loss over some batches, nats per target, without dropout or random draws.
+    """Return the mean loss over batches, in nats per target, without dropout or random draws.
 
     Raises:
         ValueError: if there is no target.
@@ -213,9 +213,9 @@ def evaluate(engine: Engine, batches: Iterable[Batch]) -> float:
 
 
 def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, bool]]:
-    """Yield the batches that one process computes, and whether they are its own.
+    """Yield the batches that one process computes, and whether each counts for this process.
 
-    Where they do not come out even, the last ones are computed by several, and count once.
+    If the batches do not divide evenly, several processes compute the last one, but it counts once.
     """
     if ranks.count == 1:
         yield from ((batch, True) for batch in batches)
@@ -231,8 +231,8 @@ def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, 
 
 
 def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) -> None:
-    """Let an engine's steps compute with a compiled model, tried on a batch; a line if it fails."""
-    step_loss: Any = unwrapped(engine.module)  # also under data parallel
+    """Compile the model for an engine's steps and try it on a batch; on failure, log and undo."""
+    step_loss: Any = unwrapped(engine.module)  # it may be wrapped for data parallelism
     step_loss.hidden_states = torch.compile(engine.model.hidden_states)
     try:
         with seeded(0, engine.device):
@@ -246,14 +246,14 @@ def compile_model(engine: Engine, batch: Batch, log: Callable[[str], object]) ->
 
 
 def seed_of(seed: int, step: int, rank: int = 0) -> int:
-    """Return a seed for one step of one process, unlike those of all others."""
+    """Return a seed for one step of one process, distinct from all others."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Return a context with global generators that start at `seed`; they come back as they were."""
+    """Return a context with global generators that start at `seed` and are restored after it."""
     is_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if is_cuda else []):
         torch.default_generator.manual_seed(seed)

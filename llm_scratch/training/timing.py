@@ -1,4 +1,4 @@
-"""A few steps of a run, timed on this machine on made-up ids: how long the whole run will take."""
+"""Timing of a few steps on this machine, on random ids, to estimate the time of a whole run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ENOUGH = 60.0  # seconds after which no further round begins
 
 @dataclass(frozen=True)
 class StepTime:
-    """The time that a step takes.
+    """The time of a step.
 
     Args:
-        seconds: of a whole step, without evaluations and checkpoints.
-        tokens_per_s: that all processes together learn from.
-        timed: how many steps were timed.
-        micro_batches: how many the longest of those had; a step of more is reckoned from them.
+        seconds: seconds per whole step, without evaluations and checkpoints.
+        tokens_per_s: training tokens per second over all processes.
+        timed: the number of timed steps.
+        micro_batches: micro batches of the longest timed step; longer steps are extrapolated.
     """
 
     seconds: float
@@ -50,18 +50,18 @@ def time_steps(
     division: Division = WHOLE,
     device: torch.device | None = None,
 ) -> StepTime:
-    """Train for a few steps on random ids, and return how long one takes.
+    """Train for a few steps on random ids and return the time of one.
 
-    The first step is not timed. A step of many micro batches is not taken whole: steps of one and
-    of two are, and what the second one adds stands for all further ones. The model's weights are
-    changed.
+    The first step is not timed. For a step of several micro batches, steps of one and of two are
+    timed, and the time that the second adds is taken for every further one. This changes the
+    model's weights.
 
     Args:
         model: a model of the run's sizes.
         config: the settings of the run.
         ranks: the processes that train together.
-        division: what each of them holds.
-        device: where they compute; None is where the model is.
+        division: the part of the run that each process holds.
+        device: the device to compute on; None is the model's.
     """
     plan = plan_step(config, model.cfg.context_length, ranks.count)
     model.checkpoint_blocks = config.checkpoint_blocks
@@ -95,7 +95,7 @@ def _random_batches(vocab_size: int, rows: int, length: int, count: int, rank: i
 
 
 def _seconds(engine: Engine, config: TrainConfig, batches: list[Batch]) -> float:
-    """Take a step; return the time from one idle device to the next."""
+    """Take a step; return its seconds, with an idle device before and after it."""
     synchronize(engine.device)
     start = time.perf_counter()
     take_step(engine, batches, config.rate(1), config.clip, 0)

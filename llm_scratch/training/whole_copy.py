@@ -1,7 +1,7 @@
-"""A model whose parts lie on several processes as one, for what saves a whole model.
+"""A whole copy of a model divided among processes, for functions that save a whole model.
 
-One process holds the copy. Its numbers lie in a file that is mapped, gathered a tensor at a time,
-so that no process ever has the memory of a whole model.
+One process holds the copy. Its numbers are in memory-mapped files, gathered one tensor at a time,
+so that no process ever needs memory for a whole model.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from llm_scratch.training.sharding import gathered
 
 
 class WholeCopy:
-    """A copy of a model that is going to be divided; to be made before it is.
+    """A whole copy of a model, to be made before the model is divided.
 
     Args:
-        model: the model, whole; its numbers are not copied.
+        model: the model, not yet divided; its numbers are not copied.
         ranks: the processes.
     """
 
@@ -39,9 +39,9 @@ class WholeCopy:
         self.model: Any = copy.deepcopy(model, empty) if ranks.first else None
 
     def fill(self, divided: nn.Module) -> Any:
-        """Gather the numbers of the divided model; return the whole one, to the first process.
+        """Gather the numbers of the divided model; return the whole model in the first process.
 
-        All processes call this. What does not learn is gathered once.
+        All processes must call this. Frozen parameters are gathered only once.
         """
         places = dict(self.model.named_parameters()) if self.model is not None else {}
         for name, parameter in divided.named_parameters():
@@ -54,7 +54,7 @@ class WholeCopy:
         return self.model
 
     def _put(self, name: str, place: nn.Parameter, whole: Tensor) -> None:
-        """Write a tensor to its file; the first time the copy's parameter becomes that file."""
+        """Write a tensor to its file; on the first call, map the copy's parameter to that file."""
         if place.is_meta:
             mapped = self._mapped(name, whole)
             replace_parameter(self.model, place, nn.Parameter(mapped, place.requires_grad))
@@ -78,7 +78,7 @@ class WholeCopy:
 
 
 def replace_parameter(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
-    """Put a parameter wherever another one stands; a shared one stays shared."""
+    """Replace a parameter wherever it is used; a shared one stays shared."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is old:
