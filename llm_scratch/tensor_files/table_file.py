@@ -119,7 +119,7 @@ def _entries_of_block(block: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def unsnappy(data: bytes) -> bytes:
-    """Decompress bytes that snappy compressed.
+    """Return the decompressed form of bytes that snappy compressed.
 
     Source:
         google/snappy, format_description.txt.
