@@ -1,4 +1,4 @@
-"""What each of several processes holds in a step, tracked in one that is alone."""
+"""What each of several processes holds in a step, tracked in a single process."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_the_division_refuses_is_refused():
 def test_without_a_group_of_absent_processes_one_can_be_tracked(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.testing._internal.distributed.fake_pg", None)
     assert tracked().peak > 0
-    with pytest.raises(ValueError, match="one process can be tracked, not 2"):
+    with pytest.raises(ValueError, match="only a step of one process can be tracked, not of 2"):
         tracked(ranks=2)
 
 
