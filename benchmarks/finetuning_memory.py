@@ -1,6 +1,6 @@
 """The peak memory of tuning GPT-2 124M: all parameters against LoRA, in one run.
 
-    python benchmarks/finetuning_memory.py            about 10 minutes on two cores
+    python benchmarks/finetuning_memory.py            about 5 minutes on two cores
     python benchmarks/finetuning_memory.py --small    a tiny model, to try the script
 
 All cases have the same batch, 8 rows of 80 tokens as in chapter 7, an untied head as there,

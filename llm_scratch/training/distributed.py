@@ -22,8 +22,9 @@ from llm_scratch.training.failures import LostProcessError, is_lost, told, who_i
 from llm_scratch.training.network import interfaces
 
 TIMEOUT = 120.0  # seconds
-# Seconds for gloo's threads to release the last collective's tensors. Caches of PyTorch keep the
-# group and its threads alive, and one that is still at it when Python ends aborts the process.
+# Seconds for gloo's threads to release the tensors of the last collective. PyTorch's caches keep
+# the group and its threads alive, and a thread that releases one while Python ends aborts the
+# process.
 LETTING_GO = 0.1
 NO_ADDRESS = "Unable to find address for: "  # in gloo's message, before the interface's name
 

@@ -287,8 +287,8 @@ def test_torchrun_ends_with_the_traceback_of_the_process_that_failed(tmp_path):
     assert "OverflowError: something went wrong" in summary
 
 
-# Python ends right after an exchange, in a process whose other threads get the interpreter only
-# when it is left to them, with a group that is kept as PyTorch's caches do.
+# Python ends right after an exchange. The group is kept, as PyTorch's caches do, and other threads
+# get the interpreter only when the main thread waits.
 ENDING = """
 import sys
 import torch.distributed as dist
